@@ -1,7 +1,7 @@
 """What the user sees: messages, progress with time left, and errors that say what to do.
 
 A command wraps its body in `guarded`, so a `UserError` ends it with one paragraph and exit code 2, Ctrl-C and
-SIGTERM end it with the way to resume, and a full disk is named as such. Nothing else is caught: a bug keeps its traceback.
+SIGTERM end it, at the next point where the state is whole, with the way to resume, and a full disk is named as such. Nothing else is caught: a bug keeps its traceback.
 """
 
 import errno
@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(soft_wrap=True, highlight=False)
+# tables need about 110 columns; a terminal says how many it has, a pipe or a file takes any number
+console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -57,18 +59,33 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[.
         yield advance
 
 
+class _Signals:
+    """Whether Ctrl-C or SIGTERM was received; loops ask at points where their state is whole."""
+
+    received = False
+
+
+def stopping() -> bool:
+    """True once a command was asked to stop: save the state and raise `Interrupted`."""
+    return _Signals.received
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt, so that a killed run saves its state the way Ctrl-C does."""
+    """Let the first Ctrl-C or SIGTERM only ask for a stop, so that no update is cut in half; the second one ends at once."""
 
-    def stop(signum: int, frame: types.FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def ask(signum: int, frame: types.FrameType | None) -> None:
+        if _Signals.received:
+            raise KeyboardInterrupt
+        _Signals.received = True
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        _Signals.received = False
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def guarded(body: Callable[[], None]) -> None:
@@ -77,10 +94,10 @@ def guarded(body: Callable[[], None]) -> None:
         with terminable():
             body()
     except UserError as error:
-        errors.print(f"[red]error:[/red] {error}", markup=True)
+        errors.print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as stop:
-        errors.print(f"interrupted. {stop or 'Nothing was finished yet; run the same command again.'}")
+        errors.print(f"interrupted. {stop}")
         sys.exit(130)
     except OSError as error:
         if error.errno != errno.ENOSPC:

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -35,14 +36,23 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
+def _defined(value: Any) -> Any:
+    """`value` with null for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {k: _defined(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, at full float precision. NaN and infinity are refused: a file holds numbers or null."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str)
+    """Write JSON atomically, at full float precision; what is not defined (NaN, infinity) is null."""
+    text = json.dumps(_defined(value), indent=1, ensure_ascii=False, allow_nan=False, default=str)
     with replacing(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
@@ -126,14 +136,20 @@ class Run:
 
     def __init__(self, folder: Path, config: Any):
         self.folder = folder
-        wanted = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else dict(config)
+        wanted = (
+            dataclasses.asdict(config)
+            if dataclasses.is_dataclass(config) and not isinstance(config, type)
+            else dict(config)
+        )
         self.config: dict[str, Any] = json.loads(json.dumps(wanted, default=str))
         path = folder / "config.json"
         if path.exists():
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except json.JSONDecodeError as error:
-                raise UserError(f"{path} is not readable JSON ({error}). Choose another --out, or remove that folder.") from error
+                raise UserError(
+                    f"{path} is not readable JSON ({error}). Choose another --out, or remove that folder."
+                ) from error
             keys = sorted(k for k in {*found, *self.config} if found.get(k) != self.config.get(k))
             if keys:
                 differences = "; ".join(f"{k}: there {found.get(k)!r}, asked {self.config.get(k)!r}" for k in keys)

@@ -22,7 +22,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
-from labbook.console import Interrupted, UserError, choice, console, guarded, progress
+from labbook.console import Interrupted, UserError, choice, console, guarded, progress, stopping
 from labbook.run import Run, load_tensors, provenance, replacing, save_tensors
 from redundancy.ngram import NGram
 from redundancy.text import Corpus, read_corpus, split_documents
@@ -83,11 +83,17 @@ def checkpoint_steps(last: int) -> list[int]:
 def train_tokenizer(corpus: Corpus, vocabulary: int, context: int, folder: Path) -> GPT2TokenizerFast:
     """Train a byte-level BPE tokenizer on the corpus and save it in the hub's layout."""
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator((d.text for d in corpus.documents), vocab_size=vocabulary, special_tokens=[END], show_progress=False)
+    bpe.train_from_iterator(
+        (d.text for d in corpus.documents), vocab_size=vocabulary, special_tokens=[END], show_progress=False
+    )
     folder.mkdir(parents=True, exist_ok=True)
     bpe.save(str(folder / "tokenizer.json"))
     tokenizer = GPT2TokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"), bos_token=END, eos_token=END, unk_token=END, model_max_length=context
+        tokenizer_file=str(folder / "tokenizer.json"),
+        bos_token=END,
+        eos_token=END,
+        unk_token=END,
+        model_max_length=context,
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -128,7 +134,9 @@ def validation_loss(model: torch.nn.Module, windows: torch.Tensor, batch: int) -
 def spread_windows(tokens: npt.NDArray[np.int64], context: int, budget: int) -> torch.Tensor:
     """Windows of context + 1 tokens at even distances over `tokens`: (about budget / context, context + 1)."""
     if len(tokens) < context + 1:
-        raise UserError(f"the validation text has {len(tokens)} tokens, a window needs {context + 1}. Give more text or a smaller --context.")
+        raise UserError(
+            f"the validation text has {len(tokens)} tokens, a window needs {context + 1}. Give more text or a smaller --context."
+        )
     count = max(1, min(budget, len(tokens) - 1) // context)
     starts = np.linspace(0, len(tokens) - context - 1, count).astype(np.int64)
     return torch.from_numpy(np.stack([tokens[s : s + context + 1] for s in starts]))
@@ -137,7 +145,9 @@ def spread_windows(tokens: npt.NDArray[np.int64], context: int, budget: int) -> 
 class Trainer:
     """The training loop with its state: step, weights, AdamW moments, losses so far."""
 
-    def __init__(self, config: PretrainConfig, run: Run, tokens: npt.NDArray[np.int64], validation: torch.Tensor, tokenizer: Any):
+    def __init__(
+        self, config: PretrainConfig, run: Run, tokens: npt.NDArray[np.int64], validation: torch.Tensor, tokenizer: Any
+    ):
         self.config, self.run, self.tokens, self.validation, self.tokenizer = config, run, tokens, validation, tokenizer
         precision = config.precision if config.precision != "auto" else ("bf16" if native_bf16() else "no")
         choice("precision", precision, "matrix products; weights, optimiser and losses stay float32")
@@ -145,7 +155,9 @@ class Trainer:
         self.windows = (len(tokens) - 1) // config.context
         self.steps = config.steps or self.windows // config.batch
         if self.steps < 1:
-            raise UserError(f"the corpus has {len(tokens)} tokens, one step needs {config.batch * config.context}. Give more text or a smaller --batch.")
+            raise UserError(
+                f"the corpus has {len(tokens)} tokens, one step needs {config.batch * config.context}. Give more text or a smaller --batch."
+            )
         torch.manual_seed(config.seed)
         end = tokenizer.eos_token_id
         model = GPT2LMHeadModel(
@@ -167,13 +179,20 @@ class Trainer:
     def _moments(self) -> dict[str, torch.Tensor]:
         """AdamW's moments by parameter name."""
         state = self.optimizer.state
-        return {f"{key}:{name}": state[p][key] for name, p in self.bare.named_parameters() if p in state for key in ("exp_avg", "exp_avg_sq", "step")}
+        return {
+            f"{key}:{name}": state[p][key]
+            for name, p in self.bare.named_parameters()
+            if p in state
+            for key in ("exp_avg", "exp_avg_sq", "step")
+        }
 
     def save(self) -> None:
         """Write the state, atomically; the next start goes on from here."""
         if self.accelerator.is_main_process:
             weights = {f"weight:{name}": p for name, p in self.bare.named_parameters()}
-            save_tensors(self.run.folder / "state.safetensors", {**weights, **self._moments()}, {"step": str(self.step)})
+            save_tensors(
+                self.run.folder / "state.safetensors", {**weights, **self._moments()}, {"step": str(self.step)}
+            )
 
     def _restore(self) -> None:
         tensors, metadata = load_tensors(self.run.folder / "state.safetensors")
@@ -184,7 +203,10 @@ class Trainer:
                 p.copy_(tensors[f"weight:{name}"])
                 if f"step:{name}" in tensors:
                     moments = {key: tensors[f"{key}:{name}"] for key in ("exp_avg", "exp_avg_sq")}
-                    self.optimizer.state[p] = {"step": tensors[f"step:{name}"], **{k: v.to(p.device) for k, v in moments.items()}}
+                    self.optimizer.state[p] = {
+                        "step": tensors[f"step:{name}"],
+                        **{k: v.to(p.device) for k, v in moments.items()},
+                    }
         choice("resume", f"step {self.step}", "state.safetensors is there")
 
     def batch(self, step: int) -> torch.Tensor:
@@ -193,7 +215,9 @@ class Trainer:
         order = window_order(self.windows, step // per_epoch, c.seed)
         first = (step % per_epoch) * c.batch
         mine = order[first : first + c.batch][self.accelerator.process_index :: self.accelerator.num_processes]
-        return torch.from_numpy(np.stack([self.tokens[i * c.context : (i + 1) * c.context + 1].astype(np.int64) for i in mine]))
+        return torch.from_numpy(
+            np.stack([self.tokens[i * c.context : (i + 1) * c.context + 1].astype(np.int64) for i in mine])
+        )
 
     def checkpoint(self, train_loss: float) -> None:
         """Score the validation windows and write weights and `trajectory.csv`."""
@@ -208,38 +232,38 @@ class Trainer:
         self.run.table("trajectory.csv", pd.DataFrame(self.rows))
 
     def train(self) -> None:
-        """Run all remaining steps; on Ctrl-C or SIGTERM save the state first."""
+        """Run all remaining steps; on Ctrl-C or SIGTERM finish the step and save the state first."""
         marks, saved, c = set(checkpoint_steps(self.steps)), time.monotonic(), self.config
         device, recent = self.accelerator.device, list[torch.Tensor]()
         if self.step == 0:
             self.checkpoint(float("nan"))
-        try:
-            with progress("pretraining", self.steps, self.step) as advance:
-                while self.step < self.steps:
-                    began, ids = time.monotonic(), self.batch(self.step).to(device)
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = learning_rate(self.step, self.steps, c.learning_rate)
-                    with self.accelerator.autocast():
-                        logits = self.model(ids[:, :-1]).logits
-                    loss = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
-                    self.accelerator.backward(loss)
-                    self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-                    self.optimizer.step()
-                    self.optimizer.zero_grad()
-                    self.step += 1
-                    recent = [*recent[-49:], loss.detach()]
-                    if not bool(torch.isfinite(recent[-1])):
-                        raise UserError(f"the loss is not finite at step {self.step}. Lower --learning-rate; the last checkpoint is kept.")
-                    speed = c.batch * c.context / (time.monotonic() - began)
-                    advance(1, f"loss {float(recent[-1]):.3f}, {speed:,.0f} tokens/s")
-                    if self.step in marks:
-                        self.checkpoint(float(torch.stack(recent).mean()))
-                    if self.step in marks or time.monotonic() - saved > STATE_SECONDS:
-                        self.save()
-                        saved = time.monotonic()
-        except KeyboardInterrupt:
-            self.save()
-            raise Interrupted(f"The state of step {self.step} is saved; repeat the same command to go on.") from None
+        with progress("pretraining", self.steps, self.step) as advance:
+            while self.step < self.steps:
+                began, ids = time.monotonic(), self.batch(self.step).to(device)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(self.step, self.steps, c.learning_rate)
+                with self.accelerator.autocast():
+                    logits = self.model(ids[:, :-1]).logits
+                loss = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+                self.accelerator.backward(loss)
+                self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                self.step += 1
+                recent = [*recent[-49:], loss.detach()]
+                if not bool(torch.isfinite(recent[-1])):
+                    raise UserError(
+                        f"the loss is not finite at step {self.step}. Lower --learning-rate; the last checkpoint is kept."
+                    )
+                speed = c.batch * c.context / (time.monotonic() - began)
+                advance(1, f"loss {float(recent[-1]):.3f}, {speed:,.0f} tokens/s")
+                if self.step in marks:
+                    self.checkpoint(float(torch.stack(recent).mean()))
+                if self.step in marks or stopping() or time.monotonic() - saved > STATE_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+                if stopping():
+                    raise Interrupted(f"The state of step {self.step} is saved; repeat the same command to go on.")
 
 
 def baselines(train: npt.NDArray[np.int64], validation: torch.Tensor, vocabulary: int) -> dict[str, float]:
@@ -257,7 +281,9 @@ def write_card(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
     per_byte = facts["tokens_per_byte"] / math.log(2)
     rows = [("this model", last["validation_loss"]), *((f"Kneser-Ney {k}", v) for k, v in facts["baselines"].items())]
     table = "\n".join(f"| {name} | {nats:.4f} | {nats * per_byte:.4f} |" for name, nats in rows)
-    checkpoints = "\n".join(f"| {r['step']:.0f} | {r['tokens']:.0f} | {r['validation_loss']:.4f} |" for r in trainer.rows)
+    checkpoints = "\n".join(
+        f"| {r['step']:.0f} | {r['tokens']:.0f} | {r['validation_loss']:.4f} |" for r in trainer.rows
+    )
     text = f"""# A GPT-2 of {facts["parameters"]:,} parameters
 
 `GPT2LMHeadModel` with {c.layers} blocks, {c.heads} heads, d_model {c.width}, context {c.context}, and a byte-level BPE tokenizer
@@ -300,7 +326,9 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
         held = list(read_corpus(config.validation, config.characters).documents)
         shared = {d.id for d in corpus.documents} & {d.id for d in held}
         if shared:
-            raise UserError(f"{len(shared)} validation documents are also in the training text. Give --validation other documents.")
+            raise UserError(
+                f"{len(shared)} validation documents are also in the training text. Give --validation other documents."
+            )
     with PartialState().main_process_first():
         tokenizer, tokens = tokenise(config, corpus, out)
     held_tokens = encode([d.text for d in held], tokenizer)
@@ -325,7 +353,15 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
         trainer.bare.save_pretrained(out / "model")
         facts["baselines"] = baselines(tokens, validation, config.vocabulary)
         write_card(trainer, out, {**facts, "commit": about["commit"]})
-        run.json("summary.json", {"config": asdict(config), **facts, "checkpoints": trainer.rows[1:], "initial_loss": trainer.rows[0]["validation_loss"]})
+        run.json(
+            "summary.json",
+            {
+                "config": asdict(config),
+                **facts,
+                "checkpoints": trainer.rows[1:],
+                "initial_loss": trainer.rows[0]["validation_loss"],
+            },
+        )
         (out / "state.safetensors").unlink(missing_ok=True)
     return out
 

@@ -69,18 +69,24 @@ def _rows(path: Path) -> Iterator[Document]:
         try:
             records: Iterable[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
         except json.JSONDecodeError as error:
-            raise UserError(f"{path} is not JSON lines ({error}). Give one JSON object with a `text` field per line.") from error
+            raise UserError(
+                f"{path} is not JSON lines ({error}). Give one JSON object with a `text` field per line."
+            ) from error
     else:
         try:
             file = pq.ParquetFile(path)
             columns = [c for c in ("text", "title") if c in file.schema_arrow.names]
             records = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(64, columns=columns or None))
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not a readable Parquet file ({error}). Check the file given to --corpus.") from error
+            raise UserError(
+                f"{path} is not a readable Parquet file ({error}). Check the file given to --corpus."
+            ) from error
     for number, record in enumerate(records):
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             found = ", ".join(sorted(record)) if isinstance(record, dict) else type(record).__name__
-            raise UserError(f"{path} has no string column `text` (row {number} has: {found}). Rename the column that holds the text.")
+            raise UserError(
+                f"{path} has no string column `text` (row {number} has: {found}). Rename the column that holds the text."
+            )
         yield Document(str(record.get("title") or f"{path.stem}-{number}"), record["text"])
 
 
@@ -93,7 +99,9 @@ def _hub(name: str) -> Iterator[Document]:
         rows: Any = load_dataset(identifier, configuration or None, split="train", streaming=True)
         for number, row in enumerate(rows):
             if not isinstance(row.get("text"), str):
-                raise UserError(f"the dataset {name} has no `text` column (it has: {', '.join(row)}). Choose another --corpus.")
+                raise UserError(
+                    f"the dataset {name} has no `text` column (it has: {', '.join(row)}). Choose another --corpus."
+                )
             yield Document(f"{name}-{number}", row["text"])
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
@@ -123,17 +131,24 @@ def read_corpus(source: str | None, characters: int | None = None) -> Corpus:
     Raises UserError when there is nothing to read, when a file is damaged, or when a table has no `text` column.
     """
     path = DATA / "text.parquet" if source is None else Path(source)
+    stream: Iterator[Document]
     if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES)
         if not files:
-            raise UserError(f"the folder {path} holds no .txt, .parquet or .jsonl file. Point --corpus at a folder with some.")
+            raise UserError(
+                f"the folder {path} holds no .txt, .parquet or .jsonl file. Point --corpus at a folder with some."
+            )
         stream = chain.from_iterable(_rows(f) for f in files)
     elif path.is_file():
         if path.suffix not in SUFFIXES:
-            raise UserError(f"{path} is not a .txt, .parquet or .jsonl file. Convert it, or give --corpus another file.")
+            raise UserError(
+                f"{path} is not a .txt, .parquet or .jsonl file. Convert it, or give --corpus another file."
+            )
         stream = _rows(path)
     elif path.suffix in SUFFIXES or str(source).startswith((".", "/", "~")):
-        raise UserError(f"{source} does not exist. Give --corpus an existing file or folder, or leave it out for the embedded text.")
+        raise UserError(
+            f"{source} does not exist. Give --corpus an existing file or folder, or leave it out for the embedded text."
+        )
     else:
         stream = _within(_hub(str(source)), characters)
     unique = {d.id: d for d in stream if d.text.strip()}
@@ -220,8 +235,8 @@ def cut_windows(documents: Sequence[Document], tokenizer: Any, context: int, bud
     per_document = []
     for document in documents:
         tokens = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
-        pieces = (tokens[i : i + context] for i in range(0, len(tokens), context))
-        per_document.append([p for p in pieces if len(p) >= 2])
+        cuts = [tokens[i : i + context] for i in range(0, len(tokens), context)]
+        per_document.append([piece for piece in cuts if len(piece) >= 2])
     chosen: list[tuple[int, list[int]]] = []
     used, rounds = 0, max((len(p) for p in per_document), default=0)
     for number in range(rounds):

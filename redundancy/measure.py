@@ -1,0 +1,219 @@
+"""Two passes over the text for one model: moments on training documents, then errors on held-out documents.
+
+Both passes save their sums now and then, so a killed run loses a minute or two and, resumed, ends with the same numbers.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labbook.console import Interrupted, progress, stopping
+from labbook.run import load_tensors, save_tensors
+from redundancy.capture import Capture, Feature
+from redundancy.controls import Fitted, fit
+from redundancy.models import Decoder
+from redundancy.moments import Batch, LayerMoments, batches, require_finite, token_table
+from redundancy.scores import LayerScores
+from redundancy.text import Windows
+
+STATE_SECONDS = 120
+# Most frequent token ids with a mean of their own: bounds the one table that would grow with the vocabulary.
+TOKEN_TYPES = 4096
+
+State = dict[int, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured: everything that the two passes need besides the model.
+
+    Attributes
+    ----------
+    windows : `train`, `validation` and `evaluation` windows in the order in which they are read.
+    layers, feature, ridge : which blocks, from what, with which penalty (None: chosen on the validation documents).
+    start_position : first position that is scored.
+    batch : windows per forward pass; changes no number.
+    """
+
+    windows: dict[str, Windows]
+    layers: tuple[int, ...]
+    feature: Feature
+    ridge: float | None
+    start_position: int
+    seed: int
+    batch: int
+
+    @property
+    def types(self) -> "np.ndarray":
+        """Token ids that have a mean of their own in the `token_mean` control."""
+        return token_table(self.windows["train"], TOKEN_TYPES)
+
+
+class Saved:
+    """The state file of one pass: tensors per layer, and how many windows of each split are done."""
+
+    def __init__(self, path: Path | None):
+        self.path, self.last, self.pause = path, time.monotonic(), float(STATE_SECONDS)
+
+    def load(self) -> tuple[State, dict[str, int]]:
+        """What was saved, or nothing."""
+        if self.path is None or not self.path.exists():
+            return {}, {}
+        tensors, metadata = load_tensors(self.path)
+        state: State = {}
+        for name, tensor in tensors.items():
+            layer, _, key = name.partition("/")
+            state.setdefault(int(layer), {})[key] = tensor
+        return state, {k: int(v) for k, v in metadata.items()}
+
+    def save(self, state: State, done: dict[str, int]) -> None:
+        """Write the state, atomically, and let a slow disk make the next pause longer."""
+        if self.path is not None:
+            began = time.monotonic()
+            flat = {f"{layer}/{key}": t for layer, tensors in state.items() for key, t in tensors.items()}
+            save_tensors(self.path, flat, {k: str(v) for k, v in done.items()})
+            self.last = time.monotonic()
+            self.pause = max(float(STATE_SECONDS), 20 * (self.last - began))
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self.last > self.pause
+
+    def remove(self) -> None:
+        """Delete the file."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _each_batch(
+    task: Task,
+    split: str,
+    done: int,
+    device: torch.device,
+    label: str,
+    body: Callable[[Batch], None],
+    save: Callable[[int], None],
+    saved: Saved,
+) -> None:
+    """Run `body` over the batches of a split with a progress bar, saving now and then and before stopping."""
+    windows = task.windows[split]
+    total = len(windows.lengths)
+    with progress(label, total, done) as advance:
+        for batch in batches(windows, task.batch, done, task.types, task.seed, task.start_position, device):
+            body(batch)
+            done += len(batch.ids)
+            advance(len(batch.ids))
+            if stopping() or saved.due():
+                save(done)
+            if stopping():
+                raise Interrupted(
+                    "The sums so far are saved; the same command with the same --out (or --resume) goes on from there."
+                )
+
+
+def collect(decoder: Decoder, task: Task, controls: bool, state: Path | None, label: str) -> dict[int, LayerMoments]:
+    """Pass 1: the moments of every layer over training and validation documents."""
+    width = task.windows["train"].ids.shape[1]
+    types, saved = len(task.types), Saved(state)
+    layers = {
+        n: LayerMoments(decoder.d_model, decoder.d_z, controls, width, types, decoder.device) for n in task.layers
+    }
+    found, done = saved.load()
+    for number, tensors in found.items():
+        layers[number].restore(tensors)
+    current: list[Batch] = []
+
+    for split in ("train", "validation"):
+        names = task.windows[split].names
+
+        def visit(layer: int, x: Tensor, z: Tensor, split: str = split, names: tuple[str, ...] = names) -> None:
+            require_finite(layers[layer].add(split, x, z, current[0]), x, z, current[0], names, layer)
+
+        def save(count: int, split: str = split) -> None:
+            done[split] = count
+            saved.save({n: m.state() for n, m in layers.items()}, done)
+
+        with Capture(decoder, task.layers, task.feature, visit) as capture:
+
+            def body(batch: Batch, capture: Capture = capture) -> None:
+                current[:] = [batch]
+                capture(batch.ids)
+
+            if not done.get(split):
+                for moments in layers.values():
+                    moments.begin()
+            if done.get(split, 0) < len(task.windows[split].lengths):
+                _each_batch(
+                    task, split, done.get(split, 0), decoder.device, f"{label}: moments, {split}", body, save, saved
+                )
+                save(len(task.windows[split].lengths))
+    return layers
+
+
+def solve(decoder: Decoder, task: Task, moments: dict[int, LayerMoments], label: str) -> dict[int, Fitted]:
+    """Fit probe and controls of every layer."""
+    fitted = {}
+    with progress(f"{label}: ridge", len(moments)) as advance:
+        for number, sums in moments.items():
+            weight = decoder.output_map(number)[0].double()
+            fitted[number] = fit(sums, weight @ weight.T, task.feature, task.ridge)
+            advance()
+    return fitted
+
+
+def score(
+    decoder: Decoder, task: Task, fitted: dict[int, Fitted], state: Path | None, label: str
+) -> dict[int, LayerScores]:
+    """Pass 2: errors of all predictors on the held-out documents."""
+    windows, saved = task.windows["evaluation"], Saved(state)
+    scores = {
+        n: LayerScores(list(f.predictors), len(windows.names), decoder.output_map(n), decoder.n_heads) for n, f in fitted.items()
+    }  # fmt: skip
+    found, done = saved.load()
+    for number, tensors in found.items():
+        scores[number].restore(tensors)
+    current: list[Batch] = []
+
+    def visit(layer: int, x: Tensor, z: Tensor) -> None:
+        scores[layer].add(fitted[layer].predictors, x, z, current[0])
+        finite = torch.isfinite(scores[layer].sums[f"layer/{task.feature}"].sum())
+        require_finite(bool(finite), x, z, current[0], windows.names, layer)
+
+    def save(count: int) -> None:
+        saved.save({n: s.sums for n, s in scores.items()}, {"evaluation": count})
+
+    with Capture(decoder, task.layers, task.feature, visit) as capture:
+
+        def body(batch: Batch) -> None:
+            current[:] = [batch]
+            capture(batch.ids)
+
+        if done.get("evaluation", 0) < len(windows.lengths):
+            _each_batch(
+                task,
+                "evaluation",
+                done.get("evaluation", 0),
+                decoder.device,
+                f"{label}: held-out errors",
+                body,
+                save,
+                saved,
+            )
+            save(len(windows.lengths))
+    return scores
+
+
+def measure(
+    decoder: Decoder, task: Task, controls: bool, state: Path | None, label: str
+) -> tuple[dict[int, LayerScores], dict[int, Fitted]]:
+    """Both passes for one model; `state` is a folder for the sums of an unfinished run."""
+    pass_1 = state / f"{label}-moments.safetensors" if state else None
+    pass_2 = state / f"{label}-scores.safetensors" if state else None
+    moments = collect(decoder, task, controls, pass_1, label)
+    fitted = solve(decoder, task, moments, label)
+    return score(decoder, task, fitted, pass_2, label), fitted
