@@ -181,7 +181,10 @@ def load_tokenizer(source: Source) -> Any:
     """The model's tokenizer. Raises UserError when the model comes without one."""
     try:
         with quiet_loading():
-            return AutoTokenizer.from_pretrained(source.path, **source.options)
+            tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+            if not tokenizer("The sea.", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
+                raise ValueError("its vocabulary is empty")
+            return tokenizer
     except Exception as error:
         raise UserError(
             f"{source.name!r} comes without a usable tokenizer ({_first_line(error)}). Put the model's tokenizer files "

@@ -172,7 +172,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.bare: GPT2LMHeadModel = self.accelerator.unwrap_model(self.model)
-        self.step, self.rows = 0, list[dict[str, float]]()
+        self.step, self.rows, self.recent = 0, list[dict[str, float]](), torch.zeros(0)  # losses of the last 50 steps
         if (run.folder / "state.safetensors").exists():
             self._restore()
 
@@ -191,12 +191,14 @@ class Trainer:
         if self.accelerator.is_main_process:
             weights = {f"weight:{name}": p for name, p in self.bare.named_parameters()}
             save_tensors(
-                self.run.folder / "state.safetensors", {**weights, **self._moments()}, {"step": str(self.step)}
+                self.run.folder / "state.safetensors",
+                {**weights, **self._moments(), "recent": self.recent},
+                {"step": str(self.step)},
             )
 
     def _restore(self) -> None:
         tensors, metadata = load_tensors(self.run.folder / "state.safetensors")
-        self.step = int(metadata["step"])
+        self.step, self.recent = int(metadata["step"]), tensors["recent"]
         self.rows = pd.read_csv(self.run.folder / "trajectory.csv").query("step <= @self.step").to_dict("records")  # type: ignore[assignment]
         with torch.no_grad():
             for name, p in self.bare.named_parameters():
@@ -234,14 +236,15 @@ class Trainer:
     def train(self) -> None:
         """Run all remaining steps; on Ctrl-C or SIGTERM finish the step and save the state first."""
         marks, saved, c = set(checkpoint_steps(self.steps)), time.monotonic(), self.config
-        device, recent = self.accelerator.device, list[torch.Tensor]()
+        device = self.accelerator.device
         if self.step == 0:
             self.checkpoint(float("nan"))
         with progress("pretraining", self.steps, self.step) as advance:
             while self.step < self.steps:
                 began, ids = time.monotonic(), self.batch(self.step).to(device)
+                rate = learning_rate(self.step, self.steps, c.learning_rate)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(self.step, self.steps, c.learning_rate)
+                    group["lr"] = rate
                 with self.accelerator.autocast():
                     logits = self.model(ids[:, :-1]).logits
                 loss = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
@@ -250,15 +253,15 @@ class Trainer:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 self.step += 1
-                recent = [*recent[-49:], loss.detach()]
-                if not bool(torch.isfinite(recent[-1])):
+                self.recent = torch.cat([self.recent[-49:], loss.detach().cpu().reshape(1)])
+                if not bool(torch.isfinite(self.recent[-1])):
                     raise UserError(
                         f"the loss is not finite at step {self.step}. Lower --learning-rate; the last checkpoint is kept."
                     )
                 speed = c.batch * c.context / (time.monotonic() - began)
-                advance(1, f"loss {float(recent[-1]):.3f}, {speed:,.0f} tokens/s")
+                advance(1, f"loss {float(self.recent[-1]):.3f}, {speed:,.0f} tokens/s")
                 if self.step in marks:
-                    self.checkpoint(float(torch.stack(recent).mean()))
+                    self.checkpoint(float(self.recent.mean()))
                 if self.step in marks or stopping() or time.monotonic() - saved > STATE_SECONDS:
                     self.save()
                     saved = time.monotonic()

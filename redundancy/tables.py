@@ -20,6 +20,7 @@ from redundancy.scores import EDGES, METRICS, THRESHOLDS, LayerScores
 
 # Table 6 of arXiv:2602.12204, by (layers, d_model) of GPT-2: R overall. Section 2 gives the head groups, model not said.
 PAPER_R = {(12, 768): 0.84, (24, 1024): 0.92}
+PAPER_VOCABULARY = 50257
 PAPER_HEADS = {"share_heads_R_above_0.8": 0.34, "share_heads_R_0.5_to_0.8": 0.41, "share_heads_R_below_0.5": 0.25}
 COLUMNS = ("estimate", "lower", "upper", "n")
 CONTROL_NAMES = {
@@ -194,7 +195,11 @@ def _summarise(
         "penalties": {str(n): p for n, p in penalties.items()},
     }
     depth, width = len(decoder.layers), decoder.d_model
-    is_paper = decoder.model.config.model_type == "gpt2" and (depth, width) in PAPER_R and decoder.vocabulary == 50257
+    is_paper = (
+        decoder.model.config.model_type == "gpt2"
+        and (depth, width) in PAPER_R
+        and decoder.vocabulary == PAPER_VOCABULARY
+    )
     if is_paper and not facts["model"].startswith("random:") and len(task.layers) == depth:
         stated = PAPER_R[depth, width]
         gap = bootstrap.estimate(means[feature]["R"] - stated)

@@ -13,14 +13,22 @@ from redundancy.capture import activations
 from redundancy.controls import CONTROLS, shrunk_means
 from redundancy.measure import Task, collect, measure, solve
 from redundancy.models import Decoder, random_twin
-from redundancy.scores import FIELDS, token_fields
+from redundancy.scores import EDGES, FIELDS, token_fields
 from redundancy.text import cut_windows, read_corpus, split_documents
 from tests.conftest import TINY, build
 
 ALPHA = 1e-3
 
 
-def task(tokenizer, batch: int = 4, tokens: int = 3000, feature="resid_pre", ridge: float | None = ALPHA, start: int = 1, seed: int = 0) -> Task:
+def task(
+    tokenizer,
+    batch: int = 4,
+    tokens: int = 3000,
+    feature="resid_pre",
+    ridge: float | None = ALPHA,
+    start: int = 1,
+    seed: int = 0,
+) -> Task:
     """Windows of the embedded text, short last windows included."""
     documents = [type(d)(d.name, d.text[: 700 + 150 * i]) for i, d in enumerate(read_corpus(None).documents)]
     parts = split_documents(documents, seed)
@@ -58,7 +66,7 @@ def test_probe_and_controls_equal_plain_computation(tiny, tokenizer):
     t, layer = task(tokenizer), 1
     scores, fitted = measure(tiny, t, controls=True, state=None, label="model")
     train, held = stored(tiny, t, "train", layer), stored(tiny, t, "evaluation", layer)
-    weight, bias = (m.double().numpy() for m in tiny.output_map(layer))
+    weight = tiny.output_map(layer)[0].double().numpy()
     constant = train["z"].mean(0)
     predictions = {
         "resid_pre": ridge(train["x"], train["z"])(held["x"]),
@@ -71,7 +79,9 @@ def test_probe_and_controls_equal_plain_computation(tiny, tokenizer):
         np.add.at(sums, index, train["z"] - constant)
         counts = np.bincount(index).astype(float)
         square = np.square(train["z"] - constant).sum()
-        means = shrunk_means(*(torch.from_numpy(np.asarray(v)) for v in (sums, counts, square, np.zeros_like(constant)))).numpy()
+        means = shrunk_means(
+            *(torch.from_numpy(np.asarray(v)) for v in (sums, counts, square, np.zeros_like(constant)))
+        ).numpy()
         lookup = dict(zip(values, means, strict=True))
         predictions[name] = constant + np.array([lookup.get(v, np.zeros_like(constant)) for v in held[column]])
     weights = np.ones((1, len(t.windows["evaluation"].names)))
@@ -89,7 +99,10 @@ def test_probe_and_controls_equal_plain_computation(tiny, tokenizer):
             "share_R_above_0.5": (ratio > 0.5).mean(),
         }
         for metric, value in expected.items():
-            assert float(layer_scores[metric][0]) == pytest.approx(value, abs=2e-3 if "share" in metric else 2e-5), (name, metric)
+            assert float(layer_scores[metric][0]) == pytest.approx(value, abs=2e-3 if "share" in metric else 2e-5), (
+                name,
+                metric,
+            )
         h = 2
         rows = slice(h * tiny.d_head, (h + 1) * tiny.d_head)
         head_error, head_truth = (held["z"] - z)[:, rows] @ weight[rows], held["z"][:, rows] @ weight[rows]
@@ -98,8 +111,9 @@ def test_probe_and_controls_equal_plain_computation(tiny, tokenizer):
         oracle = r2_score(head_truth, head_truth - head_error, multioutput="variance_weighted")
         assert float(head_scores["R2"][0, h]) == pytest.approx(oracle, abs=1e-4), name
     assert set(fitted[layer].predictors) == {"resid_pre", *CONTROLS}
-    counts, edges = np.histogram(np.clip(1 - norm(held["a"] - (predictions["resid_pre"] @ weight + bias), axis=1) / norm(held["a"], axis=1), -1.01, 1.0), bins=50)
-    assert counts.sum() == float(scores[layer].sums["histogram/resid_pre"].sum())
+    ratio = 1 - norm((held["z"] - predictions["resid_pre"]) @ weight, axis=1) / norm(held["a"], axis=1)
+    counts, _ = np.histogram(ratio, bins=[-np.inf, *EDGES, np.inf])
+    assert np.abs(scores[layer].histogram("resid_pre", weights)[0] - counts / counts.sum()).sum() < 0.01
 
 
 def test_float64_statistics_agree_with_scikit_learn_to_1e_8(tokenizer):
@@ -183,7 +197,12 @@ def test_shrunk_means_follow_the_random_effects_model():
     truth = g.normal(0, between, (groups, 3))
     data = truth[:, None] + g.normal(0, within, (groups, size, 3))
     square = torch.tensor(np.square(data).sum())
-    means = shrunk_means(torch.from_numpy(data.sum(1)), torch.full((groups,), float(size), dtype=torch.float64), square, torch.zeros(3, dtype=torch.float64))
+    means = shrunk_means(
+        torch.from_numpy(data.sum(1)),
+        torch.full((groups,), float(size), dtype=torch.float64),
+        square,
+        torch.zeros(3, dtype=torch.float64),
+    )
     expected = size / (size + within**2 / between**2)
     slope = (means.numpy() * data.mean(1)).sum() / np.square(data.mean(1)).sum()
     assert slope == pytest.approx(expected, rel=0.1)

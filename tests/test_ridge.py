@@ -21,7 +21,11 @@ def draw(seed: int, n: int, d: int = 12, k: int = 8) -> tuple[torch.Tensor, torc
     g = torch.Generator().manual_seed(seed)
     mix = torch.randn(d, d, generator=g, dtype=torch.float64)
     x = torch.randn(n, d, generator=g, dtype=torch.float64) @ mix * torch.logspace(-2, 2, d) + 5
-    z = x @ torch.randn(d, k, generator=g, dtype=torch.float64) + torch.randn(n, k, generator=g, dtype=torch.float64) + 3
+    z = (
+        x @ torch.randn(d, k, generator=g, dtype=torch.float64)
+        + torch.randn(n, k, generator=g, dtype=torch.float64)
+        + 3
+    )
     return x, z
 
 

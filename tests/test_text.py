@@ -32,7 +32,9 @@ def test_the_split_does_not_depend_on_order_names_or_other_documents():
 
 def test_the_split_is_pinned():
     """The assignment of these texts must never change: published runs rest on it."""
-    parts = split_documents([Document("", t) for t in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")], 0)
+    parts = split_documents(
+        [Document("", t) for t in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")], 0
+    )
     assert {s: sorted(d.text for d in documents) for s, documents in parts.items()} == PINNED
 
 
@@ -107,7 +109,7 @@ def test_a_table_without_text_lists_nothing_else_to_guess(tmp_path):
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="holds no .txt"):
+    with pytest.raises(UserError, match="holds no"):
         read_corpus(str(tmp_path))
 
 

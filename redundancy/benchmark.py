@@ -1,0 +1,281 @@
+"""What the probe costs, as ratios against other ways of the same work: `python -m redundancy.benchmark [MODEL]`.
+
+    pass 1             moments, all heads, penalties and controls / the plain forward pass of the same batches, alternating
+    memory             peak of pass 1 at ten times the tokens / at the smaller number
+    stored activations TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
+    gradient descent   the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R each reaches
+
+Peak memory is that of a fresh process per leg, counted from after the model was loaded.
+"""
+
+import gc
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+
+from labbook.console import choice, console, guarded
+from labbook.run import write_table
+from redundancy.capture import Capture
+from redundancy.controls import fit
+from redundancy.measure import TOKEN_TYPES, Task, collect, measure, solve
+from redundancy.models import Decoder, choose_device, choose_dtype, load_model, load_tokenizer, locate
+from redundancy.moments import LayerMoments, batches, token_table
+from redundancy.text import SPLITS, Windows, cut_windows, read_corpus, split_documents
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is timed, and how much text."""
+
+    model: tyro.conf.Positional[str] = "embedded"
+    """As for the probe."""
+    parts: tuple[Literal["pass1", "memory", "stored", "descent"], ...] = ("pass1", "memory", "stored", "descent")
+    """Which comparisons."""
+    tokens: int = 50_000
+    """Tokens of the memory comparison, against ten times as many."""
+    stored_tokens: int = 20_000
+    """Tokens whose activations are stored in the comparison with TransformerLens and scikit-learn."""
+    rounds: int = 12
+    """Alternations of pass 1 and the plain forward pass."""
+    context: int = 256
+    """Tokens per window."""
+    device: str = "auto"
+    """As for the probe."""
+    out: Path = Path("runs/benchmark.csv")
+    """Table of all figures."""
+
+
+def prepare(config: Config, tokens: int) -> tuple[Decoder, Task]:
+    """The model and a task of about `tokens` training tokens of the embedded text, repeated if it is too short."""
+    source, (device, _) = locate(config.model), choose_device(config.device)
+    decoder, tokenizer = load_model(source, device, choose_dtype("auto", device)[0], 0), load_tokenizer(source)
+    parts = split_documents(read_corpus(None).documents, 0)
+    windows = {split: cut_windows(parts[split], tokenizer, config.context, tokens) for split in SPLITS}
+    windows["validation"] = windows["validation"].slice(0, 8)
+    train = windows["train"]
+    repeats = np.tile(np.arange(len(train.lengths)), -(-tokens // train.tokens))[: max(1, tokens // config.context)]
+    windows["train"] = replace(
+        train, ids=train.ids[repeats], lengths=train.lengths[repeats], document=train.document[repeats]
+    )
+    batch = (32_768 if device.type == "cuda" else 4096) // config.context
+    return decoder, Task(windows, tuple(range(len(decoder.layers))), "resid_pre", None, 1, 0, batch)
+
+
+def _seconds(device: torch.device, body: Callable[[], Any]) -> float:
+    """Wall-clock seconds of `body`, the device's queue emptied before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    body()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def pass_1(config: Config) -> list[dict[str, Any]]:
+    """Seconds per batch of pass 1 and of the plain backbone, in turn on the same batches; the median of the pairwise ratios."""
+    decoder, task = prepare(config, 4 * 4096)
+    types, device = token_table(task.windows["train"], TOKEN_TYPES), decoder.device
+    parts = [b for b in batches(task.windows["train"], task.batch, 0, types, 0, 1, device) if len(b.ids) == task.batch]
+    layers = {
+        n: LayerMoments(decoder.d_model, decoder.d_z, True, config.context, len(types), device) for n in task.layers
+    }
+    current = [parts[0]]
+
+    def visit(layer: int, x: torch.Tensor, z: torch.Tensor) -> None:
+        layers[layer].add("train", x, z, current[0])
+
+    @torch.inference_mode()
+    def plain() -> None:
+        decoder.backbone(input_ids=current[0].ids, use_cache=False)
+
+    def full() -> None:
+        with Capture(decoder, task.layers, "resid_pre", visit) as capture:
+            capture(current[0].ids)
+
+    plain()  # warm up
+    full()
+    pairs = []
+    for number in range(config.rounds):
+        current[0] = parts[number % len(parts)]
+        first, second = (plain, full) if number % 2 else (full, plain)
+        a, b = _seconds(device, first), _seconds(device, second)
+        pairs.append((b, a) if number % 2 else (a, b))
+    ratios = np.array([f / p for f, p in pairs])
+    ours, theirs = np.median([f for f, _ in pairs]), np.median([p for _, p in pairs])
+    return [_row("pass 1 / plain forward, seconds per batch", ours, theirs, ratios, len(ratios))]
+
+
+def _row(name: str, ours: float, other: float, ratios: np.ndarray | None = None, n: int = 1) -> dict[str, Any]:
+    """One comparison; with several pairs the ratio is the median and the range holds its quartiles."""
+    values = np.array([ours / other]) if ratios is None else ratios
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {
+        "comparison": name,
+        "ours": ours,
+        "other": other,
+        "ratio": middle,
+        "lower_quartile": low,
+        "upper_quartile": high,
+        "n": n,
+    }
+
+
+def _leg(config: Config, kind: str, tokens: int) -> tuple[float, float]:
+    """In a fresh process: seconds and peak memory in bytes of one way to fit probes on `tokens` tokens."""
+    decoder, task = prepare(config, tokens)
+    if kind == "ours":
+
+        def body() -> None:
+            solve(decoder, task, collect(decoder, task, True, None, "pass 1"), "pass 1")
+    else:
+        body = _stored_activations(decoder, task, load_tokenizer(locate(config.model)))
+    gc.collect()
+    before = _resident()
+    seconds = _seconds(decoder.device, body)
+    return seconds, max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 1.0)
+
+
+def _resident() -> float:
+    """Bytes of memory this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _stored_activations(decoder: Decoder, task: Task, tokenizer: Any) -> Callable[[], None]:
+    """The way people fit such probes today: cache everything with TransformerLens, then scikit-learn, layer by layer."""
+    from sklearn.linear_model import Ridge
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers(
+        decoder.name, hf_model=decoder.model, tokenizer=tokenizer, device=str(decoder.device)
+    )
+    ids = torch.from_numpy(task.windows["train"].ids)
+
+    def body() -> None:
+        names = ("hook_resid_pre", "hook_attn_out")
+        stored: dict[str, list[np.ndarray]] = {}
+        for part in ids.split(task.batch):
+            _, cache = bridge.run_with_cache(part, names_filter=lambda name: name.endswith(names))
+            for layer in task.layers:
+                for name in names:
+                    stored.setdefault(f"{layer}{name}", []).append(
+                        cache[f"blocks.{layer}.{name}"][:, 1:].flatten(0, 1).numpy()
+                    )
+        for layer in task.layers:
+            x, a = (np.concatenate(stored[f"{layer}{name}"]) for name in names)
+            Ridge(alpha=1.0).fit(x, a)
+
+    return body
+
+
+def _in_fresh_process(config: Config, kind: str, tokens: int) -> tuple[float, float]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_leg, config, kind, tokens).result()
+
+
+def memory(config: Config) -> list[dict[str, Any]]:
+    """Peak memory of pass 1 at ten times the tokens against the smaller number."""
+    many, few = (_in_fresh_process(config, "ours", n)[1] for n in (10 * config.tokens, config.tokens))
+    return [_row(f"peak memory, {10 * config.tokens:,} / {config.tokens:,} tokens, bytes", many, few)]
+
+
+def stored(config: Config) -> list[dict[str, Any]]:
+    """Time and peak memory against stored activations; one penalty and no controls there, all of them here."""
+    (our_time, our_peak), (their_time, their_peak) = (
+        _in_fresh_process(config, kind, config.stored_tokens) for kind in ("ours", "stored")
+    )
+    name = f"TransformerLens and scikit-learn / ours, {config.stored_tokens:,} tokens"
+    return [_row(f"{name}, seconds", their_time, our_time), _row(f"{name}, bytes", their_peak, our_peak)]
+
+
+def descent(config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int = 512) -> list[dict[str, Any]]:
+    """The paper's procedure for one layer (the middle one): stochastic gradient steps (Adam) on |a - x W - b|^2."""
+    decoder, task = prepare(config, config.tokens)
+    layer = len(decoder.layers) // 2
+    task = replace(task, layers=(layer,))
+    weight, bias = (t.float() for t in decoder.output_map(layer))
+    features, targets = list[torch.Tensor](), list[torch.Tensor]()
+
+    def keep(number: int, x: torch.Tensor, z: torch.Tensor) -> None:
+        features.append(x[:, 1:].flatten(0, 1).float())
+        targets.append((z[:, 1:].flatten(0, 1).float() @ weight) + bias)
+
+    with Capture(decoder, task.layers, "resid_pre", keep) as capture:
+        for ids in torch.from_numpy(task.windows["train"].ids).split(task.batch):
+            capture(ids)
+    x, a = torch.cat(features), torch.cat(targets)
+    probe = torch.nn.Linear(decoder.d_model, decoder.d_model, device=decoder.device)
+    optimiser, generator = torch.optim.Adam(probe.parameters(), lr=rate), torch.Generator().manual_seed(0)
+
+    def train() -> None:
+        for _ in range(steps):
+            rows = torch.randint(len(x), (batch,), generator=generator).to(x.device)
+            loss = (probe(x[rows]) - a[rows]).square().sum(-1).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+    slow = _seconds(decoder.device, train)
+    moments = collect(decoder, task, False, None, "pass 1")[layer]
+    fast = _seconds(decoder.device, lambda: fit(moments, weight.double() @ weight.double().T, "resid_pre", None))
+    scores, _ = measure(decoder, task, False, None, "exact")
+    exact = float(scores[layer].metrics("resid_pre", np.ones((1, len(task.windows["evaluation"].names))))[0]["R"][0])
+    theirs = _held_out_r(decoder, task, layer, probe)
+    return [
+        _row(f"{steps:,} gradient steps / exact ridge, layer {layer}, seconds after capture", slow, fast),
+        _row(f"R of the exact ridge / R after {steps:,} gradient steps, layer {layer}", exact, theirs),
+    ]
+
+
+def _held_out_r(decoder: Decoder, task: Task, layer: int, probe: torch.nn.Module) -> float:
+    """R of a probe of the layer output over the held-out tokens."""
+    weight, bias = (t.float() for t in decoder.output_map(layer))
+    windows: Windows = task.windows["evaluation"]
+    total, count = 0.0, 0
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with (
+        Capture(decoder, [layer], "resid_pre", lambda n, x, z: found.append((x, z))) as capture,
+        torch.inference_mode(),
+    ):
+        for part in batches(windows, task.batch, 0, token_table(windows, 1), 0, 1, decoder.device):
+            found.clear()
+            capture(part.ids)
+            x, z = (t[part.keep].float() for t in found[0])
+            a = z @ weight + bias
+            total += float((1 - (probe(x) - a).norm(dim=-1) / a.norm(dim=-1)).sum())
+            count += len(a)
+    return total / count
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line."""
+    config = tyro.cli(Config, args=args, prog="python -m redundancy.benchmark", description=__doc__)
+
+    def body() -> None:
+        choice("threads", torch.get_num_threads(), f"model {config.model}")
+        rows = list[dict[str, Any]]()
+        for name, part in (("pass1", pass_1), ("memory", memory), ("stored", stored), ("descent", descent)):
+            if name in config.parts:
+                for row in part(config):
+                    rows.append({"model": config.model, **row})
+                    console.print(
+                        f"{row['comparison']}: {row['ours']:.4g} / {row['other']:.4g} = {row['ratio']:.3f} [{row['lower_quartile']:.3f}, {row['upper_quartile']:.3f}] (n = {row['n']})"
+                    )
+        write_table(config.out, pd.DataFrame(rows))
+        console.print(str(config.out))
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    main()

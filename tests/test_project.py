@@ -1,0 +1,134 @@
+"""What holds the project together: dependencies, directions of imports, notebooks, the embedded run."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from redundancy import probe
+from redundancy.text import DATA
+
+ROOT = Path(__file__).parent.parent
+# ground floor first; a module may import from the rows above its own
+FLOORS = (
+    {"labbook.console", "labbook.estimate", "labbook.style"},
+    {"labbook.run"},
+    {"redundancy.text", "redundancy.ngram"},
+    {"redundancy.models", "redundancy.moments"},
+    {"redundancy.capture", "redundancy.ridge"},
+    {"redundancy.controls"},
+    {"redundancy.scores"},
+    {"redundancy.measure"},
+    {"redundancy.tables"},
+    {"redundancy.figures"},
+    {"redundancy.probe", "redundancy.pretrain"},
+    {"redundancy.benchmark"},
+)
+
+
+def requirements() -> dict[str, Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    found = [Requirement(line) for line in lines if not line.startswith(project["name"])]
+    return {canonicalize_name(r.name): r for r in found}
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    parts = [line.strip().removeprefix("- ").split("==") for line in lines if "==" in line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in parts}
+
+
+def test_pyproject_constraints_and_conda_environment_agree():
+    constraints = pins((ROOT / "constraints.txt").read_text().splitlines())
+    conda = pins((ROOT / "environment.yml").read_text().splitlines())
+    wanted = requirements()
+    assert set(conda) == set(wanted)
+    for name, requirement in wanted.items():
+        assert conda[name] == constraints[name], name
+        assert requirement.specifier.contains(constraints[name]), name
+    assert constraints["torch"] == "2.13.0"
+    assert wanted["torch"].specifier.contains("2.11.0")
+    assert wanted["transformers"].specifier.contains("5.9.0")
+
+
+def test_imports_run_one_way():
+    floor = {module: number for number, modules in enumerate(FLOORS) for module in modules}
+    for module, number in floor.items():
+        tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in floor:
+                assert floor[node.module] < number, f"{module} imports {node.module}"
+    modules = {
+        f"{p.parent.name}.{p.stem}" for package in ("labbook", "redundancy") for p in (ROOT / package).glob("*.py")
+    }
+    assert modules - {"labbook.__init__", "redundancy.__init__"} == set(floor)
+
+
+def test_notebooks_are_stored_without_outputs():
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert notebooks
+    for path in notebooks:
+        cells = json.loads(path.read_text())["cells"]
+        assert not any(c.get("outputs") or c.get("execution_count") for c in cells), path.name
+
+
+def test_notebook_regenerates_the_committed_figures(tmp_path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("FIGURES", str(tmp_path))
+    notebook = nbformat.read(ROOT / "notebooks" / "01_attention_redundancy.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    names = {p.name for p in (ROOT / "figures").glob("redundancy_*")}
+    assert names == {p.name for p in tmp_path.iterdir()}
+    assert any(n.endswith(".png") for n in names)
+
+
+def test_no_file_names_a_place_on_somebodys_machine():
+    places = re.compile(r"(/root/|/home/[a-z]+/|/work/|/tmp/[a-z])")
+    for path in ROOT.rglob("*"):
+        inside = path.relative_to(ROOT)
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".json", ".csv", ".ipynb"} and not inside.parts[0].startswith(
+            (".", "runs")
+        ):
+            assert not places.search(path.read_text(encoding="utf-8")), path
+
+
+def test_the_shipped_run_is_of_the_shipped_model_and_text(tmp_path):
+    about = json.loads((DATA / "run" / "provenance.json").read_text())
+    import torch
+
+    from redundancy.models import load_model, locate
+    from redundancy.text import read_corpus
+
+    assert read_corpus(None).hash == about["data_hash"]
+    assert load_model(locate(None), torch.device("cpu"), torch.float32, 0).weight_hash() == about["weight_hash"]
+
+
+def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
+    """The whole main job against the shipped run: float32 sums differ between machines, by far less than any interval."""
+    config = json.loads((DATA / "run" / "config.json").read_text())
+    probe.main(["--layers", "0", "3", "--out", str(tmp_path / "run")])
+    columns = ["layer", "feature", "metric"]
+    ours = pd.read_csv(tmp_path / "run" / "layers.csv").set_index(columns)
+    reference = pd.read_csv(DATA / "run" / "layers.csv").set_index(columns)
+    reference = reference[reference.index.get_level_values("layer").isin([0, 3])]
+    assert sorted(ours.index) == sorted(reference.index)
+    assert config["model"] == "embedded"
+    for column in ("estimate", "lower", "upper"):
+        difference = (ours[column] - reference.loc[ours.index, column]).abs()
+        assert np.nanmax(difference) < 2e-3, difference.idxmax()
+
+
+@pytest.mark.parametrize(
+    "command", ["make probe", "make test", "make figures", "python -m redundancy.probe gpt2-medium"]
+)
+def test_the_readme_names_the_commands(command):
+    assert command in (ROOT / "README.md").read_text()
