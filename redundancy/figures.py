@@ -1,6 +1,7 @@
 """Figures of a probe run, drawn from its folder and never from live objects."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,13 +13,21 @@ from labbook import style
 from redundancy.controls import RANDOM
 from redundancy.tables import CONTROL_NAMES, Tables
 
-MARKERS = ("s", "v", "^", "D", "x", "P")
+# colour, marker and line of each control, the same in every figure
+LOOK: dict[str, tuple[Any, str, str]] = {
+    "training_mean": (style.PALETTE[1], "s", "-"),
+    "position_mean": (style.PALETTE[2], "v", "-"),
+    "token_mean": (style.PALETTE[3], "^", "-"),
+    "previous_token": (style.PALETTE[4], "D", "-"),
+    "shuffled": (style.PALETTE[7], "x", ":"),
+    RANDOM: ("black", "P", "--"),
+}
 
 
-def _line(axes: Axes, rows: pd.DataFrame, label: str, colour: object, marker: str, width: float = 1.2) -> None:
+def _line(axes: Axes, rows: pd.DataFrame, label: str, look: tuple[Any, str, str], width: float = 1.2) -> None:
     """Estimates over layers with their intervals as a band."""
-    rows = rows.sort_values("layer")
-    axes.plot(rows["layer"], rows["estimate"], marker=marker, ms=4, lw=width, color=colour, label=label)
+    rows, (colour, marker, line) = rows.sort_values("layer"), look
+    axes.plot(rows["layer"], rows["estimate"], marker=marker, ls=line, ms=4, lw=width, color=colour, label=label)
     axes.fill_between(rows["layer"], rows["lower"], rows["upper"], color=colour, alpha=0.18, lw=0)
 
 
@@ -33,11 +42,11 @@ def by_layer(tables: Tables) -> Figure:
         strict=True,
     ):
         chosen = tables.layers[tables.layers["metric"] == metric]
-        _line(axes, chosen[chosen["feature"] == feature], f"probe ({feature})", style.PALETTE[0], "o", 2.0)
-        for i, (name, title) in enumerate(CONTROL_NAMES.items()):
-            _line(axes, chosen[chosen["feature"] == name], title, style.PALETTE[i + 1], MARKERS[i])
+        _line(axes, chosen[chosen["feature"] == feature], f"probe ({feature})", (style.PALETTE[0], "o", "-"), 2.0)
+        for name, title in CONTROL_NAMES.items():
+            _line(axes, chosen[chosen["feature"] == name], title, LOOK[name])
         if metric == "R" and "paper" in tables.summary:
-            axes.axhline(tables.summary["paper"]["R"], ls="--", color="black", lw=1, label="paper, mean over layers")
+            axes.axhline(tables.summary["paper"]["R"], ls="-.", color="0.3", lw=1, label="paper, mean over layers")
         axes.axhline(0, color="0.6", lw=0.6)
         axes.set(xlabel="layer", ylabel=label, ylim=(min(-0.1, max(-0.5, chosen["estimate"].min() - 0.05)), 1.02))
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -86,26 +95,15 @@ def by_head(tables: Tables) -> Figure:
 def distribution(tables: Tables) -> Figure:
     """Distribution of R over tokens, mean over layers, of the probe, the training mean and random weights."""
     figure, axes = plt.subplots(figsize=(5.6, 3.6))
-    rows = tables.histogram.groupby(["feature", "left", "right"], as_index=False)[["estimate", "lower", "upper"]].mean()
-    inside = rows[(rows["left"] >= -1) & (rows["right"] <= 1)]
-    for name, title, colour in (
-        (tables.summary["feature"], "probe", 0),
-        ("training_mean", "training mean", 1),
-        (RANDOM, "random weights", 7),
-    ):
-        part = inside[inside["feature"] == name]
-        below = rows[(rows["feature"] == name) & (rows["left"] < -1)]["estimate"].sum()
+    probe = tables.summary["feature"]
+    for name, title in ((probe, "probe"), ("training_mean", "training mean"), (RANDOM, "random weights")):
+        rows = tables.distribution[tables.distribution["feature"] == name]
+        part, below = rows[(rows["left"] >= -1) & (rows["right"] <= 1)], rows[rows["left"] < -1]["estimate"].sum()
+        colour, _, line = LOOK.get(name, (style.PALETTE[0], "o", "-"))
         centre = (part["left"] + part["right"]) / 2
-        axes.plot(
-            centre,
-            part["estimate"],
-            drawstyle="steps-mid",
-            color=style.PALETTE[colour],
-            label=f"{title} ({below:.1%} below −1)",
-        )
-        axes.fill_between(
-            centre, part["lower"], part["upper"], step="mid", color=style.PALETTE[colour], alpha=0.2, lw=0
-        )
+        label = f"{title} ({below:.1%} below −1)"
+        axes.plot(centre, part["estimate"], drawstyle="steps-mid", color=colour, ls=line, label=label)
+        axes.fill_between(centre, part["lower"], part["upper"], step="mid", color=colour, alpha=0.2, lw=0)
     axes.set(
         xlabel="R of a token (share of the norm)",
         ylabel="share of tokens per bin of 0.02",

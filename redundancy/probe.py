@@ -27,6 +27,7 @@ from redundancy.models import (
     locate,
     random_twin,
 )
+from redundancy.ridge import PENALTIES
 from redundancy.tables import Tables, print_tables, tabulate
 from redundancy.text import SPLITS, Corpus, Windows, cut_windows, read_corpus, split_documents
 
@@ -241,8 +242,17 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
     trained, fitted = measure(decoder, task, controls=True, state=state, label="model")
     twin, _ = measure(random_twin(decoder, config.seed + 1), task, controls=False, state=state, label="random weights")
 
+    penalties = {n: f.penalties for n, f in fitted.items()}
+    chosen = [p[config.feature] for p in penalties.values()]
+    why = (
+        f"smallest validation error per layer, from {PENALTIES[0]:g} to {PENALTIES[-1]:g}"
+        if ridge is None
+        else "asked for"
+    )
+    choice("ridge penalty", f"{min(chosen):g} to {max(chosen):g}", why)
+
     bootstrap = Bootstrap(len(windows["evaluation"].names), config.seed)
-    tables = tabulate(decoder, task, trained, twin, {n: f.penalties for n, f in fitted.items()}, bootstrap, facts)
+    tables = tabulate(decoder, task, trained, twin, penalties, bootstrap, facts)
     tables.write(run)
     shutil.rmtree(state, ignore_errors=True)
     return replace(tables, folder=run.folder)

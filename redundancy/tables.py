@@ -22,6 +22,7 @@ from redundancy.scores import EDGES, METRICS, THRESHOLDS, LayerScores
 PAPER_R = {(12, 768): 0.84, (24, 1024): 0.92}
 PAPER_VOCABULARY = 50257
 PAPER_HEADS = {"share_heads_R_above_0.8": 0.34, "share_heads_R_0.5_to_0.8": 0.41, "share_heads_R_below_0.5": 0.25}
+FRAMES = ("layers", "heads", "controls", "histogram", "distribution")
 COLUMNS = ("estimate", "lower", "upper", "n")
 CONTROL_NAMES = {
     "training_mean": "training mean",
@@ -43,20 +44,22 @@ class Tables:
     heads : the same with head.
     controls : per layer and control its scores, and `difference` (probe minus control, paired over documents) with its interval.
     histogram : layer, feature, left, right, share of tokens with R_t in [left, right) as estimate, lower, upper, n.
+    distribution : the same shares as means over layers.
     summary : the means over layers, head groups, text, penalties, and the verdict.
     folder : where all of it is stored.
     """
 
+    summary: dict[str, Any]
     layers: pd.DataFrame
     heads: pd.DataFrame
     controls: pd.DataFrame
     histogram: pd.DataFrame
-    summary: dict[str, Any]
+    distribution: pd.DataFrame
     folder: Path = Path()
 
     def write(self, run: Run) -> None:
         """Write all tables into the run folder, `summary.json` last."""
-        for name in ("layers", "heads", "controls", "histogram"):
+        for name in FRAMES:
             run.table(f"{name}.csv", getattr(self, name))
         run.json("summary.json", self.summary)
 
@@ -67,7 +70,7 @@ class Tables:
             raise UserError(
                 f"{folder} is not a finished probe run (no summary.json). Finish it with --resume, or name another folder."
             )
-        frames = {name: pd.read_csv(folder / f"{name}.csv") for name in ("layers", "heads", "controls", "histogram")}
+        frames = {name: pd.read_csv(folder / f"{name}.csv") for name in FRAMES}
         return Tables(
             **frames, summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")), folder=folder
         )
@@ -79,11 +82,10 @@ class _Rows:
     def __init__(self, bootstrap: Bootstrap):
         self.bootstrap, self.parts = bootstrap, list[pd.DataFrame]()
 
-    def add(self, values: Array, keys: dict[str, Any], prefix: str = "") -> None:
+    def add(self, values: Array, keys: dict[str, Any]) -> None:
         """One row per element of values (1 + replicates, rows...), with the given key columns."""
-        estimate, lower, upper = self.bootstrap.intervals(values)
-        data = {f"{prefix}{c}": np.atleast_1d(v) for c, v in zip(COLUMNS, (estimate, lower, upper), strict=False)}
-        self.parts.append(pd.DataFrame({**keys, **data, f"{prefix}n": self.bootstrap.units}))
+        numbers = dict(zip(COLUMNS, map(np.atleast_1d, self.bootstrap.intervals(values)), strict=False))
+        self.parts.append(pd.DataFrame({**keys, **numbers, "n": self.bootstrap.units}))
 
     def frame(self) -> pd.DataFrame:
         return pd.concat(self.parts, ignore_index=True)
@@ -99,10 +101,13 @@ def tabulate(
     facts: dict[str, Any],
 ) -> Tables:
     """All tables of a run, from the sums of the model and of its random twin."""
-    layers, heads, controls, histogram = (_Rows(bootstrap) for _ in range(4))
+    layers, heads, controls, histogram, distribution = (_Rows(bootstrap) for _ in FRAMES)
     weights, feature = bootstrap.weights, task.feature
     over_layers: dict[str, dict[str, list[Array]]] = {}
+    starts: dict[str, dict[str, list[Array]]] = {}
     head_scores: dict[str, list[Array]] = {}
+    shares: dict[str, list[Array]] = {}
+    bins = {"left": np.append(-np.inf, EDGES), "right": np.append(EDGES, np.inf)}
     for number, scores in trained.items():
         probe: dict[str, Array] = {}
         for name in [*_probe_first(scores, feature), RANDOM]:
@@ -115,27 +120,28 @@ def tabulate(
                 layers.add(values, {"layer": number, "feature": name, "metric": metric})
                 over_layers.setdefault(name, {}).setdefault(metric, []).append(values)
                 if name != feature:
-                    controls.add(values, {"layer": number, "feature": name, "metric": metric})
-                    controls.parts[-1] = controls.parts[-1].assign(**_difference(bootstrap, probe[metric] - values))
+                    difference = _difference(bootstrap, probe[metric] - values)
+                    controls.parts.append(layers.parts[-1].assign(**difference))
             for metric, values in source.start_metrics(key, weights).items():
                 layers.add(values, {"layer": number, "feature": name, "metric": metric})
+                starts.setdefault(name, {}).setdefault(metric, []).append(values)
             for metric in METRICS:
-                heads.add(
-                    head[metric],
-                    {"layer": number, "head": np.arange(decoder.n_heads), "feature": name, "metric": metric},
-                )
+                keys = {"layer": number, "head": np.arange(decoder.n_heads), "feature": name, "metric": metric}
+                heads.add(head[metric], keys)
             head_scores.setdefault(name, []).append(head["R"])
-            left, right = np.append(-np.inf, EDGES), np.append(EDGES, np.inf)
-            histogram.add(
-                source.histogram(key, weights), {"layer": number, "feature": name, "left": left, "right": right}
-            )
+            shares.setdefault(name, []).append(source.histogram(key, weights))
+            histogram.add(shares[name][-1], {"layer": number, "feature": name, **bins})
+    for name, parts in shares.items():
+        distribution.add(np.mean(parts, axis=0), {"feature": name, **bins})
     means = {
-        name: {metric: np.mean(values, axis=0) for metric, values in metrics.items()}
-        for name, metrics in over_layers.items()
+        name: {m: np.mean(values, axis=0) for m, values in metrics.items()} for name, metrics in over_layers.items()
     }
     groups = {name: _head_groups(np.concatenate(values, axis=1)) for name, values in head_scores.items()}
     summary = _summarise(decoder, task, means, groups, penalties, bootstrap, facts)
-    return Tables(layers.frame(), heads.frame(), controls.frame(), histogram.frame(), summary)
+    for name, metrics in starts.items():
+        at_zero = {m: vars(bootstrap.estimate(np.mean(values, axis=0))) for m, values in metrics.items()}
+        summary.setdefault("at_position_0", {})[name] = at_zero
+    return Tables(summary, layers.frame(), heads.frame(), controls.frame(), histogram.frame(), distribution.frame())
 
 
 def _probe_first(scores: LayerScores, feature: str) -> list[str]:
@@ -266,5 +272,12 @@ def print_tables(tables: Tables) -> None:
     groups = summary["head_groups"]
     for metric in PAPER_HEADS:
         table.add_row(metric, *(str(Estimate(**groups[name][metric])) for name in (feature, "training_mean", RANDOM)))
+    if "at_position_0" in summary:
+        at_zero = summary["at_position_0"]
+        table.add_section()
+        for metric in at_zero[feature]:
+            table.add_row(
+                metric, *(str(Estimate(**at_zero[name][metric])) for name in (feature, "training_mean", RANDOM))
+            )
     console.print(table)
     console.print(summary["verdict"])

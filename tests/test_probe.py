@@ -21,7 +21,7 @@ from redundancy.models import load_model, locate
 from redundancy.tables import Tables
 from tests.conftest import SIZE, TINY, build
 
-TABLES = ("layers.csv", "heads.csv", "controls.csv", "histogram.csv")
+TABLES = ("layers.csv", "heads.csv", "controls.csv", "histogram.csv", "distribution.csv")
 
 
 def arguments(folder, text_folder, out, *more: str) -> list[str]:
