@@ -56,15 +56,16 @@ class NGram:
             if level > 1:
                 grams, counts = np.unique(grams % vocabulary ** (level - 1), return_counts=True)
 
-    def nats(self, tokens: Codes) -> float:
-        """Mean negative log probability in nats per token of tokens[order - 1:], each given the tokens before it."""
-        size = len(tokens) - self.order + 1
-        probability = np.full(size, 1 / self.vocabulary)
+    def log_probabilities(self, tokens: Codes) -> npt.NDArray[np.float64]:
+        """Log probability of tokens[1:], each given the (up to order - 1) tokens before it in `tokens`: (len(tokens) - 1,)."""
+        probability = np.full(len(tokens) - 1, 1 / self.vocabulary)
         for level, (grams, counts, contexts, totals, followers, discount) in enumerate(self.levels, start=1):
-            codes = _grams(tokens[self.order - level :], level, self.vocabulary)
+            first = max(level, 2)  # number of tokens up to the first target that has level - 1 tokens before it
+            codes = _grams(tokens[first - level :], level, self.vocabulary)
             count = _find(grams, counts, codes)
             total = _find(contexts, totals, codes // self.vocabulary)
             distinct = _find(contexts, followers, codes // self.vocabulary)
-            mixed = (np.maximum(count - discount, 0) + discount * distinct * probability) / np.maximum(total, 1)
-            probability = np.where(total > 0, mixed, probability)
-        return float(-np.log(probability).mean())
+            lower = probability[first - 2 :]
+            mixed = (np.maximum(count - discount, 0) + discount * distinct * lower) / np.maximum(total, 1)
+            probability[first - 2 :] = np.where(total > 0, mixed, lower)
+        return np.log(probability)

@@ -284,11 +284,11 @@ class Trainer:
 
 
 def baselines(train: npt.NDArray[np.int64], validation: torch.Tensor, vocabulary: int) -> dict[str, float]:
-    """Nats per token of Kneser-Ney models of order 1, 3 and 5 on the same windows, trained on the same tokens."""
+    """Nats per token of Kneser-Ney models of order 1, 3 and 5 of the same windows, trained on the same tokens."""
     losses = {}
     for order in (1, 3, 5):
         model = NGram(train.astype(np.int64), order, vocabulary)
-        losses[f"{order}-gram"] = float(np.mean([model.nats(w.numpy()) for w in validation]))
+        losses[f"{order}-gram"] = -float(np.mean([model.log_probabilities(w.numpy()) for w in validation]))
     return losses
 
 
@@ -317,7 +317,8 @@ of {c.vocabulary} tokens trained on the same text. Made by `python -m redundancy
 |---|---|---|
 {table}
 
-The n-gram models are interpolated Kneser-Ney, trained on the same training tokens and scored on the same windows.
+The n-gram models are interpolated Kneser-Ney, trained on the same training tokens and scored on the same tokens with the
+same context.
 
 | step | tokens | validation loss (nats per token) |
 |---|---|---|
