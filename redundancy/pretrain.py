@@ -69,6 +69,11 @@ class PretrainConfig:
     """auto: bf16 autocast on GPUs and CPUs with native bf16 arithmetic, else float32. Weights stay float32."""
 
 
+def processes() -> PartialState:
+    """The processes of this training (torchrun, accelerate launch): accelerate joins CPU processes only when told to."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def native_bf16() -> bool:
     """Whether this machine multiplies bf16 matrices in hardware."""
     if torch.cuda.is_available():
@@ -153,7 +158,7 @@ class Trainer:
         self.config, self.run, self.tokens, self.validation, self.tokenizer = config, run, tokens, validation, tokenizer
         precision = config.precision if config.precision != "auto" else ("bf16" if native_bf16() else "no")
         choice("precision", precision, "matrix products; weights, optimiser and losses stay float32")
-        self.accelerator = Accelerator(mixed_precision=precision)
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
         self.windows = (len(tokens) - 1) // config.context
         self.steps = config.steps or self.windows // config.batch
         if self.steps < 1:
@@ -267,7 +272,8 @@ class Trainer:
                     optimizer.step()
                     optimizer.zero_grad()
                 self.step += 1
-                self.recent = torch.cat([self.recent[-49:], loss.detach().cpu().reshape(1)])
+                over_all = self.accelerator.reduce(loss.detach(), "mean")
+                self.recent = torch.cat([self.recent[-49:], over_all.cpu().reshape(1)])
                 if not bool(torch.isfinite(self.recent[-1])):
                     raise UserError(
                         f"the loss is not finite at step {self.step}. Lower --learning-rate; the last checkpoint is kept."
@@ -330,7 +336,7 @@ same context.
 
 def pretrain(config: PretrainConfig, out: Path) -> Path:
     """Train as configured into `out` and return it. A finished run is left as it is."""
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         run = Run(out, config)
     if run.finished:
         console.print("this run is finished; nothing to do")
@@ -347,7 +353,7 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
             raise UserError(
                 f"{len(shared)} validation documents are also in the training text. Give --validation other documents."
             )
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         tokenizer, tokens = tokenise(config, corpus, out)
     held_tokens = encode([d.text for d in held], tokenizer)
     validation = spread_windows(held_tokens, config.context, config.validation_tokens)
@@ -430,7 +436,7 @@ def main(args: list[str] | None = None) -> None:
 
     def body() -> None:
         pretrain(command.config, command.out)
-        if command.ship is not None and PartialState().is_main_process:
+        if command.ship is not None and processes().is_main_process:
             ship(command.out, command.ship, command.ship_steps)
         console.print(str(command.ship or command.out))
 
