@@ -219,6 +219,12 @@ def _summarise(
     return summary
 
 
+def _cell(number: dict[str, Any]) -> str:
+    """Estimate and interval for the terminal; undefined ones show as nan."""
+    estimate, lower, upper = (float("nan") if number[c] is None else number[c] for c in COLUMNS[:3])
+    return f"{estimate:.3f} [{lower:.3f}, {upper:.3f}]"
+
+
 def _verdict(summary: dict[str, Any]) -> str:
     """One sentence: the score, and how much of it the controls reach."""
 
@@ -258,26 +264,28 @@ def print_tables(tables: Tables) -> None:
             cells = [f"{row['estimate', feature]:.3f} [{row['lower', feature]:.3f}, {row['upper', feature]:.3f}]"]
             table.add_row(str(layer), *cells, *(f"{row['estimate', name]:.3f}" for name in CONTROL_NAMES))
         every = [summary["metrics"], *(summary["controls"][name] for name in CONTROL_NAMES)]
-        cells = [f"{m[metric]['estimate']:.3f} [{m[metric]['lower']:.3f}, {m[metric]['upper']:.3f}]" for m in every]
+        cells = [_cell(m[metric]) for m in every]
         table.add_section()
         table.add_row("mean", cells[0], *(c.replace(" [", "\n[") for c in cells[1:]))
         console.print(table)
-    table = Table(box=box.SIMPLE, title="means over layers", title_justify="left")
+    table = Table(
+        box=box.SIMPLE,
+        title=f"means over layers, n = {summary['metrics']['R']['n']} {summary['unit']}s",
+        title_justify="left",
+    )
     for name in ("score", f"probe ({feature})", "training mean", "random weights"):
         table.add_column(name, justify="left" if name == "score" else "right")
     sources = (summary["metrics"], summary["controls"]["training_mean"], summary["controls"][RANDOM])
     for metric in summary["metrics"]:
-        table.add_row(metric, *(str(Estimate(**s[metric])) for s in sources))
+        table.add_row(metric, *(_cell(s[metric]) for s in sources))
     table.add_section()
     groups = summary["head_groups"]
     for metric in PAPER_HEADS:
-        table.add_row(metric, *(str(Estimate(**groups[name][metric])) for name in (feature, "training_mean", RANDOM)))
+        table.add_row(metric, *(_cell(groups[name][metric]) for name in (feature, "training_mean", RANDOM)))
     if "at_position_0" in summary:
         at_zero = summary["at_position_0"]
         table.add_section()
         for metric in at_zero[feature]:
-            table.add_row(
-                metric, *(str(Estimate(**at_zero[name][metric])) for name in (feature, "training_mean", RANDOM))
-            )
+            table.add_row(metric, *(_cell(at_zero[name][metric]) for name in (feature, "training_mean", RANDOM)))
     console.print(table)
     console.print(summary["verdict"])
