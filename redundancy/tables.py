@@ -234,8 +234,8 @@ def _verdict(summary: dict[str, Any]) -> str:
 
     metrics, controls = summary["metrics"], summary["controls"]
     text = (
-        f"R = {show(metrics, 'R')}, of which {show(controls['training_mean'], 'R')} is already reached by the training mean and "
-        f"{show(controls['token_mean'], 'R')} by the token id alone; random weights reach {show(controls[RANDOM], 'R')}. "
+        f"R = {show(metrics, 'R')}, of which {show(controls['training_mean'], 'R')} is already reached by the training mean, "
+        f"{show(controls['position_mean'], 'R')} by the position and {show(controls['token_mean'], 'R')} by the token id alone; random weights reach {show(controls[RANDOM], 'R')}. "
         f"Centred R2 = {show(metrics, 'R2')} against {show(controls[RANDOM], 'R2')} with random weights "
         f"(95 % intervals over {metrics['R']['n']} held-out {summary['unit']}s)."
     )
