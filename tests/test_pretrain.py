@@ -173,4 +173,6 @@ def test_the_embedded_model_is_a_language_model_worth_probing():
         for line in card.splitlines()
         if line.startswith(("| this", "| Kneser"))
     }
-    assert nats["this model"] < min(v for k, v in nats.items() if k != "this model") - 0.1
+    assert nats["this model"] < nats["Kneser-Ney 3-gram"] - 0.15
+    # the strongest n-gram of this text, which saw twice the tokens
+    assert nats["this model"] < nats["Kneser-Ney 5-gram"] - 0.05
