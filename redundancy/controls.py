@@ -110,7 +110,7 @@ def fit(sums: LayerMoments, gram: Tensor, name: str, ridge: float | None) -> Fit
     before = RidgePath(sums.moments("train", "previous"))
     before_alpha = before.best(sums.moments("validation", "previous"), gram) if ridge is None else ridge
     neighbour = _affine(before, before_alpha, sums.pilot)
-    chance = RidgePath(sums.moments("train", "shuffled"))
+    chance = current.with_targets(sums.moments("train", "shuffled"))
     chance_alpha = chance.best(sums.moments("validation", "shuffled"), gram) if ridge is None else ridge
     shuffled = _affine(chance, chance_alpha, sums.pilot)
 

@@ -7,6 +7,7 @@ matrix of x written as U diag(s) U', the solution for any alpha is S^-1 U diag(1
 eigendecomposition serves all penalties, all heads, and, because attn_out = z W_O + b_O is linear, the layer output too.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,14 @@ class RidgePath:
         self.spectrum, self.vectors = torch.linalg.eigh((correlation + correlation.T) / 2)
         self.spectrum = self.spectrum.clamp_min(0)
         self.rotated = self.vectors.T @ (xz / self.deviation.unsqueeze(-1))
+
+    def with_targets(self, train: Moments) -> "RidgePath":
+        """The path of other targets on the same features, sharing the eigendecomposition; train.x and train.xx are this path's."""
+        path = copy.copy(self)
+        path.mean_z = train.z / train.n
+        _, xz = train.centred(self.mean_x, path.mean_z)
+        path.rotated = self.vectors.T @ (xz / self.deviation.unsqueeze(-1))
+        return path
 
     def solve(self, alpha: float) -> tuple[Tensor, Tensor]:
         """Weight (d, k) and bias (k,) for penalty `alpha`."""
