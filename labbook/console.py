@@ -50,7 +50,7 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[.
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=errors) as bar:
+    with Progress(*columns, console=errors, disable=console.quiet) as bar:
         task = bar.add_task(description, total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:

@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from labbook import processes
 from labbook.console import UserError
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "scikit-learn")
@@ -122,7 +123,7 @@ def provenance(**facts: Any) -> dict[str, Any]:
 
 
 class Run:
-    """One run folder.
+    """One run folder, written by rank 0 only when several processes share the run.
 
     Parameters
     ----------
@@ -143,6 +144,8 @@ class Run:
         )
         self.config: dict[str, Any] = json.loads(json.dumps(wanted, default=str))
         path = folder / "config.json"
+        if processes.rank() > 0:
+            return
         if path.exists():
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
@@ -165,12 +168,14 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run has its `summary.json`."""
-        return (self.folder / "summary.json").exists()
+        return processes.agree((self.folder / "summary.json").exists())
 
     def json(self, name: str, value: Any) -> None:
         """Write `name` (a .json file) into the folder."""
-        write_json(self.folder / name, value)
+        if processes.rank() == 0:
+            write_json(self.folder / name, value)
 
     def table(self, name: str, table: pd.DataFrame) -> None:
         """Write `name` (a .csv file) into the folder."""
-        write_table(self.folder / name, table)
+        if processes.rank() == 0:
+            write_table(self.folder / name, table)

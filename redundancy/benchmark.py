@@ -27,10 +27,10 @@ from labbook.console import choice, console, guarded
 from labbook.run import write_table
 from redundancy.capture import Capture
 from redundancy.controls import fit
-from redundancy.measure import TOKEN_TYPES, Task, collect, measure, solve
+from redundancy.measure import Task, collect, measure, solve
 from redundancy.models import Decoder, choose_device, choose_dtype, load_model, load_tokenizer, locate
-from redundancy.moments import LayerMoments, batches, token_table
-from redundancy.text import SPLITS, Windows, cut_windows, read_corpus, split_documents
+from redundancy.moments import LayerMoments
+from redundancy.text import SPLITS, cut_windows, read_corpus, split_documents
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,9 @@ def _seconds(device: torch.device, body: Callable[[], Any]) -> float:
 def pass_1(config: Config) -> list[dict[str, Any]]:
     """Seconds per batch of pass 1 and of the plain backbone, in turn on the same batches; the median of the pairwise ratios."""
     decoder, task = prepare(config, 4 * 4096)
-    types, device = token_table(task.windows["train"], TOKEN_TYPES), decoder.device
-    parts = [b for b in batches(task.windows["train"], task.batch, 0, types, 0, 1, device) if len(b.ids) == task.batch]
-    layers = {
-        n: LayerMoments(decoder.d_model, decoder.d_z, True, config.context, len(types), device) for n in task.layers
-    }
+    types, device = len(task.types), decoder.device
+    parts = [b for b in task.batches("train", device) if len(b.ids) == task.batch]
+    layers = {n: LayerMoments(decoder.d_model, decoder.d_z, True, config.context, types, device) for n in task.layers}
     current = [parts[0]]
 
     def visit(layer: int, x: torch.Tensor, z: torch.Tensor) -> None:
@@ -240,14 +238,13 @@ def descent(config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int 
 def _held_out_r(decoder: Decoder, task: Task, layer: int, probe: torch.nn.Module) -> float:
     """R of a probe of the layer output over the held-out tokens."""
     weight, bias = (t.float() for t in decoder.output_map(layer))
-    windows: Windows = task.windows["evaluation"]
     total, count = 0.0, 0
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     with (
         Capture(decoder, [layer], "resid_pre", lambda n, x, z: found.append((x, z))) as capture,
         torch.inference_mode(),
     ):
-        for part in batches(windows, task.batch, 0, token_table(windows, 1), 0, 1, decoder.device):
+        for part in task.batches("evaluation", decoder.device):
             found.clear()
             capture(part.ids)
             x, z = (t[part.keep].float() for t in found[0])

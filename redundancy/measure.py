@@ -4,20 +4,23 @@ Both passes save their sums now and then, so a killed run loses a minute or two 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from labbook import processes
 from labbook.console import Interrupted, progress, stopping
 from labbook.run import load_tensors, save_tensors
 from redundancy.capture import Capture, Feature
 from redundancy.controls import Fitted, fit
 from redundancy.models import Decoder
-from redundancy.moments import Batch, LayerMoments, batches, require_finite, token_table
+from redundancy.moments import Batch, LayerMoments, cut_batches, require_finite, token_table
 from redundancy.scores import LayerScores
 from redundancy.text import Windows
 
@@ -26,6 +29,8 @@ STATE_SECONDS = 120
 TOKEN_TYPES = 4096
 
 State = dict[int, dict[str, Tensor]]
+Visit = Callable[[int, Tensor, Tensor, Batch], None]
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,24 @@ class Task:
     seed: int
     batch: int
 
-    @property
+    @cached_property
     def types(self) -> "np.ndarray":
         """Token ids that have a mean of their own in the `token_mean` control."""
         return token_table(self.windows["train"], TOKEN_TYPES)
+
+    def batches(self, split: str, device: torch.device, first: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Batches of the windows [first, stop) of a split."""
+        windows = self.windows[split]
+        stop = len(windows.lengths) if stop is None else stop
+        return cut_batches(windows, self.batch, first, stop, self.types, self.seed, self.start_position, device)
 
 
 class Saved:
     """The state file of one pass: tensors per layer, and how many windows of each split are done."""
 
     def __init__(self, path: Path | None):
+        if path and processes.count() > 1:
+            path = path.with_stem(f"{path.stem}-{processes.rank()}-of-{processes.count()}")
         self.path, self.last, self.pause = path, time.monotonic(), float(STATE_SECONDS)
 
     def load(self) -> tuple[State, dict[str, int]]:
@@ -90,7 +103,7 @@ class Saved:
             self.path.unlink(missing_ok=True)
 
 
-def _each_batch(
+def each_batch(
     task: Task,
     split: str,
     done: int,
@@ -100,13 +113,12 @@ def _each_batch(
     save: Callable[[int], None],
     saved: Saved,
 ) -> None:
-    """Run `body` over the batches of a split with a progress bar, saving now and then and before stopping."""
-    windows = task.windows[split]
-    total = len(windows.lengths)
-    with progress(label, total, done) as advance:
-        for batch in batches(windows, task.batch, done, task.types, task.seed, task.start_position, device):
+    """Run `body` over this process' batches of a split from window `done` on, saving now and then and before stopping."""
+    first, stop = processes.share(len(task.windows[split].lengths), task.batch)
+    with progress(label, stop - first, max(done - first, 0)) as advance:
+        for batch in task.batches(split, device, max(done, first), stop):
             body(batch)
-            done += len(batch.ids)
+            done = max(done, first) + len(batch.ids)
             advance(len(batch.ids))
             if stopping() or saved.due():
                 save(done)
@@ -114,44 +126,71 @@ def _each_batch(
                 raise Interrupted(
                     "The sums so far are saved; the same command with the same --out (or --resume) goes on from there."
                 )
+    save(stop)
+
+
+class Reader:
+    """Runs batches through a decoder and hands each layer its own tensors, all on the device of that layer."""
+
+    def __init__(self, decoder: Decoder, task: Task, visit: Visit):
+        self.visit, self.devices = visit, {n: decoder.layer_device(n) for n in task.layers}
+        self.capture = Capture(decoder, task.layers, task.feature, self._hand_over)
+        self.placed: dict[torch.device, Batch] = {}
+
+    def __enter__(self) -> "Reader":
+        self.capture.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.capture.__exit__(*error)
+
+    def __call__(self, batch: Batch) -> None:
+        """Run one batch."""
+        self.placed = {device: batch.to(device) for device in set(self.devices.values())}
+        self.capture(batch.ids)
+
+    def _hand_over(self, layer: int, x: Tensor, z: Tensor) -> None:
+        device = self.devices[layer]
+        self.visit(layer, x.to(device), z.to(device), self.placed[device])
 
 
 def collect(decoder: Decoder, task: Task, controls: bool, state: Path | None, label: str) -> dict[int, LayerMoments]:
-    """Pass 1: the moments of every layer over training and validation documents."""
+    """Pass 1: the moments of every layer over training and validation documents, of all processes together."""
     width = task.windows["train"].ids.shape[1]
     types, saved = len(task.types), Saved(state)
     layers = {
-        n: LayerMoments(decoder.d_model, decoder.d_z, controls, width, types, decoder.device) for n in task.layers
+        n: LayerMoments(decoder.d_model, decoder.d_z, controls, width, types, decoder.layer_device(n))
+        for n in task.layers
     }
     found, done = saved.load()
     for number, tensors in found.items():
         layers[number].restore(tensors)
-    current: list[Batch] = []
 
     for split in ("train", "validation"):
         names = task.windows[split].names
+        first, _ = processes.share(len(task.windows[split].lengths), task.batch)
 
-        def visit(layer: int, x: Tensor, z: Tensor, split: str = split, names: tuple[str, ...] = names) -> None:
-            require_finite(layers[layer].add(split, x, z, current[0]), x, z, current[0], names, layer)
+        def add(layer: int, x: Tensor, z: Tensor, batch: Batch, split: str = split, names: Names = names) -> None:
+            require_finite(layers[layer].add(split, x, z, batch), x, z, batch, names, layer)
+
+        def look(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
+            layers[layer].look(x, z, batch)
 
         def save(count: int, split: str = split) -> None:
             done[split] = count
             saved.save({n: m.state() for n, m in layers.items()}, done)
 
-        with Capture(decoder, task.layers, task.feature, visit) as capture:
-
-            def body(batch: Batch, capture: Capture = capture) -> None:
-                current[:] = [batch]
-                capture(batch.ids)
-
-            if not done.get(split):
-                for moments in layers.values():
-                    moments.begin()
-            if done.get(split, 0) < len(task.windows[split].lengths):
-                _each_batch(
-                    task, split, done.get(split, 0), decoder.device, f"{label}: moments, {split}", body, save, saved
-                )
-                save(len(task.windows[split].lengths))
+        if split not in done:
+            for moments in layers.values():
+                moments.begin()
+            if first:  # what one process would have met on its way here
+                with Reader(decoder, task, look) as read:
+                    for start in (0, first - task.batch):
+                        read(next(task.batches(split, decoder.device, start)))
+        with Reader(decoder, task, add) as read:
+            each_batch(task, split, done.get(split, 0), decoder.device, f"{label}: moments, {split}", read, save, saved)
+    for moments in layers.values():
+        processes.add_up(moments.sums.values())
     return layers
 
 
@@ -177,34 +216,20 @@ def score(
     found, done = saved.load()
     for number, tensors in found.items():
         scores[number].restore(tensors)
-    current: list[Batch] = []
 
-    def visit(layer: int, x: Tensor, z: Tensor) -> None:
-        scores[layer].add(fitted[layer].predictors, x, z, current[0])
+    def add(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
+        scores[layer].add(fitted[layer].predictors, x, z, batch)
         finite = torch.isfinite(scores[layer].sums[f"layer/{task.feature}"].sum())
-        require_finite(bool(finite), x, z, current[0], windows.names, layer)
+        require_finite(bool(finite), x, z, batch, windows.names, layer)
 
     def save(count: int) -> None:
         saved.save({n: s.sums for n, s in scores.items()}, {"evaluation": count})
 
-    with Capture(decoder, task.layers, task.feature, visit) as capture:
-
-        def body(batch: Batch) -> None:
-            current[:] = [batch]
-            capture(batch.ids)
-
-        if done.get("evaluation", 0) < len(windows.lengths):
-            _each_batch(
-                task,
-                "evaluation",
-                done.get("evaluation", 0),
-                decoder.device,
-                f"{label}: held-out errors",
-                body,
-                save,
-                saved,
-            )
-            save(len(windows.lengths))
+    with Reader(decoder, task, add) as read:
+        begin = done.get("evaluation", 0)
+        each_batch(task, "evaluation", begin, decoder.device, f"{label}: held-out errors", read, save, saved)
+    for layer in scores.values():
+        processes.add_up(layer.sums.values())
     return scores
 
 

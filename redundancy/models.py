@@ -9,6 +9,7 @@ at the same time whether the model is causal.
 import importlib.util
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import dispatch_model, infer_auto_device_map
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from labbook import processes
 from labbook.console import UserError
 from labbook.run import digest
 from redundancy.text import DATA
@@ -83,10 +87,10 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
 
 
 def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device for `wanted` (`auto` or a torch device string) and the reason. Raises UserError if there is no such device."""
-    if wanted == "auto":
+    """The device for `wanted` (`auto`, `split` or a torch device string) and the reason. Raises UserError if there is no such device."""
+    if wanted in ("auto", "split"):
         if torch.cuda.is_available():
-            return torch.device("cuda"), "a GPU is available"
+            return torch.device("cuda", processes.local_rank()), "a GPU is available"
         return torch.device("cpu"), "no GPU is available"
     try:
         device = torch.device(wanted)
@@ -137,12 +141,15 @@ def load_config(source: Source) -> Any:
     return config
 
 
-def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: int) -> "Decoder":
+def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: int, split: bool = False) -> "Decoder":
     """Load weights (safetensors or GGUF only), or draw them at random from `seed`, and find the attention in them.
+
+    With `split` accelerate spreads the layers over all devices, and what does not fit over memory and disk.
 
     Raises UserError for missing, damaged or pickled weights, and for models that are not decoder-only and causal.
     """
     config = load_config(source)
+    spread = {"device_map": "auto", "offload_folder": tempfile.mkdtemp(prefix="offload-")} if split else {}
     try:
         with quiet_loading():
             if source.random:
@@ -151,11 +158,16 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
                     config, trust_remote_code=source.options.get("trust_remote_code", False)
                 )
                 model = model.to(dtype)
+                if split:
+                    device_map = infer_auto_device_map(model, no_split_module_classes=model._no_split_modules)
+                    model = dispatch_model(model, device_map, offload_dir=spread["offload_folder"])
             else:
                 model = AutoModelForCausalLM.from_pretrained(
-                    source.path, dtype=dtype, use_safetensors=True, **source.options
+                    source.path, dtype=dtype, use_safetensors=True, **source.options, **spread
                 )
-            model = model.to(device).eval().requires_grad_(False)
+            model = model.eval().requires_grad_(False)
+            if not hasattr(model, "hf_device_map"):
+                model = model.to(device)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{source.name!r} does not fit on {device} ({_first_line(error)}). Use --device cpu or --dtype bfloat16."
@@ -170,11 +182,15 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
 
 def random_twin(decoder: "Decoder", seed: int) -> "Decoder":
     """The same architecture, dtype and device with weights drawn by its own initialisation from `seed`: the control."""
-    original = next(decoder.model.parameters())
     with quiet_loading():
         torch.manual_seed(seed)
-        twin = type(decoder.model)(decoder.model.config)
-    return Decoder(twin.to(original.device, original.dtype).eval().requires_grad_(False), f"random:{decoder.name}")
+        twin = type(decoder.model)(decoder.model.config).to(decoder.dtype).eval().requires_grad_(False)
+    device_map = getattr(decoder.model, "hf_device_map", {})
+    if len(set(device_map.values())) > 1:
+        twin = dispatch_model(twin, device_map, offload_dir=tempfile.mkdtemp(prefix="offload-"))
+    else:
+        twin = twin.to(decoder.device)
+    return Decoder(twin, f"random:{decoder.name}")
 
 
 def load_tokenizer(source: Source) -> Any:
@@ -195,6 +211,12 @@ def load_tokenizer(source: Source) -> Any:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+
+
+def _works_on(module: Any) -> torch.device:
+    """Where `module` computes: where its weights are, or, for offloaded ones, where accelerate brings them."""
+    weight = next(module.parameters())
+    return torch.device(module._hf_hook.execution_device) if weight.is_meta else weight.device
 
 
 class Decoder:
@@ -235,8 +257,12 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where token ids go in."""
+        return _works_on(self.model.get_input_embeddings())
+
+    def layer_device(self, layer: int) -> torch.device:
+        """Where `layer` computes; differs from `device` only when the layers are spread over several."""
+        return _works_on(self.projection(layer))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -254,17 +280,25 @@ class Decoder:
     def output_map(self, layer: int) -> tuple[Tensor, Tensor]:
         """W_O (d_z, d_model) and b_O (d_model,) with attn_out = z W_O + b_O, in the weights' dtype."""
         module: Any = self.projection(layer)
-        # GPT-2's Conv1D stores (in, out), nn.Linear (out, in)
-        weight: Tensor = module.weight.T if isinstance(module, nn.Linear) else module.weight
-        bias = getattr(module, "bias", None)
-        return weight, torch.zeros_like(weight[0]) if bias is None else bias
+        with align_module_device(module):  # brings offloaded weights in
+            # GPT-2's Conv1D stores (in, out), nn.Linear (out, in)
+            weight: Tensor = module.weight.T if isinstance(module, nn.Linear) else module.weight
+            bias = getattr(module, "bias", None)
+            return weight, torch.zeros_like(weight[0]) if bias is None else bias
 
     def weight_hash(self) -> str:
         """SHA-256 over names and values of all parameters."""
-        parts = []
-        for name, p in sorted(self.model.named_parameters()):
-            parts += [name.encode(), p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()]
-        return digest(parts)
+        modules = dict(self.model.named_modules())
+
+        def parts() -> Iterator[bytes]:
+            for name, _ in sorted(self.model.named_parameters()):
+                owner, _, leaf = name.rpartition(".")
+                with align_module_device(modules[owner]):
+                    p = getattr(modules[owner], leaf)
+                    yield name.encode()
+                    yield p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+        return digest(parts())
 
     def _find_layers(self, count: int) -> nn.ModuleList:
         stacks = [m for m in self.backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == count]

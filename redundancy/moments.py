@@ -14,7 +14,7 @@ that large constants do not eat the digits, and added up in float64.
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -45,6 +45,12 @@ class Batch:
     slot: Tensor
     donor: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        if self.ids.device == device:
+            return self
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 def token_table(train: Windows, limit: int) -> np.ndarray:
     """The `limit` most frequent token ids of the training windows, ascending: those that get a mean of their own."""
@@ -53,18 +59,25 @@ def token_table(train: Windows, limit: int) -> np.ndarray:
     return np.sort(ids[np.argsort(-counts, kind="stable")[:limit]])
 
 
-def batches(
-    windows: Windows, size: int, done: int, types: np.ndarray, seed: int, start_position: int, device: torch.device
+def cut_batches(
+    windows: Windows,
+    size: int,
+    first: int,
+    stop: int,
+    types: np.ndarray,
+    seed: int,
+    start_position: int,
+    device: torch.device,
 ) -> Iterator[Batch]:
-    """Cut `windows` into batches of `size`, from window number `done` on.
+    """Cut the windows [first, stop) into batches of `size`.
 
     `start_position` is the first kept position. Donor positions are a pure function of (seed, window number), so the
     batch size changes no number.
     """
     width = windows.ids.shape[1]
     positions = np.arange(width)
-    for start in range(done, len(windows.lengths), size):
-        part = windows.slice(start, start + size)
+    for start in range(first, stop, size):
+        part = windows.slice(start, min(start + size, stop))
         keep = (positions < part.lengths[:, None]) & (positions >= start_position)
         place = np.minimum(np.searchsorted(types, part.ids), len(types) - 1)
         slot = np.where((types[place] == part.ids) & keep, place, len(types))
@@ -139,8 +152,7 @@ class LayerMoments:
         }
         if controls:
             self.sums["by_position"] = torch.zeros(positions, k, dtype=torch.float64, device=device)
-            # the one large table: float32 suffices for sums of shifted targets over one token id
-            self.sums["by_token"] = torch.zeros(types + 1, k, dtype=torch.float32, device=device)
+            self.sums["by_token"] = torch.zeros(types + 1, k, dtype=torch.float64, device=device)
             # counts that go with the tables, and the summed squared norm of the shifted training targets
             self.sums["per_position"] = torch.zeros(positions, dtype=torch.float64, device=device)
             self.sums["per_token"] = torch.zeros(types + 1, dtype=torch.float64, device=device)
@@ -165,6 +177,15 @@ class LayerMoments:
         scale = torch.where(scale > 1e-12 * rows.abs().amax(0).clamp_min(1e-30), scale, torch.ones_like(scale))
         self.pilot = {"shift_x": rows.mean(0), "scale_x": scale, "shift_z": targets.mean(0)}
 
+    def look(self, x: Tensor, z: Tensor, batch: Batch) -> None:
+        """Take from a batch only what the next one needs of it: the pilot and the last window."""
+        compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+        x, z = x.to(compute), z.to(compute)
+        if not self.pilot:
+            self._set_pilot(x, z, batch.keep)
+        shaped = z.sub(self.pilot["shift_z"].to(compute)).mul_(batch.keep.to(compute).unsqueeze(-1))
+        self._carry = shaped[-1].clone()
+
     def add(self, split: str, x: Tensor, z: Tensor, batch: Batch) -> bool:
         """Add the tokens of a batch; x (batch, position, d), z (batch, position, k). Returns False if one is not finite."""
         compute = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -183,7 +204,7 @@ class LayerMoments:
             self.sums[f"{split}/{name}"].add_(value)
 
         if self.controls:
-            self._add_previous(add, features, targets, total, batch)
+            around = self._add_previous(add, features, targets, total, batch)
         features.mul_(flat.unsqueeze(-1))
         xx = gram(features)
         add("n", flat.sum(dtype=torch.float64))
@@ -192,11 +213,11 @@ class LayerMoments:
         add("xx", xx)
         add("xz", features.T @ targets)
         if self.controls:
-            add("previous_xx", xx)
+            add("previous_xx", xx + around)
             self._add_shuffled(add, features, targets, flat, batch)
             if split == "train":
                 self.sums["by_position"].add_(by_position)
-                self.sums["by_token"].index_add_(0, batch.slot.flatten(), targets.float())
+                self.sums["by_token"].index_add_(0, batch.slot.flatten(), targets.double())
                 self.sums["per_position"].add_(batch.keep.sum(0))
                 self.sums["per_token"].index_add_(0, batch.slot.flatten(), flat.double())
                 self.sums["square"].add_(torch.linalg.vector_norm(targets) ** 2)
@@ -206,8 +227,11 @@ class LayerMoments:
         """Start another set of windows: its first window has no window before it."""
         self._carry = None
 
-    def _add_previous(self, add: Add, features: Tensor, targets: Tensor, total: Tensor, batch: Batch) -> None:
-        """Pair each kept token with the features of the token before it; `features` still holds every position."""
+    def _add_previous(self, add: Add, features: Tensor, targets: Tensor, total: Tensor, batch: Batch) -> Tensor:
+        """Pair each kept token with the features of the token before it; `features` still holds every position.
+
+        Returns by how much the second moments of the features before exceed those of the kept tokens' own, (d, d).
+        """
         previous = batch.previous.flatten()
         before = torch.zeros_like(previous)
         before[:-1] = previous[1:]
@@ -219,10 +243,9 @@ class LayerMoments:
         add("previous_x", before.to(features.dtype) @ features)
         add("previous_z", total)
         add("previous_xz", features[:-1].T @ paired[1:])
-        # second moments of the features before: those of the kept tokens, plus the ones only before, minus the ones only kept
         kept = batch.keep.flatten()
         only_before, only_kept = features[before & ~kept], features[kept & ~before]
-        add("previous_xx", only_before.T @ only_before - only_kept.T @ only_kept)
+        return only_before.T @ only_before - only_kept.T @ only_kept
 
     def _add_shuffled(self, add: Add, features: Tensor, targets: Tensor, flat: Tensor, batch: Batch) -> None:
         """Pair each kept token with a target of the window before it in the (random) order of windows."""

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 # ground floor first; a module may import from the rows above its own
 FLOORS = (
     {"labbook.console", "labbook.estimate", "labbook.style"},
+    {"labbook.processes"},
     {"labbook.run"},
     {"redundancy.text", "redundancy.ngram"},
     {"redundancy.models", "redundancy.moments"},
@@ -30,7 +31,7 @@ FLOORS = (
     {"redundancy.controls"},
     {"redundancy.scores"},
     {"redundancy.measure"},
-    {"redundancy.tables"},
+    {"redundancy.setup", "redundancy.tables"},
     {"redundancy.figures"},
     {"redundancy.probe", "redundancy.pretrain"},
     {"redundancy.benchmark"},
