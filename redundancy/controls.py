@@ -6,6 +6,7 @@ position_mean     the mean target at this position in the window  } both shrunk 
 token_mean        the mean target of this token id                } as a random-effects model says; ids too rare for
                   the table share one mean, ids never trained on get the training mean
 previous_token    ridge on the hidden state of the token before
+both_tokens       ridge on the hidden states of the token and of the token before together, if asked for
 shuffled          ridge on the hidden state, fitted to targets of other tokens: what chance reaches
 random_weights    the probe on the same architecture with random weights (a second model, see `probe`)
 """
@@ -46,16 +47,17 @@ Predictor = Callable[[Rows], Tensor]
 
 @dataclass(frozen=True)
 class Fitted:
-    """Predictors of one layer by name, and the penalty of each ridge among them."""
+    """Predictors of one layer by name, the penalty of each ridge among them, the probe itself, and the mean training target."""
 
     predictors: dict[str, Predictor]
     penalties: dict[str, float]
     probe: Affine
+    mean: Tensor
 
 
-def _affine(path: RidgePath, alpha: float, pilot: dict[str, Tensor]) -> Affine:
-    """The solution in the model's own coordinates."""
-    weight, bias = path.solve(alpha)
+def affine(solution: tuple[Tensor, Tensor], pilot: dict[str, Tensor]) -> Affine:
+    """A ridge solution (weight, bias) in the model's own coordinates."""
+    weight, bias = solution
     return Affine(
         weight / pilot["scale_x"].to(weight).unsqueeze(-1), bias + pilot["shift_z"].to(bias), pilot["shift_x"]
     )
@@ -96,23 +98,23 @@ def fit(sums: LayerMoments, gram: Tensor, name: str, ridge: float | None) -> Fit
     current = RidgePath(sums.moments("train", "current"))
     validation = sums.moments("validation", "current")
     alpha = current.best(validation, gram) if ridge is None else ridge
-    probe = _affine(current, alpha, sums.pilot)
+    probe = affine(current.solve(alpha), sums.pilot)
     predictors: dict[str, Predictor] = {name: lambda rows: probe(rows.x)}
     penalties = {name: alpha}
-    if not sums.controls:
-        return Fitted(predictors, penalties, probe)
-
     shift, mean = sums.pilot["shift_z"].to(current.mean_z), current.mean_z
     constant = shift + mean
+    if not sums.controls:
+        return Fitted(predictors, penalties, probe, constant)
+
     place_mean = shrunk_means(sums.sums["by_position"], sums.sums["per_position"], sums.sums["square"], mean) + shift
     token_mean = shrunk_means(sums.sums["by_token"].to(mean), sums.sums["per_token"], sums.sums["square"], mean) + shift
 
     before = RidgePath(sums.moments("train", "previous"))
     before_alpha = before.best(sums.moments("validation", "previous"), gram) if ridge is None else ridge
-    neighbour = _affine(before, before_alpha, sums.pilot)
+    neighbour = affine(before.solve(before_alpha), sums.pilot)
     chance = current.with_targets(sums.moments("train", "shuffled"))
     chance_alpha = chance.best(sums.moments("validation", "shuffled"), gram) if ridge is None else ridge
-    shuffled = _affine(chance, chance_alpha, sums.pilot)
+    shuffled = affine(chance.solve(chance_alpha), sums.pilot)
 
     predictors |= {
         "training_mean": lambda rows: constant.to(rows.x).expand(len(rows.x), -1),
@@ -123,4 +125,11 @@ def fit(sums: LayerMoments, gram: Tensor, name: str, ridge: float | None) -> Fit
         ),
         "shuffled": lambda rows: shuffled(rows.x),
     }
-    return Fitted(predictors, penalties | {"previous_token": before_alpha, "shuffled": chance_alpha}, probe)
+    if sums.both:
+        pair = RidgePath(sums.moments("train", "both"))
+        pair_alpha = pair.best(sums.moments("validation", "both"), gram) if ridge is None else ridge
+        twice = {name: torch.cat([sums.pilot[name]] * 2) for name in ("shift_x", "scale_x")}
+        joint = affine(pair.solve(pair_alpha), {**sums.pilot, **twice})
+        predictors["both_tokens"] = lambda rows: joint(torch.cat([rows.x, rows.previous], -1))
+        penalties["both_tokens"] = pair_alpha
+    return Fitted(predictors, penalties | {"previous_token": before_alpha, "shuffled": chance_alpha}, probe, constant)

@@ -1,4 +1,4 @@
-"""Figures of a probe run, drawn from its folder and never from live objects."""
+"""Figures of probe and removal runs, drawn from their folders and never from live objects."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from labbook import style
 from redundancy.controls import RANDOM
+from redundancy.losses import BUDGETS, ORDERS, Losses
 from redundancy.tables import CONTROL_NAMES, Tables
 
 # colour, marker and line of each control, the same in every figure
@@ -118,12 +119,150 @@ def distribution(tables: Tables) -> Figure:
 FIGURES = {"redundancy_by_layer": by_layer, "redundancy_by_head": by_head, "redundancy_distribution": distribution}
 
 
-def draw(folder: Path, destination: Path) -> list[Path]:
-    """Draw every figure of the run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not a finished run."""
-    tables, paths = Tables.read(folder), list[Path]()
+# colour, marker and line of each order of the removal curve and of each replacement
+ORDER_LOOK: dict[str, tuple[Any, str, str]] = {
+    "known_relative": (style.PALETTE[0], "o", ":"),
+    "known_displacement": (style.PALETTE[2], "o", ":"),
+    "predicted_relative": (style.PALETTE[0], "s", "-"),
+    "predicted_displacement": (style.PALETTE[2], "s", "-"),
+    "random": ("0.4", "x", "-"),
+    "heads_relative": (style.PALETTE[0], "^", "--"),
+    "heads_displacement": (style.PALETTE[2], "^", "--"),
+    "layers_cosine": (style.PALETTE[3], "D", "-"),
+    "layers_dropped": (style.PALETTE[1], "v", "--"),
+}
+REPLACEMENTS: dict[str, tuple[str, tuple[Any, str, str]]] = {
+    "probe": ("probe", (style.PALETTE[0], "o", "-")),
+    "sequential": ("probe, refitted in sequence", (style.PALETTE[2], "^", "-")),
+    "training_mean": ("training mean", (style.PALETTE[1], "s", "-")),
+    "zero": ("zero", ("black", "P", "--")),
+    "shuffled": ("prediction for another token", (style.PALETTE[7], "x", ":")),
+}
+
+
+def removal_curve(losses: Losses) -> Figure:
+    """Loss increase against the share of attention operations replaced, for every order; what each budget allows."""
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.0), width_ratios=(1.35, 1))
+    axes = panels[0]
+    for order, (colour, marker, line) in ORDER_LOOK.items():
+        rows = losses.curve[losses.curve["order"] == order]
+        wide = rows.pivot(index="target_share", columns="metric", values=["estimate", "lower", "upper"])
+        if not len(wide):
+            continue
+        x = wide["estimate", "share"]
+        axes.plot(x, wide["estimate", "loss_increase"], color=colour, marker=marker, ls=line, ms=4, label=ORDERS[order])
+        low, high = wide["lower", "loss_increase"], wide["upper", "loss_increase"]
+        axes.fill_between(x, low.clip(1e-4), high.clip(1e-4), color=colour, alpha=0.15, lw=0)
+    for budget in BUDGETS:
+        axes.axhline(budget, color="0.75", lw=0.7)
+    axes.set(
+        xlabel="share of attention operations (token × head) replaced",
+        ylabel="loss increase (nats per token)",
+        yscale="log",
+        xlim=(0, 1.02),
+        ylim=(1e-3, None),
+    )
+    axes.legend(frameon=False, fontsize=7)
+    for place, order in enumerate(ORDERS):
+        for budget, shade in zip(BUDGETS, (0.35, 0.65, 1.0), strict=True):
+            row = losses.removable[(losses.removable["order"] == order) & (losses.removable["budget"] == budget)]
+            if len(row):
+                e, below, above = (float(row[c].iloc[0]) for c in ("estimate", "lower", "upper"))
+                panels[1].errorbar(
+                    e, -place, xerr=[[max(e - below, 0)], [max(above - e, 0)]], fmt="o", ms=5, alpha=shade,
+                    color=ORDER_LOOK[order][0], capsize=2,
+                )  # fmt: skip
+    panels[1].set(xlabel="share removable at +0.01, +0.05, +0.1 nats (pale to dark)", xlim=(-0.02, 1.02))
+    panels[1].set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
+    n = losses.summary["loss_intact"]["n"]
+    figure.suptitle(
+        f"{losses.summary['model']}: attention replaced by the probe, 95 % intervals over {n} held-out {losses.summary['unit']}s",
+        fontsize=9,
+    )
+    return figure
+
+
+def removal_by_layer(losses: Losses) -> Figure:
+    """One layer replaced, and all layers up to one: the loss that each replacement costs."""
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8))
+    table = losses.substitution[losses.substitution["metric"] == "loss_increase"]
+    titles = {"layers": "one layer replaced", "cumulative": "layers 0 to l replaced"}
+    for axes, (part, title) in zip(panels, titles.items(), strict=True):
+        for name, (label, look) in REPLACEMENTS.items():
+            rows = table[(table["part"] == part) & (table["replacement"] == name)]
+            if len(rows):
+                _line(axes, rows, label, look)
+        axes.axhline(0, color="0.6", lw=0.6)
+        axes.set(xlabel="layer", ylabel="loss increase (nats per token)", title=title)
+        axes.set_yscale("symlog", linthresh=0.01)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False, fontsize=7)
+    n = losses.summary["loss_intact"]["n"]
+    figure.suptitle(f"{losses.summary['model']}: 95 % bands over {n} held-out {losses.summary['unit']}s", fontsize=9)
+    return figure
+
+
+def removal_recovered(losses: Losses) -> Figure:
+    """Centred R² of the probe beside the share of the loss that it recovers, by layer; loss increase by head."""
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8))
+    predictors, table = losses.predictors, losses.substitution
+    for metric, label, look in (
+        ("R", "R", (style.PALETTE[4], "D", "-")),
+        ("R2", "centred R²", (style.PALETTE[0], "o", "-")),
+    ):
+        rows = predictors[(predictors["predictor"] == "resid_pre") & (predictors["metric"] == metric)]
+        _line(panels[0], rows, label, look)
+    one = table[(table["part"] == "layers") & (table["replacement"] == "probe")]
+    _line(panels[0], one[one["metric"] == "loss_recovered"], "loss recovered", (style.PALETTE[3], "s", "--"))
+    panels[0].set(xlabel="layer", ylabel="share", ylim=(-0.5, 1.05))
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
+    panels[0].legend(frameon=False, fontsize=8)
+    heads = table[(table["part"] == "heads") & (table["metric"] == "loss_increase")]
+    wide = heads.pivot(index=["layer", "head"], columns="replacement", values=["estimate", "lower", "upper"])
+    if len(wide):
+        x, y = wide["estimate", "training_mean"], wide["estimate", "probe"]
+        points = panels[1].scatter(x, y, c=wide.index.get_level_values("layer"), cmap="viridis", s=18, zorder=3)
+        for value, other, vertical in ((y, x, True), (x, y, False)):
+            name = "probe" if vertical else "training_mean"
+            error = [(value - wide["lower", name]).clip(0), (wide["upper", name] - value).clip(0)]
+            place = {"x": other, "y": value, "yerr": error} if vertical else {"x": value, "y": other, "xerr": error}
+            panels[1].errorbar(**place, fmt="none", color="0.7", lw=0.7)
+        edge = max(float(x.max()), float(y.max()))
+        panels[1].plot([0, edge], [0, edge], color="0.6", lw=0.8, ls=":")
+        figure.colorbar(points, ax=panels[1], label="layer")
+    panels[1].set(
+        xlabel="head replaced by its mean: loss increase (nats per token)", ylabel="by the probe: loss increase"
+    )
+    n = losses.summary["loss_intact"]["n"]
+    figure.suptitle(
+        f"{losses.summary['model']}: what is predicted and what it is worth; 95 % intervals over {n} held-out {losses.summary['unit']}s",
+        fontsize=9,
+    )
+    return figure
+
+
+REMOVAL_FIGURES = {
+    "removal_curve": removal_curve,
+    "removal_by_layer": removal_by_layer,
+    "removal_recovered": removal_recovered,
+}
+
+
+def _draw(results: Any, figures: dict[str, Any], destination: Path) -> list[Path]:
+    paths = list[Path]()
     style.apply()
-    for name, figure in FIGURES.items():
-        drawn = figure(tables)
+    for name, figure in figures.items():
+        drawn = figure(results)
         paths += style.save(drawn, destination, name)
         plt.close(drawn)
     return paths
+
+
+def draw(folder: Path, destination: Path) -> list[Path]:
+    """Draw every figure of the probe run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not one."""
+    return _draw(Tables.read(folder), FIGURES, destination)
+
+
+def draw_removal(folder: Path, destination: Path) -> list[Path]:
+    """Draw every figure of the removal run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not one."""
+    return _draw(Losses.read(folder), REMOVAL_FIGURES, destination)

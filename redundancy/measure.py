@@ -26,10 +26,11 @@ from redundancy.text import Windows
 
 STATE_SECONDS = 120
 # Most frequent token ids with a mean of their own: bounds the one table that would grow with the vocabulary.
-TOKEN_TYPES = 4096
+TOKEN_TYPES = 2048
 
 State = dict[int, dict[str, Tensor]]
 Visit = Callable[[int, Tensor, Tensor, Batch], None]
+Target = Callable[[int, Tensor, Tensor], Tensor]
 Names = tuple[str, ...]
 
 
@@ -43,6 +44,7 @@ class Task:
     layers, feature, ridge : which blocks, from what, with which penalty (None: chosen on the validation documents).
     start_position : first position that is scored.
     batch : windows per forward pass; changes no number.
+    both_tokens : whether the controls include the probe on the hidden states of the token and of the one before it.
     """
 
     windows: dict[str, Windows]
@@ -52,6 +54,7 @@ class Task:
     start_position: int
     seed: int
     batch: int
+    both_tokens: bool = False
 
     @cached_property
     def types(self) -> "np.ndarray":
@@ -96,11 +99,6 @@ class Saved:
     def due(self) -> bool:
         """Whether it is time to save again."""
         return time.monotonic() - self.last > self.pause
-
-    def remove(self) -> None:
-        """Delete the file."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
 
 def each_batch(
@@ -154,12 +152,23 @@ class Reader:
         self.visit(layer, x.to(device), z.to(device), self.placed[device])
 
 
-def collect(decoder: Decoder, task: Task, controls: bool, state: Path | None, label: str) -> dict[int, LayerMoments]:
-    """Pass 1: the moments of every layer over training and validation documents, of all processes together."""
-    width = task.windows["train"].ids.shape[1]
+def collect(
+    decoder: Decoder,
+    task: Task,
+    controls: bool,
+    state: Path | None,
+    label: str,
+    target: Target | None = None,
+    target_width: int = 0,
+) -> dict[int, LayerMoments]:
+    """Pass 1: the moments of every layer over training and validation documents, of all processes together.
+
+    `target` maps (layer, x, z) to what is regressed on x, `target_width` wide; None is z itself.
+    """
+    positions, k = task.windows["train"].ids.shape[1], target_width or decoder.d_z
     types, saved = len(task.types), Saved(state)
     layers = {
-        n: LayerMoments(decoder.d_model, decoder.d_z, controls, width, types, decoder.layer_device(n))
+        n: LayerMoments(decoder.d_model, k, controls, positions, types, decoder.layer_device(n), task.both_tokens)
         for n in task.layers
     }
     found, done = saved.load()
@@ -171,10 +180,11 @@ def collect(decoder: Decoder, task: Task, controls: bool, state: Path | None, la
         first, _ = processes.share(len(task.windows[split].lengths), task.batch)
 
         def add(layer: int, x: Tensor, z: Tensor, batch: Batch, split: str = split, names: Names = names) -> None:
-            require_finite(layers[layer].add(split, x, z, batch), x, z, batch, names, layer)
+            y = z if target is None else target(layer, x, z)
+            require_finite(layers[layer].add(split, x, y, batch), x, y, batch, names, layer)
 
         def look(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
-            layers[layer].look(x, z, batch)
+            layers[layer].look(x, z if target is None else target(layer, x, z), batch)
 
         def save(count: int, split: str = split) -> None:
             done[split] = count

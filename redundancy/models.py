@@ -275,7 +275,12 @@ class Decoder:
 
     def attention(self, layer: int) -> nn.Module:
         """The attention module of `layer`: the direct child of the block that holds the projection."""
-        return self.layers[layer].get_submodule(self._path.split(".")[0])
+        return self.layers[layer].get_submodule(self.attention_name)
+
+    @property
+    def attention_name(self) -> str:
+        """Name of the attention module within its block."""
+        return self._path.split(".")[0]
 
     def output_map(self, layer: int) -> tuple[Tensor, Tensor]:
         """W_O (d_z, d_model) and b_O (d_model,) with attn_out = z W_O + b_O, in the weights' dtype."""

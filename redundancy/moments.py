@@ -5,6 +5,7 @@ amount of text. Per layer, with x the feature and z the target of a kept token (
 
     current    n, sum x, sum z, sum x x', sum x z'            the probe
     previous   the same with x of the token before            control: what the neighbour alone tells
+    both       sum x_t x_(t-1)'                               control, if asked for: what token and neighbour tell together
     shuffled   sum s, sum x s'  with s a target of another window   control: what chance alone fits
     tables     sum z by position, by token id                 controls: what needs no hidden state
 
@@ -36,6 +37,7 @@ class Batch:
     document : (batch,) index of the document.
     slot : (batch, position) row of the token id in the token table; the last row collects ids without an entry.
     donor : (batch, position) position in the window before this one whose target stands in for the shuffled control.
+    number : (batch,) number of the window in its split.
     """
 
     ids: Tensor
@@ -44,6 +46,7 @@ class Batch:
     document: Tensor
     slot: Tensor
     donor: Tensor
+    number: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -88,7 +91,7 @@ def cut_batches(
             donors.append(
                 np.random.default_rng([seed, number]).integers(min(start_position, length - 1), length, width)
             )
-        move = [part.ids, keep, keep & (positions > 0), part.document, slot, np.stack(donors)]
+        move = [part.ids, keep, keep & (positions > 0), part.document, slot, np.stack(donors), np.array(numbers)]
         yield Batch(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in move))
 
 
@@ -130,10 +133,20 @@ class LayerMoments:
     d, k : widths of feature and target.
     controls : whether to keep the sums of the controls too.
     positions, types : rows of the position and of the token table.
+    both : whether to keep, with the controls, the joint moments of a token's features and of those before it.
     """
 
-    def __init__(self, d: int, k: int, controls: bool, positions: int, types: int, device: torch.device):
-        self.controls, self.device = controls, device
+    def __init__(
+        self,
+        d: int,
+        k: int,
+        controls: bool,
+        positions: int,
+        types: int,
+        device: torch.device,
+        both: bool = False,
+    ):
+        self.controls, self.device, self.both = controls, device, controls and both
         wide = {"n": (), "x": (d,), "z": (k,), "xx": (d, d), "xz": (d, k)}
         if controls:
             wide |= {
@@ -144,6 +157,8 @@ class LayerMoments:
                 "previous_xz": (d, k),
             }
             wide |= {"shuffled_z": (k,), "shuffled_xz": (d, k)}
+        if self.both:
+            wide["both_xx"] = (d, d)
         kinds = ("train", "validation")
         self.sums = {
             f"{s}/{name}": torch.zeros(shape, dtype=torch.float64, device=device)
@@ -243,6 +258,8 @@ class LayerMoments:
         add("previous_x", before.to(features.dtype) @ features)
         add("previous_z", total)
         add("previous_xz", features[:-1].T @ paired[1:])
+        if self.both:
+            add("both_xx", (features[1:] * previous[1:].unsqueeze(-1)).T @ features[:-1])
         kept = batch.keep.flatten()
         only_before, only_kept = features[before & ~kept], features[kept & ~before]
         return only_before.T @ only_before - only_kept.T @ only_kept
@@ -259,10 +276,21 @@ class LayerMoments:
         add("shuffled_xz", features.T @ other)
 
     def moments(self, split: str, kind: str) -> Moments:
-        """The sums of one regression: kind is `current`, `previous` or `shuffled`."""
+        """The sums of one regression: kind is `current`, `previous`, `shuffled`, or `both`, on (x_t, x_(t-1)) side by side."""
         s = {name.removeprefix(f"{split}/"): value for name, value in self.sums.items() if name.startswith(f"{split}/")}
         if kind == "previous":
             return Moments(*(s[f"previous_{name}"] for name in ("n", "x", "z", "xx", "xz")))
+        if kind == "both":
+            if not torch.equal(s["n"], s["previous_n"]):
+                raise ValueError("the joint moments need a token before every kept token: leave position 0 out")
+            xx = torch.cat([torch.cat([s["xx"], s["both_xx"]], 1), torch.cat([s["both_xx"].T, s["previous_xx"]], 1)], 0)
+            return Moments(
+                s["n"],
+                torch.cat([s["x"], s["previous_x"]]),
+                s["z"],
+                xx,
+                torch.cat([s["xz"], s["previous_xz"]]),
+            )
         if kind == "shuffled":
             return Moments(s["n"], s["x"], s["shuffled_z"], s["xx"], s["shuffled_xz"])
         return Moments(s["n"], s["x"], s["z"], s["xx"], s["xz"])

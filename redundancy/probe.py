@@ -12,6 +12,7 @@ import tyro
 from labbook import processes
 from labbook.console import UserError, choice, console, guarded
 from labbook.estimate import Bootstrap
+from redundancy.capture import Feature
 from redundancy.measure import measure
 from redundancy.models import random_twin
 from redundancy.ridge import PENALTIES
@@ -21,7 +22,10 @@ from redundancy.tables import Tables, print_tables, tabulate
 
 @dataclass(frozen=True)
 class ProbeConfig(Request):
-    """The request of a probe run."""
+    """Everything that changes a number of a probe run. `None` means chosen automatically, and the choice is printed."""
+
+    feature: Feature = "resid_pre"
+    """What predicts: the residual stream before the block, after its first norm (ln1), or the embedding."""
 
 
 def execute(config: ProbeConfig, settings: Settings) -> Tables:
@@ -31,7 +35,7 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
     if run.finished:
         console.print("this run is finished; nothing is computed again")
         return Tables.read(run.folder)
-    decoder, task = prepared.decoder, prepared.task(settings)
+    decoder, task = prepared.decoder, prepared.task(settings, config.feature)
 
     state = run.folder / "state"
     trained, fitted = measure(decoder, task, controls=True, state=state, label="model")

@@ -27,8 +27,8 @@ class Affine:
     shift: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Predict (rows, k) from (rows, d), in the dtype of x."""
-        return torch.addmm(self.bias.to(x.dtype), x - self.shift.to(x.dtype), self.weight.to(x.dtype))
+        """Predict (..., k) from (..., d), in the dtype of x."""
+        return torch.nn.functional.linear(x - self.shift.to(x), self.weight.to(x).T, self.bias.to(x))
 
 
 class RidgePath:
@@ -61,6 +61,21 @@ class RidgePath:
     def solve(self, alpha: float) -> tuple[Tensor, Tensor]:
         """Weight (d, k) and bias (k,) for penalty `alpha`."""
         weight = (self.vectors @ (self.rotated / (self.spectrum + alpha).unsqueeze(-1))) / self.deviation.unsqueeze(-1)
+        return weight, self.mean_z - self.mean_x @ weight
+
+    def solve_rank(self, alpha: float, output: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """The solution of at most `rank` in the coordinates z M, M = `output` (k, m): reduced-rank regression with the ridge penalty.
+
+        With A = (C + alpha)^(1/2) B M, C the correlations of the features and B the ridge solution on standardised features,
+        the best M-image of rank r is B M V V', V the r leading right singular vectors of A (Izenman 1975, J. Multivariate
+        Analysis 5, 248-264; the penalty acts as extra rows of data). Returned as a map to z, weight (d, k) and bias (k,).
+        """
+        output = output.to(self.rotated)
+        leading = torch.linalg.svd(
+            self.rotated @ output / (self.spectrum + alpha).sqrt().unsqueeze(-1), full_matrices=False
+        ).Vh
+        onto = output @ leading[:rank].T @ leading[:rank] @ torch.linalg.pinv(output)
+        weight = self.solve(alpha)[0] @ onto
         return weight, self.mean_z - self.mean_x @ weight
 
     def validation_gain(self, validation: Moments, gram: Tensor, alphas: Tensor) -> Tensor:

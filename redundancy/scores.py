@@ -40,6 +40,20 @@ def token_fields(a: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([defined.to(norm.dtype), ratio, error, norm, error2, norm2, cosine, *above], -1), ratio
 
 
+def head_isometry(weight: Tensor, n_heads: int) -> Tensor:
+    """L (n_heads, d_head, min(d_head, d_model)) with z_h W_O[h] = (z_h L_h) Q_h and orthonormal rows Q_h, from W_O (d_z, d_model).
+
+    Norms and cosines of the heads' contributions need only the coordinates z_h L_h.
+    """
+    blocks = weight.double().unflatten(0, (n_heads, -1))
+    return torch.linalg.qr(blocks.transpose(1, 2), mode="r").R.transpose(1, 2).float()
+
+
+def head_coordinates(z: Tensor, isometry: Tensor) -> Tensor:
+    """z (..., d_z) in the coordinates of `head_isometry`: (..., n_heads, min(d_head, d_model))."""
+    return torch.einsum("...hk,hkj->...hj", z.unflatten(-1, (isometry.shape[0], -1)), isometry)
+
+
 class LayerScores:
     """Sums per document for one layer and all its predictors.
 
@@ -54,9 +68,7 @@ class LayerScores:
     def __init__(self, names: list[str], documents: int, output_map: tuple[Tensor, Tensor], n_heads: int):
         self.weight, self.bias = output_map[0].float(), output_map[1].float()
         device, self.n_heads = self.weight.device, n_heads
-        blocks = self.weight.double().unflatten(0, (n_heads, -1))
-        # z_h W_O[h] = (z_h L_h) Q_h with orthonormal rows Q_h: norms and cosines of heads need only d_head coordinates
-        self.isometry = torch.linalg.qr(blocks.transpose(1, 2), mode="r").R.transpose(1, 2).float()
+        self.isometry = head_isometry(self.weight, n_heads)
         self.sums = {"count": torch.zeros(documents, dtype=torch.float64, device=device)}
         self.sums["z"] = torch.zeros(documents, self.weight.shape[0], dtype=torch.float64, device=device)
         for name in names:
@@ -79,7 +91,7 @@ class LayerScores:
         document = batch.document.unsqueeze(-1).expand_as(batch.ids)
         rows, truth, owner = Rows.of(x, batch), z[batch.keep], document[batch.keep]
         weight, bias, isometry = self.weight.to(compute), self.bias.to(compute), self.isometry.to(compute)
-        attn_out, heads = truth @ weight + bias, self._heads(truth, isometry)
+        attn_out, heads = truth @ weight + bias, head_coordinates(truth, isometry)
         self._sum("count", owner, torch.ones_like(owner, dtype=compute))
         self._sum("z", owner, truth)
         edges = torch.from_numpy(EDGES).to(attn_out)
@@ -88,7 +100,7 @@ class LayerScores:
             difference = truth - predict(rows)
             fields, ratio = token_fields(attn_out, difference @ weight)
             self._sum(f"layer/{name}", owner, fields)
-            self._sum(f"heads/{name}", owner, token_fields(heads, self._heads(difference, isometry))[0])
+            self._sum(f"heads/{name}", owner, token_fields(heads, head_coordinates(difference, isometry))[0])
             bins = torch.bucketize(ratio.contiguous(), edges)
             self.sums[f"histogram/{name}"].index_put_(
                 (owner, bins), fields[:, 0].to(self.sums["count"]), accumulate=True
@@ -104,10 +116,6 @@ class LayerScores:
             return None
         none = torch.zeros_like(batch.document)
         return Rows(x[:, 0], x[:, 0], none.bool(), none, batch.slot[:, 0]), z[:, 0]
-
-    def _heads(self, z: Tensor, isometry: Tensor) -> Tensor:
-        """Isometric coordinates of z_h W_O[h]: (rows, n_heads, min(d_head, d_model))."""
-        return torch.einsum("nhk,hkj->nhj", z.unflatten(-1, (self.n_heads, -1)), isometry)
 
     def _sum(self, name: str, owner: Tensor, values: Tensor) -> None:
         self.sums[name].index_add_(0, owner, values.to(self.sums[name].dtype))
@@ -132,7 +140,7 @@ class LayerScores:
         layer = self.sums[f"layer/{name}"]
         spread = self._spread(layer[..., square], total)
         heads = self.sums[f"heads/{name}"]
-        head_spread = self._spread(heads[..., square], self._heads(z, self.isometry.double().cpu()))
+        head_spread = self._spread(heads[..., square], head_coordinates(z, self.isometry.double().cpu()))
         return _scores(_weighted(weights, layer), weights @ spread.numpy()), _scores(
             _weighted(weights, heads), weights @ head_spread.numpy()
         )

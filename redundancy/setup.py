@@ -48,8 +48,6 @@ class Request:
     """Tokens per window."""
     layers: tuple[int, ...] | None = None
     """Blocks to probe, counted from 0; default: all."""
-    feature: Feature = "resid_pre"
-    """What predicts: the residual stream before the block, after its first norm (ln1), or the embedding."""
     ridge: Annotated[float | Literal["auto"], tyro.conf.arg(metavar="auto|FLOAT")] = "auto"
     """Penalty per token on standardised features; auto: chosen per layer on the validation documents."""
     keep_position_0: bool = False
@@ -202,13 +200,13 @@ class Prepared:
     windows: dict[str, Windows]
     facts: dict[str, Any]
 
-    def task(self, settings: Settings) -> Task:
+    def task(self, settings: Settings, feature: Feature = "resid_pre") -> Task:
         """What the passes over the text need."""
         config = self.config
         return Task(
             windows=self.windows,
             layers=config.layers or (),
-            feature=config.feature,
+            feature=feature,
             ridge=None if config.ridge == "auto" else float(config.ridge),
             start_position=0 if config.keep_position_0 else 1,
             seed=config.seed,
