@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import align_module_device
+from safetensors.torch import load_model as load_safetensors
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -38,12 +39,13 @@ SMOLLM2 = "smollm2-135m"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: what from_pretrained is given, and whether the weights are drawn at random."""
+    """Where a model comes from: what from_pretrained is given, whether the weights are drawn at random, or a file they are in."""
 
     name: str
     path: str
     options: dict[str, Any]
     random: bool = False
+    weights: str | None = None
 
 
 def locate(spec: str | None, revision: str | None = None, trust_remote_code: bool = False) -> Source:
@@ -161,6 +163,11 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
                 if split:
                     device_map = infer_auto_device_map(model, no_split_module_classes=model._no_split_modules)
                     model = dispatch_model(model, device_map, offload_dir=spread["offload_folder"])
+            elif source.weights:
+                model = AutoModelForCausalLM.from_config(config).to(dtype)
+                missing, unexpected = load_safetensors(model, source.weights, strict=False)
+                if missing or unexpected:
+                    raise ValueError(f"it lacks {sorted(missing)[:3]} and has unknown {sorted(unexpected)[:3]}")
             else:
                 model = AutoModelForCausalLM.from_pretrained(
                     source.path, dtype=dtype, use_safetensors=True, **source.options, **spread

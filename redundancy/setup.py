@@ -223,12 +223,13 @@ class Prepared:
         return run
 
 
-def prepare(config: Request, settings: Settings) -> Prepared:
+def prepare(config: Request, settings: Settings, source: Source | None = None) -> Prepared:
     """Find the model, check the request against it, load it, cut the text, and check that attention is where it is taken to be.
 
-    Raises UserError for everything that cannot be met.
+    `source` stands for config.model where that names several. Raises UserError for everything that cannot be met.
     """
-    source = locate(config.model, config.revision, config.trust_remote_code)
+    name = (Path(config.model).resolve().name if Path(config.model).is_dir() else config.model) if source else None
+    source = source or locate(config.model, config.revision, config.trust_remote_code)
     shape = load_config(source).get_text_config(decoder=True)
     positions = getattr(shape, "max_position_embeddings", None) or 2**31
     config = resolve(config, settings, shape.hidden_size, shape.num_hidden_layers, positions)
@@ -245,7 +246,7 @@ def prepare(config: Request, settings: Settings) -> Prepared:
     identity = check_identity(decoder, torch.from_numpy(windows["train"].ids[:2]))
     console.print(f"[dim]sum_h z_h W_O\\[h] + b_O = attn_out holds to[/dim] {identity:.0e}")
     facts = {
-        "model": decoder.name,
+        "model": name or decoder.name,
         "weight_hash": decoder.weight_hash(),
         "data_hash": corpus.hash,
         "corpus": corpus.source,

@@ -91,6 +91,14 @@ class _Rows:
         return pd.concat(self.parts, ignore_index=True)
 
 
+def all_metrics(scores: LayerScores, name: str, weights: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Scores of a layer and of its heads under document weights, the shares of its operations among those of the layer."""
+    layer, head = scores.metrics(name, weights)
+    for c in THRESHOLDS:
+        layer[f"share_operations_error_below_{round(1 - c, 1)}"] = head[f"share_R_above_{c}"].mean(-1)
+    return layer, head
+
+
 def tabulate(
     decoder: Decoder,
     task: Task,
@@ -112,9 +120,7 @@ def tabulate(
         probe: dict[str, Array] = {}
         for name in [*_probe_first(scores, feature), RANDOM]:
             source, key = (twin[number], feature) if name == RANDOM else (scores, name)
-            layer, head = source.metrics(key, weights)
-            for c in THRESHOLDS:
-                layer[f"share_operations_error_below_{round(1 - c, 1)}"] = head[f"share_R_above_{c}"].mean(-1)
+            layer, head = all_metrics(source, key, weights)
             probe = probe or layer
             for metric, values in layer.items():
                 layers.add(values, {"layer": number, "feature": name, "metric": metric})
