@@ -8,7 +8,8 @@ Without torchrun there is one process and every function here does nothing.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -19,16 +20,17 @@ from labbook.console import console
 T = TypeVar("T")
 
 
-def join() -> None:
-    """Join the other processes that torchrun started; all but rank 0 fall silent on standard output."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        console.quiet = rank() > 0
-
-
-def leave() -> None:
-    """Leave the group; without this the processes would complain at exit."""
-    if dist.is_initialized():
+@contextmanager
+def together() -> Iterator[None]:
+    """Work together with the other processes that torchrun started; all but rank 0 are silent on standard output."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    console.quiet = rank() > 0
+    try:
+        yield
+    finally:
         dist.destroy_process_group()
         console.quiet = False
 

@@ -35,6 +35,7 @@ PAPER_COURSE = ((10_000, 0.52, 4.21), (50_000, 0.67, 3.54), (100_000, 0.71, 3.31
 FRAMES = ("layers", "overall", "drivers", "attention", "losses", "trend")
 CHAIN = ("training_mean", "token_mean", "resid_pre", "both_tokens")
 DRIVERS = ("training mean", "token id", "hidden state", "token before", "rest")
+TREND_COLUMNS = ("feature", "metric", "estimate", "lower", "upper", "n", "checkpoints", "p_rising", "p_falling")
 TRENDS = ("R", "R2", "R2_uncentred", "cosine")
 
 
@@ -155,7 +156,7 @@ def tabulate_course(
         drivers=pd.DataFrame(drivers),
         attention=pd.DataFrame(attention),
         losses=pd.DataFrame(losses),
-        trend=pd.DataFrame(trend),
+        trend=pd.DataFrame(trend, columns=list(TREND_COLUMNS)),
     )
 
 

@@ -173,7 +173,8 @@ def removal_curve(losses: Losses) -> Figure:
                     e, -place, xerr=[[max(e - below, 0)], [max(above - e, 0)]], fmt="o", ms=5, alpha=shade,
                     color=ORDER_LOOK[order][0], capsize=2,
                 )  # fmt: skip
-    panels[1].set(xlabel="share removable at +0.01, +0.05, +0.1 nats (pale to dark)", xlim=(-0.02, 1.02))
+    panels[1].set(xlim=(0, None))
+    panels[1].set_xlabel("share removable at +0.01 (pale), +0.05, +0.1 (dark) nats", fontsize=8)
     panels[1].set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
     n = losses.summary["loss_intact"]["n"]
     figure.suptitle(
@@ -194,8 +195,14 @@ def removal_by_layer(losses: Losses) -> Figure:
             if len(rows):
                 _line(axes, rows, label, look)
         axes.axhline(0, color="0.6", lw=0.6)
-        axes.set(xlabel="layer", ylabel="loss increase (nats per token)", title=title)
+        shown = table[(table["part"] == part) & table["replacement"].isin(list(REPLACEMENTS))]
         axes.set_yscale("symlog", linthresh=0.01)
+        axes.set(
+            xlabel="layer",
+            ylabel="loss increase (nats per token)",
+            title=title,
+            ylim=(min(-0.001, shown["lower"].min()) if len(shown) else None, None),
+        )
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=7)
     n = losses.summary["loss_intact"]["n"]
@@ -215,7 +222,7 @@ def removal_recovered(losses: Losses) -> Figure:
         _line(panels[0], rows, label, look)
     one = table[(table["part"] == "layers") & (table["replacement"] == "probe")]
     _line(panels[0], one[one["metric"] == "loss_recovered"], "loss recovered", (style.PALETTE[3], "s", "--"))
-    panels[0].set(xlabel="layer", ylabel="share", ylim=(-0.5, 1.05))
+    panels[0].set(xlabel="layer", ylabel="share", ylim=(-0.1, 1.05))
     panels[0].xaxis.get_major_locator().set_params(integer=True)
     panels[0].legend(frameon=False, fontsize=8)
     heads = table[(table["part"] == "heads") & (table["metric"] == "loss_increase")]
@@ -242,10 +249,11 @@ def removal_recovered(losses: Losses) -> Figure:
     return figure
 
 
+# figure and the parts of a removal run that it shows
 REMOVAL_FIGURES = {
-    "removal_curve": removal_curve,
-    "removal_by_layer": removal_by_layer,
-    "removal_recovered": removal_recovered,
+    "removal_curve": (removal_curve, {"curve"}),
+    "removal_by_layer": (removal_by_layer, {"layers", "cumulative"}),
+    "removal_recovered": (removal_recovered, {"layers", "heads"}),
 }
 
 
@@ -394,8 +402,11 @@ def draw(folder: Path, destination: Path) -> list[Path]:
 
 
 def draw_removal(folder: Path, destination: Path) -> list[Path]:
-    """Draw every figure of the removal run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not one."""
-    return _draw(Losses.read(folder), REMOVAL_FIGURES, destination)
+    """Draw the figures of the removal run in `folder` whose parts were run, as PNG and PDF. Raises UserError if it is not one."""
+    losses = Losses.read(folder)
+    parts = {*losses.substitution["part"], *(["curve"] if len(losses.curve) else [])}
+    figures = {name: figure for name, (figure, needed) in REMOVAL_FIGURES.items() if needed <= parts}
+    return _draw(losses, figures, destination)
 
 
 def draw_course(folder: Path, destination: Path) -> list[Path]:

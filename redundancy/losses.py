@@ -20,8 +20,14 @@ from redundancy.need import Needs
 from redundancy.scores import METRICS, LayerScores
 from redundancy.substitution import FIELDS, Variant
 
-FRAMES = ("predictors", "substitution", "curve", "removable")
 KEYS = ("part", "layer", "head", "replacement")
+NUMBER = ("estimate", "lower", "upper", "n")
+FRAMES = {
+    "predictors": ("layer", "predictor", "metric", *NUMBER),
+    "substitution": (*KEYS, "metric", *NUMBER),
+    "curve": ("order", "target_share", "metric", *NUMBER),
+    "removable": ("order", "budget", *NUMBER),
+}
 # nats per token by which the loss may rise
 BUDGETS = (0.01, 0.05, 0.1)
 ORDERS = {
@@ -146,9 +152,9 @@ def tabulate_losses(
             for metric, values in found.items():
                 keys = {"order": v.keys["order"], "target_share": v.keys["target_share"], "metric": metric}
                 curve.append(row(values[i], **keys))
-    for order, rows in points.items():
+    for order, places in points.items():
         for budget in BUDGETS:
-            share = removable(found["share"][rows].T, found["loss_increase"][rows].T, budget)
+            share = removable(found["share"][places].T, found["loss_increase"][places].T, budget)
             shares.append(row(share, order=order, budget=budget))
 
     predictors, means = list[dict[str, Any]](), dict[str, dict[str, list[Array]]]()
@@ -162,7 +168,6 @@ def tabulate_losses(
             if name == task.feature:
                 operations.append(heads["R"])
     loss = np.tensordot(weights, intact.numpy(), axes=1)
-    columns = ("estimate", "lower", "upper", "n")
     summary: dict[str, Any] = {
         "model": facts["model"],
         "tokens": facts["tokens"],
@@ -174,29 +179,31 @@ def tabulate_losses(
         "predictors": {m: {k: row(np.mean(v, axis=0)) for k, v in values.items()} for m, values in means.items()},
         "R_of_operations": row(np.concatenate(operations, 1).mean(1)),
         "all_layers": {
-            r["replacement"]: {c: r[c] for c in columns}
+            r["replacement"]: {c: r[c] for c in NUMBER}
             for r in substitution
             if r["part"] == "all" and r["metric"] == "loss_increase"
         },
         "all_layers_recovered": {
-            r["replacement"]: {c: r[c] for c in columns}
+            r["replacement"]: {c: r[c] for c in NUMBER}
             for r in substitution
             if r["part"] == "all" and r["metric"] == "loss_recovered"
         },
         "removable": {
-            order: {f"{r['budget']:g}": {c: r[c] for c in columns} for r in shares if r["order"] == order}
+            order: {f"{r['budget']:g}": {c: r[c] for c in NUMBER} for r in shares if r["order"] == order}
             for order in points
         },
         "variance_of_log_need_predicted": needs.fit,
         "cosine": {str(k): v for k, v in needs.cosine.items()},
     }
     summary["verdict"] = _verdict(summary, n)
+    rows = {"predictors": predictors, "substitution": substitution, "curve": curve, "removable": shares}
+    frames = {name: pd.DataFrame(rows[name], columns=list(columns)) for name, columns in FRAMES.items()}
     return Losses(
         summary=summary,
-        predictors=pd.DataFrame(predictors),
-        substitution=pd.DataFrame(substitution),
-        curve=pd.DataFrame(curve),
-        removable=pd.DataFrame(shares),
+        predictors=frames["predictors"],
+        substitution=frames["substitution"],
+        curve=frames["curve"],
+        removable=frames["removable"],
         cost=cost,
     )
 

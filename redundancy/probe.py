@@ -96,11 +96,12 @@ def main(args: list[str] | None = None) -> None:
     def body() -> None:
         from redundancy.figures import draw  # plotting libraries are slow to import; errors above should be fast
 
-        tables = execute(command.config, command.settings)
-        if processes.rank() == 0:
-            draw(tables.folder, tables.folder)
-            print_tables(tables)
-            console.print(str(tables.folder))
+        with processes.together():
+            tables = execute(command.config, command.settings)
+            if processes.rank() == 0:
+                draw(tables.folder, tables.folder)
+                print_tables(tables)
+                console.print(str(tables.folder))
 
     guarded(body)
 

@@ -5,10 +5,12 @@ rest of the network runs on, and the loss says how much of that mattered. `execu
 
     layers      one layer at a time: probe | training mean | zero | the probe's prediction for another token
     heads       one head at a time: probe | training mean
-    all         every layer at once: the same four, probes of low rank, a small network, and probes refitted on the stream
-                as it is after the earlier substitutions (sequential)
-    cumulative  layers 0 to l: probe | sequential | training mean, which shows how errors add up
-    curve       the (token, head) operations with the lowest need, a growing share of them, in several orders (see ORDERS)
+    all         every layer at once: the same four, and what `rivals` and `cumulative` fit
+    rivals      probes of low rank and a small network, see `rivals`
+    cumulative  layers 0 to l: probe | sequential, a probe refitted on the stream as it is after the earlier substitutions |
+                training mean, which shows how errors add up
+    curve       the (token, head) operations with the lowest need, a growing share of them, in several orders (see `losses`)
+    cost        operations and seconds when attention is really left out, see `skipping`
 """
 
 import shutil
@@ -37,8 +39,8 @@ from redundancy.setup import Request, Settings, prepare
 from redundancy.skipping import measure_cost
 from redundancy.substitution import Choose, Predict, Rule, Site, Substitution, Variant, evaluate, zero
 
-Part = Literal["layers", "heads", "all", "cumulative", "curve", "cost"]
-PARTS: tuple[Part, ...] = ("layers", "heads", "all", "cumulative", "curve", "cost")
+Part = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
+PARTS: tuple[Part, ...] = ("layers", "heads", "all", "rivals", "cumulative", "curve", "cost")
 # log-probabilities held at once: 2^26 float32 are 256 MiB, and the intact ones stay beside those of a variant
 LOGITS = 2**26
 
@@ -70,7 +72,7 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
 
     moments = collect(decoder, task, True, state / "moments.safetensors", "model")
     fitted = solve(decoder, task, moments, "model")
-    probes = fit_probes(decoder, task, fitted, moments, state)
+    probes = fit_probes(decoder, task, fitted, moments, state, config.parts)
     scores = score(decoder, task, _with_rivals(fitted, probes), state / "scores.safetensors", "model")
     needs = measure_needs(decoder, task, fitted, state / "needs.safetensors")
 
@@ -95,15 +97,22 @@ def _suit_vocabulary(task: Task, decoder: Decoder) -> Task:
 
 
 def fit_probes(
-    decoder: Decoder, task: Task, fitted: dict[int, Fitted], moments: dict[int, LayerMoments], state: Path
+    decoder: Decoder,
+    task: Task,
+    fitted: dict[int, Fitted],
+    moments: dict[int, LayerMoments],
+    state: Path,
+    parts: Sequence[Part],
 ) -> dict[str, dict[int, Predict]]:
-    """Every map from resid_pre to z by name and layer: `probe`, `sequential`, `rank_r`, `mlp`."""
+    """Every map from resid_pre to z that the parts need, by name and layer: `probe`, `rank_r`, `mlp`, `sequential`."""
     probes: dict[str, dict[int, Predict]] = {"probe": {n: f.probe for n, f in fitted.items()}}
-    for n, sums in moments.items():
-        for name, reduced in low_rank(sums, fitted[n].penalties[task.feature], decoder.output_map(n)[0]).items():
-            probes.setdefault(name, {})[n] = reduced
-    probes["sequential"] = dict(fit_sequential(decoder, task, state))
-    probes["mlp"] = dict(train_mlps(decoder, task, fitted, moments))
+    if "rivals" in parts:
+        for n, sums in moments.items():
+            for name, reduced in low_rank(sums, fitted[n].penalties[task.feature], decoder.output_map(n)[0]).items():
+                probes.setdefault(name, {})[n] = reduced
+        probes["mlp"] = dict(train_mlps(decoder, task, fitted, moments))
+    if "cumulative" in parts:
+        probes["sequential"] = dict(fit_sequential(decoder, task, state))
     return probes
 
 
@@ -231,15 +240,14 @@ def main(args: list[str] | None = None) -> None:
     command = tyro.cli(Command, args=args, prog="python -m redundancy.removal")
 
     def body() -> None:
-        from redundancy.figures import (
-            draw_removal,
-        )  # plotting libraries are slow to import; errors above should be fast
+        from redundancy.figures import draw_removal  # plotting libraries are slow to import; errors should be fast
 
-        losses = execute(command.config, command.settings)
-        if processes.rank() == 0:
-            draw_removal(losses.folder, losses.folder)
-            print_losses(losses)
-            console.print(str(losses.folder))
+        with processes.together():
+            losses = execute(command.config, command.settings)
+            if processes.rank() == 0:
+                draw_removal(losses.folder, losses.folder)
+                print_losses(losses)
+                console.print(str(losses.folder))
 
     guarded(body)
 

@@ -29,6 +29,7 @@ from redundancy.need import NEEDS, Needs
 from redundancy.ridge import Affine
 
 ROUNDS = 7
+WINDOWS = 4
 INTERFACE = "redundancy_skipping"
 COLUMNS = ("kind", "replaced", "share", "flops_ratio", "seconds_ratio", "lower_quartile", "upper_quartile", "n")
 
@@ -166,7 +167,7 @@ class Skipping:
 def measure_cost(
     decoder: Decoder, task: Task, probe: Mapping[int, Affine], needs: Needs, shares: tuple[float, ...]
 ) -> pd.DataFrame:
-    """Ratios of operations and of seconds against the intact model, on one batch of held-out windows.
+    """Ratios of operations and of seconds against the intact model, on WINDOWS held-out windows.
 
     Returns COLUMNS: kind (`layers` or `operations`), how many layers or None, realised share of attention operations replaced, the
     two ratios (seconds: median over paired rounds with quartiles), and the number of rounds. Empty, with a warning, for a model whose attention
@@ -174,7 +175,7 @@ def measure_cost(
     """
     if not shares:
         return pd.DataFrame(columns=list(COLUMNS))
-    batch = next(task.batches("evaluation", decoder.device))
+    batch = next(task.batches("evaluation", decoder.device, 0, WINDOWS))
     try:
         with Skipping(decoder, {}, probe):
             plain = _logits(decoder, batch.ids)

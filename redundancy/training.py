@@ -162,13 +162,14 @@ def main(args: list[str] | None = None) -> None:
     command = tyro.cli(Command, args=args, prog="python -m redundancy.training")
 
     def body() -> None:
-        from redundancy.figures import draw_course  # plotting libraries are slow to import; errors above should be fast
+        from redundancy.figures import draw_course  # plotting libraries are slow to import; errors should be fast
 
-        course = execute(command.config, command.settings)
-        if processes.rank() == 0:
-            draw_course(course.folder, course.folder)
-            print_course(course)
-            console.print(str(course.folder))
+        with processes.together():
+            course = execute(command.config, command.settings)
+            if processes.rank() == 0:
+                draw_course(course.folder, course.folder)
+                print_course(course)
+                console.print(str(course.folder))
 
     guarded(body)
 

@@ -1,0 +1,301 @@
+"""Substitution against hand-made replacements, planted models and plain losses; skipping against substitution."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from labbook.estimate import Bootstrap
+from redundancy.capture import activations
+from redundancy.controls import affine
+from redundancy.losses import measures, removable
+from redundancy.measure import collect, measure, solve
+from redundancy.models import Decoder
+from redundancy.need import NEEDS, log_needs, measure_needs
+from redundancy.ridge import RidgePath
+from redundancy.rivals import RANKS, low_rank, train_mlps
+from redundancy.scores import head_coordinates, head_isometry
+from redundancy.skipping import Skipping, measure_cost, replaced_layers
+from redundancy.substitution import FIELDS, Rule, Substitution, Variant, evaluate, log_probabilities, zero
+from tests.conftest import TINY, build
+from tests.test_measure import plant_linear_attention, ridge, stored, task
+
+
+@pytest.fixture(scope="module")
+def fitted_gpt2(tokenizer):
+    decoder, t = Decoder(build(TINY["gpt2"]), "gpt2"), task(tokenizer)
+    moments = collect(decoder, t, True, None, "model")
+    fitted = solve(decoder, t, moments, "model")
+    return decoder, t, moments, fitted, measure_needs(decoder, t, fitted, None)
+
+
+def first_batch(decoder, t):
+    return next(t.batches("evaluation", decoder.device))
+
+
+def run(decoder, t, rules, batch):
+    with Substitution(decoder, rules, t.start_position) as substitution:
+        substitution.read(batch)
+        return log_probabilities(decoder, batch.ids), substitution.skipped
+
+
+def test_the_true_output_in_place_of_attention_changes_nothing(tiny, tokenizer):
+    t = task(tokenizer)
+    batch = first_batch(tiny, t)
+    truth = {n: activations(tiny, batch.ids, n)["z"][:, 1:].flatten(0, 1) for n in (0, 1)}
+    changed, skipped = run(tiny, t, {n: Rule(lambda x, n=n: truth[n]) for n in (0, 1)}, batch)
+    assert (changed - log_probabilities(tiny, batch.ids)).abs().max() < 1e-6
+    assert skipped.tolist() == (batch.keep.sum(1) * 2 * tiny.n_heads).tolist()
+
+
+def test_a_replaced_head_changes_its_own_columns_at_scored_positions_only(tiny, tokenizer):
+    t = task(tokenizer)
+    batch = first_batch(tiny, t)
+    intact = activations(tiny, batch.ids, 0)["z"]
+    with Substitution(tiny, {0: Rule(lambda x: torch.full((len(x), tiny.d_z), 7.0), heads=(2,))}, 1):
+        z = activations(tiny, batch.ids, 0)["z"]
+    own = slice(2 * tiny.d_head, 3 * tiny.d_head)
+    assert (z[:, 1:, own] == 7).all()
+    assert torch.equal(z[:, :1], intact[:, :1])
+    rest = [i for i in range(tiny.d_z) if not own.start <= i < own.stop]
+    assert torch.equal(z[:, 1:, rest], intact[:, 1:, rest])
+
+
+def test_a_dropped_layer_is_one_whose_output_weights_are_zero(tokenizer):
+    t = task(tokenizer, start=0)
+    decoder, other = (Decoder(build(TINY["gpt2"]), "gpt2") for _ in range(2))
+    batch = first_batch(decoder, t)
+    changed, _ = run(decoder, t, {1: Rule(zero, dropped=True)}, batch)
+    projection = other.projection(1)
+    projection.weight.zero_()
+    projection.bias.zero_()
+    assert (changed - log_probabilities(other, batch.ids)).abs().max() < 1e-6
+
+
+def test_mean_ablation_puts_the_training_mean_of_the_control(fitted_gpt2):
+    decoder, t, _, fitted, _ = fitted_gpt2
+    batch, train = first_batch(decoder, t), stored(decoder, t, "train", 1)
+    with Substitution(decoder, {1: Rule(lambda x: fitted[1].mean.to(x).expand(len(x), -1))}, 1):
+        z = activations(decoder, batch.ids, 1)["z"]
+    assert np.abs(z[0, 1:].numpy() - train["z"].mean(0)).max() < 1e-5
+    rows = torch.zeros(3, decoder.d_model)
+    control = fitted[1].predictors["training_mean"]
+    assert torch.allclose(control(type("R", (), {"x": rows})()), fitted[1].mean.float().expand(3, -1))
+
+
+def test_losses_are_those_of_plain_cross_entropy_and_kl(fitted_gpt2):
+    decoder, t, _, fitted, _ = fitted_gpt2
+    variants = [Variant({"part": "all"}, {n: Rule(fitted[n].probe) for n in t.layers})]
+    intact, changed = evaluate(decoder, t, variants, None, "test")
+    windows = t.windows["evaluation"]
+    expected = torch.zeros(len(windows.names), 3, dtype=torch.float64)
+    for ids, length, document in zip(windows.ids, windows.lengths, windows.document, strict=True):
+        row = torch.from_numpy(ids[None, :length])
+        with torch.inference_mode():
+            logits = decoder.model(input_ids=row).logits[0]
+            with Substitution(decoder, variants[0].rules, 1):
+                other = decoder.model(input_ids=row).logits[0]
+        goal = row[0, 2:]
+        expected[document, 0] += len(goal)
+        expected[document, 1] += torch.nn.functional.cross_entropy(logits[1:-1], goal, reduction="sum")
+        expected[document, 2] += torch.nn.functional.kl_div(
+            other[1:-1].log_softmax(-1), logits[1:-1].log_softmax(-1), log_target=True, reduction="sum"
+        )
+    assert torch.allclose(intact[:, 0], expected[:, 0])
+    assert torch.allclose(intact[:, 1], expected[:, 1], rtol=1e-5)
+    assert torch.allclose(changed[0, :, FIELDS.index("kl")], expected[:, 2], rtol=1e-4)
+
+
+def test_planted_linear_attention_can_be_removed_at_no_loss(tokenizer):
+    decoder = Decoder(build(TINY["gpt2"]), "planted")
+    plant_linear_attention(decoder)
+    t = task(tokenizer, ridge=1e-9)
+    fitted = solve(decoder, t, collect(decoder, t, False, None, "model"), "model")
+    variants = [
+        Variant({"part": "all", "replacement": "probe"}, {n: Rule(fitted[n].probe) for n in t.layers}),
+        Variant(
+            {"part": "all", "replacement": "shuffled"}, {n: Rule(fitted[n].probe, permuted=True) for n in t.layers}
+        ),
+    ]
+    sums = evaluate(decoder, t, variants, None, "test")
+    found = measures(*sums, np.ones((1, len(t.windows["evaluation"].names))))
+    assert abs(found["loss_increase"][0, 0]) < 1e-5
+    assert found["kl"][0, 0] < 1e-6
+    assert found["top1_agreement"][0, 0] > 0.999
+    assert found["kl"][1, 0] > 100 * found["kl"][0, 0]
+    assert found["share"].tolist() == [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_the_batch_size_changes_no_loss(fitted_gpt2, size):
+    decoder, t, _, fitted, needs = fitted_gpt2
+    limit = needs.threshold(1, True, 0.4)
+    rules = [
+        {n: Rule(fitted[n].probe, permuted=True) for n in t.layers},
+        {n: Rule(fitted[n].probe, choose=lambda site: needs.at(site, 1, True) <= limit) for n in t.layers},
+    ]
+    variants = [Variant({"part": "x"}, r) for r in rules]
+    _, whole = evaluate(decoder, t, variants, None, "test")
+    _, other = evaluate(decoder, type(t)(**{**vars_of(t), "batch": size}), variants, None, "test")
+    assert torch.allclose(whole, other, rtol=1e-5, atol=1e-6)
+
+
+def vars_of(t):
+    return {name: getattr(t, name) for name in t.__dataclass_fields__}
+
+
+def test_needs_are_relative_and_absolute_errors_of_heads(fitted_gpt2):
+    decoder, t, _, fitted, needs = fitted_gpt2
+    batch = first_batch(decoder, t)
+    found = activations(decoder, batch.ids, 1)
+    x, z = found["resid_pre"][0, 5:6], found["z"][0, 5:6]
+    predicted = fitted[1].probe(x)
+    weight = decoder.output_map(1)[0]
+    h = 3
+    own = slice(h * decoder.d_head, (h + 1) * decoder.d_head)
+    error, a = (z - predicted)[:, own] @ weight[own], z[:, own] @ weight[own]
+    logs = log_needs(x, z, predicted, head_isometry(weight, decoder.n_heads))[0]
+    assert float(logs[0, h].exp()) == pytest.approx(float(error.norm() / a.norm()), rel=1e-4)
+    assert float(logs[1, h].exp()) == pytest.approx(float(error.norm() / x.norm()), rel=1e-4)
+    assert torch.allclose(head_coordinates(z, head_isometry(weight, decoder.n_heads))[0, h].norm(), a.norm(), rtol=1e-4)
+    for kind in range(len(NEEDS)):
+        share = (needs.known[kind] <= needs.threshold(kind, True, 0.3)).mean()
+        assert share == pytest.approx(0.3, abs=0.01)
+
+
+def test_the_predicted_need_is_the_ridge_of_scikit_learn(fitted_gpt2):
+    decoder, t, _, fitted, needs = fitted_gpt2
+    train, held = (stored(decoder, t, split, 1) for split in ("train", "evaluation"))
+    isometry = head_isometry(decoder.output_map(1)[0], decoder.n_heads)
+
+    def target(rows):
+        x, z = torch.from_numpy(rows["x"]).float(), torch.from_numpy(rows["z"]).float()
+        return log_needs(x, z, fitted[1].probe(x), isometry).flatten(-2).double().numpy()
+
+    x = torch.from_numpy(held["x"]).float()
+    ours = needs.predictors[1](x).numpy()
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(train["x"])
+    best = min(
+        np.abs(
+            ours
+            - Ridge(alpha=len(train["x"]) * 10.0**e)
+            .fit(scaler.transform(train["x"]), target(train))
+            .predict(scaler.transform(held["x"]))
+        ).max()
+        for e in range(-9, 3)
+    )
+    assert best < 1e-3
+
+
+def test_low_rank_is_reduced_rank_regression_and_full_rank_is_the_probe(fitted_gpt2):
+    decoder, t, moments, fitted, _ = fitted_gpt2
+    train = stored(decoder, t, "train", 1)
+    alpha, weight = fitted[1].penalties["resid_pre"], decoder.output_map(1)[0].double().numpy()
+    path = RidgePath(moments[1].moments("train", "current"))
+    full = affine(path.solve_rank(alpha, torch.from_numpy(weight), decoder.d_model), moments[1].pilot)
+    assert torch.allclose(full.weight, fitted[1].probe.weight, atol=1e-6 * float(full.weight.abs().max()))
+    # oracle: ridge as extra rows of data, least squares, then the best projection of the fitted values
+    x, y = train["x"], train["z"] @ weight
+    mean, scale = x.mean(0), x.std(0)
+    s, target = (x - mean) / scale, y - y.mean(0)
+    rows = np.vstack([s, np.sqrt(len(x) * alpha) * np.eye(s.shape[1])])
+    b = np.linalg.lstsq(rows, np.vstack([target, np.zeros((s.shape[1], y.shape[1]))]), rcond=None)[0]
+    leading = np.linalg.svd(rows @ b, full_matrices=False)[2][:4]
+    expected = s @ b @ leading.T @ leading + y.mean(0)
+    ours = low_rank(moments[1], alpha, torch.from_numpy(weight))
+    found = ours["rank_4"](torch.from_numpy(x)).numpy() @ weight
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    assert set(ours) == {f"rank_{r}" for r in RANKS if r < decoder.d_model}
+    assert np.linalg.matrix_rank(found - found.mean(0), tol=1e-6 * np.abs(found).max() * len(found)) <= 4
+
+
+def test_the_network_is_never_worse_than_the_probe_on_the_validation_documents(fitted_gpt2):
+    decoder, t, moments, fitted, _ = fitted_gpt2
+    mlps = train_mlps(decoder, t, fitted, moments)
+    for layer in t.layers:
+        rows = stored(decoder, t, "validation", layer)
+        x, z = (torch.from_numpy(rows[k]).float() for k in ("x", "z"))
+        weight = decoder.output_map(layer)[0].float()
+        probe = ((z - fitted[layer].probe(x)) @ weight).square().sum(-1).mean()
+        assert float(mlps[layer].loss(x, z)) <= float(probe) * (1 + 1e-5)
+
+
+def test_skipping_for_real_equals_substitution(tiny, tokenizer):
+    t = task(tokenizer)
+    fitted = solve(tiny, t, collect(tiny, t, False, None, "model"), "model")
+    probe, batch = {n: fitted[n].probe for n in t.layers}, first_batch(tiny, t)
+    masks = {
+        n: torch.rand(*batch.ids.shape, tiny.n_heads, generator=torch.Generator().manual_seed(n)) < 0.5
+        for n in t.layers
+    }
+    for mask in masks.values():
+        mask[:, 0] = True
+    rules = {n: Rule(probe[n], choose=lambda site: ~masks[site.layer][:, 1:]) for n in t.layers}
+    dense, _ = run(tiny, t, rules, batch)
+    with Skipping(tiny, {n: lambda x, n=n: masks[n] for n in t.layers}, probe):
+        gathered = log_probabilities(tiny, batch.ids)
+    assert (dense - gathered).abs().max() < 1e-4
+    everything, _ = run(
+        tiny, type(t)(**{**vars_of(t), "start_position": 0}), {n: Rule(probe[n]) for n in t.layers}, batch
+    )
+    with replaced_layers(tiny, probe):
+        folded = log_probabilities(tiny, batch.ids)
+    assert (everything - folded).abs().max() < 1e-4
+    with Skipping(tiny, {}, probe):
+        assert (log_probabilities(tiny, batch.ids) - log_probabilities(tiny, batch.ids)).abs().max() < 1e-5
+
+
+def test_operations_fall_with_the_share_that_is_skipped(fitted_gpt2):
+    decoder, t, _, fitted, needs = fitted_gpt2
+    cost = measure_cost(decoder, t, {n: fitted[n].probe for n in t.layers}, needs, (0.5, 1.0))
+    layers = cost[cost["kind"] == "layers"].sort_values("share")
+    assert layers["flops_ratio"].is_monotonic_decreasing
+    assert (layers["flops_ratio"] < 1).all()
+    operations = cost[cost["kind"] == "operations"].sort_values("share")
+    assert operations["share"].iloc[-1] == 1
+    assert (cost["n"] >= 5).all()
+
+
+def test_the_removable_share_is_the_first_crossing():
+    shares = np.array([[0.2, 0.5, 1.0]])
+    assert removable(shares, np.array([[0.0, 0.03, 0.5]]), 0.01)[0] == pytest.approx(0.2 + 0.3 / 3)
+    assert removable(shares, np.array([[0.02, 0.0, 0.5]]), 0.01)[0] == pytest.approx(0.1)
+    assert removable(shares, np.array([[0.0, 0.0, 0.005]]), 0.01)[0] == 1.0
+    assert removable(shares, np.array([[-0.01, 0.0, 0.02]]), 0.01)[0] == pytest.approx(0.75)
+
+
+def test_intervals_of_paired_loss_differences_cover_in_simulation():
+    """Documents of very different difficulty, a small difference: only a paired interval finds it with the right coverage."""
+    g, documents, truth = np.random.default_rng(0), 12, 0.05
+    inside, width, trials = 0, [], 300
+    for _ in range(trials):
+        tokens = g.integers(500, 1500, documents).astype(float)
+        base = tokens * g.normal(3.5, 0.4, documents)
+        change = base + tokens * g.normal(truth, 0.02, documents)
+        sums = [np.zeros((documents, len(FIELDS))) for _ in range(2)]
+        for s, loss in zip(sums, (base, change), strict=True):
+            s[:, 0], s[:, 1], s[:, 5] = tokens, loss, tokens
+        bootstrap = Bootstrap(documents, int(g.integers(2**31)), 500)
+        found = measures(torch.from_numpy(sums[0]), torch.from_numpy(sums[1])[None], bootstrap.weights)
+        e = bootstrap.estimate(found["loss_increase"][0])
+        inside += e.lower <= truth <= e.upper
+        width.append(e.upper - e.lower)
+    error = 3 * np.sqrt(0.95 * 0.05 / trials)
+    assert 0.95 - error - 0.02 < inside / trials < 0.95 + error + 0.01
+    assert np.median(width) < 4 * norm.ppf(0.975) * 0.02 / np.sqrt(documents)
+
+
+def test_both_tokens_together_equal_scikit_learn(tokenizer):
+    decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
+    t = type(task(tokenizer))(**{**vars_of(task(tokenizer)), "both_tokens": True})
+    scores, fitted = measure(decoder, t, True, None, "model")
+    train, held = stored(decoder, t, "train", 1), stored(decoder, t, "evaluation", 1)
+    together = {k: np.hstack([rows["x"], rows["previous"]]) for k, rows in (("train", train), ("held", held))}
+    expected = ridge(together["train"], train["z"])(together["held"])
+    rows = type("R", (), {"x": torch.from_numpy(held["x"]), "previous": torch.from_numpy(held["previous"])})()
+    assert np.abs(fitted[1].predictors["both_tokens"](rows).numpy() - expected).max() < 1e-7 * np.abs(expected).max()
+    weights = np.ones((1, len(t.windows["evaluation"].names)))
+    assert scores[1].metrics("both_tokens", weights)[0]["R2"][0] > 0
