@@ -194,15 +194,14 @@ def removal_by_layer(losses: Losses) -> Figure:
             rows = table[(table["part"] == part) & (table["replacement"] == name)]
             if len(rows):
                 _line(axes, rows, label, look)
-        axes.axhline(0, color="0.6", lw=0.6)
         shown = table[(table["part"] == part) & table["replacement"].isin(list(REPLACEMENTS))]
-        axes.set_yscale("symlog", linthresh=0.01)
-        axes.set(
-            xlabel="layer",
-            ylabel="loss increase (nats per token)",
-            title=title,
-            ylim=(min(-0.001, shown["lower"].min()) if len(shown) else None, None),
-        )
+        lowest = shown["lower"].min()
+        axes.set(xlabel="layer", ylabel="loss increase (nats per token)", title=title)
+        if lowest > 0.001:
+            axes.set(yscale="log", ylim=(lowest * 0.7, None))
+        else:
+            axes.axhline(0, color="0.6", lw=0.6)
+            axes.set_yscale("symlog", linthresh=0.01)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=7)
     n = losses.summary["loss_intact"]["n"]

@@ -15,25 +15,37 @@ from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from labbook import verdicts
 from redundancy import probe
 from redundancy.models import load_model, locate
 from redundancy.text import DATA, read_corpus
 
 ROOT = Path(__file__).parent.parent
+RUN = DATA / "runs" / "embedded" / "probe"
 # ground floor first; a module may import from the rows above its own
 FLOORS = (
     {"labbook.console", "labbook.estimate", "labbook.style"},
     {"labbook.processes"},
     {"labbook.run"},
+    {"labbook.verdicts"},
     {"redundancy.text", "redundancy.ngram"},
     {"redundancy.models", "redundancy.moments"},
     {"redundancy.capture", "redundancy.ridge"},
     {"redundancy.controls"},
     {"redundancy.scores"},
     {"redundancy.measure"},
-    {"redundancy.setup", "redundancy.tables"},
+    {
+        "redundancy.setup",
+        "redundancy.tables",
+        "redundancy.substitution",
+        "redundancy.rivals",
+        "redundancy.attention",
+        "redundancy.checkpoints",
+    },
+    {"redundancy.need", "redundancy.courses"},
+    {"redundancy.losses", "redundancy.skipping"},
     {"redundancy.figures"},
-    {"redundancy.probe", "redundancy.pretrain"},
+    {"redundancy.probe", "redundancy.training", "redundancy.removal", "redundancy.pretrain"},
     {"redundancy.benchmark"},
 )
 
@@ -84,13 +96,21 @@ def test_notebooks_are_stored_without_outputs():
         assert not any(c.get("outputs") or c.get("execution_count") for c in cells), path.name
 
 
-def test_notebook_regenerates_the_committed_figures(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("01_attention_redundancy", "redundancy_"),
+        ("02_redundancy_over_training", "training_"),
+        ("02b_removal", "removal_"),
+    ],
+)
+def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name, prefix):
     monkeypatch.setenv("FIGURES", str(tmp_path))
-    notebook = nbformat.read(ROOT / "notebooks" / "01_attention_redundancy.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
-    names = {p.name for p in (ROOT / "figures").glob("redundancy_*")}
+    names = {p.name for p in (ROOT / "figures").glob(f"{prefix}*")}
     assert names == {p.name for p in tmp_path.iterdir()}
-    assert any(n.endswith(".png") for n in names)
+    assert len(names) == 6
 
 
 def test_no_file_names_a_place_on_somebodys_machine():
@@ -103,7 +123,7 @@ def test_no_file_names_a_place_on_somebodys_machine():
 
 
 def test_the_shipped_run_is_of_the_shipped_model_and_text(tmp_path):
-    about = json.loads((DATA / "run" / "provenance.json").read_text())
+    about = json.loads((RUN / "provenance.json").read_text())
 
     assert read_corpus(None).hash == about["data_hash"]
     assert load_model(locate(None), torch.device("cpu"), torch.float32, 0).weight_hash() == about["weight_hash"]
@@ -111,11 +131,11 @@ def test_the_shipped_run_is_of_the_shipped_model_and_text(tmp_path):
 
 def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
     """The whole main job against the shipped run: float32 sums differ between machines, by far less than any interval."""
-    config = json.loads((DATA / "run" / "config.json").read_text())
+    config = json.loads((RUN / "config.json").read_text())
     probe.main(["--layers", "0", "3", "--out", str(tmp_path / "run")])
     columns = ["layer", "feature", "metric"]
     ours = pd.read_csv(tmp_path / "run" / "layers.csv").set_index(columns)
-    reference = pd.read_csv(DATA / "run" / "layers.csv").set_index(columns)
+    reference = pd.read_csv(RUN / "layers.csv").set_index(columns)
     reference = reference[reference.index.get_level_values("layer").isin([0, 3])]
     assert sorted(ours.index) == sorted(reference.index)
     assert config["model"] == "embedded"
@@ -125,7 +145,32 @@ def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["make probe", "make test", "make figures", "python -m redundancy.probe gpt2-medium"]
+    "command",
+    [
+        "make probe",
+        "make test",
+        "make figures",
+        "python -m redundancy.probe gpt2-medium",
+        "python -m redundancy.training",
+        "python -m redundancy.removal",
+        "torchrun",
+    ],
 )
 def test_the_readme_names_the_commands(command):
     assert command in (ROOT / "README.md").read_text()
+
+
+def test_the_verdict_page_and_the_readme_are_those_of_the_shipped_runs(tmp_path):
+    verdicts.main(["--out", str(tmp_path / "page.md")])
+    assert (tmp_path / "page.md").read_text() == verdicts.PAGE.read_text()
+    rows = verdicts.headline(verdicts.rows_of([verdicts.read_run(folder) for folder in verdicts.shipped()]))
+    assert "\n".join(rows) in verdicts.README.read_text()
+    for target in re.findall(r"\]\(([^)h][^)]*)\)", verdicts.PAGE.read_text()):
+        assert (ROOT / target).exists(), target
+
+
+def test_shipped_runs_are_finished_runs_of_the_models_they_name():
+    for folder in verdicts.shipped():
+        run = verdicts.read_run(folder)
+        assert run.kind == folder.name
+        assert run.summary["model"] == folder.parent.name
