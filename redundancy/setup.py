@@ -173,7 +173,8 @@ def run_folder(config: dict[str, Any], settings: Settings) -> Path:
     if settings.resume:
         for folder in sorted(Path("runs").glob(f"{name}-*"), reverse=True):
             try:
-                if not Run(folder, config).finished:
+                Run(folder, config)
+                if not (folder / "summary.json").exists():
                     return folder
             except UserError:
                 continue  # a run with another configuration
@@ -217,7 +218,8 @@ class Prepared:
         """The run folder of this request (`more` joins its configuration), with its provenance written unless it is finished."""
         hashes = {name: self.facts[name] for name in ("weight_hash", "data_hash")}
         config = {**asdict(self.config), **hashes, **(more or {})}
-        run = Run(processes.agree(run_folder(config, settings)), config)
+        folder = run_folder(config, settings) if processes.rank() == 0 else Path()
+        run = Run(processes.agree(folder), config)
         if not run.finished:
             run.json("provenance.json", provenance(**self.facts))
         return run

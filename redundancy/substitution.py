@@ -137,7 +137,10 @@ class Substitution:
             assert self._x is not None
             z, start, heads = args[0], self.start, self.decoder.n_heads
             x, truth = self._x[:, start:].to(z.device), z[:, start:]
-            predicted = rule.predict(x.flatten(0, 1)).to(z.dtype).view_as(truth)
+            # half-precision models: the probe stays float32
+            rows = x.flatten(0, 1)
+            rows = rows if rows.dtype == torch.float64 else rows.float()
+            predicted = rule.predict(rows).to(z.dtype).view_as(truth)
             if rule.permuted:
                 assert self.batch is not None
                 order = _permutation(self.batch)[:, start:].to(z.device) - start

@@ -36,10 +36,16 @@ def run(module: str, args: list[str], count: int) -> subprocess.CompletedProcess
     ("module", "more", "tables"),
     [
         ("redundancy.probe", [], ["layers", "heads", "controls"]),
+        (
+            "redundancy.training",
+            ["--checkpoints", "random:{model}", "{model}"],
+            ["layers", "drivers", "attention", "losses"],
+        ),
         ("redundancy.removal", ["--parts", "all", "curve", "--shares", "0.5"], ["predictors", "substitution", "curve"]),
     ],
 )
 def test_two_processes_give_the_numbers_of_one(gpt2_folder, text_folder, tmp_path, module, more, tables):
+    more = [part.format(model=gpt2_folder) for part in more]
     for count in (1, 2):
         args = arguments(gpt2_folder, text_folder, tmp_path / str(count), "--batch-size", "8", *more)
         done = run(module, args, count)

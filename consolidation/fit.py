@@ -1,0 +1,174 @@
+"""A decay exponent that can be cited: `python -m consolidation.fit [SOURCE]`.
+
+SOURCE is a CSV file, the name of a shipped human series, or nothing: then the thirteen points of the examined paper's figure 4A are fitted and held
+against the human series on the same clock, because no reference trajectory of a trained model is shipped yet.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from consolidation import humans
+from consolidation.analysis import DecayFit, fit_decay, units_table
+from consolidation.decay import CLOCKS, FORMS, Clock, Curve
+from consolidation.report import bibtex, data_hash, latex, summary, to_json
+from labbook.console import UserError, choice, console, guarded
+from labbook.estimate import REPLICATES
+from labbook.run import Run, provenance, replacing
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What is fitted, and how."""
+
+    source: Annotated[str, tyro.conf.Positional] = humans.PAPER_SERIES
+    """A CSV file, or a series of `python -m consolidation.humans`; default: the points of the paper's figure 4A."""
+    x: str = "x"
+    """Column of the CSV that is counted."""
+    y: str = "value"
+    """Column of the CSV that decays."""
+    series: str | None = None
+    """Which series of the CSV, where its column `series` holds several."""
+    clock: str | None = None
+    """What x counts: one of the clocks of the registry, or your own words; needed for a CSV without a column `clock`."""
+    unit: str | None = None
+    """Column of independent units (seed, pattern, list, subject); resampled as wholes."""
+    count: str | None = None
+    """Column of trials behind each proportion, for binomial likelihood."""
+    window: tuple[float, float] | None = None
+    """First and last x that are used."""
+    forms: tuple[str, ...] = tuple(FORMS)
+    """Rival forms."""
+    bootstrap: int = REPLICATES
+    """Replicates."""
+    human: tuple[str, ...] = ("all",)
+    """Human series to compare with, or all on the same clock."""
+    seed: int = 0
+    """Of the bootstrap and of the simulations."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What changes no number."""
+
+    out: Path | None = None
+    """Run folder; default: runs/fit-<source>-<time>."""
+
+
+def read(config: FitConfig) -> Curve:
+    """The curve asked for. Raises UserError for missing files, columns, series, and for values that are no numbers."""
+    path = Path(config.source)
+    curve = _from_csv(path, config) if path.suffix == ".csv" else humans.load(config.source)
+    if config.window:
+        curve = curve.within(*config.window)
+        if len(curve.x) == 0:
+            raise UserError(f"--window {config.window} leaves no point of {curve.name}. Change --window.")
+    return curve
+
+
+def _from_csv(path: Path, config: FitConfig) -> Curve:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Name a CSV, or one of the series of `python -m consolidation.humans`.")
+    table = pd.read_csv(path)
+    named = {"--x": config.x, "--y": config.y, "--unit": config.unit, "--count": config.count}
+    for flag, column in named.items():
+        if column is not None and column not in table:
+            raise UserError(
+                f"{path} has no column {column!r}; it has {', '.join(map(str, table.columns))}. Change {flag}."
+            )
+    if "series" in table:
+        names = list(dict.fromkeys(table["series"].astype(str)))
+        if config.series is None and len(names) > 1:
+            raise UserError(f"{path} holds {len(names)} series ({', '.join(names[:20])}). Choose one with --series.")
+        if config.series is not None and config.series not in names:
+            raise UserError(
+                f"{path} has no series {config.series!r}; there are {', '.join(names[:20])}. Change --series."
+            )
+        table = table[table["series"].astype(str) == (config.series or names[0])]
+    clock = config.clock or (str(table["clock"].iloc[0]) if "clock" in table else None)
+    if clock is None:
+        raise UserError(
+            f"{path} does not say what {config.x} counts. Say it with --clock, for instance {', '.join(map(repr, CLOCKS))}."
+        )
+    numbers = table[[c for c in (config.x, config.y, config.count) if c]].apply(pd.to_numeric, errors="coerce")
+    bad = ~np.isfinite(numbers.to_numpy(dtype=float)).all(1)
+    if bad.any():
+        raise UserError(
+            f"{path}: row {int(np.flatnonzero(bad)[0]) + 2} has no number in {', '.join(numbers.columns)} ({int(bad.sum())} rows in all). Fill or remove them."
+        )
+    order = np.argsort(numbers[config.x].to_numpy(), kind="stable")
+    own_unit = str(table["clock_unit"].iloc[0]) if "clock_unit" in table else "units of x"
+    return Curve(
+        name=config.series or path.stem,
+        x=numbers[config.x].to_numpy(dtype=float)[order],
+        y=numbers[config.y].to_numpy(dtype=float)[order],
+        clock=Clock(clock, CLOCKS.get(clock, own_unit)),
+        unit=None if config.unit is None else np.array([str(u) for u in table[config.unit]])[order],
+        count=None if config.count is None else numbers[config.count].to_numpy(dtype=float)[order],
+        error="binomial" if config.count else "gaussian",
+        source=f"{path.name}, columns {config.x} and {config.y}",
+    )
+
+
+def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
+    """The analysis: read, fit in every way, write the run folder."""
+    curve = read(config)
+    if config.source == humans.PAPER_SERIES:
+        choice(
+            "source", curve.name, "no reference trajectory is shipped yet; these are the examined paper's own points"
+        )
+    found = fit_decay(
+        curve,
+        config.forms,
+        config.unit,
+        config.bootstrap,
+        None if config.human == ("all",) else config.human,
+        seed=config.seed,
+    )
+    name = Path(config.source).stem
+    run = Run(
+        settings.out or Path("runs") / f"fit-{name}-{time.strftime('%Y%m%d-%H%M%S')}",
+        {**asdict(config), "data_hash": data_hash(curve)},
+    )
+    run.json("provenance.json", provenance(data_hash=data_hash(curve), seed=config.seed))
+    run.table("forms.csv", found.comparison.table)
+    run.table("exponents.csv", found.exponents)
+    run.table("multiverse.csv", found.multiverse.table)
+    run.table("units.csv", units_table(curve))
+    for file, text in (("gamma.tex", latex(found)), ("gamma.bib", bibtex(found))):
+        with replacing(run.folder / file) as partial:
+            partial.write_text(text, encoding="utf-8")
+    run.json("fit.json", to_json(found))
+    return found, run.folder
+
+
+@dataclass(frozen=True)
+class Command:
+    """Fit a decay curve in every way that applies, compare the forms, and hold the exponent against humans."""
+
+    config: tyro.conf.OmitArgPrefixes[FitConfig]
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line."""
+    command = tyro.cli(Command, args=args, prog="python -m consolidation.fit")
+
+    def body() -> None:
+        from consolidation.figures import draw  # plotting libraries are slow to import; errors above should be fast
+
+        found, folder = execute(command.config, command.settings)
+        draw(found, folder)
+        console.print(summary(found), markup=False)
+        console.print(str(folder))
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Every reasonable way to get an exponent from the same numbers, all at once: the specification curve of gamma.
+
+form           power | power with asymptote | shifted power
+clock          x as counted | 1 + x (counting starts one earlier)
+normalisation  as given | divided by the first point | odds y / (1 - y), for proportions below 1
+floor          none | half of the smallest y subtracted
+window         all | without the first x | without the last x | first half | second half of ln x
+estimator      loglog | nls | weighted or ml where the data allow
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from consolidation.decay import Curve
+from consolidation.inference import ESTIMATORS, Estimator, fit
+from labbook.console import UserError
+
+FORMS = ("power", "power_asymptote", "shifted_power")
+NORMALISATIONS = ("as given", "first point = 1", "odds")
+FLOORS = ("none", "half of the smallest subtracted")
+WINDOWS = ("all", "without the first", "without the last", "first half", "second half")
+OFFSETS = ("x", "1 + x")
+
+
+@dataclass(frozen=True)
+class Multiverse:
+    """All specifications: `table` has one row each (gamma or the reason why there is none), `summary` median, range and shares."""
+
+    table: pd.DataFrame
+    summary: dict[str, float]
+    verdict: str
+
+
+def _shape(curve: Curve, offset: str, normalisation: str, floor: str, window: str) -> Curve:
+    """The curve under one specification. Raises UserError when it does not apply."""
+    x, y = curve.x, curve.y
+    if floor != "none":
+        y = y - y.min() / 2
+    if normalisation == "first point = 1":
+        first = y[x == x.min()].mean()
+        if first <= 0:
+            raise UserError("the first point is not positive")
+        y = y / first
+    elif normalisation == "odds":
+        if (y <= 0).any() or (y >= 1).any():
+            raise UserError("odds need proportions strictly between 0 and 1")
+        y = y / (1 - y)
+    shaped = replace(curve, x=x + (1 if offset == "1 + x" else 0), y=y, error="gaussian", normalisation=normalisation)
+    values = np.unique(shaped.x)
+    if window == "all":
+        return shaped
+    if window in ("first half", "second half"):
+        if values[0] <= 0:
+            raise UserError("halves of ln x need positive x")
+        middle = np.sqrt(values[0] * values[-1])
+        return shaped.within(values[0], middle) if window == "first half" else shaped.within(middle, values[-1])
+    return (
+        shaped.within(values[1], values[-1]) if window == "without the first" else shaped.within(values[0], values[-2])
+    )
+
+
+def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multiverse:
+    """Run every specification on the same data read by one or several clocks.
+
+    Parameters
+    ----------
+    curves : the data by clock.
+    human : the range of exponents to which each gamma is held.
+    """
+    rows = []
+    for clock, curve in curves.items():
+        for choice in itertools.product(FORMS, OFFSETS, NORMALISATIONS, FLOORS, WINDOWS, ESTIMATORS):
+            rows.append({"clock": clock, **_one(curve, *choice)})
+    table = pd.DataFrame(rows)
+    good = table["gamma"].dropna()
+    if good.empty:
+        raise UserError(
+            "no specification of the multiverse could be fitted: the curve has too few points for every form."
+        )
+    inside = good.between(*human)
+    summary = {
+        "specifications": len(table),
+        "fitted": len(good),
+        "median": float(good.median()),
+        "lower_quartile": float(good.quantile(0.25)),
+        "upper_quartile": float(good.quantile(0.75)),
+        "smallest": float(good.min()),
+        "largest": float(good.max()),
+        "share_in_human_range": float(inside.mean()),
+        "human_low": human[0],
+        "human_high": human[1],
+    }
+    verdict = (
+        f"over {len(good)} specifications gamma has the median {summary['median']:.2f} (quartiles {summary['lower_quartile']:.2f} to {summary['upper_quartile']:.2f}, range "
+        f"{summary['smallest']:.2f} to {summary['largest']:.2f}); {summary['share_in_human_range']:.0%} lie within {human[0]:g} to {human[1]:g}."
+    )
+    return Multiverse(table.sort_values("gamma", ignore_index=True), summary, verdict)
+
+
+def _one(
+    curve: Curve, form: str, offset: str, normalisation: str, floor: str, window: str, estimator: Estimator
+) -> dict[str, object]:
+    keys = {
+        "form": form,
+        "offset": offset,
+        "normalisation": normalisation,
+        "floor": floor,
+        "window": window,
+        "estimator": estimator,
+    }
+    try:
+        shaped = _shape(curve, offset, normalisation, floor, window)
+        if estimator == "ml" and (normalisation != "as given" or floor != "none"):
+            raise UserError("binomial likelihood needs the proportions themselves")
+        fitted = fit(shaped, form, estimator)
+    except UserError as error:
+        return {**keys, "gamma": float("nan"), "failures": str(error)}
+    sound = not fitted.failures
+    return {**keys, "gamma": fitted.exponent if sound else float("nan"), "failures": "; ".join(fitted.failures)}
