@@ -1,4 +1,4 @@
-"""One curve, everything that can honestly be said about its exponent: `fit_decay`.
+"""One curve, everything that can honestly be said about its exponent: `analyse`.
 
 Steps: rival forms and their verdict; the exponent of each power form under every estimator with its interval; the multiverse; single units
 and the averaging test where there are units; human series of the same clock and form, and the equivalence test.
@@ -27,7 +27,7 @@ POWERS = ("power", "power_asymptote", "shifted_power")
 
 @dataclass(frozen=True)
 class DecayFit:
-    """Everything that `fit_decay` found.
+    """Everything that `analyse` found.
 
     Attributes
     ----------
@@ -63,24 +63,6 @@ class DecayFit:
     def to_frame(self) -> pd.DataFrame:
         """The exponents of every power form and estimator."""
         return self.exponents
-
-    def summary(self) -> str:
-        """The report as text."""
-        from consolidation.report import summary
-
-        return summary(self)
-
-    def to_latex(self) -> str:
-        """Macros and a sentence for a paper."""
-        from consolidation.report import latex
-
-        return latex(self)
-
-    def plot(self) -> Any:
-        """The data with their fits, as a matplotlib figure."""
-        from consolidation.figures import data_and_fits
-
-        return data_and_fits(self)
 
 
 def _exponents(curve: Curve, unit: str | None, seed: int, replicates: int) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -138,7 +120,7 @@ def human_exponents(clock: Clock, form: str = "power", series: Sequence[str] | N
     return out
 
 
-def fit_decay(
+def analyse(
     curve: Curve,
     forms: Sequence[str] = tuple(FORMS),
     unit: str | None = None,

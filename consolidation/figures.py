@@ -1,5 +1,6 @@
 """Figures of a decay fit: data with fits and bands, residuals, the specification curve, and a forest plot beside humans."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def data_and_fits(found: DecayFit) -> Figure:
     panels[2].set(xlabel=str(curve.clock), ylabel="residual (data minus fit)")
     if (data.x > 0).all():
         panels[2].set_xscale("log")
-    figure.suptitle(comparison.verdict, fontsize=8)
+    figure.suptitle(textwrap.fill(comparison.verdict, 150), fontsize=8)
     return figure
 
 

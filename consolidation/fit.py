@@ -14,9 +14,9 @@ import pandas as pd
 import tyro
 
 from consolidation import humans
-from consolidation.analysis import DecayFit, fit_decay, units_table
+from consolidation.analysis import DecayFit, units_table
 from consolidation.decay import CLOCKS, FORMS, Clock, Curve
-from consolidation.report import bibtex, data_hash, latex, summary, to_json
+from consolidation.report import bibtex, data_hash, fit_decay, latex, summary, to_json
 from labbook.console import UserError, choice, console, guarded
 from labbook.estimate import REPLICATES
 from labbook.run import Run, provenance, replacing
@@ -124,10 +124,10 @@ def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
         )
     found = fit_decay(
         curve,
-        config.forms,
-        config.unit,
-        config.bootstrap,
-        None if config.human == ("all",) else config.human,
+        forms=config.forms,
+        unit=config.unit,
+        replicates=config.bootstrap,
+        human=None if config.human == ("all",) else config.human,
         seed=config.seed,
     )
     name = Path(config.source).stem

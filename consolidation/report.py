@@ -5,11 +5,39 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from consolidation import humans
-from consolidation.analysis import DecayFit
+from consolidation.analysis import DecayFit, analyse
 from consolidation.decay import Curve
 from labbook.run import digest
+
+
+class DecayReport(DecayFit):
+    """A decay fit that can show itself."""
+
+    def summary(self) -> str:
+        """The report as text."""
+        return summary(self)
+
+    def to_latex(self) -> str:
+        """Macros and a sentence for a paper."""
+        return latex(self)
+
+    def plot(self) -> Figure:
+        """The data with their fits."""
+        from consolidation.figures import data_and_fits  # plotting libraries are slow to import
+
+        return data_and_fits(self)
+
+
+def fit_decay(curve: Curve, **options: Any) -> DecayReport:
+    """Fit a curve in every way that applies to it, as `python -m consolidation.fit` does; `options` are those of `analysis.analyse`.
+
+    Raises UserError when no form, or no power law, can be fitted.
+    """
+    return DecayReport(**vars(analyse(curve, **options)))
+
 
 SCHEMA = 1
 # figure 4A of arXiv:2602.12204: P_episodic(k) = .89 k^-.43

@@ -86,6 +86,18 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         ) from error
 
 
+def read_finished(folder: Path, tables: Iterable[str], kind: str) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """Summary and tables of a finished run. Raises UserError when `folder` is not a finished run of that kind."""
+    names = {name: folder / f"{name}.csv" for name in tables}
+    missing = [path.name for path in (folder / "summary.json", *names.values()) if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} is not a finished {kind} run (no {', '.join(missing)}). Finish it with --resume, or name another folder."
+        )
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return summary, {name: pd.read_csv(path) for name, path in names.items()}
+
+
 def digest(parts: Iterable[bytes]) -> str:
     """SHA-256 over `parts` in order, as hexadecimal."""
     sha = hashlib.sha256()
@@ -169,6 +181,12 @@ class Run:
     def finished(self) -> bool:
         """Whether the run has its `summary.json`."""
         return processes.agree((self.folder / "summary.json").exists())
+
+    def finish(self, tables: dict[str, pd.DataFrame], summary: dict[str, Any]) -> None:
+        """Write all tables, then `summary.json`, whose presence says that the run is finished."""
+        for name, table in tables.items():
+            self.table(f"{name}.csv", table)
+        self.json("summary.json", summary)
 
     def json(self, name: str, value: Any) -> None:
         """Write `name` (a .json file) into the folder."""

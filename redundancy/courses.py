@@ -7,7 +7,6 @@ trend       slope per tenfold of steps (step 0 left out) with its interval, and 
 """
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from rich.table import Table
 from scipy.stats import page_trend_test
 from torch import Tensor
 
-from labbook.console import UserError, console
+from labbook.console import console
 from labbook.estimate import Array, Bootstrap, Estimate
-from labbook.run import Run
+from labbook.run import Run, read_finished
 from redundancy.attention import PATTERNS
 from redundancy.controls import RANDOM
 from redundancy.measure import Task
@@ -79,19 +78,12 @@ class Course:
 
     def write(self, run: Run) -> None:
         """Write all tables into the run folder, `summary.json` last."""
-        for name in FRAMES:
-            run.table(f"{name}.csv", getattr(self, name))
-        run.json("summary.json", self.summary)
+        run.finish({name: getattr(self, name) for name in FRAMES}, self.summary)
 
     @staticmethod
     def read(folder: Path) -> "Course":
         """Read a finished run. Raises UserError when `folder` is not one."""
-        if not (folder / "summary.json").is_file() or not (folder / "trend.csv").is_file():
-            raise UserError(
-                f"{folder} is not a finished training run (no summary.json and trend.csv). Finish it with --resume, or name another folder."
-            )
-        frames = {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=True) for name in FRAMES}
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary, frames = read_finished(folder, FRAMES, "training")
         return Course(summary=summary, folder=folder, **frames)
 
 

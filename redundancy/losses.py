@@ -1,6 +1,5 @@
 """From sums to tables for the removal experiments: loss increases, the removal curve, what can be removed at a given loss."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from labbook.console import UserError, console
+from labbook.console import console
 from labbook.estimate import Array, Bootstrap, Estimate
-from labbook.run import Run
+from labbook.run import Run, read_finished
 from redundancy.measure import Task
 from redundancy.need import Needs
 from redundancy.scores import METRICS, LayerScores
@@ -68,19 +67,12 @@ class Losses:
 
     def write(self, run: Run) -> None:
         """Write all tables into the run folder, `summary.json` last."""
-        for name in (*FRAMES, "cost"):
-            run.table(f"{name}.csv", getattr(self, name))
-        run.json("summary.json", self.summary)
+        run.finish({name: getattr(self, name) for name in (*FRAMES, "cost")}, self.summary)
 
     @staticmethod
     def read(folder: Path) -> "Losses":
         """Read a finished run. Raises UserError when `folder` is not one."""
-        if not (folder / "summary.json").is_file() or not (folder / "removable.csv").is_file():
-            raise UserError(
-                f"{folder} is not a finished removal run (no summary.json and removable.csv). Finish it with --resume, or name another folder."
-            )
-        frames = {name: pd.read_csv(folder / f"{name}.csv") for name in (*FRAMES, "cost")}
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary, frames = read_finished(folder, (*FRAMES, "cost"), "removal")
         return Losses(summary=summary, folder=folder, **frames)
 
 

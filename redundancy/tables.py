@@ -1,6 +1,5 @@
 """From sums to tables: every score with its interval, its controls beside it, and the verdict in one sentence."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from labbook.console import UserError, console
+from labbook.console import console
 from labbook.estimate import Array, Bootstrap, Estimate
-from labbook.run import Run
+from labbook.run import Run, read_finished
 from redundancy.controls import RANDOM
 from redundancy.measure import Task
 from redundancy.models import Decoder
@@ -59,21 +58,13 @@ class Tables:
 
     def write(self, run: Run) -> None:
         """Write all tables into the run folder, `summary.json` last."""
-        for name in FRAMES:
-            run.table(f"{name}.csv", getattr(self, name))
-        run.json("summary.json", self.summary)
+        run.finish({name: getattr(self, name) for name in FRAMES}, self.summary)
 
     @staticmethod
     def read(folder: Path) -> "Tables":
         """Read a finished run. Raises UserError when `folder` is not one."""
-        if not (folder / "summary.json").is_file():
-            raise UserError(
-                f"{folder} is not a finished probe run (no summary.json). Finish it with --resume, or name another folder."
-            )
-        frames = {name: pd.read_csv(folder / f"{name}.csv") for name in FRAMES}
-        return Tables(
-            **frames, summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")), folder=folder
-        )
+        summary, frames = read_finished(folder, FRAMES, "probe")
+        return Tables(summary=summary, folder=folder, **frames)
 
 
 class _Rows:

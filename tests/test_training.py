@@ -22,20 +22,11 @@ from redundancy.courses import DRIVERS, FRAMES, Course
 from redundancy.figures import COURSE_FIGURES
 from redundancy.models import Decoder, load_model, locate
 from redundancy.tables import Tables
-from tests.conftest import TINY, build
+from tests.conftest import TINY, build, fails
 from tests.test_measure import task
 from tests.test_probe import arguments
 
 STEPS = (0, 16, 128, 1024)
-
-
-def fails(capsys, args: list[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        training.main(args)
-    text = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert "Traceback" not in text
-    return " ".join(text.split())
 
 
 @pytest.fixture(scope="module")
@@ -189,16 +180,18 @@ def test_the_layout_of_pretrain_ends_with_the_final_model():
 
 def test_folders_and_lists_without_checkpoints(capsys, tmp_path, folder, text_folder, gpt2_folder):
     (tmp_path / "empty").mkdir()
-    assert "holds no checkpoints" in fails(capsys, arguments(tmp_path / "empty", text_folder, tmp_path / "o"))
-    assert "not a folder of checkpoints" in fails(capsys, arguments("gpt2", text_folder, tmp_path / "o"))
+    assert "holds no checkpoints" in fails(
+        training.main, capsys, arguments(tmp_path / "empty", text_folder, tmp_path / "o")
+    )
+    assert "not a folder of checkpoints" in fails(training.main, capsys, arguments("gpt2", text_folder, tmp_path / "o"))
     one = [*arguments(gpt2_folder, text_folder, tmp_path / "o"), "--checkpoints", str(gpt2_folder)]
-    assert "at least 2" in fails(capsys, one)
+    assert "at least 2" in fails(training.main, capsys, one)
     two = [*one, str(tmp_path / "gone.safetensors")]
-    assert "does not exist" in fails(capsys, two)
+    assert "does not exist" in fails(training.main, capsys, two)
     both = [*one, "--revisions", "step0"]
-    assert "both given" in fails(capsys, both)
+    assert "both given" in fails(training.main, capsys, both)
     same = [*one[:-1], str(folder / "step-000016"), str(folder.parent / folder.name / "step-000016")]
-    assert "same step" in fails(capsys, same)
+    assert "same step" in fails(training.main, capsys, same)
     assert not (tmp_path / "o").exists()
 
 
@@ -210,13 +203,15 @@ def test_a_checkpoint_of_another_architecture_is_refused(capsys, tmp_path, folde
         str(folder / "step-000000"),
         str(tmp_path / "step-000512"),
     ]
-    text = fails(capsys, args)
+    text = fails(training.main, capsys, args)
     assert "another architecture" in text
     assert "llama" in text
 
 
 def test_position_0_is_refused_with_its_reason(capsys, tmp_path, folder, text_folder):
-    assert "token before" in fails(capsys, arguments(folder, text_folder, tmp_path / "o", "--keep-position-0"))
+    assert "token before" in fails(
+        training.main, capsys, arguments(folder, text_folder, tmp_path / "o", "--keep-position-0")
+    )
 
 
 def fake_hub(cache, folder, revisions: dict[str, str]) -> None:
