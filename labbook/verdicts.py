@@ -217,12 +217,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             f"random order {show(at['random'])}; order by R known after the fact {show(at['known_relative'])}",
             run.scale,
             REPRODUCED if holds(at[known], 0.88) or at[known]["lower"] > 0.88 else NOT,
-            "Operations with the highest R are not those that can be spared"
-            + (
-                ": their order does worse than chance."
-                if at["known_relative"]["upper"] < at["random"]["lower"]
-                else "."
-            ),
+            _guide(at),
             f"{_figure(name)}, {run.link}",
             headline=True,
         )
@@ -240,6 +235,20 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             f"{_figure('removal_by_layer')}, {run.link}" if s["model"] == "embedded" else run.link,
             headline=True,
         )
+
+
+def _guide(at: dict[str, dict[str, Any]]) -> str:
+    """Whether R says which operations can be spared, against chance and against displacement."""
+    by_r, chance, moved = at["known_relative"], at["random"], at["known_displacement"]
+    if by_r["upper"] < chance["lower"]:
+        return "Replacing operations in the order of their R does worse than chance: what is predicted best is not what can be spared."
+    better = "better than chance" if by_r["lower"] > chance["upper"] else "no better than chance"
+    more = (
+        "; ordering by how far the error moves the residual stream spares more"
+        if moved["lower"] > by_r["upper"]
+        else ""
+    )
+    return f"Replacing operations in the order of their R does {better}{more}."
 
 
 UNTESTED_CLAIMS = (

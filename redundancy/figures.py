@@ -143,7 +143,7 @@ REPLACEMENTS: dict[str, tuple[str, tuple[Any, str, str]]] = {
 
 def removal_curve(losses: Losses) -> Figure:
     """Loss increase against the share of attention operations replaced, for every order; what each budget allows."""
-    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.0), width_ratios=(1.35, 1))
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.8), width_ratios=(1.35, 1))
     axes = panels[0]
     for order, (colour, marker, line) in ORDER_LOOK.items():
         rows = losses.curve[losses.curve["order"] == order]
@@ -163,7 +163,8 @@ def removal_curve(losses: Losses) -> Figure:
         xlim=(0, 1.02),
         ylim=(1e-3, None),
     )
-    axes.legend(frameon=False, fontsize=7)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=7, ncol=3, loc="outside lower center")
     for place, order in enumerate(ORDERS):
         for budget, shade in zip(BUDGETS, (0.35, 0.65, 1.0), strict=True):
             row = losses.removable[(losses.removable["order"] == order) & (losses.removable["budget"] == budget)]
@@ -174,7 +175,7 @@ def removal_curve(losses: Losses) -> Figure:
                     color=ORDER_LOOK[order][0], capsize=2,
                 )  # fmt: skip
     panels[1].set(xlim=(0, None))
-    panels[1].set_xlabel("share removable at +0.01 (pale), +0.05, +0.1 (dark) nats", fontsize=8)
+    panels[1].set_xlabel("share removable at\n+0.01 (pale), +0.05, +0.1 (dark) nats per token")
     panels[1].set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
     n = losses.summary["loss_intact"]["n"]
     figure.suptitle(
