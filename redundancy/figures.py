@@ -175,7 +175,7 @@ def removal_curve(losses: Losses) -> Figure:
                     color=ORDER_LOOK[order][0], capsize=2,
                 )  # fmt: skip
     panels[1].set(xlim=(0, None))
-    panels[1].set_xlabel("share removable at\n+0.01 (pale), +0.05, +0.1 (dark) nats per token")
+    panels[1].set_xlabel("share removable at\n+0.01 (pale), +0.05, +0.1 (dark) nats per token", fontsize=8)
     panels[1].set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
     n = losses.summary["loss_intact"]["n"]
     figure.suptitle(
