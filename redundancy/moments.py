@@ -58,8 +58,9 @@ class Batch:
 def token_table(train: Windows, limit: int) -> np.ndarray:
     """The `limit` most frequent token ids of the training windows, ascending: those that get a mean of their own."""
     real = np.arange(train.ids.shape[1]) < train.lengths[:, None]
-    ids, counts = np.unique(train.ids[real], return_counts=True)
-    return np.sort(ids[np.argsort(-counts, kind="stable")[:limit]])
+    counts = np.bincount(train.ids[real])
+    ids = np.flatnonzero(counts)
+    return np.sort(ids[np.argsort(-counts[ids], kind="stable")[:limit]])
 
 
 def cut_batches(
