@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labbook.console import UserError
-from redundancy.moments import batches, token_table
+from redundancy.moments import cut_batches, token_table
 from redundancy.text import Document, cut_windows, excerpts, read_corpus, split_documents
 
 DOCUMENTS = [Document(f"d{i}", f"text number {i} " * 20) for i in range(400)]
@@ -153,10 +153,10 @@ def test_windows_keep_order_and_budget_and_every_document():
 def test_batches_mark_what_is_kept_and_where_donors_lie():
     windows = cut_windows([Document("a", "abcdefgh"), Document("b", "xyz")], Letters(), 3, 100)
     types = token_table(windows, 4)
-    whole = next(batches(windows, 10, 0, types, 0, 1, "cpu"))
+    whole = next(cut_batches(windows, 10, 0, len(windows.lengths), types, 0, 1, "cpu"))
     assert whole.keep.sum(1).tolist() == [2, 2, 1, 2]
     assert not whole.keep[:, 0].any()
-    parts = list(batches(windows, 3, 0, types, 0, 1, "cpu"))
+    parts = list(cut_batches(windows, 3, 0, len(windows.lengths), types, 0, 1, "cpu"))
     assert np.array_equal(np.concatenate([p.donor for p in parts]), whole.donor)
     # donors of window i are kept positions of window i - 1
     for number in range(1, 4):
