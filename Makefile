@@ -4,7 +4,6 @@
 # make lab     open JupyterLab on the notebooks
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: probe test figures lab smollm2 clean
@@ -33,7 +32,7 @@ smollm2: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "Python 3.11, 3.12 or 3.13 is needed; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(INSTALL) || $(INSTALL)  # an index that stumbles once is asked again
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 clean:
