@@ -5,7 +5,7 @@ and the averaging test where there are units; human series of the same clock and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from consolidation.equivalence import Equivalence, Exponent, equivalence
 from consolidation.inference import ESTIMATORS, Estimator, Interval, fit, interval, labels, profile, units_of
 from consolidation.multiverse import Multiverse, multiverse
 from labbook.console import UserError
-from labbook.estimate import REPLICATES
+from labbook.estimate import REPLICATES, Estimate
 
 # Section 6 of arXiv:2602.12204: "gamma about .4-.5 across studies"
 HUMAN_RANGE = (0.4, 0.5)
@@ -169,14 +169,12 @@ def analyse(
     )
     if (exponents["form"] == "power").any():
         head = found.headline
-        number = profile(fit(curve, "power", head["estimator"]), "gamma").number
-        if head["method"] == "bootstrap":
-            number = type(number)(head["gamma"], head["lower"], head["upper"], int(head["n"]))
+        number = Estimate(head["gamma"], head["lower"], head["upper"], int(head["n"]))
         try:
             found_equivalence = equivalence(Exponent(curve.name, number, "power", curve.clock, curve.window), others)
         except UserError as error:
             missing["equivalence"] = str(error)
-    return DecayFit(**{**vars(found), "equivalence": found_equivalence})
+    return replace(found, equivalence=found_equivalence)
 
 
 def units_table(curve: Curve) -> pd.DataFrame:

@@ -46,15 +46,8 @@ def vuong(first: Fit, second: Fit) -> tuple[float, float]:
 
 def _rmse(curve: Curve, keep: npt.NDArray[np.bool_], form_name: str, estimator: Estimator) -> float:
     """Error on the rows outside `keep` of a fit to the rows inside."""
-    part = replace(
-        curve,
-        x=curve.x[keep],
-        y=curve.y[keep],
-        unit=None if curve.unit is None else curve.unit[keep],
-        count=None if curve.count is None else curve.count[keep],
-    )
     try:
-        fitted = fit(part, form_name, estimator)
+        fitted = fit(curve.rows(keep), form_name, estimator)
     except UserError:
         return float("nan")
     return float(np.sqrt(np.mean((curve.y[~keep] - fitted.predict(curve.x[~keep])) ** 2)))
@@ -159,9 +152,7 @@ def averaging(curve: Curve, estimator: Estimator = "nls", simulations: int = 500
     """The averaging test. Raises UserError for fewer than 3 units that can be fitted one by one."""
     rows, logs, noise = [], [], []
     for unit in units_of(curve):
-        keep = labels(curve) == unit
-        count = None if curve.count is None else curve.count[keep]
-        one = replace(curve, x=curve.x[keep], y=curve.y[keep], count=count, unit=None)
+        one = replace(curve.rows(labels(curve) == unit), unit=None)
         fits, _ = fit_all(one, ("power", "exponential"), estimator)
         if len(fits) < 2:
             continue

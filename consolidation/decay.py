@@ -86,17 +86,20 @@ class Curve:
             if (self.y < 0).any() or (self.y > 1).any():
                 raise UserError(f"{self.name}: the binomial error model needs proportions between 0 and 1.")
 
-    def within(self, first: float, last: float) -> "Curve":
-        """The part with first <= x <= last."""
-        keep = (self.x >= first) & (self.x <= last)
+    def rows(self, keep: npt.NDArray[np.bool_]) -> "Curve":
+        """The observations marked in `keep`."""
         return replace(
             self,
             x=self.x[keep],
             y=self.y[keep],
             unit=None if self.unit is None else self.unit[keep],
             count=None if self.count is None else self.count[keep],
-            window=f"{first:g} to {last:g} {self.clock.unit}",
         )
+
+    def within(self, first: float, last: float) -> "Curve":
+        """The part with first <= x <= last."""
+        part = self.rows((self.x >= first) & (self.x <= last))
+        return replace(part, window=f"{first:g} to {last:g} {self.clock.unit}")
 
     def on_clock(self, clock: Clock, factor: float) -> "Curve":
         """The curve with x times `factor` on another clock; the rescaling is written into the normalisation."""
@@ -121,7 +124,6 @@ class Form:
     gradient : (x (..., n), p (..., k)) -> (..., n, k), analytic.
     linear : parameters that enter linearly.
     positive : scale parameters.
-    bounds : lower and upper limit of every parameter; those of scales are relative to the range of x (see `limits`).
     grid : x -> candidate values (g, number of non-linear parameters) from which fits start.
     """
 
@@ -136,7 +138,6 @@ class Form:
     grid: Callable[[Array], Array] = field(repr=False)
     positive: tuple[str, ...] = ()
     exponent: str | None = None
-    bounds: tuple[tuple[float, float], ...] = ()
 
     def limits(self, x: Array) -> tuple[Array, Array]:
         """Lower and upper bound of every parameter: scales from 1e-6 of the smallest positive x to 1e6 of the largest."""

@@ -127,10 +127,4 @@ FIGURES = {"decay_fits": data_and_fits, "decay_specifications": specification_cu
 
 def draw(found: DecayFit, destination: Path) -> list[Path]:
     """Draw every figure as PNG and PDF into `destination`."""
-    paths = list[Path]()
-    style.apply()
-    for name, figure in FIGURES.items():
-        drawn = figure(found)
-        paths += style.save(drawn, destination, name)
-        plt.close(drawn)
-    return paths
+    return style.draw(found, FIGURES, destination)

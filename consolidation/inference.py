@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from consolidation.decay import Array, Curve, ErrorModel, Form, form
-from consolidation.fitting import check, fit_best, objective, solve
+from consolidation.fitting import check, fit_best, solve
 from labbook.console import UserError
 from labbook.estimate import LEVEL, REPLICATES, Estimate
 
@@ -350,9 +350,3 @@ def fit_all(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
         except UserError as error:
             reasons[name] = str(error)
     return fits, reasons
-
-
-def total_objective(fitted: Fit, curve: Curve) -> float:
-    """The objective of a fitted curve on other data."""
-    data = collapse(curve, fitted.estimator, np.ones((1, len(units_of(curve)))))
-    return float(objective(data.y, fitted.predict(data.x)[None], data.w, ERRORS[fitted.estimator])[0])

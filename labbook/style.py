@@ -1,8 +1,11 @@
 """The look of every figure: one theme, a palette that the colour-blind can tell apart, PNG and PDF of each."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
@@ -23,6 +26,17 @@ def apply() -> None:
             "pdf.fonttype": 42,
         }
     )
+
+
+def draw(results: Any, figures: Mapping[str, Callable[[Any], Figure]], folder: Path) -> list[Path]:
+    """Draw every figure of `results` into `folder` as PNG and PDF, each under its name."""
+    paths = list[Path]()
+    apply()
+    for name, make in figures.items():
+        drawn = make(results)
+        paths += save(drawn, folder, name)
+        plt.close(drawn)
+    return paths
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

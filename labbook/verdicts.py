@@ -307,6 +307,10 @@ def page(rows: Sequence[Row]) -> str:
 def _table(rows: Sequence[Row]) -> list[str]:
     head = ("claim", "paper", "ours", "control", "model and scale", "verdict", "in a sentence", "see")
     cells = [(r.claim, r.paper, r.ours, r.control, r.scale, f"**{r.verdict}**", r.sentence, r.links) for r in rows]
+    return _markdown(head, cells)
+
+
+def _markdown(head: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> list[str]:
     return [f"| {' | '.join(c)} |" for c in (head, ("---",) * len(head), *cells)]
 
 
@@ -314,7 +318,7 @@ def headline(rows: Sequence[Row]) -> list[str]:
     """The rows that the README shows, without their sentences."""
     head = ("claim", "paper", "ours", "control", "model and scale", "verdict")
     cells = [(r.claim, r.paper, r.ours, r.control, r.scale, f"**{r.verdict}**") for r in rows if r.headline]
-    return [f"| {' | '.join(c)} |" for c in (head, ("---",) * len(head), *cells)]
+    return _markdown(head, cells)
 
 
 def between(text: str, lines: Sequence[str]) -> str:

@@ -23,6 +23,12 @@ Feature = Literal["resid_pre", "ln1", "embedding"]
 Visit = Callable[[int, Tensor, Tensor], None]
 
 
+def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The hidden states a block or attention module is called with, as a forward pre-hook sees them."""
+    states: Tensor = args[0] if args else kwargs["hidden_states"]
+    return states
+
+
 class _Stop(Exception):
     """Ends a forward pass after the last probed layer."""
 
@@ -60,7 +66,7 @@ class Capture:
         self._hooks, self._x = [], None
 
     def _keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._x = args[0] if args else kwargs["hidden_states"]
+        self._x = entering(args, kwargs)
 
     def _target(self, number: int) -> Any:
         def visit(module: Any, args: tuple[Tensor, ...]) -> None:
@@ -86,9 +92,9 @@ def activations(decoder: Decoder, ids: Tensor, layer: int) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
 
-    def entering(name: str) -> Any:
+    def keep_as(name: str) -> Any:
         def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found[name] = args[0] if args else kwargs["hidden_states"]
+            found[name] = entering(args, kwargs)
 
         return keep
 
@@ -96,7 +102,7 @@ def activations(decoder: Decoder, ids: Tensor, layer: int) -> dict[str, Tensor]:
         found["attn_out"] = output[0] if isinstance(output, tuple) else output
 
     places = {"resid_pre": decoder.layers[layer], "ln1": decoder.attention(layer), "z": decoder.projection(layer)}
-    hooks = [m.register_forward_pre_hook(entering(name), with_kwargs=True) for name, m in places.items()]
+    hooks = [m.register_forward_pre_hook(keep_as(name), with_kwargs=True) for name, m in places.items()]
     hooks.append(decoder.attention(layer).register_forward_hook(returned))
     try:
         decoder.backbone(input_ids=ids.to(decoder.device), use_cache=False)

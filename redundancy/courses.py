@@ -46,7 +46,6 @@ class Measured:
     step: int
     weight_hash: str
     scores: dict[int, LayerScores]
-    penalties: dict[int, dict[str, float]]
     losses: Tensor
     patterns: Tensor
 

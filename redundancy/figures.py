@@ -26,11 +26,13 @@ LOOK: dict[str, tuple[Any, str, str]] = {
 }
 
 
-def _line(axes: Axes, rows: pd.DataFrame, label: str, look: tuple[Any, str, str], width: float = 1.2) -> None:
-    """Estimates over layers with their intervals as a band."""
-    rows, (colour, marker, line) = rows.sort_values("layer"), look
-    axes.plot(rows["layer"], rows["estimate"], marker=marker, ls=line, ms=4, lw=width, color=colour, label=label)
-    axes.fill_between(rows["layer"], rows["lower"], rows["upper"], color=colour, alpha=0.18, lw=0)
+def _line(
+    axes: Axes, rows: pd.DataFrame, label: str, look: tuple[Any, str, str], width: float = 1.2, over: str = "layer"
+) -> None:
+    """Estimates over a column (layers or steps) with their intervals as a band."""
+    rows, (colour, marker, line) = rows.sort_values(over), look
+    axes.plot(rows[over], rows["estimate"], marker=marker, ls=line, ms=4, lw=width, color=colour, label=label)
+    axes.fill_between(rows[over], rows["lower"], rows["upper"], color=colour, alpha=0.18, lw=0)
 
 
 def by_layer(tables: Tables) -> Figure:
@@ -267,13 +269,6 @@ def _steps(axes: Axes, steps: pd.Series) -> None:
     axes.set(xlabel="training step (logarithmic, 0 apart)", xlim=(-first / 4, steps.max() * 1.3))
 
 
-def _course_line(axes: Axes, rows: pd.DataFrame, label: str, look: tuple[Any, str, str], width: float = 1.2) -> None:
-    """Estimates over steps with their intervals as a band."""
-    rows, (colour, marker, line) = rows.sort_values("step"), look
-    axes.plot(rows["step"], rows["estimate"], marker=marker, ls=line, ms=4, lw=width, color=colour, label=label)
-    axes.fill_between(rows["step"], rows["lower"], rows["upper"], color=colour, alpha=0.18, lw=0)
-
-
 def training_course(course: Course) -> Figure:
     """R and centred R2 over training, the probe beside every control, with the validation loss and the paper's table 7."""
     figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9))
@@ -286,9 +281,11 @@ def training_course(course: Course) -> Figure:
         strict=False,
     ):
         rows = overall[overall["metric"] == metric]
-        _course_line(axes, rows[rows["feature"] == feature], f"probe ({feature})", (style.PALETTE[0], "o", "-"), 2.0)
+        _line(
+            axes, rows[rows["feature"] == feature], f"probe ({feature})", (style.PALETTE[0], "o", "-"), 2.0, over="step"
+        )
         for name, title in CONTROL_NAMES.items():
-            _course_line(axes, rows[rows["feature"] == name], title, LOOK[name])
+            _line(axes, rows[rows["feature"] == name], title, LOOK[name], over="step")
         _steps(axes, rows["step"])
         axes.axhline(0, color="0.6", lw=0.6)
         axes.set(ylabel=label, ylim=(min(-0.1, max(-0.5, rows["estimate"].min() - 0.05)), 1.02))
@@ -329,7 +326,7 @@ def training_layers(course: Course) -> Figure:
     for axes, metric, label in zip(panels, ("R", "R2"), ("R of Definition 1", "centred R²"), strict=True):
         for layer in depth:
             rows = chosen[(chosen["layer"] == layer) & (chosen["metric"] == metric)]
-            _course_line(axes, rows, f"layer {layer}", (colours[layer], "o", "-"))
+            _line(axes, rows, f"layer {layer}", (colours[layer], "o", "-"), over="step")
         _steps(axes, chosen["step"])
         axes.set(ylabel=label, ylim=(-0.1, 1.02))
     if len(depth) <= 12:
@@ -367,7 +364,7 @@ def training_drivers(course: Course) -> Figure:
         "on_previous": ("weight on the token before", (style.PALETTE[4], "D", "-")),
     }
     for metric, (label, look) in looks.items():
-        _course_line(panels[1], spread[spread["metric"] == metric], label, look)
+        _line(panels[1], spread[spread["metric"] == metric], label, look, over="step")
     _steps(panels[1], spread["step"])
     panels[1].set(ylabel="share", ylim=(0, 1.02))
     panels[1].legend(frameon=False, fontsize=7)
@@ -386,19 +383,9 @@ COURSE_FIGURES = {
 }
 
 
-def _draw(results: Any, figures: dict[str, Any], destination: Path) -> list[Path]:
-    paths = list[Path]()
-    style.apply()
-    for name, figure in figures.items():
-        drawn = figure(results)
-        paths += style.save(drawn, destination, name)
-        plt.close(drawn)
-    return paths
-
-
 def draw(folder: Path, destination: Path) -> list[Path]:
     """Draw every figure of the probe run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not one."""
-    return _draw(Tables.read(folder), FIGURES, destination)
+    return style.draw(Tables.read(folder), FIGURES, destination)
 
 
 def draw_removal(folder: Path, destination: Path) -> list[Path]:
@@ -406,9 +393,9 @@ def draw_removal(folder: Path, destination: Path) -> list[Path]:
     losses = Losses.read(folder)
     parts = {*losses.substitution["part"], *(["curve"] if len(losses.curve) else [])}
     figures = {name: figure for name, (figure, needed) in REMOVAL_FIGURES.items() if needed <= parts}
-    return _draw(losses, figures, destination)
+    return style.draw(losses, figures, destination)
 
 
 def draw_course(folder: Path, destination: Path) -> list[Path]:
     """Draw every figure of the training run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not one."""
-    return _draw(Course.read(folder), COURSE_FIGURES, destination)
+    return style.draw(Course.read(folder), COURSE_FIGURES, destination)

@@ -74,7 +74,9 @@ class Needs:
         return [(layers[i], int(h)) for i, h in zip(*np.unravel_index(order, mean.shape), strict=True)]
 
     def threshold(self, need: int, known: bool, share: float) -> float:
-        """The value below which `share` of the operations lie."""
+        """The value below which `share` of the operations lie; infinite for all of them, held-out ones included."""
+        if share >= 1:
+            return float("inf")
         return float(np.quantile((self.known if known else self.predicted)[need], share))
 
 

@@ -211,7 +211,7 @@ def _curve(
     for share in shares:
         if by in ("known", "predicted"):
             kind, known = NEEDS.index(need), by == "known"
-            limit = needs.threshold(kind, known, share) if share < 1 else float("inf")
+            limit = needs.threshold(kind, known, share)
             yield share, {n: Rule(probe[n], need_choice(kind, known, limit)) for n in layers}
         elif by == "random":
             yield share, {n: Rule(probe[n], random_choice(share)) for n in layers}

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
 from labbook.console import progress, warn
-from redundancy.capture import activations
+from redundancy.capture import activations, entering
 from redundancy.measure import Task
 from redundancy.models import Decoder
 from redundancy.need import NEEDS, Needs
@@ -59,7 +59,7 @@ def replaced_layers(decoder: Decoder, probe: Mapping[int, Affine]) -> Iterator[N
         stand_in = _Folded(folded.to(decoder.dtype), constant.to(decoder.dtype), length)
 
         def enter(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], stand_in: _Folded = stand_in) -> None:
-            stand_in.x = args[0] if args else kwargs["hidden_states"]
+            stand_in.x = entering(args, kwargs)
 
         hooks.append(decoder.layers[n].register_forward_pre_hook(enter, with_kwargs=True))
         originals[n] = decoder.attention(n)
@@ -121,7 +121,7 @@ class Skipping:
 
     def _choose(self, n: int) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.x[n] = args[0] if args else kwargs["hidden_states"]
+            self.x[n] = entering(args, kwargs)
             self.chosen[n] = self.wanted[n](self.x[n])
 
         return hook
@@ -207,7 +207,7 @@ def measure_cost(
             rows.append({"kind": "layers", "replaced": count, "share": share, "flops_ratio": flops / dense, **seconds})
             advance()
         for share in shares:
-            limit = needs.threshold(kind, False, share) if share < 1 else float("inf")
+            limit = needs.threshold(kind, False, share)
             wanted = {n: _wanted(needs, n, kind, limit, task.start_position) for n in task.layers}
             skipping = Skipping(decoder, wanted, probe)
             flops = _flops(decoder, batch.ids, skipping)

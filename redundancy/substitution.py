@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from labbook import processes
+from redundancy.capture import entering
 from redundancy.measure import Saved, Task, each_batch
 from redundancy.models import Decoder
 from redundancy.moments import Batch
@@ -108,7 +109,7 @@ class Substitution:
             block, projection = self.decoder.layers[layer], self.decoder.projection(layer)
             self._hooks.append(block.register_forward_pre_hook(self._keep, with_kwargs=True))
             if rule.dropped:
-                self._hooks.append(projection.register_forward_hook(self._drop(rule)))
+                self._hooks.append(projection.register_forward_hook(self._drop()))
             else:
                 self._hooks.append(projection.register_forward_pre_hook(self._replace(layer, rule)))
         return self
@@ -125,7 +126,7 @@ class Substitution:
         self.batch, self.skipped = batch, torch.zeros(len(batch.ids), dtype=torch.float64)
 
     def _keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._x = args[0] if args else kwargs["hidden_states"]
+        self._x = entering(args, kwargs)
 
     def _count(self, chosen: Tensor) -> None:
         if self.batch is not None:
@@ -157,7 +158,7 @@ class Substitution:
 
         return hook
 
-    def _drop(self, rule: Rule) -> Any:
+    def _drop(self) -> Any:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             size = (*output.shape[:2], self.decoder.n_heads)
             self._count(torch.ones(size, dtype=torch.bool, device=output.device)[:, self.start :])

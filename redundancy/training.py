@@ -8,7 +8,6 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 import tyro
 from torch import Tensor
 
@@ -97,7 +96,7 @@ def measure_checkpoint(
         return _restore(checkpoint, path, task, last)
     decoder = load_model(checkpoint.source, last.device, last.dtype, task.seed, split=settings.device == "split")
     choice("checkpoint", checkpoint.name, f"step {checkpoint.step:,}")
-    scores, fitted = measure(decoder, task, controls=True, state=state, label=checkpoint.name)
+    scores, _ = measure(decoder, task, controls=True, state=state, label=checkpoint.name)
     losses, _ = evaluate(decoder, task, [], state / f"{checkpoint.name}-loss.safetensors", f"{checkpoint.name}: loss")
     patterns = attention_statistics(decoder, task, f"{checkpoint.name}: attention")
     one = Measured(
@@ -105,7 +104,6 @@ def measure_checkpoint(
         step=checkpoint.step,
         weight_hash=decoder.weight_hash(),
         scores=scores,
-        penalties={n: f.penalties for n, f in fitted.items()},
         losses=losses,
         patterns=patterns,
     )
@@ -119,9 +117,6 @@ def _save(one: Measured, path: Path) -> None:
     for n, scores in one.scores.items():
         tensors |= {f"scores/{n}/{name}": values for name, values in scores.sums.items()}
         tensors |= {f"map/{n}/weight": scores.weight, f"map/{n}/bias": scores.bias}
-        tensors |= {
-            f"penalty/{n}/{name}": torch.tensor(value, dtype=torch.float64) for name, value in one.penalties[n].items()
-        }
     save_tensors(path, tensors, {"weight_hash": one.weight_hash})
 
 
@@ -143,7 +138,6 @@ def _restore(checkpoint: Checkpoint, path: Path, task: Task, decoder: Decoder) -
         step=checkpoint.step,
         weight_hash=metadata["weight_hash"],
         scores=scores,
-        penalties={n: {name: float(v) for name, v in parts["penalty"][n].items()} for n in task.layers},
         losses=tensors["losses"],
         patterns=tensors["patterns"],
     )
