@@ -1,0 +1,250 @@
+"""The rivals of table 1 and the ablations of table 4, on the same inputs, heads, objective and parameter budget.
+
+| name | what it is |
+|---|---|
+| cram | the reference model |
+| control | router and attention penalty alone: no semantic memory, no consolidation loss, only feed-forward weights to remember in. It decides theorem 1, and it is table 4's "no semantic memory" |
+| no-consolidation | CRAM without eq 5: table 1's "without consolidation" and table 4's "no L_cons" |
+| no-quality | CRAM whose router does not see q_t (table 4) |
+| fast-semantic | CRAM whose semantic memory learns ten times faster (table 4) |
+| transformer | causal attention at every position |
+| mamba | selective state space, no attention |
+| jamba | eight layers, one of attention and seven of state space |
+| seqboat | state space, and attention among the positions that a learned gate activates |
+
+Every rival has the normalisation and feed-forward part of a CRAM layer, so only what mixes positions differs.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu, one_hot, scaled_dot_product_attention
+from transformers import Mamba2Config
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+from consolidation.cram import CT, EPISODIC, CRAMConfig, CRAMLayer, Model, Part, Trace
+from consolidation.srcd import SRCDConfig
+from labbook.console import UserError
+
+BUDGET = 0.10
+STATE = 16
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of table 1 or 4.
+
+    Attributes
+    ----------
+    label : as the paper calls it.
+    config, objective, training : the fields in which it differs from CRAM.
+    layer : the layer's class.
+    """
+
+    label: str
+    layer: str = "cram"
+    config: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    "cram": Variant("CRAM"),
+    "control": Variant(
+        "no semantic memory", config={"semantic": False}, objective={"semantic_reward": 0.0, "consolidation": 0.0}
+    ),
+    "no-consolidation": Variant("no consolidation loss", objective={"consolidation": 0.0}),
+    "no-quality": Variant("no q in the router", config={"quality_in_router": False}),
+    "fast-semantic": Variant("semantic learning rate x 10", training={"semantic_rate": 1.0}),
+    "transformer": Variant("Transformer", "transformer"),
+    "mamba": Variant("Mamba", "mamba"),
+    "jamba": Variant("Jamba 1:7", "jamba"),
+    "seqboat": Variant("SeqBoat", "seqboat"),
+}
+JAMBA_LAYERS, JAMBA_ATTENTION = 8, 4
+
+
+def variant(name: str) -> Variant:
+    """The variant of that name. Raises UserError naming those there are."""
+    if name not in VARIANTS:
+        raise UserError(f"there is no model {name!r}; there are {', '.join(VARIANTS)}. Change --model.")
+    return VARIANTS[name]
+
+
+def build(name: str, benchmark: SRCDConfig, config: CRAMConfig) -> Model:
+    """The model of that name with the parameter budget of CRAM at `config`, within 10 %.
+
+    A rival keeps the width while its feed-forward part then has at least half as many units; it becomes narrower otherwise (eight layers do
+    not fit into the budget of one at the same width).
+
+    Raises
+    ------
+    UserError : for an unknown name, or when no width meets the budget.
+    """
+    chosen = variant(name)
+    config = replace(config, **chosen.config)
+    if chosen.layer == "cram":
+        if name == "control":
+            config = _within(_size(benchmark, replace(config, semantic=True), "cram"), benchmark, config, "cram")
+        return _model(benchmark, config, "cram")
+    return _model(benchmark, _within(_size(benchmark, config, "cram"), benchmark, config, chosen.layer), chosen.layer)
+
+
+def _model(benchmark: SRCDConfig, config: CRAMConfig, kind: str) -> Model:
+    layers: list[nn.Module]
+    match kind:
+        case "cram":
+            layers = [CRAMLayer(config) for _ in range(config.layers)]
+        case "jamba":
+            layers = [
+                MixerLayer(config, Attention(config) if i % JAMBA_LAYERS == JAMBA_ATTENTION else StateSpace(config))
+                for i in range(max(JAMBA_LAYERS, config.layers))
+            ]
+        case "transformer":
+            layers = [MixerLayer(config, Attention(config)) for _ in range(config.layers)]
+        case "mamba":
+            layers = [MixerLayer(config, StateSpace(config)) for _ in range(config.layers)]
+        case _:
+            layers = [MixerLayer(config, SparselyActivated(config)) for _ in range(config.layers)]
+    return Model(benchmark, config, layers)
+
+
+def parameters(model: nn.Module) -> int:
+    """Trained parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _size(benchmark: SRCDConfig, config: CRAMConfig, kind: str) -> int:
+    with torch.device("meta"):
+        return parameters(_model(benchmark, config, kind))
+
+
+def _within(budget: int, benchmark: SRCDConfig, config: CRAMConfig, kind: str) -> CRAMConfig:
+    """`config` with the feed-forward width, and if need be the width, that meets the budget."""
+    for width in range(config.width, 0, -2 * config.heads):
+        tried = replace(config, width=width, semantic_rank=config.rank)
+        one, two = (_size(benchmark, replace(tried, feed_forward=h), kind) for h in (1, 2))
+        hidden = 1 + round((budget - one) / (two - one))
+        if hidden >= width / 2:
+            tried = replace(tried, feed_forward=hidden)
+            if abs(_size(benchmark, tried, kind) / budget - 1) <= BUDGET:
+                return tried
+    raise UserError(
+        f"no {kind} of at most width {config.width} has {budget:,} parameters within {BUDGET:.0%}. Change --width or --layers."
+    )
+
+
+class MixerLayer(nn.Module):
+    """A mixer of positions in the place of CRAM's memories: norm(x + mixer(x)), then norm(y + FFN(y))."""
+
+    def __init__(self, config: CRAMConfig, mixer: "Attention | StateSpace | SparselyActivated"):
+        super().__init__()
+        self.mixer = mixer
+        self.mixed_norm, self.norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.up, self.down = nn.Linear(config.width, config.hidden), nn.Linear(config.hidden, config.width)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        gap: torch.Tensor,
+        noise: torch.Tensor | None,
+        temperature: float,
+        without: frozenset[Part],
+        dense: bool = False,
+    ) -> tuple[torch.Tensor, Trace]:
+        """Output and trace, as a `CRAMLayer` gives them; there is no semantic path and no q_t."""
+        mixed, attending, pairs = self.mixer(x, noise, temperature, without)
+        y = self.mixed_norm(x + mixed)
+        out = self.norm(y if "feed_forward" in without else y + self.down(gelu(self.up(y))))
+        path = torch.where(attending.detach() > 0.5, EPISODIC, CT)
+        zero, nothing = out.new_zeros(()), torch.full_like(attending, torch.nan)
+        route = torch.stack([1 - attending, attending, torch.zeros_like(attending)], -1)
+        return out, Trace(
+            route,
+            route.detach(),
+            path,
+            path == EPISODIC,
+            nothing,
+            torch.zeros_like(attending),
+            nothing,
+            pairs,
+            zero,
+            zero,
+        )
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention over all positions."""
+
+    def __init__(self, config: CRAMConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(
+        self, x: torch.Tensor, noise: torch.Tensor | None, temperature: float, without: frozenset[Part]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mixed tokens, 1 for every position that attends, and the number of query-key pairs."""
+        batch, length = x.shape[:2]
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        mixed = self.out(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        pairs = torch.tensor(batch * length * (length + 1) // 2, device=x.device)
+        return (torch.zeros_like(mixed) if "attention" in without else mixed), x.new_ones(batch, length), pairs
+
+
+class StateSpace(nn.Module):
+    """Mamba-2's selective state space by transformers: chunked in plain torch, fused where its kernels are installed."""
+
+    def __init__(self, config: CRAMConfig):
+        super().__init__()
+        self.mixer = Mamba2Mixer(
+            Mamba2Config(
+                hidden_size=config.width, num_heads=config.heads, head_dim=config.width // config.heads, state_size=STATE, expand=1,
+                n_groups=1, chunk_size=64, num_hidden_layers=1,
+            ),
+            layer_idx=0,
+        )  # fmt: skip
+
+    def forward(
+        self, x: torch.Tensor, noise: torch.Tensor | None, temperature: float, without: frozenset[Part]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mixed tokens; no position attends."""
+        mixed = self.mixer(x)
+        if "working" in without:
+            mixed = torch.zeros_like(mixed)
+        return mixed, x.new_zeros(x.shape[:2]), torch.zeros((), dtype=torch.int64, device=x.device)
+
+
+class SparselyActivated(nn.Module):
+    """In the manner of SeqBoat (Ren et al. 2023, arXiv:2306.11197): state space everywhere, attention among the activated positions.
+
+    A gate on the state-space output decides, hard with straight-through gradients as CRAM's router does; only activated positions are queries, and only
+    they are keys.
+    """
+
+    def __init__(self, config: CRAMConfig):
+        super().__init__()
+        self.space, self.attention = StateSpace(config), Attention(config)
+        self.gate = nn.Linear(config.width, 2)
+
+    def forward(
+        self, x: torch.Tensor, noise: torch.Tensor | None, temperature: float, without: frozenset[Part]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mixed tokens, the gate, and the number of query-key pairs among activated positions."""
+        state, _, _ = self.space(x, noise, temperature, without)
+        h = x + state
+        logits = self.gate(h)
+        soft = ((logits if noise is None else logits + noise[..., :2]) / temperature).softmax(-1)
+        gate = (one_hot(soft.argmax(-1), 2) + soft - soft.detach())[..., 1]
+        active = gate > 0.5
+        seen = (active[:, :, None] & active[:, None, :]).tril()
+        heads = self.attention.heads
+        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in self.attention.qkv(h).chunk(3, -1))
+        mask = (seen | ~active[:, :, None])[:, None]
+        mixed = self.attention.out(scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        if "attention" not in without:
+            state = state + gate[..., None] * mixed
+        return state, gate, seen.sum()

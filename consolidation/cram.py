@@ -1,0 +1,507 @@
+"""CRAM, the reference model: section 4 of arXiv:2602.12204 with every gap filled by a stated choice.
+
+    x_t --> router --pi--> working memory  f_CT   (eq 2, always there)
+      |                    episodic memory r_E    (eq 3, the only place where positions see each other)
+      |                    semantic memory f_sem  (eq 4, a small map that has to remember in its weights)
+      '--> y = norm(f_CT + pi_E r_E + pi_S f_sem) --> norm(y + FFN(y))
+
+The shapes are (batch, position, width) unless said otherwise. A layer gives its output and a `Trace`, from which the objective (eq 8) and every
+measured quantity follow. The per-token reading of the same equations is `consolidation/naive.py`, which is this file's test.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    gelu,
+    mse_loss,
+    one_hot,
+    relu,
+    scaled_dot_product_attention,
+)
+
+from consolidation.srcd import IGNORED, Batch, SRCDConfig
+from labbook.console import UserError
+
+CT, EPISODIC, SEMANTIC = 0, 1, 2
+Part = Literal["attention", "semantic", "working", "feed_forward"]
+SCALE_MEMORY = 0.99
+
+
+@dataclass(frozen=True)
+class CRAMConfig:
+    """The model. What the paper gives is the default; what it leaves open is chosen here, with the reason."""
+
+    width: int = 512
+    """d, of the token stream."""
+    layers: int = 8
+    """L."""
+    heads: int = 8
+    """Heads of the episodic read-out. Not in the paper; 64 dimensions each at d = 512."""
+    feed_forward: int | None = None
+    """Hidden units of the feed-forward part. Not in the paper; None: 4 d."""
+    keys: Literal["learned", "fixed"] = "learned"
+    """Embedding of the keys. Not in the paper; learned, as models have it, so a pattern's value can be written into its own embedding too (the knock-out of
+    all parts shows how much is). `fixed` gives random codes, and memory has to live in the other weights."""
+    working_steps: int = 3
+    """K of eq 2."""
+    initial: Literal["input", "zero"] = "input"
+    """h^(0) of eq 2. Not in the paper; the token itself. No state is carried from position to position: that keeps all positions
+    parallel, and leaves the episodic memory as the only path on which a binding can reach its query, as theorem 1 assumes."""
+    step_size: float | None = None
+    """Delta t of eq 2. Not in the paper; None: 1 / K, so that the K steps span one unit of time."""
+    buffer: int = 512
+    """M, entries of the episodic buffer."""
+    semantic_rank: int | None = None
+    """r of eq 4. None: d / 16, as the paper has it."""
+    semantic: bool = True
+    """False leaves out the semantic path and its router output (table 4, and the control of theorem 1)."""
+    quality: Literal["oracle", "predicted"] = "predicted"
+    """How the router knows q_t, which by eq 6 needs r_E. `oracle` computes attention everywhere, and skips nothing; `predicted` learns q_t
+    from x_t on the positions that did read, and never computes what is skipped. Not in the paper; `predicted` is the one that can save."""
+    quality_in_router: bool = True
+    """False hides q_t from the router (table 4)."""
+    sigma: float | None = None
+    """sigma of eq 6. Not in the paper; None: sigma^2 is the running mean of ||r_E||^2 over the positions that read, so that q_t is a relative
+    error on a scale that does not change as r_E grows in training: 1 for a perfect copy, 1/e for f_sem = 0."""
+    routing: Literal["hard", "soft"] = "hard"
+    """Forward pass with the chosen path alone and straight-through gradients, or with the mixture. Not in the paper; hard, because a
+    mixture skips nothing."""
+    exploration: float = 0.05
+    """Share of positions at which r_E is computed in training whatever the router says, in mode `predicted`. It does not enter their output; q_t is
+    learnt there, and the router's straight-through gradient, weighted by 1 / exploration, estimates the one that attention everywhere would give. Without
+    it a position that once skips can never learn to attend again: where attention helped, the loss is flat, and where it is missing, there is no r_E."""
+    chunk: int = 512
+    """Positions that are handled together; changes memory and speed, never the result."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"--width {self.width} is not divisible by --heads {self.heads}. Change one of them.")
+        for name in ("width", "layers", "heads", "working_steps", "buffer", "chunk", "rank", "hidden"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+        if not 0 <= self.exploration < 1:
+            raise UserError(f"--exploration {self.exploration} is not a share of at least 0 and less than 1.")
+
+    @property
+    def rank(self) -> int:
+        """r of eq 4."""
+        return self.width // 16 if self.semantic_rank is None else self.semantic_rank
+
+    @property
+    def hidden(self) -> int:
+        """Hidden units of the feed-forward part."""
+        return 4 * self.width if self.feed_forward is None else self.feed_forward
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights of eq 8."""
+
+    attention_penalty: float = 0.1
+    """lambda_E."""
+    semantic_reward: float = 0.05
+    """lambda_S."""
+    consolidation: float = 0.5
+    """gamma, the weight of eq 5."""
+
+
+@dataclass
+class Trace:
+    """What one layer did.
+
+    Attributes
+    ----------
+    route : (batch, position, 3) weights of the paths, the pi of eq 7 and 8: noisy in training, one-hot when routing is hard, with the Gumbel-softmax's gradient.
+    probability : (batch, position, 3) softmax of the router's logits, without noise: the pi of eq 14.
+    path : (batch, position) CT, EPISODIC or SEMANTIC, as routed.
+    read : (batch, position) whether attention was computed.
+    quality : (batch, position) q_t of eq 6; NaN where r_E was not computed.
+    predicted : (batch, position) the router's q_t.
+    novelty : (batch, position) c_t of the episodic memory; NaN for models without one.
+    pairs : query-key pairs of the computed attention, over the batch.
+    consolidation : eq 5; the mean over positions on the episodic path, and per dimension, so that its weight does not depend on d.
+    prediction_loss : cross-entropy of the predicted q_t, 0 in mode `oracle`.
+    """
+
+    route: torch.Tensor
+    probability: torch.Tensor
+    path: torch.Tensor
+    read: torch.Tensor
+    quality: torch.Tensor
+    predicted: torch.Tensor
+    novelty: torch.Tensor
+    pairs: torch.Tensor
+    consolidation: torch.Tensor
+    prediction_loss: torch.Tensor
+
+
+class WorkingMemory(nn.Module):
+    """Eq 2: K Euler steps h += dt sigmoid(W_tau log(1 + gap)) * tanh(W_1 h + W_2 x), and f_CT = W_o h + x."""
+
+    def __init__(self, config: CRAMConfig):
+        super().__init__()
+        d = config.width
+        self.steps, self.from_input = config.working_steps, config.initial == "input"
+        self.step_size = 1 / config.working_steps if config.step_size is None else config.step_size
+        self.rate = nn.Linear(1, d)
+        self.recur = nn.Linear(d, d, bias=False)
+        self.drive = nn.Linear(d, d)
+        self.out = nn.Linear(d, d)
+
+    def forward(self, x: torch.Tensor, gap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """F_CT, and the dynamics' magnitude ||h^(K) - h^(0)|| / sqrt(d): (batch, position)."""
+        start = h = x if self.from_input else torch.zeros_like(x)
+        rate = self.step_size * self.rate(gap.log1p()[..., None]).sigmoid()
+        drive = self.drive(x)
+        for _ in range(self.steps):
+            h = h + rate * (self.recur(h) + drive).tanh()
+        return self.out(h) + x, (h - start).square().mean(-1).sqrt()
+
+
+class SemanticMemory(nn.Module):
+    """Eq 4: W_up relu(W_down x), of rank r."""
+
+    def __init__(self, config: CRAMConfig):
+        super().__init__()
+        self.down = nn.Linear(config.width, config.rank)
+        self.up = nn.Linear(config.rank, config.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """f_sem(x)."""
+        return self.up(relu(self.down(x)))
+
+
+class EpisodicMemory(nn.Module):
+    """Eq 3: attention over a bounded buffer of the most novel tokens before t, strictly causal.
+
+    Write and eviction rule, which the paper does not give. The novelty c_t = ||x_t - m_t||^2 / d of a token is its squared distance from the mean m_t of all tokens
+    before it. Every token is written after position t has read; when the buffer holds more than M entries, the least novel one leaves (between equals, the newer).
+    Position t therefore reads the M most novel tokens before it. c is not trained.
+    """
+
+    def __init__(self, config: CRAMConfig):
+        super().__init__()
+        self.heads, self.buffer, self.chunk = config.heads, config.buffer, config.chunk
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    @staticmethod
+    def novelty(x: torch.Tensor) -> torch.Tensor:
+        """C of every token: (batch, position)."""
+        x = x.detach()
+        count = torch.arange(x.shape[1], device=x.device, dtype=x.dtype).clamp(min=1)
+        before = (x.cumsum(1) - x) / count[:, None]
+        return (x - before).square().mean(-1)
+
+    def forward(self, x: torch.Tensor, read: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """r_E at the positions marked in `read` (batch, position), 0 elsewhere, and how many query-key pairs that took; all positions for None."""
+        (batch, length, width), m = x.shape, self.buffer
+        novelty = self.novelty(x)
+        keys, values = self._split(self.key(x)), self._split(self.value(x))
+        held = torch.empty(batch, 0, dtype=torch.int64, device=x.device)
+        pieces, pairs = [], torch.zeros((), dtype=torch.int64, device=x.device)
+        for first in range(0, length, self.chunk):
+            last = min(length, first + self.chunk)
+            rows = torch.arange(first, last, device=x.device).expand(batch, -1)
+            candidates = torch.cat([held.sort(1).values, rows], 1)
+            # most novel first; a stable order keeps the older of two equals ahead
+            order = novelty.gather(1, candidates).argsort(dim=1, descending=True, stable=True)
+            candidates = candidates.gather(1, order)
+            held = candidates[:, :m]
+            if read is not None:
+                rows, real = _gathered(read[:, first:last], first)
+            if rows.shape[1]:
+                before = candidates[:, None] < rows[..., None]
+                if candidates.shape[1] > m:
+                    before = before & (before.cumsum(2) <= m)
+                if read is not None:
+                    before = before & real[..., None]
+                pairs = pairs + before.sum()
+                query = self._split(self.query(_rows(x, rows)))
+                pieces.append((rows, self._attend(query, keys, values, candidates, before)))
+        if read is None:
+            return torch.cat([piece for _, piece in pieces], 1), pairs
+        out = torch.zeros_like(x)
+        for rows, piece in pieces:
+            # padded rows carry zeros, so adding them changes nothing
+            out = out.scatter_add(1, rows[..., None].expand(-1, -1, width), piece.to(out.dtype))
+        return out, pairs
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        candidates: torch.Tensor,
+        seen: torch.Tensor,
+    ) -> torch.Tensor:
+        """Softmax attention of the rows over the candidates they may see; 0 for rows that see none."""
+        if candidates.shape[1] < keys.shape[1] or candidates.shape[1] > self.buffer:
+            keys, values = _rows(keys, candidates), _rows(values, candidates)
+        else:  # one chunk that fits into the buffer: its order does not matter, so undo it instead of copying keys and values
+            seen = seen.gather(2, candidates.argsort(1)[:, None].expand_as(seen))
+        empty = ~seen.any(-1)
+        mask = (seen | empty[..., None])[:, None]
+        q, k, v = (t.transpose(1, 2) for t in (query, keys, values))
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2)) * ~empty[..., None]
+
+
+def _rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """x[b, index[b, i]] for x (batch, position, ...) and index (batch, i)."""
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], index]
+
+
+def _gathered(read: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the marked ones, padded to the longest row, and which are no padding: (batch, r) each."""
+    most = int(read.sum(1).max())
+    order = read.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return order + first, read.gather(1, order)
+
+
+class Router(nn.Module):
+    """Eq 7: logits g(z_t) over (CT only, episodic, semantic).
+
+    z_t = (log(1 + gap), magnitude of the CT dynamics, q_t, prediction uncertainty). The paper does not define the uncertainty; here it is a learned
+    linear read-out of f_CT, the local prediction: read from x_t itself it could not tell 100 patterns from 100 novel keys with random codes, which are
+    not linearly separable. g is not given either: two layers with 16 hidden units.
+    """
+
+    def __init__(self, config: CRAMConfig):
+        super().__init__()
+        self.sees_quality = config.quality_in_router
+        self.uncertainty = nn.Linear(config.width, 1)
+        self.first = nn.Linear(4, 16)
+        self.second = nn.Linear(16, 3 if config.semantic else 2)
+
+    def forward(
+        self, working: torch.Tensor, gap: torch.Tensor, magnitude: torch.Tensor, quality: torch.Tensor
+    ) -> torch.Tensor:
+        """(batch, position, paths)."""
+        quality = quality if self.sees_quality else torch.zeros_like(quality)
+        z = torch.stack([gap.log1p(), magnitude, quality, self.uncertainty(working)[..., 0]], -1)
+        return self.second(gelu(self.first(z)))
+
+
+class CRAMLayer(nn.Module):
+    """Router, three memories, add & norm, feed-forward, add & norm (figure 1 of the paper: normalised after the sums)."""
+
+    def __init__(self, config: CRAMConfig):
+        super().__init__()
+        self.config = config
+        self.working, self.episodic = WorkingMemory(config), EpisodicMemory(config)
+        self.semantic = SemanticMemory(config) if config.semantic else None
+        self.router = Router(config)
+        predicts = config.quality == "predicted"
+        self.predict = (
+            nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, 1))
+            if predicts
+            else None
+        )
+        self.mixed_norm, self.norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.up, self.down = nn.Linear(config.width, config.hidden), nn.Linear(config.hidden, config.width)
+        self.register_buffer("scale", torch.ones(()))
+        self.scale: torch.Tensor
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        gap: torch.Tensor,
+        noise: torch.Tensor | None,
+        temperature: float,
+        without: frozenset[Part],
+        dense: bool = False,
+    ) -> tuple[torch.Tensor, Trace]:
+        """The layer's output and trace; arguments as in `Model.forward`."""
+        config = self.config
+        working, magnitude = self.working(x, gap)
+        semantic = torch.zeros_like(x) if self.semantic is None else self.semantic(x)
+        if self.predict is None:
+            recalled, pairs = self.episodic(x)
+            guess = None
+            logits = self.router(working, gap, magnitude, self._quality(semantic, recalled).detach())
+            predicted = self._quality(semantic, recalled).detach()
+        else:
+            guess = self.predict(x.detach())[..., 0]
+            predicted = guess.sigmoid().detach()
+            logits = self.router(working, gap, magnitude, predicted)
+        probability, route = self._route(logits, noise, temperature)
+        path = route.argmax(-1)
+        if self.predict is None:
+            read = torch.ones_like(path, dtype=torch.bool)
+        else:
+            read = path == EPISODIC if config.routing == "hard" else torch.ones_like(path, dtype=torch.bool)
+            if noise is not None and config.routing == "hard":
+                read = read | (noise[..., 3] < config.exploration)
+            recalled, pairs = self.episodic(x) if dense else self.episodic(x, read)
+        mixed = x if "working" in without else working
+        if "attention" not in without:
+            weight = route[..., EPISODIC]
+            if noise is not None and self.predict is not None and config.routing == "hard":
+                # 0 in the forward pass where the path is another one; 1 / exploration as large in the backward pass, and 0 where nothing was read
+                weight = torch.where(path == EPISODIC, weight, weight / config.exploration)
+            mixed = mixed + weight[..., None] * recalled
+        if self.semantic is not None and "semantic" not in without:
+            mixed = mixed + route[..., SEMANTIC, None] * semantic
+        y = self.mixed_norm(mixed)
+        out = self.norm(y if "feed_forward" in without else y + self.down(gelu(self.up(y))))
+
+        if self.training:
+            self._follow(recalled, read)
+        quality = self._quality(semantic, recalled)
+        zero = out.new_zeros(())
+        on_path = (path == EPISODIC).to(out.dtype)
+        error = (semantic - recalled.detach()).square().mean(-1)
+        trace = Trace(
+            route,
+            probability.detach(),
+            path,
+            read,
+            quality.detach() if dense else quality.detach().masked_fill(~read, torch.nan),
+            predicted,
+            self.episodic.novelty(x),
+            pairs,
+            zero if self.semantic is None else (on_path * error).sum() / on_path.sum().clamp(min=1),
+            zero
+            if guess is None
+            else _mean_over(read, binary_cross_entropy_with_logits(guess, quality.detach(), reduction="none")),
+        )
+        return out, trace
+
+    def _quality(self, semantic: torch.Tensor, recalled: torch.Tensor) -> torch.Tensor:
+        """Eq 6: exp(-||f_sem - r_E||^2 / sigma^2)."""
+        sigma = self.config.sigma
+        square = self.scale if sigma is None else self.scale.new_tensor(sigma**2)
+        return (-(semantic - recalled).square().sum(-1) / square).exp()
+
+    @torch.no_grad()
+    def _follow(self, recalled: torch.Tensor, read: torch.Tensor) -> None:
+        """Move sigma^2 towards this batch's mean of ||r_E||^2 over the positions that read."""
+        square = _mean_over(read, recalled.square().sum(-1))
+        self.scale.lerp_(square.clamp(min=1e-6), (1 - SCALE_MEMORY) * read.any())
+
+    def _route(
+        self, logits: torch.Tensor, noise: torch.Tensor | None, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eq 7: probabilities without noise, and the weights of the paths, one-hot with straight-through gradients or soft: (batch, position, 3)."""
+        if logits.shape[-1] == 2:  # without the semantic path its probability is exactly 0
+            logits = torch.cat([logits, torch.full_like(logits[..., :1], -torch.inf)], -1)
+        probability = logits.softmax(-1)
+        soft = probability if noise is None else ((logits + noise[..., :3]) / temperature).softmax(-1)
+        if self.config.routing == "soft":
+            return probability, soft
+        return probability, one_hot(soft.argmax(-1), 3).to(soft.dtype) + soft - soft.detach()
+
+
+def _mean_over(chosen: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Mean of the chosen values, 0 when none is chosen."""
+    weight = chosen.to(values.dtype)
+    return (weight * values).sum() / weight.sum().clamp(min=1)
+
+
+class Inputs(nn.Module):
+    """What every model sees: embeddings of key, value and role, and a linear map of the last value and log(1 + gap), added and normalised."""
+
+    def __init__(self, benchmark: SRCDConfig, width: int, keys: Literal["learned", "fixed"]):
+        super().__init__()
+        self.key = nn.Embedding(benchmark.keys + 1, width)
+        self.key.weight.requires_grad_(keys == "learned")
+        self.value = nn.Embedding(benchmark.values + 1, width)
+        self.role = nn.Embedding(3, width)
+        self.observed = nn.Linear(2, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """(batch, position, width)."""
+        observed = torch.stack([batch.previous, batch.gap.log1p()], -1).to(self.observed.weight.dtype)
+        return self.norm(
+            self.key(batch.key) + self.value(batch.value) + self.role(batch.role) + self.observed(observed)
+        )
+
+
+class Model(nn.Module):
+    """Inputs, layers, and two heads: the value asked for, and the present value of the process."""
+
+    def __init__(self, benchmark: SRCDConfig, config: CRAMConfig, layers: list[nn.Module]):
+        super().__init__()
+        width = config.width
+        self.inputs = Inputs(benchmark, width, config.keys)
+        self.layers = nn.ModuleList(layers)
+        self.retrieve = nn.Linear(width, benchmark.values)
+        self.predict = nn.Linear(width, 1)
+
+    def forward(
+        self,
+        batch: Batch,
+        noise: torch.Tensor | None = None,
+        temperature: float = 1.0,
+        without: frozenset[Part] = frozenset(),
+        dense: bool = False,
+    ) -> "Outputs":
+        """Predict values and dynamics.
+
+        Parameters
+        ----------
+        noise : (layer, batch, position, 4) from `routing_noise` in training; None routes to the most probable path.
+        temperature : of the Gumbel-softmax.
+        without : parts that are knocked out, in every layer.
+        dense : compute attention everywhere and mask it afterwards; the same result, slower.
+        """
+        x, traces = self.inputs(batch), []
+        gap = batch.gap.to(x.dtype)
+        for number, layer in enumerate(self.layers):
+            x, trace = layer(x, gap, None if noise is None else noise[number], temperature, without, dense)
+            traces.append(trace)
+        return Outputs(self.retrieve(x), self.predict(x)[..., 0], traces)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Logits (batch, position, values), predicted dynamics (batch, position), and a trace per layer."""
+
+    logits: torch.Tensor
+    dynamics: torch.Tensor
+    traces: list[Trace]
+
+
+def routing_noise(layers: int, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    """(layer, batch, position, 4): Gumbel noise for the three paths, and a uniform number for exploration."""
+    uniform = torch.rand((layers, *batch.key.shape, 4), generator=generator, device=generator.device)
+    gumbel = -(-uniform[..., :3].clamp(min=1e-20).log()).clamp(min=1e-20).log()
+    return torch.cat([gumbel, uniform[..., 3:]], -1)
+
+
+def objective(outputs: Outputs, batch: Batch, weights: Objective) -> dict[str, torch.Tensor]:
+    """Eq 8, term by term, and their `total`.
+
+    L_task is the mean squared error of the dynamics plus the mean cross-entropy of the answers (the paper does not compose it). The two sums of eq 8 are divided by the
+    number of queries too (and by the layers): lambda_E then is the price of one read in nats of one answer, whatever batch and length. Divided by
+    all positions instead, the published .1 moves no router; undivided, it outweighs every answer. q is not differentiated: else the reward
+    could be had by making r_E imitate f_sem.
+    """
+    logits = outputs.logits.float().flatten(0, 1)
+    terms = {
+        "dynamics": mse_loss(outputs.dynamics.float(), batch.dynamics),
+        "retrieval": cross_entropy(logits, batch.target.flatten(), ignore_index=IGNORED),
+    }
+    traces = outputs.traces
+    route = torch.stack([t.route for t in traces])
+    quality = torch.stack([t.predicted for t in traces])
+    per_query = 1 / (len(traces) * batch.position.numel())
+    terms["attention"] = weights.attention_penalty * route[..., EPISODIC].sum() * per_query
+    terms["semantic"] = -weights.semantic_reward * (route[..., SEMANTIC] * quality).sum() * per_query
+    terms["consolidation"] = weights.consolidation * torch.stack([t.consolidation for t in traces]).mean()
+    # not in the paper: the head that predicts q_t; it sees x_t without a gradient, so this term changes nothing else
+    terms["prediction"] = torch.stack([t.prediction_loss for t in traces]).mean()
+    terms["total"] = torch.stack([t.float() for t in terms.values()]).sum()
+    return terms

@@ -1,0 +1,305 @@
+"""The experiments of the paper and their controls: `python -m consolidation.replicate [PRESET] [--tables ...] [--seeds N]`.
+
+| table | question | cells |
+|---|---|---|
+| table1 | which models retrieve, and what does it cost them in attention | CRAM, CRAM without consolidation, Transformer, Mamba, Jamba 1:7, SeqBoat |
+| table4 | which part of CRAM saves attention | full, no semantic memory (the control of theorem 1), no L_cons, no q in the router, semantic learning rate x 10 |
+| schedule | does the transition move with the schedules | temperature schedule ending at 1/3, 2/3 and 1 of training and constant; pressure setting in earlier and later, and from the start |
+| recurrence | is eq 13 reached | recurrence 0, .25, .5, .7, .9, 1 |
+| novel | what if the key does not tell novel from recurring | disjoint, shared |
+| mode | does it matter how q is known, and where a pattern may be stored | q predicted and oracle; key codes fixed and learned |
+| transfer | do memory and router transfer | to Copy and Associative recall with new heads: trained CRAM frozen, random frozen, from scratch at equal steps |
+
+Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a killed command goes on, and cells that several
+tables share are trained once. `cells.csv` holds one row per cell and metric: mean over seeds with its interval, and the paper's number beside it.
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tyro
+from accelerate import PartialState
+from rich import box
+from rich.table import Table
+from scipy import stats
+
+from consolidation.baselines import VARIANTS
+from consolidation.presets import TrainConfig, parse
+from consolidation.trainer import Settings, Trainer
+from labbook.console import UserError, console, guarded
+from labbook.estimate import LEVEL, Estimate
+from labbook.run import write_table
+
+# table 1 and table 4 of the paper: dynamics MSE, retrieval, attention share, attention against its start
+PAPER: dict[tuple[str, str], dict[str, float]] = {
+    ("table1", "transformer"): {"dynamics_mse": 0.589, "retrieval": 0.680, "attention": 1.00, "ratio": 1.00},
+    ("table1", "mamba"): {"dynamics_mse": 0.620, "retrieval": 0.680, "attention": 0.0},
+    ("table1", "jamba"): {"dynamics_mse": 0.461, "retrieval": 0.0, "attention": 0.125, "ratio": 1.00},
+    ("table1", "seqboat"): {"dynamics_mse": 0.649, "retrieval": 0.680, "attention": 0.23, "ratio": 0.98},
+    ("table1", "cram"): {"dynamics_mse": 1.211, "retrieval": 1.0, "attention": 0.016, "ratio": 0.019},
+    ("table1", "no-consolidation"): {"dynamics_mse": 1.198, "retrieval": 1.0, "attention": 0.167, "ratio": 0.95},
+    ("table4", "cram"): {"retrieval": 1.0, "attention": 0.016},
+    ("table4", "control"): {"retrieval": 1.0, "attention": 0.167},
+    ("table4", "no-consolidation"): {"retrieval": 1.0, "attention": 0.167},
+    ("table4", "no-quality"): {"retrieval": 1.0, "attention": 0.167},
+    ("table4", "fast-semantic"): {"retrieval": 1.0, "attention": 0.167},
+    ("transfer", "copy, trained"): {"retrieval": 0.941, "attention": 0.171},
+}
+METRICS = {
+    "retrieval": "right answers",
+    "recurring": "right answers to recurring queries",
+    "novel": "right answers to novel queries",
+    "dynamics_mse": "dynamics MSE",
+    "attention": "share of positions that read",
+    "ratio": "final / first attention share in training",
+    "at_recurring": "share of recurring queries that read",
+    "at_novel": "share of novel queries that read",
+    "pairs": "query-key pairs per position, relative to causal attention",
+    "learnt": "share of seeds that learnt retrieval",
+    "consolidated": "share of seeds that consolidated",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One condition: the table it stands in, its name there, the folder of its run (shared between tables), and how it is trained."""
+
+    table: str
+    name: str
+    folder: str
+    config: TrainConfig
+    needs: str | None = None
+    """Folder of the run whose weights it starts from."""
+
+
+def cells(base: TrainConfig, tables: tuple[str, ...]) -> list[Cell]:
+    """All cells of the tables asked for. Raises UserError for an unknown table."""
+    unknown = [t for t in tables if t not in TABLES]
+    if unknown:
+        raise UserError(f"there is no table {unknown[0]!r}; there are {', '.join(TABLES)}. Change --tables.")
+    return [cell for table in tables for cell in TABLES[table](base)]
+
+
+def _models(table: str, *names: str) -> Any:
+    return lambda base: [Cell(table, name, name, replace(base, model=name)) for name in names]
+
+
+def _schedule(base: TrainConfig) -> list[Cell]:
+    steps, start = base.steps, base.pressure_start
+    changes: dict[str, dict[str, Any]] = {"as the preset": {}}
+    for name, end in (("1/3", steps // 3), ("2/3", 2 * steps // 3), ("1", steps)):
+        changes[f"temperature ends at {name}"] = {"temperature_steps": end}
+    changes["temperature constant"] = {"temperature": (base.temperature[0],) * 2}
+    for name, at in (("half as late", start // 2), ("half as late again", start + start // 2)):
+        changes[f"pressure sets in {name}"] = {"pressure_start": at}
+    changes["pressure from the start"] = {"pressure_start": 0, "pressure_ramp": 0}
+    return [_changed("schedule", name, base, change) for name, change in changes.items()]
+
+
+def _changed(table: str, name: str, base: TrainConfig, change: dict[str, Any]) -> Cell:
+    config = replace(base, **change)
+    folder = "cram" if config == base else f"{table}-{name.replace(' ', '-').replace('/', 'of')}"
+    return Cell(table, name, folder, config)
+
+
+def _recurrence(base: TrainConfig) -> list[Cell]:
+    shares = (0.0, 0.25, 0.5, 0.7, 0.9, 1.0)
+    return [
+        _changed("recurrence", f"{s:.0%}", base, {"benchmark": replace(base.benchmark, recurrence=s)}) for s in shares
+    ]
+
+
+def _novel(base: TrainConfig) -> list[Cell]:
+    return [
+        _changed("novel", kind, base, {"benchmark": replace(base.benchmark, novel=kind)})
+        for kind in ("disjoint", "shared")
+    ]
+
+
+def _mode(base: TrainConfig) -> list[Cell]:
+    quality = [
+        _changed("mode", f"q {q}", base, {"cram": replace(base.cram, quality=q)}) for q in ("predicted", "oracle")
+    ]
+    return quality + [
+        _changed("mode", f"keys {k}", base, {"cram": replace(base.cram, keys=k)}) for k in ("fixed", "learned")
+    ]
+
+
+def _transfer(base: TrainConfig) -> list[Cell]:
+    found = []
+    for task in ("copy", "associative"):
+        short = replace(
+            base, steps=base.steps // 4, pressure_start=base.pressure_start // 4, pressure_ramp=base.pressure_ramp // 4
+        )
+        short = replace(
+            short, benchmark=replace(base.benchmark, variant=task), temperature_steps=base.temperature_steps // 4
+        )
+        conditions: tuple[tuple[str, dict[str, Any], str | None], ...] = (
+            ("trained", {"trained": "heads"}, "cram"),
+            ("random", {"trained": "heads"}, None),
+            ("from scratch", {}, None),
+        )
+        for name, change, needs in conditions:
+            found.append(
+                Cell(
+                    "transfer",
+                    f"{task}, {name}",
+                    f"transfer-{task}-{name.replace(' ', '-')}",
+                    replace(short, **change),
+                    needs,
+                )
+            )
+    return found
+
+
+TABLES = {
+    "table1": _models("table1", "cram", "no-consolidation", "transformer", "mamba", "jamba", "seqboat"),
+    "table4": _models("table4", "cram", "control", "no-consolidation", "no-quality", "fast-semantic"),
+    "schedule": _schedule,
+    "recurrence": _recurrence,
+    "novel": _novel,
+    "mode": _mode,
+    "transfer": _transfer,
+}
+
+
+def metrics(summary: dict[str, Any]) -> dict[str, float]:
+    """The numbers of one seed that are tabulated."""
+    accuracy, attention = summary["accuracy"], summary["attention"]
+    first = summary["attention_first"]
+    values = {
+        "retrieval": accuracy["query"], "recurring": accuracy["recurring"], "novel": accuracy["novel"], "dynamics_mse": summary["dynamics_mse"],
+        "attention": attention["all"], "ratio": attention["all"] / first if first else math.nan, "at_recurring": attention["recurring"],
+        "at_novel": attention["novel"], "pairs": summary["pairs"] / summary["pairs_dense"], "learnt": float(summary["learnt"]),
+        "consolidated": float(summary["consolidated"]),
+    }  # fmt: skip
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}
+
+
+def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], share: bool) -> Estimate:
+    """Mean over seeds: Student's interval, or Wilson's for a share of seeds; NaN limits for a single seed."""
+    n, mean = len(values), float(np.mean(values))
+    if share:
+        limits = stats.binomtest(round(float(np.sum(values))), n).proportion_ci(LEVEL, "wilson")
+        return Estimate(mean, float(limits.low), float(limits.high), n)
+    if n < 2:
+        return Estimate(mean, math.nan, math.nan, n)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def tabulate(found: dict[str, list[dict[str, Any]]], listed: list[Cell]) -> pd.DataFrame:
+    """One row per cell and metric: table, cell, metric, estimate, lower, upper, n, paper, optimum."""
+    rows = []
+    for cell in listed:
+        seeds = [metrics(s) for s in found.get(cell.folder, [])]
+        for metric in METRICS:
+            values = np.array([s[metric] for s in seeds if not math.isnan(s[metric])])
+            if len(values):
+                number = over_seeds(values, metric in ("learnt", "consolidated"))
+                paper = PAPER.get((cell.table, cell.name), {}).get(metric, math.nan)
+                optimum = cell.config.benchmark.optimum() if metric == "attention" else math.nan
+                rows.append(
+                    (
+                        cell.table,
+                        cell.name,
+                        metric,
+                        number.estimate,
+                        number.lower,
+                        number.upper,
+                        number.n,
+                        paper,
+                        optimum,
+                    )
+                )
+    return pd.DataFrame(
+        rows, columns=["table", "cell", "metric", "estimate", "lower", "upper", "n", "paper", "optimum"]
+    )
+
+
+def show(table: pd.DataFrame) -> None:
+    """The tables on the terminal: retrieval, attention, where it is spent, and how many seeds succeeded."""
+    shown = ("retrieval", "novel", "dynamics_mse", "attention", "at_recurring", "at_novel", "learnt", "consolidated")
+    for name, rows in table.groupby("table", sort=False):
+        out = Table(box=box.SIMPLE, title=f"{name}: mean over seeds [95 % interval] (paper)", title_justify="left")
+        out.add_column("cell", no_wrap=True)
+        for metric in shown:
+            out.add_column(metric.replace("_", " "), justify="right")
+        for cell, values in rows.groupby("cell", sort=False):
+            by = values.set_index("metric")
+            out.add_row(f"{cell} (n = {int(values['n'].max())})", *(_entry(by, metric) for metric in shown))
+        console.print(out)
+
+
+def _entry(by: pd.DataFrame, metric: str) -> str:
+    if metric not in by.index:
+        return "–"
+    columns = ("estimate", "lower", "upper", "n", "paper")
+    estimate, lower, upper, n, paper = (float(by[column].to_dict()[metric]) for column in columns)
+    if metric in ("learnt", "consolidated"):
+        return f"{round(estimate * n)} of {n:.0f}"
+    stated = "" if math.isnan(paper) else f" ({paper:.3f})"
+    interval = "" if math.isnan(lower) else f" [{lower:.3f}, {upper:.3f}]"
+    return f"{estimate:.3f}{interval}{stated}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Run the experiments of the paper and their controls."""
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    tables: tuple[str, ...] = ("table1", "table4", "schedule", "recurrence", "novel", "mode", "transfer")
+    """Which tables."""
+    seeds: int = 5
+    """Seeds of every cell."""
+    out: Path | None = None
+    """Folder; default: runs/replicate-<time>. Finished cells in it are skipped."""
+
+
+def execute(command: Command, out: Path) -> pd.DataFrame:
+    """Train what is missing, seed by seed so that every cell has some soon, and tabulate after each."""
+    listed = cells(command.config, command.tables)
+    # what others start from comes first
+    runs = {cell.folder: cell for cell in sorted(listed, key=lambda c: c.needs is not None)}
+    missing = sorted({c.needs for c in runs.values() if c.needs} - set(runs))
+    runs = {name: Cell("table1", name, name, replace(command.config, model=name)) for name in missing} | runs
+    found: dict[str, list[dict[str, Any]]] = {}
+    table = tabulate(found, listed)
+    for seed in range(command.seeds):
+        for folder, cell in runs.items():
+            start = None if cell.needs is None else out / cell.needs / f"seed-{seed}"
+            trainer = Trainer(cell.config, seed, out / folder / f"seed-{seed}", command.settings, start)
+            found.setdefault(folder, []).append(trainer.train())
+            table = tabulate(found, listed)
+            if PartialState().is_main_process:
+                write_table(out / "cells.csv", table)
+    return table
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line."""
+
+    def body() -> None:
+        command = parse(sys.argv[1:] if args is None else args, Command, "python -m consolidation.replicate")
+        if command.config.model != "cram":
+            raise UserError(
+                f"--model {command.config.model}: the experiments choose the models themselves ({', '.join(VARIANTS)}). Leave it out."
+            )
+        out = command.out or Path("runs") / f"replicate-{time.strftime('%Y%m%d-%H%M%S')}"
+        table = execute(command, out)
+        if PartialState().is_main_process:
+            show(table)
+            console.print(str(out))
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What the paper's theorems bound, and the phase-plane model of its appendix C fitted to a trajectory.
+
+    f n        queries of a sequence                   rho   recurring share
+    theorem 1  any static routing with accuracy >= 1 - eps uses at least (1 - eps) f n attention operations
+    eq 13      with every pattern known, f (1 - rho) of all positions need attention
+
+Theorem 1 is the only one that is proved, and its proof assumes that every other path always fails: a model that remembers patterns in any weights
+is outside it. `shared` novel keys are outside eq 13: the key does not tell which query is novel, so a router that knows the key only has to read at
+every query.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.integrate import solve_ivp
+from scipy.optimize import least_squares
+
+from consolidation.srcd import SRCDConfig
+from labbook.console import UserError
+
+Array = npt.NDArray[np.float64]
+
+
+def static_bound(config: SRCDConfig, epsilon: float) -> float:
+    """Theorem 1: least share of positions that a static routing with accuracy 1 - epsilon reads at."""
+    if not 0 <= epsilon <= 1:
+        raise UserError(f"epsilon {epsilon} is not between 0 and 1.")
+    return (1 - epsilon) * config.queries
+
+
+def consolidated_bound(config: SRCDConfig, error: float, delta: float = 0.05) -> float:
+    """Corollary 1 without its unknown constant: error f + sqrt(n log(K / delta)) / n, a share of positions.
+
+    Parameters
+    ----------
+    error : eps_cons, the share of queries that the consolidated memory answers wrongly; with perfect memory of the patterns, 1 - rho.
+    delta : probability with which the bound may fail.
+    """
+    n = config.length
+    return error * config.queries + float(np.sqrt(n * np.log(config.patterns / delta)) / n)
+
+
+def bounds(config: SRCDConfig, epsilon: float = 0.01) -> pd.DataFrame:
+    """The bounds of a configuration as shares of positions: columns bound, share, source."""
+    rows = [
+        ("attention everywhere", 1.0, "dense attention"),
+        ("best static routing, all answers right", static_bound(config, 0.0), "theorem 1, epsilon = 0"),
+        (
+            f"best static routing, {1 - epsilon:.0%} right",
+            static_bound(config, epsilon),
+            f"theorem 1, epsilon = {epsilon:g}",
+        ),
+        ("memory of every pattern", config.optimum(), "eq 13"),
+    ]
+    return pd.DataFrame(rows, columns=["bound", "share", "source"])
+
+
+@dataclass(frozen=True)
+class PhasePlane:
+    """Appendix C: q' = eta_q p (1 - q), p' = eta_p (q - q_star), p clipped to [0, 1]; t in training steps.
+
+    Attributes
+    ----------
+    eta_q, eta_p : rates per step.
+    q_star : quality above which semantic routing grows.
+    residual : root mean squared error of the fit, over q and p.
+    explained : 1 - residual variance / variance about the mean, over q and p; may be negative.
+    """
+
+    eta_q: float
+    eta_p: float
+    q_star: float
+    residual: float
+    explained: float
+
+    def path(self, q: float, p: float, steps: Array) -> Array:
+        """(2, steps) q and p from a start at the first step."""
+        return _integrate((self.eta_q, self.eta_p, self.q_star), q, p, steps)
+
+    def separatrix(self, points: int = 200) -> Array:
+        """(points, 2) of (q, p): from below it p dies out before q reaches q_star, from above it semantic routing takes over.
+
+        dp / dq = eta_p (q - q_star) / (eta_q p (1 - q)) integrates to p^2 / 2 = (eta_p / eta_q) ((1 - q_star) ln(1 / (1 - q)) - q) + C; the separatrix is the
+        curve through p = 0 at q = q_star.
+        """
+        q = np.linspace(0, min(self.q_star, 0.999), points)
+        inside = (1 - self.q_star) * -np.log1p(-q) - q
+        level = 2 * self.eta_p / self.eta_q * (inside - inside[-1])
+        return np.stack([q, np.sqrt(np.clip(level, 0, None))], 1)
+
+
+def _integrate(parameters: tuple[float, float, float], q: float, p: float, steps: Array) -> Array:
+    eta_q, eta_p, q_star = parameters
+
+    def flow(_: float, state: Array) -> list[float]:
+        p = min(max(state[1], 0.0), 1.0)
+        push = eta_p * (state[0] - q_star)
+        # at the border only the push inwards acts
+        if (state[1] <= 0 and push < 0) or (state[1] >= 1 and push > 0):
+            push = 0.0
+        return [eta_q * p * (1 - state[0]), push]
+
+    solved = solve_ivp(
+        flow, (steps[0], steps[-1]), [q, p], t_eval=steps, rtol=1e-6, atol=1e-8, max_step=(steps[-1] - steps[0]) / 50
+    )
+    return np.asarray(np.clip(solved.y, [[-np.inf], [0.0]], [[np.inf], [1.0]]))
+
+
+def fit_phase_plane(steps: Array, q: Array, p: Array) -> PhasePlane:
+    """Fit the model of appendix C to mean quality q and semantic share p over training steps, by least squares from several starts.
+
+    Raises UserError for fewer than 8 points, or when no start converges.
+    """
+    if len(steps) < 8:
+        raise UserError(f"the phase-plane model needs at least 8 points of a trajectory; got {len(steps)}.")
+    span = float(steps[-1] - steps[0])
+
+    def residuals(theta: Array) -> Array:
+        found = _integrate((np.exp(theta[0]), np.exp(theta[1]), theta[2]), q[0], p[0], steps)
+        return np.concatenate([found[0] - q, found[1] - p])
+
+    best = None
+    for rate_q in (1.0, 10.0):
+        for rate_p in (1.0, 10.0):
+            for star in (0.2, 0.5, 0.8):
+                start = [np.log(rate_q / span), np.log(rate_p / span), star]
+                box = ([np.log(1e-3 / span), np.log(1e-3 / span), 0.0], [np.log(1e3 / span), np.log(1e3 / span), 1.0])
+                found = least_squares(residuals, start, bounds=box)
+                if found.success and (best is None or found.cost < best.cost):
+                    best = found
+    if best is None:
+        raise UserError("the phase-plane model could not be fitted: no start converged.")
+    spread = np.concatenate([q - q.mean(), p - p.mean()])
+    square = float(np.mean(best.fun**2))
+    eta_q, eta_p = np.exp(best.x[:2])
+    return PhasePlane(float(eta_q), float(eta_p), float(best.x[2]), square**0.5, 1 - square / float(np.mean(spread**2)))

@@ -1,0 +1,414 @@
+"""One seed of one training run: steps, evaluations, state.
+
+The state (weights, optimiser moments, exposure counts, rows so far) is one safetensors file, replaced atomically, and every random number is a
+function of (seed, step); so a run that was killed at any moment goes on to the same trajectory, bit for bit on CPUs with the same number
+of threads (only `seconds` differs).
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from consolidation import trajectory
+from consolidation.baselines import build, parameters, variant
+from consolidation.cram import EPISODIC, SEMANTIC, Model, Outputs, Part, objective, routing_noise
+from consolidation.presets import TrainConfig
+from consolidation.srcd import Batch, generate, generator
+from labbook.console import Interrupted, UserError, choice, progress, stopping
+from labbook.run import Run, digest, load_tensors, provenance, save_tensors
+
+STATE = "state.safetensors"
+STATE_SECONDS = 60
+HEADS = ("retrieve.", "predict.")
+KNOCK_OUTS: tuple[Part, ...] = ("attention", "semantic", "working", "feed_forward")
+# what counts as having learnt and as having consolidated, in `summary.json`
+LEARNT, CONSOLIDATED = 0.95, 1.5
+# torch's counter knows attention on GPUs, but not by the name that it has on CPUs
+COUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+}
+Row = tuple[int, int, str, str, float, int]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What changes no number."""
+
+    tracker: str | None = None
+    """Also log to tensorboard, wandb or trackio, through accelerate; the package has to be installed."""
+
+
+class Trainer:
+    """Train one seed into a run folder.
+
+    Parameters
+    ----------
+    start : folder of a finished seed whose weights this one starts from, its heads excepted.
+
+    Raises
+    ------
+    UserError : when the folder holds another run or a damaged state, and when a loss is not finite (the last state is kept).
+    Interrupted : after Ctrl-C or SIGTERM, with the state saved.
+    """
+
+    def __init__(
+        self, config: TrainConfig, seed: int, folder: Path, settings: Settings | None = None, start: Path | None = None
+    ):
+        settings = settings or Settings()
+        cpu = not torch.cuda.is_available()
+        precision = ("no" if cpu else "bf16") if config.precision == "auto" else config.precision
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with=settings.tracker)
+        if config.batch % self.accelerator.num_processes:
+            raise UserError(
+                f"--batch {config.batch} cannot be shared by {self.accelerator.num_processes} processes. Make it a multiple of that number."
+            )
+        weights = None if start is None else load_tensors(start / "model.safetensors")[0]
+        origin = None if weights is None else digest(t.numpy().tobytes() for t in weights.values())
+        with self.accelerator.main_process_first():
+            self.run = Run(folder, {**asdict(config), "seed": seed, "start": origin})
+        self.config, self.seed, self.device = config.resolved(), seed, self.accelerator.device
+        torch.manual_seed(seed)
+        self.bare: Model = build(config.model, config.benchmark, config.cram).to(self.device)
+        layers = len(self.bare.layers)
+        if weights is not None:
+            kept = {k: t for k, t in weights.items() if not k.startswith(HEADS)}
+            self.bare.load_state_dict({**self.bare.state_dict(), **kept})
+        if config.trained == "heads":
+            for name, p in self.bare.named_parameters():
+                p.requires_grad_(name.startswith(HEADS))
+        self.optimizer = self._optimizer()
+        self.model, self.optimizer = self.accelerator.prepare(self.bare, self.optimizer)
+        if config.compile:
+            self.model = torch.compile(self.model)
+        c = self.config
+        shown = c.benchmark.recurrence * (c.benchmark.queries + c.benchmark.bindings) * c.benchmark.length
+        self.table = trajectory.PatternTable(
+            c.batch // self.accelerator.num_processes,
+            c.benchmark.patterns,
+            layers,
+            max(100.0, 2 * c.steps * c.batch * shown),
+            self.device,
+        )
+        self.step, self.seconds, self.rows = 0, 0.0, list[Row]()
+        self.recent: dict[str, list[float]] = {}
+        if settings.tracker:
+            self.accelerator.init_trackers("consolidation", config={**asdict(config), "seed": seed})
+        self.held_out = generate(c.benchmark, seed, 0, c.evaluation, self.device, "evaluation")
+        if (folder / STATE).exists():
+            self._restore()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with the semantic memory at its own rate, and weight decay on matrices only."""
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, p in self.bare.named_parameters():
+            if p.requires_grad:
+                rate = self.config.semantic_rate if ".semantic." in name else 1.0
+                groups.setdefault((rate, self.config.weight_decay if p.dim() > 1 else 0.0), []).append(p)
+        parts = [{"params": ps, "weight_decay": decay, "relative": rate} for (rate, decay), ps in groups.items()]
+        return torch.optim.AdamW(parts, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+
+    def _learning_rate(self, step: int) -> float:
+        """Linear warm-up, then cosine to zero."""
+        c = self.config
+        return (
+            c.learning_rate * min(1.0, (step + 1) / max(1, c.warmup)) * 0.5 * (1 + math.cos(math.pi * step / c.steps))
+        )
+
+    def batch(self, step: int) -> Batch:
+        """This process' rows of the sequences of a step."""
+        share = self.config.batch // self.accelerator.num_processes
+        first = share * self.accelerator.process_index
+        return generate(self.config.benchmark, self.seed, step, self.config.batch, self.device).rows(
+            first, first + share
+        )
+
+    def train(self) -> dict[str, Any]:
+        """All remaining steps; returns the summary. A finished run is left as it is."""
+        if self.run.finished:
+            summary: dict[str, Any] = json.loads((self.run.folder / "summary.json").read_text(encoding="utf-8"))
+            return summary
+        self.run.json("provenance.json", self._provenance())
+        marks = self._marks()
+        if self.step == 0:
+            self._evaluate(knock_outs=True)
+        saved = time.monotonic()
+        label = f"{self.config.model}, seed {self.seed}"
+        with progress(label, self.config.steps, self.step) as advance:
+            while self.step < self.config.steps:
+                began = time.monotonic()
+                self._step()
+                self.seconds += time.monotonic() - began
+                if self.step in marks:
+                    self._evaluate(knock_outs=self.step == self.config.steps or self.step & (self.step - 1) == 0)
+                advance(1, self._note())
+                if stopping() or time.monotonic() - saved > STATE_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+                if stopping():
+                    raise Interrupted(f"The state of step {self.step} is saved; repeat the same command to go on.")
+        return self._finish()
+
+    def _marks(self) -> set[int]:
+        """Steps that are evaluated: evenly spaced ones, powers of two, and the last."""
+        c = self.config
+        even = {round(i * c.steps / c.evaluations) for i in range(1, c.evaluations + 1)}
+        return even | {2**i for i in range(c.steps.bit_length()) if 2**i < c.steps}
+
+    def _step(self) -> None:
+        c, batch = self.config, self.batch(self.step)
+        noise = routing_noise(
+            len(self.bare.layers),
+            batch,
+            generator(self.device, "routing", self.seed, self.step, self.accelerator.process_index),
+        )
+        rate = self._learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["relative"]
+        self.model.train()
+        try:
+            with self.accelerator.autocast():
+                outputs = self.model(batch, noise, c.temperature_at(self.step))
+            terms = objective(outputs, batch, c.objective_at(self.step))
+            self.accelerator.backward(terms["total"])
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of memory at --batch {c.batch} and --length {c.benchmark.length} ({str(error).splitlines()[0]}). Try --batch {max(1, c.batch // 2)}."
+            ) from error
+        # no clipping: what makes a router attend again are rare, large gradients, and a clipped sum of them lets the small, steady penalty win
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            kept = (
+                f"the state of an earlier step is kept in {STATE}"
+                if (self.run.folder / STATE).exists()
+                else "no state was saved yet"
+            )
+            raise UserError(
+                f"the loss is not finite at step {self.step + 1}, term {bad[0]}; {kept}. Lower --learning-rate and choose another --out."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            self.table.add(batch, outputs)
+        self.step += 1
+        for name, value in values.items():
+            self.recent.setdefault(f"loss_{name}", []).append(value)
+        episodic = torch.stack([(t.path == EPISODIC).float().mean() for t in outputs.traces]).mean()
+        self.recent.setdefault("attention_in_training", []).append(float(episodic))
+
+    def _note(self) -> str:
+        last = {metric: value for _, layer, kind, metric, value, _ in self.rows[-200:] if layer == -1 and metric in ("attention", "accuracy")
+                for metric in [f"{metric} {kind}"]}  # fmt: skip
+        return (
+            f"loss {self.recent['loss_total'][-1] if self.recent.get('loss_total') else math.nan:.3f}, recurring {last.get('accuracy recurring', math.nan):.2f}, "
+            f"novel {last.get('accuracy novel', math.nan):.2f}, attention {last.get('attention all', math.nan):.3f}"
+        )
+
+    @torch.no_grad()
+    def _evaluate(self, knock_outs: bool) -> None:
+        """Measure on the held-out sequences and add the rows."""
+        self.bare.eval()
+        c, batch = self.config, self.held_out
+        with self.accelerator.autocast():
+            outputs = self.bare(batch)
+            everywhere = self.bare(batch, dense=True)
+        rows = measure(outputs, batch) + memories(everywhere, batch, c.cram.buffer)
+        if knock_outs:
+            knocks: dict[str, tuple[Part, ...]] = {**{part: (part,) for part in KNOCK_OUTS}, "all": KNOCK_OUTS}
+            for name, parts in knocks.items():
+                knocked = accuracies(self.bare(batch, without=frozenset(parts)), batch)
+                rows += [(-1, kind, f"accuracy_without_{name}", value, n) for kind, value, n in knocked]
+            rows += [(-1, "all", metric, value, batch.key.numel()) for metric, value in self._flops(batch).items()]
+        for metric, values in self.recent.items():
+            rows.append((-1, "all", metric, float(np.mean(values)), len(values)))
+        schedules = {
+            "temperature": c.temperature_at(self.step), "penalty": c.objective_at(self.step).attention_penalty,
+            "learning_rate": self._learning_rate(self.step), "seconds": self.seconds,
+        }  # fmt: skip
+        rows += [(-1, "all", metric, value, 1) for metric, value in schedules.items()]
+        self.recent = {}
+        self.rows += [(self.step, *row) for row in rows]
+        self.accelerator.log(
+            {f"{metric}/{kind}": v for layer, kind, metric, v, _ in rows if layer == -1}, step=self.step
+        )
+
+    def _flops(self, batch: Batch) -> dict[str, float]:
+        """Forward operations per position by torch's counter (matrix products and attention), with skipping and with attention computed everywhere."""
+        found = {}
+        for metric, dense in (("flops", False), ("flops_dense", True)):
+            with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+                self.bare(batch, dense=dense)
+            found[metric] = counter.get_total_flops() / batch.key.numel()
+        return found
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Everything the next step depends on, by name."""
+        tensors = {f"model:{name}": t for name, t in self.bare.state_dict().items()}
+        for name, p in self.bare.named_parameters():
+            tensors |= {f"optimizer:{key}:{name}": t for key, t in self.optimizer.state.get(p, {}).items()}
+        tensors |= {"exposures": self.accelerator.gather(self.table.exposures.rows)}
+        tensors["patterns"] = self.accelerator.reduce(self.table.sums, "sum")
+        log = json.dumps({"rows": self.rows, "recent": self.recent})
+        tensors["log"] = torch.frombuffer(bytearray(log.encode()), dtype=torch.uint8)
+        return tensors
+
+    def save(self) -> None:
+        """Write the state, atomically; the next start goes on from here."""
+        tensors = self._tensors()
+        if self.accelerator.is_main_process:
+            about = {
+                "step": str(self.step),
+                "seconds": str(self.seconds),
+                "model": self.config.model,
+                "kind": "consolidation",
+            }
+            save_tensors(self.run.folder / STATE, tensors, about)
+
+    def _restore(self) -> None:
+        path = self.run.folder / STATE
+        tensors, about = load_tensors(path)
+        expected = {f"model:{name}" for name in self.bare.state_dict()} | {"exposures", "patterns", "log"}
+        if about.get("kind") != "consolidation" or expected - set(tensors):
+            raise UserError(
+                f"{path} is not the state of such a run ({about.get('model', 'no model named')}; {len(expected - set(tensors))} tensors are missing). "
+                "Remove it to start this seed again."
+            )
+        self.step, self.seconds = int(about["step"]), float(about["seconds"])
+        self.bare.load_state_dict({k.removeprefix("model:"): t for k, t in tensors.items() if k.startswith("model:")})
+        for name, p in self.bare.named_parameters():
+            moments = {
+                k.split(":")[1]: t for k, t in tensors.items() if k.startswith("optimizer:") and k.endswith(f":{name}")
+            }
+            if moments:
+                # AdamW keeps its step counter in float32 beside the parameter
+                self.optimizer.state[p] = {k: t.to(p.device) for k, t in moments.items()}
+        share = self.table.exposures.rows.shape[0]
+        first = share * self.accelerator.process_index
+        self.table.exposures.rows = tensors["exposures"][first : first + share].to(self.device)
+        if self.accelerator.is_main_process:
+            self.table.sums = tensors["patterns"].to(self.device)
+        log = json.loads(bytes(tensors["log"].numpy()).decode())
+        self.rows, self.recent = [tuple(row) for row in log["rows"]], log["recent"]
+        choice("resume", f"step {self.step}", f"{STATE} is there")
+
+    def _provenance(self) -> dict[str, Any]:
+        return provenance(
+            seed=self.seed, device=str(self.device), threads=torch.get_num_threads(), processes=self.accelerator.num_processes,
+            precision=self.accelerator.mixed_precision, parameters=parameters(self.bare),
+        )  # fmt: skip
+
+    def _finish(self) -> dict[str, Any]:
+        """Write both tables, the weights, and the summary."""
+        self.table.sums = self.accelerator.reduce(self.table.sums, "sum")
+        table = trajectory.tidy(self.rows)
+        facts = {"model": self.config.model, "seed": self.seed, "config": self.run.config}
+        summary = summarise(table, self.config, self.seed, parameters(self.bare))
+        if self.accelerator.is_main_process:
+            folder = self.run.folder
+            trajectory.write(folder / "trajectory.parquet", table, facts)
+            trajectory.write(folder / "patterns.parquet", self.table.table(), facts)
+            save_tensors(folder / "model.safetensors", self.bare.state_dict(), {"model": self.config.model})
+            self.run.json("summary.json", summary)
+            (folder / STATE).unlink(missing_ok=True)
+        self.accelerator.end_training()
+        return summary
+
+
+def kinds(batch: Batch) -> dict[str, torch.Tensor]:
+    """(batch, position) masks of the kinds of position."""
+    recurring = torch.zeros_like(batch.role, dtype=torch.bool).scatter(1, batch.position, batch.recurring)
+    query = torch.zeros_like(recurring).scatter(1, batch.position, torch.ones_like(batch.recurring))
+    return {
+        "all": torch.ones_like(query),
+        "recurring": recurring,
+        "novel": query & ~recurring,
+        "query": query,
+        "other": ~query,
+    }
+
+
+def accuracies(outputs: Outputs, batch: Batch) -> list[tuple[str, float, int]]:
+    """Share of right answers by kind of query, with counts; kinds without queries are left out."""
+    right = (outputs.logits.argmax(-1) == batch.target).gather(1, batch.position)
+    masks = {"recurring": batch.recurring, "novel": ~batch.recurring, "query": torch.ones_like(batch.recurring)}
+    return [(kind, float(right[m].double().mean()), int(m.sum())) for kind, m in masks.items() if m.any()]
+
+
+def measure(outputs: Outputs, batch: Batch) -> list[tuple[int, str, str, float, int]]:
+    """Rows (layer, kind, metric, value, n) of one evaluation without noise, for every layer and for their mean (layer -1)."""
+    rows = [(-1, kind, "accuracy", value, n) for kind, value, n in accuracies(outputs, batch)]
+    error = (outputs.dynamics.double() - batch.dynamics).square().mean()
+    positions, length = batch.key.numel(), batch.key.shape[1]
+    rows.append((-1, "all", "dynamics_mse", float(error), positions))
+    rows.append((-1, "all", "pairs_dense", (length + 1) / 2, positions))
+    parts: list[list[tuple[str, str, float, int]]] = []
+    for trace in outputs.traces:
+        part = []
+        for kind, mask in kinds(batch).items():
+            n = int(mask.sum())
+            if n:
+                part.append((kind, "attention", float((trace.path[mask] == EPISODIC).double().mean()), n))
+                part.append((kind, "semantic", float((trace.path[mask] == SEMANTIC).double().mean()), n))
+                part.append((kind, "quality_predicted", float(trace.predicted[mask].double().mean()), n))
+        part.append(("all", "pairs", float(trace.pairs) / positions, positions))
+        parts.append(part)
+    for layer, part in enumerate(parts):
+        rows += [(layer, *row) for row in part]
+    for same in zip(*parts, strict=True):
+        kind, metric, _, n = same[0]
+        rows.append((-1, kind, metric, float(np.mean([value for _, _, value, _ in same])), n))
+    return rows
+
+
+def memories(outputs: Outputs, batch: Batch, buffer: int) -> list[tuple[int, str, str, float, int]]:
+    """Rows about r_E computed everywhere: mean and quantiles of q_t, and whether the bindings that are asked for are still in the buffer."""
+    rows: list[tuple[int, str, str, float, int]] = []
+    before = torch.arange(batch.key.shape[1], device=batch.key.device) < batch.position[..., None]
+    for layer, trace in enumerate(outputs.traces):
+        if trace.quality.isnan().any():
+            continue
+        for kind, mask in kinds(batch).items():
+            values = trace.quality[mask].double()
+            if len(values):
+                rows.append((layer, kind, "quality", float(values.mean()), len(values)))
+                tens = torch.quantile(values, values.new_tensor([0.1, 0.5, 0.9])).tolist()
+                rows += [
+                    (layer, kind, f"quality_q{q}", value, len(values))
+                    for q, value in zip((10, 50, 90), tens, strict=True)
+                ]
+        bound = trace.novelty.gather(1, batch.binding)
+        ahead = (trace.novelty[:, None] > bound[..., None]) & before
+        rows.append((layer, "query", "held", float((ahead.sum(2) < buffer).double().mean()), bound.numel()))
+    return rows
+
+
+def summarise(table: Any, config: TrainConfig, seed: int, size: int) -> dict[str, Any]:
+    """The numbers of a finished seed."""
+    whole = table[table["layer"] == -1]
+
+    def at(metric: str, kind: str, which: int) -> float:
+        rows = whole[(whole["metric"] == metric) & (whole["kind"] == kind)]
+        return float(rows["value"].iloc[which]) if len(rows) else math.nan
+
+    attention = whole.query("metric == 'attention_in_training'")["value"]
+    final = {kind: at("attention", kind, -1) for kind in ("all", "recurring", "novel", "other")}
+    accuracy = {kind: at("accuracy", kind, -1) for kind in ("recurring", "novel", "query")}
+    peak = float(whole.query("metric == 'attention' and kind == 'all'")["value"].max())
+    optimum = config.benchmark.optimum()
+    learnt = all(value >= LEARNT for value in accuracy.values() if not math.isnan(value))
+    return {
+        "model": config.model, "label": variant(config.model).label, "seed": seed, "parameters": size, "steps": config.steps, "accuracy": accuracy,
+        "dynamics_mse": at("dynamics_mse", "all", -1), "attention": final, "attention_first": float(attention.iloc[0]), "attention_peak": peak,
+        "pairs": at("pairs", "all", -1), "pairs_dense": at("pairs_dense", "all", -1), "flops": at("flops", "all", -1), "flops_dense": at("flops_dense", "all", -1), "semantic": at("semantic", "all", -1),
+        "knock_outs": {f"{part}, {kind}": at(f"accuracy_without_{part}", kind, -1) for part in (*KNOCK_OUTS, "all") for kind in ("recurring", "novel")},
+        "optimum": optimum, "static": config.benchmark.queries, "learnt": learnt,
+        "consolidated": learnt and final["all"] <= CONSOLIDATED * optimum, "events": config.events(), "seconds": at("seconds", "all", -1),
+    }  # fmt: skip

@@ -1,0 +1,219 @@
+"""What a training run leaves: two Parquet tables with a version, and how they are read.
+
+`trajectory.parquet`, one row per number:
+
+| column | meaning |
+|---|---|
+| step | optimiser steps done |
+| layer | 0 ... L - 1, or -1 for the whole model |
+| kind | positions it is about: `all`, `recurring` and `novel` queries, `query` (both), `other` |
+| metric | see METRICS |
+| value | the number |
+| n | positions, queries or pairs behind it |
+
+`patterns.parquet`, P_episodic of eq 14, one row per layer, clock, pattern and bin of k (log-spaced, at most 8 per decade):
+
+| column | meaning |
+|---|---|
+| layer, clock, pattern | clock: one of `srcd.CLOCKS` |
+| k_first, k_last, k | the bin, and the mean k in it |
+| queries | queries that fell into it, in training |
+| routed | of these, how many the router would send to attention at inference (no noise) |
+| probability | mean probability of the episodic path, which is the share that does read in training |
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from consolidation.cram import EPISODIC, Outputs
+from consolidation.decay import CLOCKS as DECAY_CLOCKS
+from consolidation.decay import Clock, Curve
+from consolidation.srcd import CLOCKS, Batch, Exposures
+from labbook.console import UserError
+from labbook.run import replacing
+
+SCHEMA = "consolidation-trajectory"
+VERSION = 1
+TABLES = {
+    "trajectory": {"step": "int64", "layer": "int16", "kind": "string", "metric": "string", "value": "float64", "n": "int64"},
+    "patterns": {
+        "layer": "int16", "clock": "string", "pattern": "int16", "k_first": "int64", "k_last": "int64", "k": "float64",
+        "queries": "int64", "routed": "int64", "probability": "float64",
+    },
+}  # fmt: skip
+METRICS = {
+    "attention": "share of positions routed to attention (the paper's measure), held-out sequences, no noise",
+    "semantic": "share of positions routed to the semantic memory",
+    "pairs": "query-key pairs computed per position",
+    "pairs_dense": "query-key pairs per position of causal attention everywhere",
+    "accuracy": "answers that are right",
+    "dynamics_mse": "mean squared error of the predicted process; the least possible is noise^2",
+    "quality": "mean q_t (eq 6), computed everywhere for this purpose",
+    "quality_q10, quality_q50, quality_q90": "quantiles of q_t",
+    "quality_predicted": "mean of the q_t that the router sees",
+    "held": "queries whose binding is in the episodic buffer",
+    "accuracy_without_<part>": "answers that are right with a part knocked out in every layer; `all`: attention, semantic, working and feed_forward",
+    "flops, flops_dense": "forward operations per position by torch's counter, with skipping, and with attention computed everywhere",
+    "loss_<term>": "terms of the objective (eq 8), mean over the training steps since the last evaluation",
+    "attention_in_training": "share of positions that took the episodic path in training, noise included, since the last evaluation",
+    "temperature, penalty, learning_rate": "the schedules at this step",
+    "seconds": "wall-clock time of training so far, evaluations left out",
+}
+PER_DECADE = 8
+
+
+def bins(largest: float) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """First k of every bin, log-spaced, whole numbers: 1, 2, 3, 4, 5, 7, 10, 13, ..."""
+    edges = np.round(10 ** (np.arange(int(np.log10(largest) * PER_DECADE) + 2) / PER_DECADE))
+    return np.unique(edges.astype(np.int64))
+
+
+class PatternTable:
+    """P_episodic(k) of every pattern, summed as training goes on; its tensors are part of the run's state."""
+
+    def __init__(self, rows: int, patterns: int, layers: int, largest: float, device: torch.device):
+        self.exposures = Exposures(rows, patterns, device)
+        self.first = torch.from_numpy(bins(largest)).to(device)
+        # layer, clock, pattern, bin, (queries, sum of k, routed, sum of probability)
+        shape = (layers, len(CLOCKS), patterns, len(self.first), 4)
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
+
+    def add(self, batch: Batch, outputs: Outputs) -> None:
+        """Count the recurring queries of one training step, before and then in the exposures."""
+        k = self.exposures.before(batch)[:, batch.recurring]
+        pattern = batch.pattern[batch.recurring]
+        place = torch.bucketize(k, self.first, right=True) - 1
+        for layer, trace in enumerate(outputs.traces):
+            probability = trace.probability.gather(1, batch.position[..., None].expand(-1, -1, 3))[batch.recurring]
+            chosen = (probability.argmax(-1) == EPISODIC).double()
+            for clock in range(len(CLOCKS)):
+                entry = torch.stack(
+                    [torch.ones_like(chosen), k[clock].double(), chosen, probability[..., EPISODIC].double()], -1
+                )
+                self.sums[layer, clock].index_put_((pattern, place[clock]), entry, accumulate=True)
+        self.exposures.add(batch)
+
+    def table(self) -> pd.DataFrame:
+        """The table of this module's docstring; empty bins are left out."""
+        sums = self.sums.cpu().numpy()
+        layer, clock, pattern, place = np.nonzero(sums[..., 0])
+        count, k, routed, probability = sums[layer, clock, pattern, place].T
+        first = self.first.cpu().numpy()
+        last = np.append(first[1:] - 1, np.iinfo(np.int64).max)
+        return pd.DataFrame(
+            {
+                "layer": layer, "clock": np.array(CLOCKS)[clock], "pattern": pattern, "k_first": first[place], "k_last": last[place], "k": k / count,
+                "queries": count, "routed": routed, "probability": probability / count,
+            }
+        )  # fmt: skip
+
+
+def write(path: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
+    """Write a table of this schema, atomically, with its version and the run's facts in the metadata."""
+    columns = TABLES[path.stem]
+    arrow = pa.table({name: pa.array(table[name]).cast(kind) for name, kind in columns.items()})
+    about = {"schema": SCHEMA, "version": str(VERSION), "table": path.stem, "facts": json.dumps(facts, default=str)}
+    with replacing(path) as partial:
+        pq.write_table(arrow.replace_schema_metadata(about), partial, compression="zstd", compression_level=9)
+
+
+def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A table and the facts of its run.
+
+    Raises UserError when the file is missing, is no Parquet, is not of this schema, is of a newer version, or lacks columns.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Name the folder of a run that `python -m consolidation.train` made.")
+    try:
+        arrow = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{path} is damaged or is not a Parquet file ({error}). Restore it, or run the training again."
+        ) from error
+    about = {k.decode(): v.decode() for k, v in (arrow.schema.metadata or {}).items()}
+    if about.get("schema") != SCHEMA or about.get("table") not in TABLES:
+        raise UserError(
+            f"{path} is a Parquet file but no trajectory: its schema is {about.get('schema', 'not named')!r}, asked was {SCHEMA!r}."
+        )
+    if int(about["version"]) > VERSION:
+        raise UserError(
+            f"{path} has version {about['version']} of the schema; this code reads up to {VERSION}. Update it."
+        )
+    missing = [c for c in TABLES[about["table"]] if c not in arrow.column_names]
+    if missing:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(arrow.column_names)}.")
+    return arrow.to_pandas(), json.loads(about["facts"])
+
+
+def seeds(run: Path) -> list[Path]:
+    """The finished seeds of a run folder. Raises UserError when there is none."""
+    found = sorted(p.parent for p in run.glob("seed-*/summary.json"))
+    if not found:
+        raise UserError(f"{run} holds no finished seed (seed-*/summary.json). Finish the run, or name another folder.")
+    return found
+
+
+def load(run: Path, table: str) -> pd.DataFrame:
+    """A table of all finished seeds of a run, with a column `seed`."""
+    parts = [read(folder / f"{table}.parquet")[0].assign(seed=int(folder.name.split("-")[1])) for folder in seeds(run)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def course(run: Path, metric: str, kind: str = "all", layer: int = -1) -> pd.DataFrame:
+    """One metric over training: index step, one column per seed."""
+    rows = load(run, "trajectory").query("metric == @metric and kind == @kind and layer == @layer")
+    return rows.pivot(index="step", columns="seed", values="value")
+
+
+def summaries(run: Path) -> list[dict[str, Any]]:
+    """The summary of every finished seed."""
+    return [json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in seeds(run)]
+
+
+def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probability", least: int = 20) -> Curve:
+    """P_episodic(k) of a run as a curve that can be fitted; the independent units are the seeds.
+
+    Parameters
+    ----------
+    clock : one of `srcd.CLOCKS`.
+    measure : `probability` of the episodic path, or `routed`, the share sent to attention at inference.
+    least : queries that a bin must hold in every seed, or it is left out.
+
+    Raises UserError for an unknown clock or measure, and when no bin holds enough.
+    """
+    if clock not in CLOCKS or measure not in ("probability", "routed"):
+        raise UserError(
+            f"asked for the clock {clock!r} and the measure {measure!r}; there are {', '.join(CLOCKS)}, and probability, routed."
+        )
+    table = load(run, "patterns").query("clock == @clock")
+    table["sum"] = table["routed"] if measure == "routed" else table["probability"] * table["queries"]
+    table["k_sum"] = table["k"] * table["queries"]
+    by = table.groupby(["seed", "k_first"])[["queries", "sum", "k_sum"]].sum().reset_index()
+    by = by[by["queries"] >= least]
+    complete = by.groupby("k_first")["seed"].transform("nunique") == by["seed"].nunique()
+    by = by[complete].sort_values(["k_first", "seed"])
+    if by.empty:
+        raise UserError(f"{run}: no bin of k on the clock {clock!r} holds {least} queries in every seed. Train longer.")
+    k = (by["k_sum"] / by["queries"]).groupby(by["k_first"]).transform("mean")
+    return Curve(
+        name=f"{run.name}, P_episodic",
+        x=k.to_numpy(dtype=float),
+        y=(by["sum"] / by["queries"]).to_numpy(dtype=float),
+        clock=Clock(clock, DECAY_CLOCKS[clock]),
+        unit=by["seed"].astype(str).to_numpy(dtype=str),
+        normalisation="as measured",
+        source=f"{measure} of the episodic path at recurring queries, mean over layers and patterns, {by['seed'].nunique()} seeds",
+    )
+
+
+def tidy(rows: Iterable[tuple[int, int, str, str, float, int]]) -> pd.DataFrame:
+    """Rows (step, layer, kind, metric, value, n) as the table of this module's docstring."""
+    return pd.DataFrame(rows, columns=list(TABLES["trajectory"]))
