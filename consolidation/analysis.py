@@ -17,11 +17,13 @@ from consolidation.decay import FORMS, Clock, Curve
 from consolidation.equivalence import Equivalence, Exponent, equivalence
 from consolidation.inference import ESTIMATORS, Estimator, Interval, fit, interval, labels, profile, units_of
 from consolidation.multiverse import Multiverse, multiverse
+from consolidation.transitions import Transition
 from labbook.console import UserError
 from labbook.estimate import REPLICATES, Estimate
 
 # Section 6 of arXiv:2602.12204: "gamma about .4-.5 across studies"
 HUMAN_RANGE = (0.4, 0.5)
+PRACTICE = Clock("repetition", "count")
 POWERS = ("power", "power_asymptote", "shifted_power")
 
 
@@ -36,6 +38,8 @@ class DecayFit:
     multiverse : the specification curve.
     averaging, equivalence : or the reason why there is none, in `missing`.
     humans : exponents of the human series on the same clock and form.
+    shown : exponents of human series on the clock of practice when that is another one: shown, never compared.
+    change : where the trajectory of a trained model changes, if the curve came with one.
     missing : what could not be done, by name, and why.
     seed, replicates : of the bootstrap.
     """
@@ -47,6 +51,8 @@ class DecayFit:
     averaging: Averaging | None
     equivalence: Equivalence | None
     humans: list[Exponent]
+    shown: list[Exponent]
+    change: Transition | None
     missing: dict[str, str]
     seed: int
     replicates: int
@@ -128,6 +134,8 @@ def analyse(
     human: Sequence[str] | None = None,
     estimator: Estimator | None = None,
     seed: int = 0,
+    clocks: Sequence[Curve] = (),
+    change: Transition | None = None,
 ) -> DecayFit:
     """Fit a curve in every way that applies to it.
 
@@ -137,6 +145,8 @@ def analyse(
     unit : what the curve's units are (seed, pattern, list, subject), for the bootstrap; None uses profile likelihood.
     human : series to compare with; None is all on the same clock.
     estimator : of the comparison of forms; None is `ml` where trials are counted, else `nls`.
+    clocks : the same data read by other clocks; they join the multiverse.
+    change : carried along into the report.
 
     Raises
     ------
@@ -155,19 +165,26 @@ def analyse(
     else:
         missing["averaging"] = f"{curve.name} has no units to fit one by one (--unit names their column)."
     others = human_exponents(curve.clock, "power", human)
+    shown = [] if others or human else human_exponents(PRACTICE, "power")
+    if shown:
+        missing["humans"] = (
+            f"{curve.name} is on the clock {curve.clock}, human practice on the clock {PRACTICE}: shown side by side, not compared. Compare them on purpose with --on-clock."
+        )
     found = DecayFit(
         curve=curve,
         comparison=comparison,
         exponents=exponents,
-        multiverse=multiverse({str(curve.clock): curve}, HUMAN_RANGE),
+        multiverse=multiverse({str(c.clock): c for c in (curve, *clocks)}, HUMAN_RANGE),
         averaging=found_averaging,
         equivalence=None,
         humans=others,
+        shown=shown,
+        change=change,
         missing=missing,
         seed=seed,
         replicates=replicates,
     )
-    if (exponents["form"] == "power").any():
+    if others and (exponents["form"] == "power").any():
         head = found.headline
         number = Estimate(head["gamma"], head["lower"], head["upper"], int(head["n"]))
         try:

@@ -101,6 +101,12 @@ class Curve:
         part = self.rows((self.x >= first) & (self.x <= last))
         return replace(part, window=f"{first:g} to {last:g} {self.clock.unit}")
 
+    def falling(self) -> "Curve":
+        """The part from the x with the largest mean on: what can be called a decay. The whole curve when that is the first x."""
+        x, place = np.unique(self.x, return_inverse=True)
+        top = x[np.argmax(np.bincount(place, self.y) / np.bincount(place))]
+        return self if top == x[0] else self.within(float(top), float(x[-1]))
+
     def on_clock(self, clock: Clock, factor: float) -> "Curve":
         """The curve with x times `factor` on another clock; the rescaling is written into the normalisation."""
         said = f"x rescaled by {factor:g} from {self.clock}"

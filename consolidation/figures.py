@@ -109,6 +109,10 @@ def forest(found: DecayFit) -> Figure:
         (h.name, h.number.estimate, h.number.lower, h.number.upper, style.PALETTE[3])
         for h in sorted(found.humans, key=lambda h: h.number.estimate)
     ]
+    rows += [
+        (f"{h.name} (other clock)", h.number.estimate, h.number.lower, h.number.upper, style.PALETTE[7])
+        for h in sorted(found.shown, key=lambda h: h.number.estimate)
+    ]
     figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.2 * len(rows)))
     axes.axvspan(*HUMAN_RANGE, color=style.PALETTE[1], alpha=0.25, lw=0, label="human range of the preprint")
     finite = [v for row in rows for v in row[1:4] if np.isfinite(v)]

@@ -1,11 +1,11 @@
 """A decay exponent that can be cited: `python -m consolidation.fit [SOURCE]`.
 
-SOURCE is a CSV file, the name of a shipped human series, or nothing: then the thirteen points of the examined paper's figure 4A are fitted and held
-against the human series on the same clock, because no reference trajectory of a trained model is shipped yet.
+SOURCE is the folder of a training run (`python -m consolidation.train`), a CSV file, the name of a shipped human series, or nothing: then the shipped reference run
+is fitted, P_episodic of eq 14 against the number of exposures over training, with all three clocks in the multiverse and the human practice curves beside it.
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,21 +13,28 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from consolidation import humans
+from consolidation import humans, trajectory
 from consolidation.analysis import DecayFit, units_table
 from consolidation.decay import CLOCKS, FORMS, Clock, Curve
 from consolidation.report import bibtex, data_hash, fit_decay, latex, summary, to_json
+from consolidation.srcd import CLOCKS as EXPOSURES
+from consolidation.transitions import Transition, transition
 from labbook.console import UserError, choice, console, guarded
 from labbook.estimate import REPLICATES
 from labbook.run import Run, provenance, replacing
+
+REFERENCE = "reference"
+REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
+MOST_PARAMETERS = max(len(form.parameters) for form in FORMS.values())
 
 
 @dataclass(frozen=True)
 class FitConfig:
     """What is fitted, and how."""
 
-    source: Annotated[str, tyro.conf.Positional] = humans.PAPER_SERIES
-    """A CSV file, or a series of `python -m consolidation.humans`; default: the points of the paper's figure 4A."""
+    source: Annotated[str, tyro.conf.Positional] = REFERENCE
+    """The folder of a training run, a CSV file, or a series of `python -m consolidation.humans` (cram2026_fig4a is the paper's own figure 4A);
+    default: the shipped reference run."""
     x: str = "x"
     """Column of the CSV that is counted."""
     y: str = "value"
@@ -36,12 +43,14 @@ class FitConfig:
     """Which series of the CSV, where its column `series` holds several."""
     clock: str | None = None
     """What x counts: one of the clocks of the registry, or your own words; needed for a CSV without a column `clock`."""
+    on_clock: str | None = None
+    """Read x as counts of this clock, so that exponents on it may be compared; the result says so."""
     unit: str | None = None
     """Column of independent units (seed, pattern, list, subject); resampled as wholes."""
     count: str | None = None
     """Column of trials behind each proportion, for binomial likelihood."""
     window: tuple[float, float] | None = None
-    """First and last x that are used."""
+    """First and last x that are used; default: all, and of a training run the part from the largest value on."""
     forms: tuple[str, ...] = tuple(FORMS)
     """Rival forms."""
     bootstrap: int = REPLICATES
@@ -60,15 +69,64 @@ class Settings:
     """Run folder; default: runs/fit-<source>-<time>."""
 
 
-def read(config: FitConfig) -> Curve:
-    """The curve asked for. Raises UserError for missing files, columns, series, and for values that are no numbers."""
-    path = Path(config.source)
-    curve = _from_csv(path, config) if path.suffix == ".csv" else humans.load(config.source)
-    if config.window:
-        curve = curve.within(*config.window)
-        if len(curve.x) == 0:
-            raise UserError(f"--window {config.window} leaves no point of {curve.name}. Change --window.")
-    return curve
+@dataclass(frozen=True)
+class Source:
+    """What is fitted: the curve, the same data on other clocks, the change point of its trajectory, and what a unit is."""
+
+    curve: Curve
+    clocks: tuple[Curve, ...] = ()
+    change: Transition | None = None
+    unit: str | None = None
+
+
+def read(config: FitConfig) -> Source:
+    """The data asked for. Raises UserError for missing files, columns, series, and for values that are no numbers."""
+    path = REFERENCE_RUN if config.source == REFERENCE else Path(config.source)
+    if path.is_dir():
+        source = _from_run(path, config)
+    else:
+        curve = _from_csv(path, config) if path.suffix == ".csv" else humans.load(config.source)
+        source = Source(_within(curve, config), unit=config.unit)
+    if config.on_clock is None:
+        return source
+    if config.on_clock not in CLOCKS:
+        raise UserError(
+            f"there is no clock {config.on_clock!r}; there are {', '.join(map(repr, CLOCKS))}. Change --on-clock."
+        )
+    return replace(source, curve=source.curve.on_clock(Clock(config.on_clock, CLOCKS[config.on_clock]), 1.0))
+
+
+def _within(curve: Curve, config: FitConfig) -> Curve:
+    if config.window is None:
+        return curve
+    part = curve.within(*config.window)
+    if len(part.x) == 0:
+        raise UserError(f"--window {config.window} leaves no point of {curve.name}. Change --window.")
+    return part
+
+
+def _from_run(run: Path, config: FitConfig) -> Source:
+    """P_episodic(k) of a training run on its three clocks, and the change point of its attention share."""
+    chosen = config.clock or EXPOSURES[2]
+    curves = {clock: trajectory.episodic_curve(run, clock) for clock in dict.fromkeys((chosen, *EXPOSURES))}
+    if config.window is None:
+        whole, curves = curves, {clock: c.falling() for clock, c in curves.items()}
+        # a clock on which nothing falls keeps its points only if there are enough of them
+        curves = {
+            clock: c if len(np.unique(c.x)) >= MOST_PARAMETERS + 2 else whole[clock] for clock, c in curves.items()
+        }
+        choice(
+            "window", curves[chosen].window, "from the largest mean on, because a decay is fitted; --window changes it"
+        )
+    else:
+        curves = {clock: _within(c, config) if clock == chosen else c for clock, c in curves.items()}
+    attention = trajectory.course(run, "attention").dropna()
+    events = trajectory.summaries(run)[0]["events"]
+    change = None
+    if attention.shape[1] > 1:
+        change = transition(attention.index.to_numpy(float), attention.to_numpy(float).T, events, config.seed)
+    others = tuple(c for clock, c in curves.items() if clock != chosen)
+    return Source(curves[chosen], others, change, "seed")
 
 
 def _from_csv(path: Path, config: FitConfig) -> Curve:
@@ -117,18 +175,17 @@ def _from_csv(path: Path, config: FitConfig) -> Curve:
 
 def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
     """The analysis: read, fit in every way, write the run folder."""
-    curve = read(config)
-    if config.source == humans.PAPER_SERIES:
-        choice(
-            "source", curve.name, "no reference trajectory is shipped yet; these are the examined paper's own points"
-        )
+    source = read(config)
+    curve = source.curve
     found = fit_decay(
         curve,
         forms=config.forms,
-        unit=config.unit,
+        unit=source.unit,
         replicates=config.bootstrap,
         human=None if config.human == ("all",) else config.human,
         seed=config.seed,
+        clocks=source.clocks,
+        change=source.change,
     )
     name = Path(config.source).stem
     run = Run(

@@ -220,7 +220,7 @@ def fit(curve: Curve, form_name: str, estimator: Estimator = "nls") -> Fit:
 class Interval:
     """A parameter with its interval, how it was made, and over what.
 
-    `method` is bootstrap or profile; `unit` names what is resampled (or `point`); `failed` is the share of replicates without a fit.
+    `method` is bootstrap, jackknife or profile; `unit` names what is resampled (or `point`); `failed` is the share of replicates without a fit.
     """
 
     parameter: str
@@ -240,8 +240,15 @@ def _refit(fitted: Fit, draws: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
     return found.parameters, ~(found.converged & ~found.at_bound & distinct)
 
 
+# below this many units BCa limits, which are quantiles of few distinct resamples, are too narrow (`python -m consolidation.coverage`)
+FEW_UNITS = 15
+
+
 def bootstrap(fitted: Fit, seed: int = 0, replicates: int = REPLICATES, unit: str = "unit") -> dict[str, Interval]:
-    """BCa intervals of every parameter over independent units.
+    """Intervals of every parameter over independent units: BCa (Efron 1987) from 15 units on, jackknife-t below.
+
+    The jackknife leaves out one unit at a time; estimate +- t_(n-1) SE, with SE^2 = (n - 1) / n sum (theta_(i) - mean)^2 (Efron & Tibshirani 1993, eq 11.5), is the
+    t interval itself for a statistic that is linear in the units.
 
     Raises UserError for fewer than 5 units: then the profile likelihood is the interval to use.
     """
@@ -250,9 +257,11 @@ def bootstrap(fitted: Fit, seed: int = 0, replicates: int = REPLICATES, unit: st
         raise UserError(
             f"{fitted.curve.name}: {n} independent {unit}{'s' if n != 1 else ''}; a bootstrap needs at least 5. Use the profile interval, or give --unit."
         )
+    left_out, lost = _refit(fitted, np.ones((n, n)) - np.eye(n))
+    if n < FEW_UNITS:
+        return _jackknife(fitted, left_out, lost, unit)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=replicates).astype(float)
     values, failed = _refit(fitted, draws)
-    left_out, _ = _refit(fitted, np.ones((n, n)) - np.eye(n))
     edge = stats.t.ppf(1 - (1 - LEVEL) / 2, n - 1) * np.sqrt(n / (n - 1))
     out = {}
     for i, (name, estimate) in enumerate(fitted.parameters.items()):
@@ -270,6 +279,20 @@ def bootstrap(fitted: Fit, seed: int = 0, replicates: int = REPLICATES, unit: st
         share = float(failed.mean())
         said = (f"{share:.0%} of the replicates have no fit",) if share > FAILURES else ()
         out[name] = Interval(name, Estimate(estimate, float(lower), float(upper), n), "bootstrap", unit, share, said)
+    return out
+
+
+def _jackknife(fitted: Fit, left_out: Array, lost: npt.NDArray[np.bool_], unit: str) -> dict[str, Interval]:
+    """Jackknife-t intervals from the refits without one unit each; without limits when one of them failed."""
+    n = fitted.units
+    error = np.sqrt((n - 1) / n * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    half = float(stats.t.ppf(1 - (1 - LEVEL) / 2, n - 1)) * error
+    said = (f"{int(lost.sum())} of {n} refits without one {unit} have no fit",) if lost.any() else ()
+    out = {}
+    for i, (name, estimate) in enumerate(fitted.parameters.items()):
+        reach = float("nan") if lost.any() else float(half[i])
+        number = Estimate(estimate, estimate - reach, estimate + reach, n)
+        out[name] = Interval(name, number, "jackknife", unit, float(lost.mean()), said)
     return out
 
 

@@ -28,10 +28,11 @@ OFFSETS = ("x", "1 + x")
 
 @dataclass(frozen=True)
 class Multiverse:
-    """All specifications: `table` has one row each (gamma or the reason why there is none), `summary` median, range and shares."""
+    """All specifications: `table` has one row each (gamma or the reason why there is none), `summary` and `by_clock` median, range and shares."""
 
     table: pd.DataFrame
     summary: dict[str, float]
+    by_clock: dict[str, dict[str, float]]
     verdict: str
 
 
@@ -81,24 +82,22 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
         raise UserError(
             "no specification of the multiverse could be fitted: the curve has too few points for every form."
         )
-    inside = good.between(*human)
-    summary = {
-        "specifications": len(table),
-        "fitted": len(good),
-        "median": float(good.median()),
-        "lower_quartile": float(good.quantile(0.25)),
-        "upper_quartile": float(good.quantile(0.75)),
-        "smallest": float(good.min()),
-        "largest": float(good.max()),
-        "share_in_human_range": float(inside.mean()),
-        "human_low": human[0],
-        "human_high": human[1],
-    }
+    summary = {"specifications": len(table), **_spread(good, human), "human_low": human[0], "human_high": human[1]}
+    parts = {str(clock): part["gamma"].dropna() for clock, part in table.groupby("clock", sort=False)}
+    by_clock = {clock: _spread(part, human) for clock, part in parts.items() if len(part)}
     verdict = (
         f"over {len(good)} specifications gamma has the median {summary['median']:.2f} (quartiles {summary['lower_quartile']:.2f} to {summary['upper_quartile']:.2f}, range "
         f"{summary['smallest']:.2f} to {summary['largest']:.2f}); {summary['share_in_human_range']:.0%} lie within {human[0]:g} to {human[1]:g}."
     )
-    return Multiverse(table.sort_values("gamma", ignore_index=True), summary, verdict)
+    return Multiverse(table.sort_values("gamma", ignore_index=True), summary, by_clock, verdict)
+
+
+def _spread(gamma: "pd.Series[float]", human: tuple[float, float]) -> dict[str, float]:
+    """How the exponents of a set of specifications are spread, and the share of them in the human range."""
+    return {
+        "fitted": len(gamma), "median": float(gamma.median()), "lower_quartile": float(gamma.quantile(0.25)), "upper_quartile": float(gamma.quantile(0.75)),
+        "smallest": float(gamma.min()), "largest": float(gamma.max()), "share_in_human_range": float(gamma.between(*human).mean()),
+    }  # fmt: skip
 
 
 def _one(

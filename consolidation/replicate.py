@@ -65,6 +65,9 @@ METRICS = {
     "consolidated": "share of seeds that consolidated",
 }
 
+# metrics that count seeds, and metrics that may exceed 1
+SEEDS, UNBOUNDED = ("learnt", "consolidated"), ("dynamics_mse", "ratio")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -182,16 +185,17 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
 
-def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], share: bool) -> Estimate:
-    """Mean over seeds: Student's interval, or Wilson's for a share of seeds; NaN limits for a single seed."""
+def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Estimate:
+    """Mean over seeds: Student's interval, cut at 0 and 1 for shares; Wilson's for a share of seeds; NaN limits for a single seed."""
     n, mean = len(values), float(np.mean(values))
-    if share:
+    if metric in SEEDS:
         limits = stats.binomtest(round(float(np.sum(values))), n).proportion_ci(LEVEL, "wilson")
         return Estimate(mean, float(limits.low), float(limits.high), n)
     if n < 2:
         return Estimate(mean, math.nan, math.nan, n)
     half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n)
+    low, high = (-math.inf, math.inf) if metric in UNBOUNDED else (0.0, 1.0)
+    return Estimate(mean, max(mean - half, low), min(mean + half, high), n)
 
 
 def tabulate(found: dict[str, list[dict[str, Any]]], listed: list[Cell]) -> pd.DataFrame:
@@ -202,7 +206,7 @@ def tabulate(found: dict[str, list[dict[str, Any]]], listed: list[Cell]) -> pd.D
         for metric in METRICS:
             values = np.array([s[metric] for s in seeds if not math.isnan(s[metric])])
             if len(values):
-                number = over_seeds(values, metric in ("learnt", "consolidated"))
+                number = over_seeds(values, metric)
                 paper = PAPER.get((cell.table, cell.name), {}).get(metric, math.nan)
                 optimum = cell.config.benchmark.optimum() if metric == "attention" else math.nan
                 rows.append(
@@ -242,7 +246,7 @@ def _entry(by: pd.DataFrame, metric: str) -> str:
         return "–"
     columns = ("estimate", "lower", "upper", "n", "paper")
     estimate, lower, upper, n, paper = (float(by[column].to_dict()[metric]) for column in columns)
-    if metric in ("learnt", "consolidated"):
+    if metric in SEEDS:
         return f"{round(estimate * n)} of {n:.0f}"
     stated = "" if math.isnan(paper) else f" ({paper:.3f})"
     interval = "" if math.isnan(lower) else f" [{lower:.3f}, {upper:.3f}]"

@@ -1,6 +1,8 @@
 """A decay fit as text, JSON, LaTeX and BibTeX."""
 
 import importlib.metadata
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 from consolidation import humans
 from consolidation.analysis import DecayFit, analyse
 from consolidation.decay import Curve
+from labbook.console import UserError
 from labbook.run import digest
 
 
@@ -39,7 +42,7 @@ def fit_decay(curve: Curve, **options: Any) -> DecayReport:
     return DecayReport(**vars(analyse(curve, **options)))
 
 
-SCHEMA = 1
+SCHEMA = 2
 # figure 4A of arXiv:2602.12204: P_episodic(k) = .89 k^-.43
 PAPER_LINE = (0.89, 0.43)
 
@@ -81,6 +84,14 @@ def summary(found: DecayFit) -> str:
             f"    {row['form']:<16} {row['estimator']:<9} gamma = {_number(dict(row))}  {row['method']} over {row['unit']}s{note}"
         )
     lines += ["[[Multiverse]]", f"    {found.multiverse.verdict}"]
+    if len(found.multiverse.by_clock) > 1:
+        for clock, part in found.multiverse.by_clock.items():
+            lines.append(
+                f"    {clock}: median {part['median']:.2f}, quartiles {part['lower_quartile']:.2f} to {part['upper_quartile']:.2f}, {part['fitted']} specifications, "
+                f"{part['share_in_human_range']:.0%} in the human range"
+            )
+    if found.change:
+        lines += ["[[Change point]]", f"    {found.change.verdict}"]
     if found.averaging:
         lines += ["[[Single units and their mean]]", f"    {found.averaging.verdict}"]
     if found.equivalence:
@@ -129,11 +140,40 @@ def to_json(found: DecayFit) -> dict[str, Any]:
             "verdict": found.equivalence.verdict,
         },
         "humans": [{"series": h.name, **vars(h.number)} for h in found.humans],
+        "shown": [{"series": h.name, "clock": str(h.clock), **vars(h.number)} for h in found.shown],
+        "by_clock": found.multiverse.by_clock,
+        "change_point": None
+        if found.change is None
+        else {
+            "location": vars(found.change.location),
+            "width": vars(found.change.width),
+            "events": found.change.events,
+            "verdict": found.change.verdict,
+        },
         "missing": found.missing,
         "seed": found.seed,
         "replicates": found.replicates,
         "versions": {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "pandas")},
     }
+
+
+def read_fit(path: Path) -> dict[str, Any]:
+    """A `fit.json` of this or an older version; what an older one does not have is empty.
+
+    Raises UserError when the file is missing, is no fit, or is of a newer version.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read as a fit ({error}). Name the fit.json of a run of `python -m consolidation.fit`."
+        ) from error
+    if not isinstance(found, dict) or "schema" not in found or "gamma" not in found:
+        raise UserError(f"{path} is JSON but no fit: it has no `schema` and `gamma`.")
+    if found["schema"] > SCHEMA:
+        raise UserError(f"{path} has version {found['schema']}; this code reads up to {SCHEMA}. Update it.")
+    # version 1 knew one clock and no change points
+    return {"shown": [], "by_clock": {}, "change_point": None, **found}
 
 
 def _macro(name: str) -> str:
@@ -173,7 +213,7 @@ def bibtex(found: DecayFit) -> str:
         "  author = {Shihab and Akter and Sharma},\n  year = {2026},\n  eprint = {2602.12204},\n  archivePrefix = {arXiv}\n}",
     ]
     table = humans.list_series().set_index("series")
-    for exponent in found.humans:
+    for exponent in (*found.humans, *found.shown):
         row = table.loc[exponent.name]
         year: str = "" if pd.isna(row["year"]) else f"\n  year = {{{str(row['year']).removesuffix('.0')}}},"
         doi: str = "" if pd.isna(row["doi"]) else f"\n  doi = {{{row['doi']}}},"

@@ -9,6 +9,7 @@ is outside it. `shared` novel keys are outside eq 13: the key does not tell whic
 every query.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,7 @@ class PhasePlane:
     ----------
     eta_q, eta_p : rates per step.
     q_star : quality above which semantic routing grows.
+    start : fitted q and p at the first step.
     residual : root mean squared error of the fit, over q and p.
     explained : 1 - residual variance / variance about the mean, over q and p; may be negative.
     """
@@ -72,12 +74,13 @@ class PhasePlane:
     eta_q: float
     eta_p: float
     q_star: float
+    start: tuple[float, float]
     residual: float
     explained: float
 
-    def path(self, q: float, p: float, steps: Array) -> Array:
-        """(2, steps) q and p from a start at the first step."""
-        return _integrate((self.eta_q, self.eta_p, self.q_star), q, p, steps)
+    def path(self, steps: Array) -> Array:
+        """(2, steps) q and p from the fitted start at the first step."""
+        return _integrate((self.eta_q, self.eta_p, self.q_star), *self.start, steps)
 
     def separatrix(self, points: int = 200) -> Array:
         """(points, 2) of (q, p): from below it p dies out before q reaches q_star, from above it semantic routing takes over.
@@ -111,6 +114,8 @@ def _integrate(parameters: tuple[float, float, float], q: float, p: float, steps
 def fit_phase_plane(steps: Array, q: Array, p: Array) -> PhasePlane:
     """Fit the model of appendix C to mean quality q and semantic share p over training steps, by least squares from several starts.
 
+    The state at the first step is fitted too: from p = 0 and q < q_star, where trained models begin, the model never leaves.
+
     Raises UserError for fewer than 8 points, or when no start converges.
     """
     if len(steps) < 8:
@@ -118,21 +123,26 @@ def fit_phase_plane(steps: Array, q: Array, p: Array) -> PhasePlane:
     span = float(steps[-1] - steps[0])
 
     def residuals(theta: Array) -> Array:
-        found = _integrate((np.exp(theta[0]), np.exp(theta[1]), theta[2]), q[0], p[0], steps)
+        found = _integrate((np.exp(theta[0]), np.exp(theta[1]), theta[2]), theta[3], theta[4], steps)
         return np.concatenate([found[0] - q, found[1] - p])
 
     best = None
-    for rate_q in (1.0, 10.0):
-        for rate_p in (1.0, 10.0):
-            for star in (0.2, 0.5, 0.8):
-                start = [np.log(rate_q / span), np.log(rate_p / span), star]
-                box = ([np.log(1e-3 / span), np.log(1e-3 / span), 0.0], [np.log(1e3 / span), np.log(1e3 / span), 1.0])
-                found = least_squares(residuals, start, bounds=box)
-                if found.success and (best is None or found.cost < best.cost):
-                    best = found
+    widest = np.log(1e3)
+    box = ([-widest - np.log(span)] * 2 + [0.0, 0.0, 0.0], [widest - np.log(span)] * 2 + [1.0, 1.0, 1.0])
+    for rate_q, rate_p, star in itertools.product((1.0, 10.0), (1.0, 10.0), (0.2, 0.5)):
+        start = [
+            np.log(rate_q / span),
+            np.log(rate_p / span),
+            star,
+            np.clip(q[0], 0.01, 0.99),
+            np.clip(p[0], 0.1, 0.99),
+        ]
+        found = least_squares(residuals, start, bounds=box)
+        if found.success and (best is None or found.cost < best.cost):
+            best = found
     if best is None:
         raise UserError("the phase-plane model could not be fitted: no start converged.")
     spread = np.concatenate([q - q.mean(), p - p.mean()])
     square = float(np.mean(best.fun**2))
-    eta_q, eta_p = np.exp(best.x[:2])
-    return PhasePlane(float(eta_q), float(eta_p), float(best.x[2]), square**0.5, 1 - square / float(np.mean(spread**2)))
+    eta_q, eta_p, q_star, q_0, p_0 = (float(v) for v in (*np.exp(best.x[:2]), *best.x[2:]))
+    return PhasePlane(eta_q, eta_p, q_star, (q_0, p_0), square**0.5, 1 - square / float(np.mean(spread**2)))

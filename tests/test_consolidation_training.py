@@ -312,11 +312,13 @@ def test_replicate_runs_every_cell_once_and_tabulates(tmp_path, capsys):
 
 
 def test_seed_intervals():
-    number = replicate.over_seeds(np.array([1.0, 2.0, 3.0]), share=False)
+    number = replicate.over_seeds(np.array([1.0, 2.0, 3.0]), "dynamics_mse")
     assert (number.lower, number.upper) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-5)
-    wilson = replicate.over_seeds(np.array([1.0, 1.0, 1.0, 1.0, 0.0]), share=True)
+    wilson = replicate.over_seeds(np.array([1.0, 1.0, 1.0, 1.0, 0.0]), "learnt")
     assert (wilson.lower, wilson.upper) == pytest.approx((0.3755, 0.9638), abs=1e-3)
-    assert math.isnan(replicate.over_seeds(np.array([1.0]), share=False).lower)
+    assert math.isnan(replicate.over_seeds(np.array([1.0]), "attention").lower)
+    share = replicate.over_seeds(np.array([1.0, 0.9]), "retrieval")
+    assert (share.lower >= 0, share.upper) == (True, 1.0)
 
 
 def test_tiny_learns(tmp_path):

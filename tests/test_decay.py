@@ -350,13 +350,13 @@ def test_a_csv_with_units_and_trials(tmp_path, capsys):
     fit_command.main([*base, "--unit", "seed", "--count", "m", "--bootstrap", "300", "--out", str(tmp_path / "run")])
     found = json.loads((tmp_path / "run" / "fit.json").read_text())
     assert found["gamma"]["estimator"] == "ml"
-    assert found["gamma"]["method"] == "bootstrap"
+    assert found["gamma"]["method"] == "jackknife"
     assert found["gamma"]["unit"] == "seed"
     assert found["gamma"]["lower"] < 0.4 < found["gamma"]["upper"]
     assert found["averaging"] is not None
     assert len(pd.read_csv(tmp_path / "run" / "units.csv")) == 8
     out = capsys.readouterr().out
-    assert "bootstrap over seeds" in out
+    assert "jackknife over seeds" in out
     assert out.strip().splitlines()[-1] == str(tmp_path / "run")
 
 

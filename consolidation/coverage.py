@@ -1,0 +1,203 @@
+"""Does a 95 % interval hold the truth in 95 of 100 cases: `python -m consolidation.coverage` simulates and counts.
+
+points   one curve of independent points with Gaussian, log-normal or binomial noise; profile likelihood
+units    curves of several units whose parameters differ (a and the rate by 15 %, log-normal) with Gaussian noise; BCa or jackknife-t over units. The truth is the fit to
+         the mean curve of 200,000 units
+
+Finished rows are skipped, so a killed command goes on. `figures/coverage.csv` is the committed result; the README claims no interval outside it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tyro
+from scipy import stats
+
+from consolidation.decay import FORMS, Array, Clock, Curve, ErrorModel
+from consolidation.fitting import fit_best
+from consolidation.inference import ERRORS, Estimator, bootstrap, fit, profile
+from labbook.console import Interrupted, UserError, console, guarded, progress, stopping
+from labbook.estimate import LEVEL, Estimate
+from labbook.run import write_table
+
+# parameters of every form, between 1 and 100, for which y lies between .05 and .95; and the parameter whose interval is checked
+PLANTED: dict[str, tuple[tuple[float, ...], str]] = {
+    "power": ((0.9, 0.4), "gamma"),
+    "power_asymptote": ((0.75, 0.6, 0.15), "gamma"),
+    "shifted_power": ((0.9, 0.8, 4.0), "gamma"),
+    "exponential": ((0.9, 40.0), "tau"),
+    "exponential_asymptote": ((0.75, 15.0, 0.15), "tau"),
+    "stretched_exponential": ((0.9, 20.0, 0.6), "beta"),
+    "logarithmic": ((0.9, 0.15), "b"),
+    "hyperbolic": ((0.9, 20.0), "tau"),
+    "double_exponential": ((0.45, 3.0, 0.45, 60.0), "tau_2"),
+    "logistic": ((0.9, 20.0, 1.5), "s"),
+    "broken_power": ((0.5, 0.15, 0.9, 12.0), "gamma_2"),
+    "constant": ((0.5,), "a"),
+}
+# standard deviation, standard deviation of ln y, trials per point: all near .02 at y = .4
+NOISE: dict[ErrorModel, float] = {"gaussian": 0.02, "lognormal": 0.05, "binomial": 600}
+FITTED_BY: dict[ErrorModel, Estimator] = {"gaussian": "nls", "lognormal": "loglog", "binomial": "ml"}
+POINTS = (6, 13, 30)
+UNITS = (5, 6, 10, 15, 30)
+UNIT_FORMS = ("power", "shifted_power", "exponential", "logistic")
+SPREAD = 0.15
+LARGE = 200_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """How much is simulated."""
+
+    simulations: int = 1000
+    """Curves per row; 1,000 measure a coverage of .95 to +-.014."""
+    replicates: int = 1000
+    """Of each bootstrap."""
+    seed: int = 0
+    """Of all draws."""
+    out: Path = Path("runs/coverage.csv")
+    """The table; rows that it already holds are skipped."""
+
+
+def _x(points: int) -> Array:
+    return np.geomspace(1, 100, points)
+
+
+def noisy(truth: Array, error: ErrorModel, g: np.random.Generator) -> Array:
+    """One observation of every point."""
+    if error == "gaussian":
+        return np.asarray(truth + NOISE[error] * g.standard_normal(truth.shape))
+    if error == "lognormal":
+        return np.asarray(truth * np.exp(NOISE[error] * g.standard_normal(truth.shape)))
+    return np.asarray(g.binomial(int(NOISE[error]), truth) / NOISE[error])
+
+
+def point_interval(name: str, error: ErrorModel, points: int, g: np.random.Generator) -> Estimate:
+    """The interval from one simulated curve."""
+    parameters, parameter = PLANTED[name]
+    x = _x(points)
+    y = noisy(FORMS[name].value(x, np.array(parameters)), error, g)
+    count = np.full(points, NOISE[error]) if error == "binomial" else None
+    curve = Curve(name, x, y, Clock("repetition", "count"), count=count)
+    return profile(fit(curve, name, FITTED_BY[error]), parameter).number
+
+
+def _unit_parameters(name: str, units: int, g: np.random.Generator) -> Array:
+    """(units, k): the planted parameters with their scale and rate drawn for every unit."""
+    base = np.tile(PLANTED[name][0], (units, 1))
+    varied = [0, FORMS[name].parameters.index(PLANTED[name][1])]
+    base[:, varied] *= np.exp(SPREAD * g.standard_normal((units, 2)))
+    return base
+
+
+def unit_truth(name: str, points: int = 13) -> float:
+    """The parameter of the fit to the mean curve of very many units: what the fit to the mean of few units estimates."""
+    x = _x(points)
+    mean = FORMS[name].value(x, _unit_parameters(name, LARGE, np.random.default_rng(1))).mean(0)
+    found, _ = fit_best(FORMS[name], x, mean, np.ones(points), ERRORS["nls"])
+    return float(found.parameters[0][FORMS[name].parameters.index(PLANTED[name][1])])
+
+
+def unit_interval(name: str, units: int, replicates: int, g: np.random.Generator) -> Estimate:
+    """The interval over units from one simulated experiment of 13 points."""
+    x = _x(13)
+    y = noisy(FORMS[name].value(x, _unit_parameters(name, units, g)), "gaussian", g)
+    curve = Curve(
+        name,
+        np.tile(x, units),
+        y.ravel(),
+        Clock("repetition", "count"),
+        unit=np.repeat([f"{i:02d}" for i in range(units)], 13),
+    )
+    return bootstrap(fit(curve, name), int(g.integers(2**31)), replicates)[PLANTED[name][1]].number
+
+
+def count(
+    interval: Callable[[np.random.Generator], Estimate], truth: float, simulations: int, seed: list[int]
+) -> dict[str, float]:
+    """Coverage with Wilson's limits, and the shares of intervals that are open on a side and of curves without a fit."""
+    g = np.random.default_rng(seed)
+    hits = opened = failed = 0
+    for _ in range(simulations):
+        try:
+            number = interval(g)
+        except UserError:
+            failed += 1
+            continue
+        if np.isnan(number.lower):
+            failed += 1
+            continue
+        hits += number.lower <= truth <= number.upper
+        opened += not np.isfinite([number.lower, number.upper]).all()
+        if stopping():
+            raise Interrupted("Finished rows are kept; repeat the same command to go on.")
+    made = simulations - failed
+    limits = stats.binomtest(hits, made).proportion_ci(LEVEL, "wilson") if made else None
+    return {
+        "coverage": hits / made if made else float("nan"), "lower": limits.low if limits else float("nan"), "upper": limits.high if limits else float("nan"),
+        "open": opened / simulations, "failed": failed / simulations, "simulations": simulations,
+    }  # fmt: skip
+
+
+def simulate(config: Config) -> pd.DataFrame:
+    """All rows; those in the table already are kept."""
+    rows: list[dict[str, Any]] = pd.read_csv(config.out).to_dict("records") if config.out.is_file() else []  # type: ignore[assignment]
+    done = {(r["design"], r["form"], r["error"], int(r["n"])) for r in rows}
+    tasks = [
+        ("points", name, error, n)
+        for n in POINTS
+        for error in NOISE
+        for name in PLANTED
+        if n >= len(PLANTED[name][0]) + 2
+    ]
+    tasks += [("units", name, "gaussian", n) for n in UNITS for name in UNIT_FORMS]
+    with progress("coverage", len(tasks), len(done)) as advance:
+        for number, (design, name, error, n) in enumerate(tasks):
+            if (design, name, error, n) in done:
+                continue
+            draw: Callable[[np.random.Generator], Estimate]
+            if design == "points":
+                parameters, parameter = PLANTED[name]
+                truth = parameters[FORMS[name].parameters.index(parameter)]
+                draw = partial(point_interval, name, error, n)
+            else:
+                truth, draw = unit_truth(name), partial(unit_interval, name, n, config.replicates)
+            found = count(draw, truth, config.simulations, [config.seed, number])
+            method = "profile" if design == "points" else "BCa" if n >= 15 else "jackknife-t"
+            rows.append(
+                {
+                    "design": design,
+                    "form": name,
+                    "parameter": PLANTED[name][1],
+                    "error": error,
+                    "n": n,
+                    "method": method,
+                    **found,
+                }
+            )
+            write_table(config.out, pd.DataFrame(rows))
+            advance()
+    return pd.DataFrame(rows)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line."""
+    config = tyro.cli(Config, args=args, prog="python -m consolidation.coverage", description=__doc__)
+
+    def body() -> None:
+        table = simulate(config)
+        inside = table["coverage"].between(0.93, 0.97)
+        console.print(f"{int(inside.sum())} of {len(table)} rows between 93 and 97 %")
+        console.print(table[~inside].to_string(index=False), markup=False)
+        console.print(str(config.out))
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    main()
