@@ -1,21 +1,33 @@
-"""What fitting costs, as a ratio against a loop over scipy: `python -m consolidation.benchmark`.
+"""What training, skipping and fitting cost, as ratios in one process: `python -m consolidation.benchmark [steps] [attention] [growth] [fits]`.
 
-fits   1,000 bootstrap replicates x 8 forms x 30 curves by the batched solver; the loop of scipy.optimize.curve_fit is timed on a sample
+steps      training step of CRAM / of the Transformer of the same width, depth and length, alternating; and generating the batch / the step
+attention  the attention part alone, projections included: dense causal / read at the routed positions only, alternating
+growth     one layer with routed reads at 1k to 16k positions: exponent of its time in the length, beside a Transformer layer's; memory beside time
+fits       1,000 bootstrap replicates x 8 forms x 30 curves by the batched solver; the loop of scipy.optimize.curve_fit is timed on a sample
        of the same replicates and scaled up; both have to reach the same optimum
 """
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 import tyro
 from scipy.optimize import OptimizeWarning, curve_fit
+from torch.profiler import ProfilerActivity, profile
 
+from consolidation.baselines import Attention, MixerLayer, build
+from consolidation.cram import EPISODIC, CRAMConfig, CRAMLayer, objective, routing_noise
 from consolidation.decay import FORMS, Array
 from consolidation.fitting import fit_best, solve
+from consolidation.presets import preset
+from consolidation.srcd import generate, generator
 from labbook.console import console, guarded, progress
 from labbook.run import write_table
 
@@ -25,10 +37,25 @@ CHOSEN = (
 )  # fmt: skip
 
 
+Part = Literal["steps", "attention", "growth", "fits"]
+
+
 @dataclass(frozen=True)
 class Config:
-    """How much is fitted."""
+    """What is timed, and how much of it."""
 
+    parts: tyro.conf.Positional[tuple[Part, ...]] = ("steps", "attention", "growth", "fits")
+    """Which comparisons."""
+    preset: str = "small"
+    """Size of the models whose training steps are compared."""
+    rounds: int = 15
+    """Alternations of every pair."""
+    width: int = 256
+    """Width of the attention and growth comparisons; 4 heads, a buffer of 512."""
+    routed: float = 0.02
+    """Share of positions that read there."""
+    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
+    """Positions of the growth comparison; the attention comparison takes 2,048 and 8,192."""
     curves: int = 30
     """Number of curves."""
     replicates: int = 1000
@@ -37,7 +64,7 @@ class Config:
     """Points of each curve."""
     sample: int = 40
     """Replicates of one curve and form that scipy fits."""
-    out: Path = Path("runs/benchmark-fits.csv")
+    out: Path = Path("runs/benchmark-consolidation.csv")
     """Table of all figures."""
 
 
@@ -99,17 +126,197 @@ def _scipy(
     return seconds, excess
 
 
+Row = dict[str, object]
+
+
+def _pairs(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of both, alternating, after one round that is not counted."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for place, work in enumerate((first, second)):
+            began = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:
+                seconds[place].append(time.perf_counter() - began)
+    return seconds
+
+
+def _ratio(what: str, numerator: list[float], denominator: list[float], target: str, **more: object) -> Row:
+    """Median of the paired ratios with quartiles and n."""
+    ratios = np.array(numerator) / np.array(denominator)
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    row = {
+        "what": what,
+        "ratio": middle,
+        "lower_quartile": low,
+        "upper_quartile": high,
+        "n": len(ratios),
+        "target": target,
+    }
+    return {
+        **row,
+        "numerator_seconds": float(np.median(numerator)),
+        "denominator_seconds": float(np.median(denominator)),
+        **more,
+    }
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def steps(config: Config) -> list[Row]:
+    """Training steps of CRAM against the Transformer with the budget of CRAM, and the generator's share of the step."""
+    base, device = preset(config.preset), _device()
+    work, made = {}, {}
+    for name in ("cram", "transformer"):
+        torch.manual_seed(0)
+        model = build(name, base.benchmark, base.cram).to(device)
+        # a router as it is after training: reads are rare
+        for layer in model.layers:
+            if isinstance(layer, CRAMLayer):
+                with torch.no_grad():
+                    layer.router.second.bias.copy_(torch.tensor([0.0, -3.0, 0.0]))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        made[name] = (model, optimizer)
+
+        def step(name: str = name) -> None:
+            model, optimizer = made[name]
+            batch = generate(base.benchmark, 0, 0, base.batch, device)
+            noise = routing_noise(len(model.layers), batch, generator(device, "noise"))
+            objective(model(batch, noise), batch, base.objective)["total"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        work[name] = step
+    cram, transformer = _pairs(work["cram"], work["transformer"], config.rounds)
+    drawn, again = _pairs(lambda: generate(base.benchmark, 0, 0, base.batch, device), work["cram"], config.rounds)
+    return [
+        _ratio(f"training step, CRAM / Transformer, {config.preset}", cram, transformer, "at most 1.5"),
+        _ratio(f"generating the batch / training step of CRAM, {config.preset}", drawn, again, "at most 0.10"),
+    ]
+
+
+def _layers(
+    config: Config, length: int
+) -> tuple[CRAMLayer, Attention, MixerLayer, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A CRAM layer, dense attention, a Transformer layer, tokens, gaps, and the positions that read."""
+    torch.manual_seed(0)
+    device = _device()
+    cram = CRAMConfig(width=config.width, heads=4, layers=1, buffer=512, chunk=512)
+    layer, dense = CRAMLayer(cram).to(device).eval(), Attention(cram).to(device).eval()
+    x, gap = torch.randn(1, length, config.width, device=device), torch.rand(1, length, device=device)
+    read = torch.zeros(1, length, dtype=torch.bool, device=device)
+    read[0, torch.randperm(length, device=device)[: round(config.routed * length)]] = True
+    return layer, dense, MixerLayer(cram, dense).to(device).eval(), x, gap, read
+
+
+@torch.no_grad()
+def attention(config: Config) -> list[Row]:
+    """Dense causal attention against reads at the routed positions, projections included."""
+    rows = []
+    for length, least in ((2048, 2), (8192, 5)):
+        layer, dense, _, x, _, read = _layers(config, length)
+        everywhere, routed = _pairs(
+            partial(dense, x, None, 1.0, frozenset()), partial(layer.episodic, x, read), config.rounds
+        )
+        what = f"attention part, dense / routed at {config.routed:.0%} of {length:,} positions, width {config.width}"
+        rows.append(_ratio(what, everywhere, routed, f"at least {least}"))
+    return rows
+
+
+def _route(layer: CRAMLayer, read: torch.Tensor) -> None:
+    """Make the layer route to attention exactly where `read` says, whatever the tokens."""
+    logits = torch.zeros(*read.shape, 3, device=read.device)
+    logits[..., EPISODIC] = torch.where(read, 1.0, -1.0)
+    layer.router.forward = lambda *_: logits  # type: ignore[method-assign]
+
+
+def _peak(work: Callable[[], object]) -> float:
+    """Bytes of tensors alive at once, at most, during `work`, by the allocator's own record."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return float(torch.cuda.max_memory_allocated() - before)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+        work()
+    kineto = record.profiler
+    if kineto is None or kineto.kineto_results is None:
+        return float("nan")
+    changes = sorted((e.start_ns(), e.nbytes()) for e in kineto.kineto_results.events() if e.name() == "[memory]")
+    return float(np.cumsum([size for _, size in changes]).max())
+
+
+@torch.no_grad()
+def growth(config: Config) -> list[Row]:
+    """Time and memory of one layer by length, and the exponents of their growth."""
+    rows: list[Row] = []
+    seconds: dict[str, list[float]] = {"cram": [], "transformer": []}
+    peaks: dict[str, list[float]] = {"cram": [], "transformer": []}
+    for length in config.lengths:
+        layer, _, transformer, x, gap, read = _layers(config, length)
+        _route(layer, read)
+        work = {
+            name: partial(chosen, x, gap, None, 1.0, frozenset())
+            for name, chosen in (("cram", layer), ("transformer", transformer))
+        }
+        for name, spent in zip(work, _pairs(work["cram"], work["transformer"], config.rounds), strict=True):
+            seconds[name].append(float(np.median(spent)))
+            peaks[name].append(_peak(work[name]))
+    for name in work:
+        for length, spent, peak in zip(config.lengths, seconds[name], peaks[name], strict=True):
+            rows.append(
+                {
+                    "what": f"one layer, {name}, {length:,} positions",
+                    "numerator_seconds": spent,
+                    "bytes": peak,
+                    "n": config.rounds,
+                }
+            )
+        for measure, values in (("time", seconds[name]), ("memory", peaks[name])):
+            target = "near 1" if (name, measure) == ("cram", "time") else ""
+            # the longest half: at short lengths the fixed cost of a call hides the growth
+            half = len(values) // 2
+            exponent = float(np.polyfit(np.log(config.lengths[half:]), np.log(np.maximum(values[half:], 1e-9)), 1)[0])
+            what = f"one layer, {name}: exponent of {measure} from {config.lengths[half]:,} positions on"
+            rows.append({"what": what, "ratio": exponent, "n": len(values) - half, "target": target})
+    return rows
+
+
+def fitting(config: Config) -> list[Row]:
+    """The batched solver against a loop of curve_fit."""
+    row = fits(config)
+    count = config.curves * config.replicates * len(CHOSEN)
+    what = f"loop of curve_fit / batched solver, {count:,} fits (scipy scaled from {row['sampled_fits']:.0f})"
+    both = {
+        "numerator_seconds": row["scipy_seconds"],
+        "denominator_seconds": row["ours_seconds"],
+        "worst_excess": row["worst_excess"],
+    }
+    return [{"what": what, "ratio": row["ratio"], "n": count, "target": "at least 50", **both}]
+
+
+PARTS: dict[Part, Callable[[Config], list[Row]]] = {
+    "steps": steps,
+    "attention": attention,
+    "growth": growth,
+    "fits": fitting,
+}
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
     config = tyro.cli(Config, args=args, prog="python -m consolidation.benchmark", description=__doc__)
 
     def body() -> None:
-        row = fits(config)
-        console.print(
-            f"{config.curves * config.replicates * len(CHOSEN):,} fits: {row['ours_seconds']:.1f} s; a loop of curve_fit {row['scipy_seconds']:.0f} s (scaled from {row['sampled_fits']} fits); "
-            f"ratio {row['ratio']:.0f}; worst excess of our objective over scipy's {row['worst_excess']:.1e}"
-        )
-        write_table(config.out, pd.DataFrame([row]))
+        rows: list[Row] = []
+        for part in config.parts:
+            rows += PARTS[part](config)
+            write_table(config.out, pd.DataFrame(rows))
+        console.print(pd.DataFrame(rows).to_string(index=False, float_format="%.4g", na_rep=""), markup=False)
         console.print(str(config.out))
 
     guarded(body)

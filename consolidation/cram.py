@@ -204,7 +204,8 @@ class EpisodicMemory(nn.Module):
         """r_E at the positions marked in `read` (batch, position), 0 elsewhere, and how many query-key pairs that took; all positions for None."""
         (batch, length, width), m = x.shape, self.buffer
         novelty = self.novelty(x)
-        keys, values = self._split(self.key(x)), self._split(self.value(x))
+        folded = read is not None and not torch.is_grad_enabled()
+        keys, values = (None, None) if folded else (self._split(self.key(x)), self._split(self.value(x)))
         held = torch.empty(batch, 0, dtype=torch.int64, device=x.device)
         pieces, pairs = [], torch.zeros((), dtype=torch.int64, device=x.device)
         for first in range(0, length, self.chunk):
@@ -225,7 +226,10 @@ class EpisodicMemory(nn.Module):
                     before = before & real[..., None]
                 pairs = pairs + before.sum()
                 query = self._split(self.query(_rows(x, rows)))
-                pieces.append((rows, self._attend(query, keys, values, candidates, before)))
+                if keys is None or values is None:
+                    pieces.append((rows, self._attend_folded(query, _rows(x, candidates), before)))
+                else:
+                    pieces.append((rows, self._attend(query, keys, values, candidates, before)))
         if read is None:
             return torch.cat([piece for _, piece in pieces], 1), pairs
         out = torch.zeros_like(x)
@@ -246,9 +250,9 @@ class EpisodicMemory(nn.Module):
         seen: torch.Tensor,
     ) -> torch.Tensor:
         """Softmax attention of the rows over the candidates they may see; 0 for rows that see none."""
-        if candidates.shape[1] < keys.shape[1] or candidates.shape[1] > self.buffer:
+        if candidates.shape[1] < keys.shape[1]:
             keys, values = _rows(keys, candidates), _rows(values, candidates)
-        else:  # one chunk that fits into the buffer: its order does not matter, so undo it instead of copying keys and values
+        else:  # the only chunk holds every position: sort the small mask back instead of copying keys and values
             seen = seen.gather(2, candidates.argsort(1)[:, None].expand_as(seen))
         empty = ~seen.any(-1)
         mask = (seen | empty[..., None])[:, None]
@@ -256,10 +260,20 @@ class EpisodicMemory(nn.Module):
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).flatten(2)) * ~empty[..., None]
 
+    def _attend_folded(self, query: torch.Tensor, tokens: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """The same for a few rows, without a key or value of any token: q . (W_K x + b) = (W_K^T q) . x + a constant, and sum w (W_V x + b) = W_V (sum w x) + b."""
+        key, value = (m.weight.unflatten(0, (self.heads, -1)) for m in (self.key, self.value))
+        back = torch.einsum("brhe,hed->bhrd", query, key) / query.shape[-1] ** 0.5
+        scores = torch.einsum("bhrd,bcd->bhrc", back, tokens)
+        weight = scores.masked_fill(~seen[:, None], torch.finfo(scores.dtype).min).softmax(-1)
+        mixed = torch.einsum("bhrd,hed->brhe", torch.einsum("bhrc,bcd->bhrd", weight, tokens), value)
+        return self.out(mixed.flatten(2) + self.value.bias) * seen.any(-1)[..., None]
+
 
 def _rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """x[b, index[b, i]] for x (batch, position, ...) and index (batch, i)."""
-    return x[torch.arange(x.shape[0], device=x.device)[:, None], index]
+    first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, index.shape)
 
 
 def _gathered(read: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
