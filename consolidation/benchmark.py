@@ -267,11 +267,11 @@ def growth(config: Config) -> list[Row]:
             seconds[name].append(float(np.median(spent)))
             peaks[name].append(_peak(work[name]))
     for name in work:
-        for length, spent, peak in zip(config.lengths, seconds[name], peaks[name], strict=True):
+        for length, median, peak in zip(config.lengths, seconds[name], peaks[name], strict=True):
             rows.append(
                 {
                     "what": f"one layer, {name}, {length:,} positions",
-                    "numerator_seconds": spent,
+                    "numerator_seconds": median,
                     "bytes": peak,
                     "n": config.rounds,
                 }
@@ -279,7 +279,7 @@ def growth(config: Config) -> list[Row]:
         for measure, values in (("time", seconds[name]), ("memory", peaks[name])):
             target = "near 1" if (name, measure) == ("cram", "time") else ""
             # the longest half: at short lengths the fixed cost of a call hides the growth
-            half = len(values) // 2
+            half = min(len(values) // 2, len(values) - 2)
             exponent = float(np.polyfit(np.log(config.lengths[half:]), np.log(np.maximum(values[half:], 1e-9)), 1)[0])
             what = f"one layer, {name}: exponent of {measure} from {config.lengths[half]:,} positions on"
             rows.append({"what": what, "ratio": exponent, "n": len(values) - half, "target": target})
@@ -291,7 +291,7 @@ def fitting(config: Config) -> list[Row]:
     row = fits(config)
     count = config.curves * config.replicates * len(CHOSEN)
     what = f"loop of curve_fit / batched solver, {count:,} fits (scipy scaled from {row['sampled_fits']:.0f})"
-    both = {
+    both: Row = {
         "numerator_seconds": row["scipy_seconds"],
         "denominator_seconds": row["ours_seconds"],
         "worst_excess": row["worst_excess"],

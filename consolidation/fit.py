@@ -106,7 +106,7 @@ def _within(curve: Curve, config: FitConfig) -> Curve:
 
 
 def _from_run(run: Path, config: FitConfig) -> Source:
-    """P_episodic(k) of a training run on its three clocks, and the change point of its attention share."""
+    """P_episodic(k) of a training run on its three clocks, and the change point of its attention at recurring queries."""
     chosen = config.clock or EXPOSURES[2]
     curves = {clock: trajectory.episodic_curve(run, clock) for clock in dict.fromkeys((chosen, *EXPOSURES))}
     if config.window is None:
@@ -120,7 +120,7 @@ def _from_run(run: Path, config: FitConfig) -> Source:
         )
     else:
         curves = {clock: _within(c, config) if clock == chosen else c for clock, c in curves.items()}
-    attention = trajectory.course(run, "attention").dropna()
+    attention = trajectory.course(run, "attention", "recurring").dropna()
     events = trajectory.summaries(run)[0]["events"]
     change = None
     if attention.shape[1] > 1:

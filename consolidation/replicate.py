@@ -17,7 +17,7 @@ tables share are trained once. `cells.csv` holds one row per cell and metric: me
 import math
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from rich import box
 from rich.table import Table
 from scipy import stats
 
+from consolidation import trajectory
 from consolidation.baselines import VARIANTS
 from consolidation.presets import TrainConfig, parse
 from consolidation.trainer import Settings, Trainer
 from labbook.console import UserError, console, guarded
 from labbook.estimate import LEVEL, Estimate
-from labbook.run import write_table
+from labbook.run import write_json, write_table
 
 # table 1 and table 4 of the paper: dynamics MSE, retrieval, attention share, attention against its start
 PAPER: dict[tuple[str, str], dict[str, float]] = {
@@ -262,28 +263,39 @@ class Command:
     tables: tuple[str, ...] = ("table1", "table4", "schedule", "recurrence", "novel", "mode", "transfer")
     """Which tables."""
     seeds: int = 5
-    """Seeds of every cell."""
+    """Seeds of every cell that have to be finished; 0 only tabulates what is there."""
     out: Path | None = None
     """Folder; default: runs/replicate-<time>. Finished cells in it are skipped."""
 
 
+def finished(out: Path, listed: list[Cell]) -> dict[str, list[dict[str, Any]]]:
+    """Summaries of every finished seed of the listed cells that is in the folder, whichever command trained it."""
+    folders = dict.fromkeys(cell.folder for cell in listed)
+    return {f: trajectory.summaries(out / f) for f in folders if list((out / f).glob("seed-*/summary.json"))}
+
+
 def execute(command: Command, out: Path) -> pd.DataFrame:
-    """Train what is missing, seed by seed so that every cell has some soon, and tabulate after each."""
+    """Train what is missing, seed by seed so that every cell has some soon, and tabulate all that is finished after each."""
     listed = cells(command.config, command.tables)
     # what others start from comes first
     runs = {cell.folder: cell for cell in sorted(listed, key=lambda c: c.needs is not None)}
     missing = sorted({c.needs for c in runs.values() if c.needs} - set(runs))
     runs = {name: Cell("table1", name, name, replace(command.config, model=name)) for name in missing} | runs
-    found: dict[str, list[dict[str, Any]]] = {}
-    table = tabulate(found, listed)
     for seed in range(command.seeds):
         for folder, cell in runs.items():
             start = None if cell.needs is None else out / cell.needs / f"seed-{seed}"
-            trainer = Trainer(cell.config, seed, out / folder / f"seed-{seed}", command.settings, start)
-            found.setdefault(folder, []).append(trainer.train())
-            table = tabulate(found, listed)
+            Trainer(cell.config, seed, out / folder / f"seed-{seed}", command.settings, start).train()
             if PartialState().is_main_process:
-                write_table(out / "cells.csv", table)
+                write_table(out / "cells.csv", tabulate(finished(out, listed), listed))
+    table = tabulate(finished(out, listed), listed)
+    if table.empty:
+        raise UserError(f"{out} holds no finished run of the tables {', '.join(command.tables)}. Increase --seeds.")
+    if PartialState().is_main_process:
+        write_table(out / "cells.csv", table)
+        write_json(
+            out / "summary.json",
+            {"config": asdict(command.config), "tables": command.tables, "cells": len(table["cell"].unique())},
+        )
     return table
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from consolidation import trajectory
@@ -65,7 +66,14 @@ class Trainer:
         settings = settings or Settings()
         cpu = not torch.cuda.is_available()
         precision = ("no" if cpu else "bf16") if config.precision == "auto" else config.precision
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with=settings.tracker)
+        available = [str(tracker) for tracker in get_available_trackers()]
+        if settings.tracker and settings.tracker not in available:
+            raise UserError(
+                f"the tracker {settings.tracker!r} is not installed or not known to accelerate; available: {', '.join(available) or 'none'}. Install it, or leave --tracker out."
+            )
+        self.accelerator = Accelerator(
+            cpu=cpu, mixed_precision=precision, log_with=settings.tracker, project_dir=folder
+        )
         if config.batch % self.accelerator.num_processes:
             raise UserError(
                 f"--batch {config.batch} cannot be shared by {self.accelerator.num_processes} processes. Make it a multiple of that number."
@@ -91,7 +99,7 @@ class Trainer:
         c = self.config
         shown = c.benchmark.recurrence * (c.benchmark.queries + c.benchmark.bindings) * c.benchmark.length
         self.table = trajectory.PatternTable(
-            c.batch // self.accelerator.num_processes,
+            c.batch,
             c.benchmark.patterns,
             layers,
             max(100.0, 2 * c.steps * c.batch * shown),
@@ -122,13 +130,10 @@ class Trainer:
             c.learning_rate * min(1.0, (step + 1) / max(1, c.warmup)) * 0.5 * (1 + math.cos(math.pi * step / c.steps))
         )
 
-    def batch(self, step: int) -> Batch:
-        """This process' rows of the sequences of a step."""
+    def _mine(self) -> tuple[int, int]:
+        """First and last row of the batch that belong to this process."""
         share = self.config.batch // self.accelerator.num_processes
-        first = share * self.accelerator.process_index
-        return generate(self.config.benchmark, self.seed, step, self.config.batch, self.device).rows(
-            first, first + share
-        )
+        return share * self.accelerator.process_index, share * (self.accelerator.process_index + 1)
 
     def train(self) -> dict[str, Any]:
         """All remaining steps; returns the summary. A finished run is left as it is."""
@@ -163,12 +168,13 @@ class Trainer:
         return even | {2**i for i in range(c.steps.bit_length()) if 2**i < c.steps}
 
     def _step(self) -> None:
-        c, batch = self.config, self.batch(self.step)
+        c, (first, last) = self.config, self._mine()
+        # every process draws everything and takes its rows, so the numbers do not depend on how many processes there are
+        everything = generate(c.benchmark, self.seed, self.step, c.batch, self.device)
         noise = routing_noise(
-            len(self.bare.layers),
-            batch,
-            generator(self.device, "routing", self.seed, self.step, self.accelerator.process_index),
+            len(self.bare.layers), everything, generator(self.device, "routing", self.seed, self.step)
         )
+        batch, noise = everything.rows(first, last), noise[:, first:last]
         rate = self._learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["relative"]
@@ -183,7 +189,10 @@ class Trainer:
                 f"out of memory at --batch {c.batch} and --length {c.benchmark.length} ({str(error).splitlines()[0]}). Try --batch {max(1, c.batch // 2)}."
             ) from error
         # no clipping: what makes a router attend again are rare, large gradients, and a clipped sum of them lets the small, steady penalty win
-        values = {name: float(value.detach()) for name, value in terms.items()}
+        share = torch.stack([(t.path == EPISODIC).float().mean() for t in outputs.traces]).mean()
+        measured = torch.stack([*(value.detach().float() for value in terms.values()), share])
+        *losses, episodic = self.accelerator.reduce(measured, "mean").tolist()
+        values = dict(zip(terms, losses, strict=True))
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             kept = (
@@ -197,12 +206,11 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
-            self.table.add(batch, outputs)
+            self.table.add(everything, outputs, first, last)
         self.step += 1
         for name, value in values.items():
             self.recent.setdefault(f"loss_{name}", []).append(value)
-        episodic = torch.stack([(t.path == EPISODIC).float().mean() for t in outputs.traces]).mean()
-        self.recent.setdefault("attention_in_training", []).append(float(episodic))
+        self.recent.setdefault("attention_in_training", []).append(episodic)
 
     def _note(self) -> str:
         last = {metric: value for _, layer, kind, metric, value, _ in self.rows[-200:] if layer == -1 and metric in ("attention", "accuracy")
@@ -254,7 +262,7 @@ class Trainer:
         tensors = {f"model:{name}": t for name, t in self.bare.state_dict().items()}
         for name, p in self.bare.named_parameters():
             tensors |= {f"optimizer:{key}:{name}": t for key, t in self.optimizer.state.get(p, {}).items()}
-        tensors |= {"exposures": self.accelerator.gather(self.table.exposures.rows)}
+        tensors["exposures"] = self.table.exposures.rows
         tensors["patterns"] = self.accelerator.reduce(self.table.sums, "sum")
         log = json.dumps({"rows": self.rows, "recent": self.recent})
         tensors["log"] = torch.frombuffer(bytearray(log.encode()), dtype=torch.uint8)
@@ -290,9 +298,7 @@ class Trainer:
             if moments:
                 # AdamW keeps its step counter in float32 beside the parameter
                 self.optimizer.state[p] = {k: t.to(p.device) for k, t in moments.items()}
-        share = self.table.exposures.rows.shape[0]
-        first = share * self.accelerator.process_index
-        self.table.exposures.rows = tensors["exposures"][first : first + share].to(self.device)
+        self.table.exposures.rows = tensors["exposures"].to(self.device)
         if self.accelerator.is_main_process:
             self.table.sums = tensors["patterns"].to(self.device)
         log = json.loads(bytes(tensors["log"].numpy()).decode())

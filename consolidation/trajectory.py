@@ -86,9 +86,10 @@ class PatternTable:
         shape = (layers, len(CLOCKS), patterns, len(self.first), 4)
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
 
-    def add(self, batch: Batch, outputs: Outputs) -> None:
-        """Count the recurring queries of one training step, before and then in the exposures."""
-        k = self.exposures.before(batch)[:, batch.recurring]
+    def add(self, everything: Batch, outputs: Outputs, first: int, last: int) -> None:
+        """Count the recurring queries of one training step, and then the step's exposures; `outputs` are those of the rows from first to last."""
+        batch = everything.rows(first, last)
+        k = self.exposures.before(everything)[:, first:last][:, batch.recurring]
         pattern = batch.pattern[batch.recurring]
         place = torch.bucketize(k, self.first, right=True) - 1
         for layer, trace in enumerate(outputs.traces):
@@ -99,7 +100,7 @@ class PatternTable:
                     [torch.ones_like(chosen), k[clock].double(), chosen, probability[..., EPISODIC].double()], -1
                 )
                 self.sums[layer, clock].index_put_((pattern, place[clock]), entry, accumulate=True)
-        self.exposures.add(batch)
+        self.exposures.add(everything)
 
     def table(self) -> pd.DataFrame:
         """The table of this module's docstring; empty bins are left out."""

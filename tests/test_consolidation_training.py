@@ -254,6 +254,7 @@ def test_the_command_trains_seeds_and_gives_a_curve(tmp_path, capsys):
         (["tiny", "--queries", "0.9", "--bindings", "0.9"], "do not fit into 64 positions"),
         (["tiny", "--patterns", "2"], "need as many different keys"),
         (["tiny", "--seeds", "0"], "at least one seed"),
+        (["tiny", "--tracker", "scroll"], "the tracker 'scroll' is not installed or not known"),
         (["tiny", "--steps", "0"], "--steps 0 has to be at least 1"),
     ],
 )

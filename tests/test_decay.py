@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import lmfit
 import numpy as np
@@ -11,26 +12,30 @@ import pytest
 import ruptures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.integrate import quad
 from scipy.optimize import least_squares
 from scipy.stats import gamma as gamma_distribution
 
+from consolidation import coverage, fit_decay, humans
 from consolidation import fit as fit_command
-from consolidation import fit_decay, humans
 from consolidation.benchmark import Config, fits
 from consolidation.comparison import averaging, compare, vuong
+from consolidation.coverage import unit_interval, unit_truth
 from consolidation.decay import FORMS, Clock, Curve
 from consolidation.equivalence import Exponent, equivalence
 from consolidation.fitting import fit_best, solve
 from consolidation.inference import bootstrap, collapse, fit, profile
 from consolidation.multiverse import multiverse
-from consolidation.report import drawn_line, latex
+from consolidation.report import drawn_line, latex, read_fit
+from consolidation.srcd import CLOCKS as EXPOSURES
 from consolidation.transitions import split, transition
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from tests.conftest import fails
 
 REPETITIONS = Clock("repetition", "count")
+OLD_FIT = Path(__file__).parent / "data" / "fit-schema-1.json"
 TRUE = {
     "power": (0.9, 0.43), "power_asymptote": (0.8, 0.5, 0.1), "shifted_power": (0.9, 0.7, 3.0), "exponential": (1.0, 9.0),
     "exponential_asymptote": (0.7, 8.0, 0.2), "stretched_exponential": (1.0, 9.0, 0.6), "logarithmic": (1.0, 0.2),
@@ -331,7 +336,7 @@ def test_the_command_leaves_everything_a_paper_needs(finished):
     assert {"gamma", "lower", "upper", "n", "form", "estimator", "clock", "window", "unit", "method"} <= set(
         found["gamma"]
     )
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["window"] == "1 to 20 count"
     assert len(found["humans"]) > 10
     text = (finished / "gamma.tex").read_text()
@@ -436,3 +441,92 @@ def test_the_command_line_is_a_command():
     )
     assert done.returncode == 0
     assert "--human" in done.stdout
+
+
+def test_an_old_fit_is_still_read(tmp_path):
+    old = read_fit(OLD_FIT)
+    assert old["schema"] == 1
+    assert (old["change_point"], old["by_clock"], old["shown"]) == (None, {}, [])
+    assert old["gamma"]["gamma"] == json.loads(OLD_FIT.read_text())["gamma"]["gamma"]
+    with pytest.raises(UserError, match="cannot be read as a fit"):
+        read_fit(tmp_path / "fit.json")
+    (tmp_path / "fit.json").write_text("[]")
+    with pytest.raises(UserError, match="JSON but no fit"):
+        read_fit(tmp_path / "fit.json")
+    (tmp_path / "fit.json").write_text(json.dumps({**old, "schema": 99}))
+    with pytest.raises(UserError, match="has version 99"):
+        read_fit(tmp_path / "fit.json")
+
+
+def test_what_falls_starts_at_the_largest_mean():
+    x = np.tile([1.0, 2.0, 3.0, 4.0], 2)
+    data = curve(x, np.array([0.1, 0.9, 0.5, 0.2, 0.3, 0.7, 0.8, 0.1]), unit=np.repeat(["a", "b"], 4))
+    assert np.unique(data.falling().x).tolist() == [2, 3, 4]
+    assert data.falling().window == "2 to 4 count"
+    assert curve().falling().window == "all"
+
+
+def test_jackknife_intervals_of_a_mean_are_students():
+    """Least squares of a constant over few units is the mean of the units, whose jackknife-t interval is Student's."""
+    g = np.random.default_rng(3)
+    levels = 0.5 + 0.1 * g.standard_normal(6)
+    data = curve(np.tile(X, 6), np.repeat(levels, len(X)), unit=np.repeat(np.arange(6), len(X)).astype(str))
+    found = bootstrap(fit(data, "constant"))["a"]
+    half = stats.t.ppf(0.975, 5) * levels.std(ddof=1) / np.sqrt(6)
+    assert found.method == "jackknife"
+    assert (found.number.lower, found.number.upper) == pytest.approx((levels.mean() - half, levels.mean() + half))
+
+
+def test_jackknife_intervals_over_few_units_cover():
+    g = np.random.default_rng(6)
+    trials = 300
+    truth = unit_truth("power")
+    hits = 0
+    for _ in range(trials):
+        number = unit_interval("power", 6, 200, g)
+        hits += number.lower <= truth <= number.upper
+    assert hits / trials > 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
+
+
+def test_the_coverage_command_resumes_and_names_what_is_outside(tmp_path, capsys):
+    args = ["--simulations", "2", "--replicates", "50", "--out", str(tmp_path / "c.csv")]
+    coverage.main(args)
+    table = pd.read_csv(tmp_path / "c.csv")
+    assert {"points", "units"} == set(table["design"])
+    assert set(table["form"]) == set(FORMS)
+    assert f"of {len(table)} rows between 93 and 97 %" in capsys.readouterr().out
+    table.iloc[:-1].to_csv(tmp_path / "c.csv", index=False)
+    coverage.main(args)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "c.csv"), table)
+
+
+def test_the_reference_run_is_fitted_on_its_clock_and_not_against_humans(tmp_path, capsys):
+    fit_command.main(
+        [
+            "--bootstrap",
+            "200",
+            "--forms",
+            "power",
+            "exponential",
+            "logistic",
+            "constant",
+            "--out",
+            str(tmp_path / "run"),
+        ]
+    )
+    found = read_fit(tmp_path / "run" / "fit.json")
+    assert found["clock"]["counts"] == "repetitions over training"
+    assert set(found["by_clock"]) == {f"{c} (count)" for c in EXPOSURES}
+    assert found["gamma"]["unit"] == "seed"
+    assert found["gamma"]["n"] == 5
+    assert found["equivalence"] is None
+    assert len(found["shown"]) >= 20
+    assert found["change_point"]["location"]["n"] == 5
+    assert "not compared. Compare them on purpose with --on-clock" in found["missing"]["humans"]
+    assert "from the largest mean on" in capsys.readouterr().out
+    on_purpose = ["--on-clock", "repetition", "--forms", "power", "constant", "--out", str(tmp_path / "again")]
+    fit_command.main(on_purpose)
+    compared = read_fit(tmp_path / "again" / "fit.json")
+    assert compared["equivalence"] is not None
+    assert "x rescaled by 1 from repetitions over training" in compared["normalisation"]
+    assert "there is no clock 'tea'" in fails(fit_command.main, capsys, ["mack", "--on-clock", "tea"])

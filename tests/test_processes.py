@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import dispatch_model
 
+from consolidation import trajectory
 from labbook import processes
 from redundancy.measure import measure
 from redundancy.models import Decoder, random_twin
@@ -92,3 +93,19 @@ def test_layers_on_disk_give_the_numbers_of_layers_in_memory(tokenizer, tmp_path
             for metric, value in one[layer].metrics("resid_pre", weights)[0].items():
                 assert value[0] == pytest.approx(two[layer].metrics("resid_pre", weights)[0][metric][0], abs=1e-9)
     assert spread.layer_device(1) == torch.device("cpu")
+
+
+def test_training_on_two_processes_is_that_of_one(tmp_path):
+    """The same sequences and routing noise; sums are taken in another order, and means over reading positions per process."""
+    flags = ["tiny", "--steps", "8", "--evaluations", "1", "--evaluation", "8"]
+    for count in (1, 2):
+        done = run("consolidation.train", [*flags, "--out", str(tmp_path / str(count))], count)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().splitlines()[-1] == str(tmp_path / str(count))
+    one, two = (trajectory.load(tmp_path / str(count), "patterns") for count in (1, 2))
+    counted = ["layer", "clock", "pattern", "k_first", "queries", "k"]
+    pd.testing.assert_frame_equal(one[counted], two[counted])
+    one, two = (
+        trajectory.load(tmp_path / str(count), "trajectory").query("metric.str.startswith('loss_')") for count in (1, 2)
+    )
+    assert np.allclose(one["value"], two["value"], rtol=5e-3, atol=1e-3)

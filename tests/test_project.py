@@ -27,6 +27,8 @@ FLOORS = (
     {"labbook.console", "labbook.estimate", "labbook.style"},
     {"labbook.processes"},
     {"labbook.run"},
+    {"labbook.claims"},
+    {"labbook.claims_redundancy", "labbook.claims_consolidation"},
     {"labbook.verdicts"},
     {"redundancy.text", "redundancy.ngram"},
     {"redundancy.models", "redundancy.moments"},
@@ -47,14 +49,19 @@ FLOORS = (
     {"redundancy.figures"},
     {"redundancy.probe", "redundancy.training", "redundancy.removal", "redundancy.pretrain"},
     {"redundancy.benchmark"},
-    {"consolidation.decay"},
+    {"consolidation.srcd", "consolidation.decay"},
+    {"consolidation.cram", "consolidation.theory"},
+    {"consolidation.naive", "consolidation.baselines", "consolidation.trajectory"},
+    {"consolidation.presets"},
+    {"consolidation.trainer"},
+    {"consolidation.train", "consolidation.replicate"},
     {"consolidation.fitting", "consolidation.equivalence", "consolidation.transitions"},
     {"consolidation.inference"},
     {"consolidation.comparison", "consolidation.multiverse", "consolidation.humans"},
-    {"consolidation.analysis"},
+    {"consolidation.analysis", "consolidation.training_figures"},
     {"consolidation.figures"},
     {"consolidation.report"},
-    {"consolidation.fit", "consolidation.benchmark"},
+    {"consolidation.fit", "consolidation.benchmark", "consolidation.coverage"},
 )
 
 
@@ -107,21 +114,22 @@ def test_notebooks_are_stored_without_outputs():
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix"),
+    ("name", "prefix", "count"),
     [
-        ("01_attention_redundancy", "redundancy_"),
-        ("02_redundancy_over_training", "training_"),
-        ("02b_removal", "removal_"),
-        ("04_decay_exponents", "decay_"),
+        ("01_attention_redundancy", "redundancy_", 3),
+        ("02_redundancy_over_training", "training_", 3),
+        ("02b_removal", "removal_", 3),
+        ("03_consolidation", "consolidation_", 5),
+        ("04_decay_exponents", "decay_", 5),
     ],
 )
-def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name, prefix):
+def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name, prefix, count):
     monkeypatch.setenv("FIGURES", str(tmp_path))
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
     names = {p.name for p in (ROOT / "figures").glob(f"{prefix}*")}
     assert names == {p.name for p in tmp_path.iterdir()}
-    assert len(names) == 6
+    assert len(names) == 2 * count  # png and pdf
 
 
 def test_no_file_names_a_place_on_somebodys_machine():
@@ -164,6 +172,13 @@ def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
         "python -m redundancy.probe gpt2-medium",
         "python -m redundancy.training",
         "python -m redundancy.removal",
+        "python -m consolidation.train",
+        "python -m consolidation.replicate",
+        "python -m consolidation.fit",
+        "python -m consolidation.humans",
+        "python -m consolidation.benchmark",
+        "python -m consolidation.coverage",
+        "accelerate launch",
         "torchrun",
     ],
 )
