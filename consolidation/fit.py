@@ -121,6 +121,8 @@ def _from_run(run: Path, config: FitConfig) -> Source:
     else:
         curves = {clock: _within(c, config) if clock == chosen else c for clock, c in curves.items()}
     attention = trajectory.course(run, "attention", "recurring").dropna()
+    # before its largest value attention is being learnt, not given up
+    attention = attention.loc[attention.mean(axis=1).iloc[::-1].idxmax() :]
     events = trajectory.summaries(run)[0]["events"]
     change = None
     if attention.shape[1] > 1:

@@ -229,16 +229,21 @@ def tabulate(found: dict[str, list[dict[str, Any]]], listed: list[Cell]) -> pd.D
 
 
 def show(table: pd.DataFrame) -> None:
-    """The tables on the terminal: retrieval, attention, where it is spent, and how many seeds succeeded."""
-    shown = ("retrieval", "novel", "dynamics_mse", "attention", "at_recurring", "at_novel", "learnt", "consolidated")
+    """The tables on the terminal: retrieval, attention, and how many seeds succeeded; `cells.csv` has the rest."""
+    shown = ("retrieval", "novel", "attention", "learnt", "consolidated")
     for name, rows in table.groupby("table", sort=False):
-        out = Table(box=box.SIMPLE, title=f"{name}: mean over seeds [95 % interval] (paper)", title_justify="left")
+        out = Table(
+            box=box.SIMPLE,
+            title=f"{name}: mean over seeds [95 % interval] (paper)",
+            title_justify="left",
+            collapse_padding=True,
+        )
         out.add_column("cell", no_wrap=True)
         for metric in shown:
-            out.add_column(metric.replace("_", " "), justify="right")
+            out.add_column(metric, justify="right", no_wrap=True)
         for cell, values in rows.groupby("cell", sort=False):
             by = values.set_index("metric")
-            out.add_row(f"{cell} (n = {int(values['n'].max())})", *(_entry(by, metric) for metric in shown))
+            out.add_row(str(cell), *(_entry(by, metric) for metric in shown))
         console.print(out)
 
 
@@ -249,9 +254,13 @@ def _entry(by: pd.DataFrame, metric: str) -> str:
     estimate, lower, upper, n, paper = (float(by[column].to_dict()[metric]) for column in columns)
     if metric in SEEDS:
         return f"{round(estimate * n)} of {n:.0f}"
-    stated = "" if math.isnan(paper) else f" ({paper:.3f})"
-    interval = "" if math.isnan(lower) else f" [{lower:.3f}, {upper:.3f}]"
-    return f"{estimate:.3f}{interval}{stated}"
+    stated = "" if math.isnan(paper) else f" ({_short(paper)})"
+    interval = "" if math.isnan(lower) else f" [{_short(lower)}, {_short(upper)}]"
+    return f"{_short(estimate)}{interval}{stated}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
 
 
 @dataclass(frozen=True)

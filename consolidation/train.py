@@ -50,31 +50,32 @@ def show(summaries: list[dict[str, Any]]) -> None:
     """One line per seed."""
     first = summaries[0]
     title = (
-        f"{first['label']}, {first['parameters']:,} parameters, {first['steps']:,} steps. Attention: share of positions; "
+        f"{first['label']}, {first['parameters']:,} parameters, {first['steps']:,} steps. Right answers by kind of query, error of the dynamics, share of positions that "
+        f"attend: all, at both kinds of query, elsewhere; query-key pairs per position (causal attention: {first['pairs_dense']:.0f}); "
         f"optimum (eq 13) {first['optimum']:.3f}, best static routing {first['static']:.3f}"
     )
-    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE, title=title, title_justify="left", collapse_padding=True)
     names = (
         "seed",
         "recurring",
         "novel",
-        "dynamics MSE",
-        "attention",
-        "at recurring",
-        "at novel",
-        "elsewhere",
+        "MSE",
+        "attend",
+        "recurring",
+        "novel",
+        "other",
         "pairs",
         "learnt",
         "consolidated",
-        "minutes",
+        "min",
     )
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for s in summaries:
         a, accuracy = s["attention"], s["accuracy"]
         table.add_row(
             str(s["seed"]), _number(accuracy["recurring"]), _number(accuracy["novel"]), f"{s['dynamics_mse']:.4f}", f"{a['all']:.4f}", _number(a["recurring"]),
-            _number(a["novel"]), f"{a['other']:.4f}", f"{s['pairs']:.1f} of {s['pairs_dense']:.0f}", _yes(s["learnt"]), _yes(s["consolidated"]), f"{s['seconds'] / 60:.1f}",
+            _number(a["novel"]), f"{a['other']:.4f}", f"{s['pairs']:.2f}", _yes(s["learnt"]), _yes(s["consolidated"]), f"{s['seconds'] / 60:.1f}",
         )  # fmt: skip
     console.print(table)
     learnt, consolidated = (sum(s[key] for s in summaries) for key in ("learnt", "consolidated"))

@@ -66,7 +66,7 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
                 )
         static = config["benchmark"]["queries"]
         yield Row(
-            "Theorem 1: a router without consolidation attends at no fewer positions than there are queries",
+            "Theorem 1 as it is used: without consolidation a router attends at no fewer positions than there are queries",
             f"at least {static:.2f} of positions",
             f"{show(control, 4)} of positions with {show(kept, 3)} right",
             f"queries {static:.2f}, optimum {optimum:.3f}",
