@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from consolidation.analysis import HUMAN_RANGE, DecayFit
 from consolidation.inference import collapse, units_of
@@ -59,7 +60,8 @@ def data_and_fits(found: DecayFit) -> Figure:
                 )
         axes.set(xlabel=str(curve.clock), ylabel=curve.name)
     if (data.y > 0).all():
-        panels[1].set(xscale="log", yscale="log")
+        panels[1].set(xscale="log", yscale="log", ylim=(float(data.y.min()) / 3, 2 * float(data.y.max())))
+        panels[1].xaxis.set_minor_formatter(NullFormatter())
     panels[0].legend(frameon=False, fontsize=7)
     for name, colour in zip(names, style.PALETTE, strict=False):
         fitted = comparison.fits[name]
@@ -68,6 +70,7 @@ def data_and_fits(found: DecayFit) -> Figure:
     panels[2].set(xlabel=str(curve.clock), ylabel="residual (data minus fit)")
     if (data.x > 0).all():
         panels[2].set_xscale("log")
+        panels[2].xaxis.set_minor_formatter(NullFormatter())
     figure.suptitle(textwrap.fill(comparison.verdict, 150), fontsize=8)
     return figure
 

@@ -19,6 +19,8 @@ ITERATIONS = 200
 # of the objective and of the largest step, relative; below it another step changes no digit that is printed
 TOLERANCE = 1e-14
 STARTS = 12
+# after this many iterations only the best of the starts go on, and only if the best of all has not converged
+FIRST_ITERATIONS, GOING_ON = 30, 3
 PROBABILITY_FLOOR = 1e-12
 
 
@@ -108,6 +110,7 @@ def solve(
     start: Array,
     error: ErrorModel = "gaussian",
     fixed: int | None = None,
+    iterations: int = ITERATIONS,
 ) -> Solutions:
     """Fit `form` to every row of a batch.
 
@@ -116,6 +119,7 @@ def solve(
     x : (n,) or (batch, n); y, w : (batch, n) data and weights (trials for the binomial model).
     start : (batch, k) starting values.
     fixed : index of a parameter that stays at its start (for profiles).
+    iterations : at most.
     """
     low, high = form.limits(np.atleast_1d(x))
     positive = np.array([name in form.positive for name in form.parameters])
@@ -135,7 +139,7 @@ def solve(
     loss = objective(y, form.value(x, p), w, error)
     active = np.arange(batch)
     identity = np.eye(len(form.parameters))[free][:, free]
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         if not len(active):
             break
         q, rows_x = p[active], x if x.ndim == 1 else x[active]
@@ -204,8 +208,15 @@ def starts(form: Form, x: Array, y: Array, w: Array, error: ErrorModel) -> Array
 def fit_best(form: Form, x: Array, y: Array, w: Array, error: ErrorModel) -> tuple[Solutions, Array]:
     """The best fit of one data set from several starts (a batch of one), and the starts: (starts, k)."""
     first = starts(form, x, y, w, error)
-    n = len(first)
-    found = solve(form, x, np.tile(y, (n, 1)), np.tile(w, (n, 1)), first, error)
-    best = int(np.argmin(np.where(np.isfinite(found.objective), found.objective, np.inf)))
-    one = slice(best, best + 1)
+
+    def solved(start: Array, iterations: int) -> Solutions:
+        n = len(start)
+        return solve(form, x, np.tile(y, (n, 1)), np.tile(w, (n, 1)), start, error, iterations=iterations)
+
+    found = solved(first, FIRST_ITERATIONS)
+    order = np.argsort(np.where(np.isfinite(found.objective), found.objective, np.inf), kind="stable")
+    if not found.converged[order[0]]:
+        found = solved(found.parameters[order[:GOING_ON]], ITERATIONS)
+        order = np.argsort(np.where(np.isfinite(found.objective), found.objective, np.inf), kind="stable")
+    one = order[:1]
     return Solutions(found.parameters[one], found.objective[one], found.converged[one], found.at_bound[one]), first

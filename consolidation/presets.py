@@ -2,7 +2,7 @@
 
 | preset | length | width x layers | steps x batch | meant for |
 |---|---|---|---|---|
-| tiny | 64 | 32 x 1 | 800 x 16 | a minute on two cores: does it run |
+| tiny | 64 | 32 x 1 | 500 x 16 | under a minute on two cores: does it run |
 | small | 256 | 64 x 1 | 4,000 x 8 | minutes a seed on one core: the shipped reference runs |
 | base | 1,024 | 256 x 4 | 10,000 x 32 | minutes a seed on a GPU |
 | paper | 2,048 | 512 x 8 | 10,000 x 32 | every published hyperparameter |
@@ -109,7 +109,7 @@ PRESETS = {
         benchmark=SRCDConfig(length=64, patterns=20, novel_keys=20, values=8, bindings=0.0625, queries=0.0625),
         cram=CRAMConfig(width=32, layers=1, heads=2, buffer=32, semantic_rank=16),
         objective=Objective(attention_penalty=0.5),
-        steps=800, batch=16, learning_rate=6e-3, temperature=(1.0, 1.0), temperature_steps=0, pressure_start=200, pressure_ramp=200,
+        steps=500, batch=16, learning_rate=6e-3, temperature=(1.0, 1.0), temperature_steps=0, pressure_start=150, pressure_ramp=150,
         evaluation=128, evaluations=20,
     ),
     "small": TrainConfig(

@@ -107,6 +107,7 @@ class Trainer:
         )
         self.step, self.seconds, self.rows = 0, 0.0, list[Row]()
         self.recent: dict[str, list[float]] = {}
+        self.loss = math.nan
         if settings.tracker:
             self.accelerator.init_trackers("consolidation", config={**asdict(config), "seed": seed})
         self.held_out = generate(c.benchmark, seed, 0, c.evaluation, self.device, "evaluation")
@@ -184,9 +185,13 @@ class Trainer:
                 outputs = self.model(batch, noise, c.temperature_at(self.step))
             terms = objective(outputs, batch, c.objective_at(self.step))
             self.accelerator.backward(terms["total"])
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            said = str(error).splitlines()[0]
+            # CPUs have no error class of their own for this
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in said:
+                raise
             raise UserError(
-                f"out of memory at --batch {c.batch} and --length {c.benchmark.length} ({str(error).splitlines()[0]}). Try --batch {max(1, c.batch // 2)}."
+                f"out of memory at --batch {c.batch} and --length {c.benchmark.length} ({said}). Try --batch {max(1, c.batch // 2)}."
             ) from error
         # no clipping: what makes a router attend again are rare, large gradients, and a clipped sum of them lets the small, steady penalty win
         share = torch.stack([(t.path == EPISODIC).float().mean() for t in outputs.traces]).mean()
@@ -208,17 +213,22 @@ class Trainer:
         with torch.no_grad():
             self.table.add(everything, outputs, first, last)
         self.step += 1
+        self.loss = values["total"]
         for name, value in values.items():
             self.recent.setdefault(f"loss_{name}", []).append(value)
         self.recent.setdefault("attention_in_training", []).append(episodic)
 
     def _note(self) -> str:
-        last = {metric: value for _, layer, kind, metric, value, _ in self.rows[-200:] if layer == -1 and metric in ("attention", "accuracy")
-                for metric in [f"{metric} {kind}"]}  # fmt: skip
-        return (
-            f"loss {self.recent['loss_total'][-1] if self.recent.get('loss_total') else math.nan:.3f}, recurring {last.get('accuracy recurring', math.nan):.2f}, "
-            f"novel {last.get('accuracy novel', math.nan):.2f}, attention {last.get('attention all', math.nan):.3f}"
+        """Loss of the last step, and retrieval and attention of the last evaluation."""
+        last = {
+            f"{metric} {kind}": value
+            for _, layer, kind, metric, value, _ in self.rows[-200:]
+            if layer == -1 and metric in ("attention", "accuracy")
+        }
+        recurring, novel, attention = (
+            last.get(k, math.nan) for k in ("accuracy recurring", "accuracy novel", "attention all")
         )
+        return f"loss {self.loss:.3f}, recurring {recurring:.2f}, novel {novel:.2f}, attention {attention:.3f}"
 
     @torch.no_grad()
     def _evaluate(self, knock_outs: bool) -> None:

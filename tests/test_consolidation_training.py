@@ -136,7 +136,7 @@ def test_schedules():
     )
     assert [round(config.temperature_at(s), 6) for s in (0, 500, 1000, 3000)] == [1.0, 0.55, 0.1, 0.1]
     weights = [config.objective_at(s).attention_penalty for s in (0, 99, 125, 150, 4000)]
-    assert weights == pytest.approx([0, 0, 0.05, 0.1, 0.1])
+    assert weights == pytest.approx([0, 0, 0.25, 0.5, 0.5])
     assert config.objective_at(125).semantic_reward == pytest.approx(0.025)
     assert config.objective_at(0).consolidation == 0.5
     assert config.events() == {
@@ -171,6 +171,27 @@ def test_a_loss_that_is_not_finite_is_named_and_the_state_is_kept(tmp_path, monk
     with pytest.raises(UserError, match="not finite at step 4, term dynamics; the state of an earlier step is kept"):
         trainer.train()
     assert (tmp_path / STATE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_out_of_memory_suggests_a_batch(tmp_path, monkeypatch, error):
+    trainer = Trainer(QUICK, 0, tmp_path)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("consolidation.trainer.objective", fail)
+    with pytest.raises(UserError, match=r"out of memory at --batch 4 and --length 64 .* Try --batch 2"):
+        trainer.train()
+    monkeypatch.setattr("consolidation.trainer.objective", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer._step()
 
 
 def test_damaged_and_foreign_states_are_refused(tmp_path):
@@ -323,8 +344,9 @@ def test_seed_intervals():
 
 
 def test_tiny_learns(tmp_path):
-    """Both kinds of query are answered and reads become rarer than queries' share plus a fifth."""
+    """Both kinds of query are answered, and fewer positions attend than there are queries: not all of them need it."""
     summary = Trainer(preset("tiny"), 0, tmp_path).train()
-    assert summary["accuracy"]["recurring"] > 0.9
-    assert summary["accuracy"]["novel"] > 0.6
-    assert summary["attention"]["all"] < 1.2 * summary["static"]
+    assert summary["accuracy"]["recurring"] > 0.95
+    assert summary["accuracy"]["novel"] > 0.85
+    assert summary["attention"]["all"] < summary["static"]
+    assert summary["attention"]["recurring"] < 0.5 < summary["attention"]["novel"]

@@ -489,7 +489,7 @@ def test_jackknife_intervals_over_few_units_cover():
 
 
 def test_the_coverage_command_resumes_and_names_what_is_outside(tmp_path, capsys):
-    args = ["--simulations", "2", "--replicates", "50", "--out", str(tmp_path / "c.csv")]
+    args = ["--simulations", "1", "--replicates", "50", "--out", str(tmp_path / "c.csv")]
     coverage.main(args)
     table = pd.read_csv(tmp_path / "c.csv")
     assert {"points", "units"} == set(table["design"])
