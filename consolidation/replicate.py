@@ -98,8 +98,8 @@ def _schedule(base: TrainConfig) -> list[Cell]:
     steps, start = base.steps, base.pressure_start
     changes: dict[str, dict[str, Any]] = {"as the preset": {}}
     for name, end in (("1/3", steps // 3), ("2/3", 2 * steps // 3), ("1", steps)):
-        changes[f"temperature ends at {name}"] = {"temperature_steps": end}
-    changes["temperature constant"] = {"temperature": (base.temperature[0],) * 2}
+        changes[f"temperature 1 to .1, ends at {name}"] = {"temperature": (1.0, 0.1), "temperature_steps": end}
+    changes["temperature constant"] = {"temperature": (1.0, 1.0), "temperature_steps": 0}
     for name, at in (("half as late", start // 2), ("half as late again", start + start // 2)):
         changes[f"pressure sets in {name}"] = {"pressure_start": at}
     changes["pressure from the start"] = {"pressure_start": 0, "pressure_ramp": 0}
@@ -108,7 +108,7 @@ def _schedule(base: TrainConfig) -> list[Cell]:
 
 def _changed(table: str, name: str, base: TrainConfig, change: dict[str, Any]) -> Cell:
     config = replace(base, **change)
-    folder = "cram" if config == base else f"{table}-{name.replace(' ', '-').replace('/', 'of')}"
+    folder = "cram" if config == base else f"{table}-{name.replace(',', '').replace(' ', '-').replace('/', 'of')}"
     return Cell(table, name, folder, config)
 
 

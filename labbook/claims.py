@@ -53,8 +53,11 @@ class Row:
 
 
 def show(number: dict[str, Any], digits: int = 2) -> str:
-    """Estimate with interval and n."""
-    return f"{number['estimate']:.{digits}f} [{number['lower']:.{digits}f}, {number['upper']:.{digits}f}] (n = {number['n']})"
+    """Estimate with interval and n; a single unit has no interval."""
+    interval = (
+        "" if number["lower"] != number["lower"] else f" [{number['lower']:.{digits}f}, {number['upper']:.{digits}f}]"
+    )
+    return f"{number['estimate']:.{digits}f}{interval} (n = {number['n']:.0f})"
 
 
 def holds(number: dict[str, Any], stated: float, spread: float = 0.0) -> bool:
