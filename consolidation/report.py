@@ -177,12 +177,13 @@ def read_fit(path: Path) -> dict[str, Any]:
 
 
 def _macro(name: str) -> str:
-    """Letters only: LaTeX macros have no digits."""
-    words = "".join(c if c.isalnum() else " " for c in name).split()
+    """The part of a name before its first comma, in letters only: LaTeX macros have no digits."""
+    words = "".join(c if c.isalnum() else " " for c in name.split(",")[0]).split()
     digits = dict(
         zip("0123456789", ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"), strict=True)
     )
-    return "".join("".join(digits.get(c, c) for c in word.capitalize()) for word in words)
+    words = [word if word.isupper() else word.capitalize() for word in words]
+    return "".join("".join(digits.get(c, c) for c in word) for word in words)
 
 
 def latex(found: DecayFit) -> str:

@@ -205,7 +205,7 @@ def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probabilit
         raise UserError(f"{run}: no bin of k on the clock {clock!r} holds {least} queries in every seed. Train longer.")
     k = (by["k_sum"] / by["queries"]).groupby(by["k_first"]).transform("mean")
     return Curve(
-        name=f"{run.name}, P_episodic",
+        name=f"{summaries(run)[0]['label']}, P(episodic)",
         x=k.to_numpy(dtype=float),
         y=(by["sum"] / by["queries"]).to_numpy(dtype=float),
         clock=Clock(clock, DECAY_CLOCKS[clock]),

@@ -19,6 +19,7 @@ from scipy.stats import gamma as gamma_distribution
 
 from consolidation import coverage, fit_decay, humans
 from consolidation import fit as fit_command
+from consolidation.analysis import analyse
 from consolidation.benchmark import Config, fits
 from consolidation.comparison import averaging, compare, vuong
 from consolidation.coverage import unit_interval, unit_truth
@@ -524,9 +525,11 @@ def test_the_reference_run_is_fitted_on_its_clock_and_not_against_humans(tmp_pat
     assert found["change_point"]["location"]["n"] == 5
     assert "not compared. Compare them on purpose with --on-clock" in found["missing"]["humans"]
     assert "from the largest mean on" in capsys.readouterr().out
-    on_purpose = ["--on-clock", "repetition", "--forms", "power", "constant", "--out", str(tmp_path / "again")]
-    fit_command.main(on_purpose)
-    compared = read_fit(tmp_path / "again" / "fit.json")
-    assert compared["equivalence"] is not None
-    assert "x rescaled by 1 from repetitions over training" in compared["normalisation"]
+    assert r"\newcommand{\gammaCRAM}" in (tmp_path / "run" / "gamma.tex").read_text()
+    on_purpose = fit_command.read(fit_command.FitConfig(on_clock="repetition")).curve
+    assert on_purpose.clock == REPETITIONS
+    assert "x rescaled by 1 from repetitions over training" in on_purpose.normalisation
+    compared = analyse(on_purpose, forms=("power", "constant"))
+    assert compared.equivalence is not None
+    assert compared.shown == []
     assert "there is no clock 'tea'" in fails(fit_command.main, capsys, ["mack", "--on-clock", "tea"])
