@@ -12,9 +12,10 @@ import torch
 
 from consolidation import replicate, train, trajectory
 from consolidation.baselines import build
+from consolidation.evaluation import memories
 from consolidation.presets import PRESETS, preset
 from consolidation.srcd import CLOCKS, Exposures, generate
-from consolidation.trainer import STATE, Trainer, memories
+from consolidation.trainer import STATE, Trainer
 from labbook.console import Interrupted, UserError
 from labbook.run import load_tensors
 from tests.conftest import fails

@@ -53,6 +53,7 @@ FLOORS = (
     {"consolidation.cram", "consolidation.theory"},
     {"consolidation.naive", "consolidation.baselines", "consolidation.trajectory"},
     {"consolidation.presets"},
+    {"consolidation.evaluation"},
     {"consolidation.trainer"},
     {"consolidation.train", "consolidation.replicate"},
     {"consolidation.fitting", "consolidation.equivalence", "consolidation.transitions"},
