@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,8 @@ from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from consolidation import humans, trajectory
+from consolidation.presets import preset
 from labbook import verdicts
 from redundancy import probe
 from redundancy.models import load_model, locate
@@ -199,5 +202,25 @@ def test_the_verdict_page_and_the_readme_are_those_of_the_shipped_runs(tmp_path)
 def test_shipped_runs_are_finished_runs_of_the_models_they_name():
     for folder in verdicts.shipped():
         run = verdicts.read_run(folder)
-        assert run.kind == folder.name
-        assert run.summary["model"] == folder.parent.name
+        match run.kind:
+            case "experiments":
+                assert set(pd.read_csv(folder / "cells.csv")["table"]) <= set(run.summary["tables"])
+                assert run.summary["config"] == json.loads(json.dumps(asdict(preset(folder.name))))
+            case "fit":
+                assert folder.parent.name == "fits"
+                assert run.summary["schema"] >= 2
+            case kind:
+                assert kind == folder.name
+                assert run.summary["model"] == folder.parent.name
+
+
+def test_shipped_reference_runs_have_the_seeds_that_the_table_counts():
+    folder = humans.DATA / "runs" / "small"
+    cells = pd.read_csv(folder / "cells.csv").query("table == 'table4' and metric == 'attention'").set_index("cell")
+    assert set(cells.index) == {"cram", "control", "no-consolidation", "no-quality", "fast-semantic"}
+    for name, row in cells.iterrows():
+        found = trajectory.summaries(folder / name)
+        assert row["n"] == len(found) == 5
+        assert row["estimate"] == pytest.approx(np.mean([s["attention"]["all"] for s in found]))
+        assert {s["seed"] for s in found} == set(range(5))
+        assert trajectory.load(folder / name, "patterns")["queries"].sum() > 0
