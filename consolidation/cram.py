@@ -353,13 +353,11 @@ class CRAMLayer(nn.Module):
         semantic = torch.zeros_like(x) if self.semantic is None else self.semantic(x)
         if self.predict is None:
             recalled, pairs = self.episodic(x)
-            guess = None
-            logits = self.router(working, gap, magnitude, self._quality(semantic, recalled).detach())
-            predicted = self._quality(semantic, recalled).detach()
+            guess, predicted = None, self._quality(semantic, recalled).detach()
         else:
             guess = self.predict(x.detach())[..., 0]
             predicted = guess.sigmoid().detach()
-            logits = self.router(working, gap, magnitude, predicted)
+        logits = self.router(working, gap, magnitude, predicted)
         probability, route = self._route(logits, noise, temperature)
         path = route.argmax(-1)
         if self.predict is None:
@@ -385,7 +383,6 @@ class CRAMLayer(nn.Module):
             self._follow(recalled, read)
         quality = self._quality(semantic, recalled)
         zero = out.new_zeros(())
-        on_path = (path == EPISODIC).to(out.dtype)
         error = (semantic - recalled.detach()).square().mean(-1)
         trace = Trace(
             route,
@@ -396,7 +393,7 @@ class CRAMLayer(nn.Module):
             predicted,
             self.episodic.novelty(x),
             pairs,
-            zero if self.semantic is None else (on_path * error).sum() / on_path.sum().clamp(min=1),
+            zero if self.semantic is None else _mean_over(path == EPISODIC, error),
             zero
             if guess is None
             else _mean_over(read, binary_cross_entropy_with_logits(guess, quality.detach(), reduction="none")),
