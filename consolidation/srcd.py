@@ -50,7 +50,7 @@ class SRCDConfig:
     """Share of positions that bind a key which may be asked for. Not in the paper; below .05, so that 100 patterns suffice at N = 2048 even
     when every binding recurs, and so that some keys are asked for twice."""
     distractors: float = 0.0
-    """Share of positions that bind a key which is never asked for. Not in the paper; 0 because a fifth of the ordinary bindings goes unasked already."""
+    """Share of positions that bind a key which is never asked for. Not in the paper; 0 because two in five ordinary bindings go unasked already."""
     novel: Literal["disjoint", "shared"] = "disjoint"
     """Where novel keys come from: `disjoint`, keys that are never patterns, so the key alone tells a novel query; `shared`, the
     patterns' own keys with another value, so it does not. Not in the paper; disjoint, because eq 13 can be reached only then."""
@@ -64,7 +64,7 @@ class SRCDConfig:
     autoregression: float = 0.95
     """a of v_t = a v_(t-1) + beta sin(omega gap_t) + noise."""
     beta: float = 0.5
-    """Drive by the gap. Not in the paper; gives v a variance near 1.4."""
+    """Drive by the gap. Not in the paper; gives v a variance near .7."""
     omega: float = 1.0
     """Angular frequency per unit of time. Not in the paper; the median gap then is a tenth of a period."""
     noise: float = 0.1
