@@ -24,6 +24,7 @@ from consolidation.cram import EPISODIC, Model, Part, objective, routing_noise
 from consolidation.evaluation import KNOCK_OUTS, accuracies, measure, memories, summarise
 from consolidation.presets import TrainConfig
 from consolidation.srcd import Batch, generate, generator
+from labbook import processes
 from labbook.console import Interrupted, UserError, choice, progress, stopping
 from labbook.run import Run, digest, load_tensors, provenance, save_tensors
 
@@ -153,10 +154,12 @@ class Trainer:
                 if self.step in marks:
                     self._evaluate(knock_outs=self.step == self.config.steps or self.step & (self.step - 1) == 0)
                 advance(1, self._note())
-                if stopping() or time.monotonic() - saved > STATE_SECONDS:
+                # saving adds up over all processes, so all of them have to save at the same step
+                stop, due = processes.agree((stopping(), time.monotonic() - saved > STATE_SECONDS))
+                if stop or due:
                     self.save()
                     saved = time.monotonic()
-                if stopping():
+                if stop:
                     raise Interrupted(f"The state of step {self.step} is saved; repeat the same command to go on.")
         return self._finish()
 
@@ -183,8 +186,8 @@ class Trainer:
                 outputs = self.model(batch, noise, c.temperature_at(self.step))
             terms = objective(outputs, batch, c.objective_at(self.step))
             self.accelerator.backward(terms["total"])
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            said = str(error).splitlines()[0]
+        except RuntimeError as error:
+            said = str(error).partition("\n")[0]
             # CPUs have no error class of their own for this
             if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in said:
                 raise
