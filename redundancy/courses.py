@@ -20,14 +20,14 @@ from scipy.stats import page_trend_test
 from torch import Tensor
 
 from labbook.console import console
-from labbook.estimate import Array, Bootstrap, Estimate
+from labbook.estimate import Array, Estimate, Studentised
 from labbook.run import Run, read_finished
 from redundancy.attention import PATTERNS
 from redundancy.controls import RANDOM
 from redundancy.measure import Task
 from redundancy.scores import LayerScores
 from redundancy.substitution import FIELDS
-from redundancy.tables import CONTROL_NAMES, all_metrics
+from redundancy.tables import CONTROL_NAMES, Metrics, Sampled, all_metrics, mean_over_layers
 
 # Table 7 of arXiv:2602.12204, GPT-2 124M from scratch: step, R, validation loss
 PAPER_COURSE = ((10_000, 0.52, 4.21), (50_000, 0.67, 3.54), (100_000, 0.71, 3.31), (300_000, 0.72, 3.18))
@@ -35,6 +35,7 @@ FRAMES = ("layers", "overall", "drivers", "attention", "losses", "trend")
 CHAIN = ("training_mean", "token_mean", "resid_pre", "both_tokens")
 DRIVERS = ("training mean", "token id", "hidden state", "token before", "rest")
 TREND_COLUMNS = ("feature", "metric", "estimate", "lower", "upper", "n", "checkpoints", "p_rising", "p_falling")
+BITS = ("bits_per_byte", "bits_per_byte_lower", "bits_per_byte_upper")
 TRENDS = ("R", "R2", "R2_uncentred", "cosine")
 
 
@@ -60,7 +61,7 @@ class Course:
     overall : feature, metric, against: means over layers (`against` empty), and their differences to the first and the last checkpoint.
     drivers : layer (or mean), driver: shares of the energy, see the module's text.
     attention : layer (or mean), metric: patterns of attention.
-    losses : nats per token on the same documents.
+    losses : nats per token on the same documents, and BITS, the same in bits per byte, which does not depend on the tokenizer.
     trend : feature, metric, slope per tenfold of steps with interval, and Page's one-sided p for rising and for falling.
     summary : headline and verdict.
     folder : where all of it is stored.
@@ -86,59 +87,57 @@ class Course:
         return Course(summary=summary, folder=folder, **frames)
 
 
-def _mean(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    """Every score as the mean over layers."""
-    return {metric: np.mean([p[metric] for p in parts], axis=0) for metric in parts[0]}
-
-
 def tabulate_course(
     task: Task,
     measured: Sequence[Measured],
-    twin: dict[int, LayerScores],
-    bootstrap: Bootstrap,
+    twins: Sequence[dict[int, LayerScores]],
+    bootstrap: Studentised,
     facts: dict[str, Any],
 ) -> Course:
-    """All tables, from the sums of every checkpoint and of the random twin."""
+    """All tables, from the sums of every checkpoint and of the random twins."""
     weights, units = bootstrap.weights, np.eye(bootstrap.units)
     names = [task.feature, *(n for n in CONTROL_NAMES if n != RANDOM), "both_tokens", RANDOM]
 
-    def row(values: Array, one: Measured | None = None, **keys: Any) -> dict[str, Any]:
+    def row(values: Array | Sampled, one: Measured | None = None, **keys: Any) -> dict[str, Any]:
         place = {} if one is None else {"checkpoint": one.name, "step": one.step}
-        return {**place, **keys, **vars(bootstrap.estimate(values))}
+        sampled = values if isinstance(values, Sampled) else Sampled(values)
+        return {**place, **keys, **vars(sampled.estimate(bootstrap))}
 
     layers = list[dict[str, Any]]()
-    course: dict[str, list[dict[str, Array]]] = {}
-    documents: dict[str, list[dict[str, Array]]] = {}
+    course: dict[str, list[Metrics]] = {}
+    documents: dict[str, list[Metrics]] = {}
     for name in names:
         for one in measured:
-            by_layer, by_document = list[dict[str, Array]](), list[dict[str, Array]]()
-            for layer, scores in (twin if name == RANDOM else one.scores).items():
-                key = task.feature if name == RANDOM else name
+            by_layer, by_document = list[Metrics](), list[Metrics]()
+            key, models = (task.feature, twins) if name == RANDOM else (name, [one.scores])
+            for layer in one.scores:
+                scores = [model[layer] for model in models]
                 by_layer.append(all_metrics(scores, key, weights)[0])
-                by_document.append(scores.metrics(key, units)[0])
+                by_document.append(all_metrics(scores, key, units)[0])
                 layers += [row(v, one, layer=layer, feature=name, metric=m) for m, v in by_layer[-1].items()]
-            course.setdefault(name, []).append(_mean(by_layer))
-            documents.setdefault(name, []).append(_mean(by_document))
+            course.setdefault(name, []).append(mean_over_layers(by_layer))
+            documents.setdefault(name, []).append(mean_over_layers(by_document))
     overall, trend = list[dict[str, Any]](), list[dict[str, Any]]()
     steps = np.array([one.step for one in measured])
     for name in names:
         for metric in course[name][0]:
-            values = np.stack([c[metric] for c in course[name]])
+            values = [c[metric] for c in course[name]]
             for place, one in enumerate(measured):
                 overall.append(row(values[place], one, feature=name, metric=metric, against=""))
                 for against, other in (("first", 0), ("last", -1)):
                     difference = values[place] - values[other]
                     overall.append(row(difference, one, feature=name, metric=metric, against=against))
             if name != RANDOM and metric in TRENDS and (steps > 0).sum() > 2:
-                per_document = np.stack([d[metric] for d in documents[name]], axis=1)
-                trend.append(_trend(row, steps, values, per_document, name, metric))
+                per_document = np.stack([d[metric].values for d in documents[name]], axis=1)
+                by_step = np.stack([v.values for v in values])
+                trend.append(_trend(row, steps, by_step, per_document, name, metric))
     drivers = _drivers(row, measured, weights)
     attention = _attention(row, measured, task, weights)
     losses, loss_values = [], []
     for one in measured:
         total = np.tensordot(weights, one.losses.numpy(), axes=1)
         loss_values.append(total[:, FIELDS.index("loss")] / total[:, FIELDS.index("tokens")])
-        losses.append(row(loss_values[-1], one))
+        losses.append(_with_bits(row(loss_values[-1], one), facts["bytes_per_token"]))
     summary = _summarise(measured, course, losses, trend, drivers, task, bootstrap, facts)
     return Course(
         summary=summary,
@@ -149,6 +148,14 @@ def tabulate_course(
         losses=pd.DataFrame(losses),
         trend=pd.DataFrame(trend, columns=list(TREND_COLUMNS)),
     )
+
+
+def _with_bits(row: dict[str, Any], bytes_per_token: float) -> dict[str, Any]:
+    """A loss in nats per token with the same loss in bits per byte beside it."""
+    return row | {
+        name: row[column] / np.log(2) / bytes_per_token
+        for name, column in zip(BITS, ("estimate", "lower", "upper"), strict=True)
+    }
 
 
 def _trend(row: Any, steps: Array, values: Array, per_document: Array, name: str, metric: str) -> dict[str, Any]:
@@ -193,18 +200,18 @@ def _attention(row: Any, measured: Sequence[Measured], task: Task, weights: Arra
 
 def _summarise(
     measured: Sequence[Measured],
-    course: dict[str, list[dict[str, Array]]],
+    course: dict[str, list[Metrics]],
     losses: list[dict[str, Any]],
     trend: list[dict[str, Any]],
     drivers: list[dict[str, Any]],
     task: Task,
-    bootstrap: Bootstrap,
+    bootstrap: Studentised,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """The machine-readable headline."""
 
-    def number(values: Array) -> dict[str, Any]:
-        return vars(bootstrap.estimate(values))
+    def number(values: Sampled) -> dict[str, Any]:
+        return vars(values.estimate(bootstrap))
 
     feature = task.feature
     changes = {m: number(course[feature][-1][m] - course[feature][0][m]) for m in ("R", "R2")}
@@ -219,6 +226,7 @@ def _summarise(
             {
                 "step": one.step,
                 "loss": {k: losses[i][k] for k in ("estimate", "lower", "upper", "n")},
+                "bits_per_byte": losses[i][BITS[0]],
                 **{name: {m: number(course[name][i][m]) for m in ("R", "R2")} for name in course},
             }
             for i, one in enumerate(measured)
@@ -231,10 +239,10 @@ def _summarise(
         },
     }
     r = [c["R"] for c in course[feature]]
-    lowest = int(np.argmin([values[0] for values in r]))
+    lowest = int(np.argmin([sampled.values[0] for sampled in r]))
     rise = Estimate(**changes["R"])
     square = Estimate(**changes["R2"])
-    after = bootstrap.estimate(r[-1] - r[lowest])
+    after = (r[-1] - r[lowest]).estimate(bootstrap)
     summary["lowest_R"] = {"step": measured[lowest].step, **number(r[lowest])}
     summary["verdict"] = (
         f"From step {measured[0].step:,} to {measured[-1].step:,} R changes by {rise.estimate:+.2f} [{rise.lower:+.2f}, {rise.upper:+.2f}] and centred R2 by "

@@ -17,11 +17,13 @@ from redundancy.tables import CONTROL_NAMES, Tables
 
 # colour, marker and line of each control, the same in every figure
 LOOK: dict[str, tuple[Any, str, str]] = {
+    "with_position": (style.PALETTE[9], "o", "--"),
     "training_mean": (style.PALETTE[1], "s", "-"),
     "position_mean": (style.PALETTE[2], "v", "-"),
     "token_mean": (style.PALETTE[3], "^", "-"),
     "previous_token": (style.PALETTE[4], "D", "-"),
     "shuffled": (style.PALETTE[7], "x", ":"),
+    "aligned_shuffled": (style.PALETTE[7], "+", ":"),
     RANDOM: ("black", "P", "--"),
 }
 
@@ -124,6 +126,7 @@ FIGURES = {"redundancy_by_layer": by_layer, "redundancy_by_head": by_head, "redu
 
 # colour, marker and line of each order of the removal curve and of each replacement
 ORDER_LOOK: dict[str, tuple[Any, str, str]] = {
+    "with_position": (style.PALETTE[9], "o", "--"),
     "known_relative": (style.PALETTE[0], "o", ":"),
     "known_displacement": (style.PALETTE[2], "o", ":"),
     "predicted_relative": (style.PALETTE[0], "s", "-"),
@@ -136,7 +139,9 @@ ORDER_LOOK: dict[str, tuple[Any, str, str]] = {
 }
 REPLACEMENTS: dict[str, tuple[str, tuple[Any, str, str]]] = {
     "probe": ("probe", (style.PALETTE[0], "o", "-")),
-    "sequential": ("probe, refitted in sequence", (style.PALETTE[2], "^", "-")),
+    "with_position": ("hidden state and position", (style.PALETTE[9], "o", "--")),
+    "position_mean": ("mean per position", (style.PALETTE[2], "v", "-")),
+    "sequential": ("probe, refitted in sequence", (style.PALETTE[4], "^", "-")),
     "training_mean": ("training mean", (style.PALETTE[1], "s", "-")),
     "zero": ("zero", ("black", "P", "--")),
     "shuffled": ("prediction for another token", (style.PALETTE[7], "x", ":")),
@@ -172,6 +177,11 @@ def removal_curve(losses: Losses) -> Figure:
             row = losses.removable[(losses.removable["order"] == order) & (losses.removable["budget"] == budget)]
             if len(row):
                 e, below, above = (float(row[c].iloc[0]) for c in ("estimate", "lower", "upper"))
+                if row["kind"].iloc[0] == "less than":
+                    panels[1].annotate(
+                        "", (0, -place), (above, -place), arrowprops={"arrowstyle": "<-", "color": ORDER_LOOK[order][0]}
+                    )
+                    continue
                 panels[1].errorbar(
                     e, -place, xerr=[[max(e - below, 0)], [max(above - e, 0)]], fmt="o", ms=5, alpha=shade,
                     color=ORDER_LOOK[order][0], capsize=2,
@@ -181,7 +191,7 @@ def removal_curve(losses: Losses) -> Figure:
     panels[1].set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
     n = losses.summary["loss_intact"]["n"]
     figure.suptitle(
-        f"{losses.summary['model']}: attention replaced by the probe, 95 % intervals over {n} held-out {losses.summary['unit']}s",
+        f"{losses.summary['model']}: attention replaced by what hidden state and position predict, 95 % intervals over {n} held-out {losses.summary['unit']}s",
         fontsize=9,
     )
     return figure

@@ -1,18 +1,20 @@
 """From sums to tables for the removal experiments: loss increases, the removal curve, what can be removed at a given loss."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from rich import box
 from rich.table import Table
 from torch import Tensor
 
 from labbook.console import console
-from labbook.estimate import Array, Bootstrap, Estimate
+from labbook.estimate import Array, Estimate, Studentised
 from labbook.run import Run, read_finished
 from redundancy.measure import Task
 from redundancy.need import Needs
@@ -25,21 +27,45 @@ FRAMES = {
     "predictors": ("layer", "predictor", "metric", *NUMBER),
     "substitution": (*KEYS, "metric", *NUMBER),
     "curve": ("order", "target_share", "metric", *NUMBER),
-    "removable": ("order", "budget", *NUMBER),
+    "removable": ("order", "budget", *NUMBER, "within", "beyond", "kind"),
 }
 # nats per token by which the loss may rise
 BUDGETS = (0.01, 0.05, 0.1)
 ORDERS = {
-    "known_relative": "R, known after the fact",
-    "known_displacement": "displacement, known after the fact",
-    "predicted_relative": "R, predicted from the hidden state",
-    "predicted_displacement": "displacement, predicted from the hidden state",
+    "known_relative": "relative error, known",
+    "known_displacement": "displacement, known",
+    "predicted_relative": "relative error, predicted before attention",
+    "predicted_displacement": "displacement, predicted before attention",
     "random": "random",
-    "heads_relative": "whole heads by R",
+    "heads_relative": "whole heads by relative error",
     "heads_displacement": "whole heads by displacement",
-    "layers_cosine": "whole layers by cosine, probe in their place",
+    "layers_cosine": "whole layers by cosine, replaced",
     "layers_dropped": "whole layers by cosine, dropped",
 }
+# orders in which whole heads or layers go: there is nothing between two measured shares
+DISCRETE = tuple(order for order in ORDERS if order.startswith(("heads", "layers")))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Sums per document (document, FIELDS) of the intact model, and of every variant (variant, document, FIELDS)."""
+
+    variants: Sequence[Variant]
+    intact: Tensor
+    changed: Tensor
+
+    def joined(self, other: "Evaluated") -> "Evaluated":
+        """The variants of both; the intact model is the same."""
+        return Evaluated([*self.variants, *other.variants], self.intact, torch.cat([self.changed, other.changed]))
+
+    def curves(self) -> dict[str, list[int]]:
+        """The variants of every order of the removal curve, by growing target share."""
+        found: dict[str, list[int]] = {}
+        for place, variant in enumerate(self.variants):
+            if variant.keys["part"] == "curve":
+                found.setdefault(variant.keys["order"], []).append(place)
+        share = [variant.keys.get("target_share", 0.0) for variant in self.variants]
+        return {order: sorted(places, key=lambda i: share[i]) for order, places in found.items()}
 
 
 @dataclass(frozen=True)
@@ -51,7 +77,8 @@ class Losses:
     predictors : layer, predictor, metric, estimate, lower, upper, n: how well each map predicts, on held-out documents.
     substitution : part, layer, head, replacement, metric, estimate, lower, upper, n.
     curve : order, target_share, metric, estimate, lower, upper, n; metric `share` is the share really replaced.
-    removable : order, budget (nats per token), estimate, lower, upper, n: share removable within the budget.
+    removable : order, budget (nats per token), estimate, lower, upper, n: share removable within the budget, see `removable`; `within`
+        and `beyond` are the measured shares between which it lies, `kind` says what the estimate is.
     cost : what a run costs with attention really left out, see `skipping`; empty if not measured.
     summary : the headline numbers and the verdict.
     folder : where all of it is stored.
@@ -76,23 +103,83 @@ class Losses:
         return Losses(summary=summary, folder=folder, **frames)
 
 
-def removable(shares: Array, increases: Array, budget: float) -> Array:
+def _first_over(increases: Array, budget: float) -> Array:
+    """Index of the first point over the budget, the number of points where none is: (...,) from (..., point)."""
+    over = increases > budget
+    return np.where(over.any(-1), over.argmax(-1), increases.shape[-1])
+
+
+def interpolated(shares: Array, increases: Array, budget: float) -> Array:
     """The share at which the loss first rises by more than `budget`, by linear interpolation from (0, 0): (replicate,).
 
-    Parameters
-    ----------
     shares, increases : (replicate, point), points in the order of growing target share. Where no point exceeds the budget, the
-        largest measured share is returned.
+    largest measured share is returned.
     """
     start = np.zeros((len(shares), 1))
     x, y = np.hstack([start, shares]), np.hstack([start, increases])
-    over = y > budget
-    first = np.where(over.any(1), over.argmax(1), y.shape[1] - 1)
+    first = _first_over(y, budget)
+    none, first = first == y.shape[1], np.minimum(first, y.shape[1] - 1)
     rows = np.arange(len(x))
     x0, x1, y0, y1 = x[rows, first - 1], x[rows, first], y[rows, first - 1], y[rows, first]
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = x0 + (x1 - x0) * (budget - y0) / (y1 - y0)
-    return np.where(over.any(1), crossing, x1)
+    return np.where(none, x1, crossing)
+
+
+def removable(shares: Array, increases: Array, budget: float, discrete: bool, bootstrap: Studentised) -> dict[str, Any]:
+    """How much can be removed while the loss rises by at most `budget`: one row of `Losses.removable` without its keys.
+
+    Parameters
+    ----------
+    shares, increases : (1 + documents, point) under the weights of `bootstrap`, points in the order of growing target share.
+
+    Returns
+    -------
+    `kind` says what the estimate is:
+
+    measured       discrete orders: the largest share up to which every measured point stays within the budget, 0 if the first does not;
+                   the interval is that of percentiles, because the number jumps
+    interpolated   between the measured shares `within` and `beyond`
+    at least       no measured point exceeds the budget; the largest share stands for the estimate
+    less than      even the smallest measured share, `beyond`, exceeds the budget; the estimate is not known (NaN), only its limits
+    """
+    own = shares[0]
+    first = int(_first_over(increases[0], budget))
+    within = 0.0 if first == 0 else float(own[first - 1])
+    beyond = float(own[first]) if first < len(own) else math.nan
+    sides = {"n": bootstrap.units, "within": within, "beyond": beyond}
+    if discrete:
+        steps = np.append(0.0, own)
+        replicates = steps[_first_over(bootstrap.replicates(increases), budget)]
+        estimate, lower, upper = (float(v) for v in bootstrap.percentiles(replicates))
+        kind = "measured" if first < len(own) else "at least"
+    elif first == 0:
+        estimate, lower, upper, kind = math.nan, 0.0, beyond, "less than"
+    else:
+        estimate, lower, upper = (float(v) for v in bootstrap.intervals(interpolated(shares, increases, budget)))
+        lower, upper = max(lower, 0.0), min(upper, 1.0)
+        kind = "interpolated" if first < len(own) else "at least"
+    return {"estimate": estimate, "lower": lower, "upper": upper, **sides, "kind": kind}
+
+
+def crossings(evaluated: Evaluated) -> dict[str, list[float]]:
+    """Shares at which continuous orders should be measured once more: where the curve so far crosses each budget."""
+    weights = np.ones((1, len(evaluated.intact)))
+    found = measures(evaluated.intact, evaluated.changed, weights)
+    wanted: dict[str, list[float]] = {}
+    for order, places in evaluated.curves().items():
+        if order in DISCRETE:
+            continue
+        known = {evaluated.variants[i].keys["target_share"] for i in places}
+        targets = np.array(sorted(known))[None]
+        increases = found["loss_increase"][places].T
+        for budget in BUDGETS:
+            # rounded, so that a resumed run asks for the same shares
+            share = round(float(interpolated(targets, increases, budget)[0]), 4)
+            if 0 < share < 1 and share not in known:
+                known.add(share)
+                wanted.setdefault(order, []).append(share)
+    return wanted
 
 
 def measures(intact: Tensor, changed: Tensor, weights: Array) -> dict[str, Array]:
@@ -109,19 +196,19 @@ def measures(intact: Tensor, changed: Tensor, weights: Array) -> dict[str, Array
 
 
 def tabulate_losses(
-    variants: Sequence[Variant],
-    intact: Tensor,
-    changed: Tensor,
+    evaluated: Evaluated,
     scores: dict[int, LayerScores],
     needs: Needs,
     cost: pd.DataFrame,
-    bootstrap: Bootstrap,
+    bootstrap: Studentised,
     facts: dict[str, Any],
     task: Task,
 ) -> Losses:
     """All tables of a run, from the sums of the intact model and of every variant."""
     weights, n = bootstrap.weights, bootstrap.units
-    found = measures(intact, changed, weights)
+    variants, intact = evaluated.variants, evaluated.intact
+    found = measures(intact, evaluated.changed, weights)
+    found["bits_per_byte_increase"] = found["loss_increase"] / math.log(2) / facts["bytes_per_token"]
 
     def row(values: Array, **keys: Any) -> dict[str, Any]:
         return {**keys, **vars(bootstrap.estimate(values))}
@@ -130,24 +217,24 @@ def tabulate_losses(
     substitution, curve, shares = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
     for key, i in index.items():
         keys = dict(zip(KEYS, key, strict=True))
-        for metric in ("loss_increase", "kl", "top1_agreement"):
+        for metric in ("loss_increase", "bits_per_byte_increase", "kl", "top1_agreement"):
             substitution.append(row(found[metric][i], **keys, metric=metric))
         worst = found["loss_increase"][index[(*key[:3], "training_mean")]]
         # where removing attention costs nothing that can be told from zero, there is nothing to recover
         if bootstrap.estimate(worst).lower > 0 and keys["replacement"] != "training_mean":
             recovered = (worst - found["loss_increase"][i]) / worst
             substitution.append(row(recovered, **keys, metric="loss_recovered"))
-    points: dict[str, list[int]] = {}
-    for i, v in enumerate(variants):
-        if v.keys["part"] == "curve":
-            points.setdefault(v.keys["order"], []).append(i)
-            for metric, values in found.items():
-                keys = {"order": v.keys["order"], "target_share": v.keys["target_share"], "metric": metric}
-                curve.append(row(values[i], **keys))
+    points = evaluated.curves()
     for order, places in points.items():
+        for i in places:
+            for metric, values in found.items():
+                keys = {"order": order, "target_share": variants[i].keys["target_share"], "metric": metric}
+                curve.append(row(values[i], **keys))
         for budget in BUDGETS:
-            share = removable(found["share"][places].T, found["loss_increase"][places].T, budget)
-            shares.append(row(share, order=order, budget=budget))
+            share, increase = (found[name][places].T for name in ("share", "loss_increase"))
+            shares.append(
+                {"order": order, "budget": budget} | removable(share, increase, budget, order in DISCRETE, bootstrap)
+            )
 
     predictors, means = list[dict[str, Any]](), dict[str, dict[str, list[Array]]]()
     operations: list[Array] = []
@@ -181,11 +268,14 @@ def tabulate_losses(
             if r["part"] == "all" and r["metric"] == "loss_recovered"
         },
         "removable": {
-            order: {f"{r['budget']:g}": {c: r[c] for c in NUMBER} for r in shares if r["order"] == order}
+            order: {
+                f"{r['budget']:g}": {c: r[c] for c in FRAMES["removable"][2:]} for r in shares if r["order"] == order
+            }
             for order in points
         },
         "variance_of_log_need_predicted": needs.fit,
         "cosine": {str(k): v for k, v in needs.cosine.items()},
+        "bytes_per_token": facts["bytes_per_token"],
     }
     summary["verdict"] = _verdict(summary, n)
     rows = {"predictors": predictors, "substitution": substitution, "curve": curve, "removable": shares}
@@ -212,18 +302,38 @@ def _verdict(summary: dict[str, Any], n: int) -> str:
     if summary["all_layers"]:
         lost = summary["all_layers"]
         text += (
-            f" In place of attention in every layer it costs {show(lost['probe'])} nats per token; the training mean costs {show(lost['training_mean'])}, "
-            f"nothing at all {show(lost['zero'])}."
+            f" In place of attention in every layer it costs {show(lost['probe'])} nats per token, with the position "
+            f"{show(lost['with_position'])}; the mean per position costs {show(lost['position_mean'])}, the training mean "
+            f"{show(lost['training_mean'])}, nothing at all {show(lost['zero'])}."
         )
     if summary["removable"]:
-        at = {name: summary["removable"][name][f"{BUDGETS[1]:g}"] for name in ORDERS if name in summary["removable"]}
-        best = max((k for k in at if k.startswith("predicted")), key=lambda k: at[k]["estimate"])
-        known = max((k for k in at if k.startswith("known")), key=lambda k: at[k]["estimate"])
+        best = best_order(summary["removable"], BUDGETS[1])
+        at = summary["removable"][best][f"{BUDGETS[1]:g}"]
+        chance = summary["removable"]["random"][f"{BUDGETS[1]:g}"]
         text += (
-            f" At +{BUDGETS[1]} nats a router that sees the hidden state alone can replace {show(at[best])} of the attention operations ({ORDERS[best]}), "
-            f"one that knows the outcome {show(at[known])} ({ORDERS[known]}), chance {show(at['random'])}."
+            f" At +{BUDGETS[1]} nats per token, of {len(summary['removable'])} orders the one that spares most replaces "
+            f"{show_share(at)} of the attention operations ({ORDERS[best]}), a random one {show_share(chance)}; other criteria may "
+            "spare more."
         )
     return text + f" 95 % intervals over {n} held-out {summary['unit']}s."
+
+
+def best_order(by_order: Mapping[str, Any], budget: float) -> str:
+    """The order that can replace the largest share within a budget; what is only known to be less counts as nothing."""
+    at = {order: by_order[order][f"{budget:g}"]["estimate"] for order in ORDERS if order in by_order}
+    return max(at, key=lambda order: 0.0 if at[order] is None or math.isnan(at[order]) else at[order])
+
+
+def show_share(number: Mapping[str, Any], digits: int = 2) -> str:
+    """A removable share as text: an estimate with its interval, or what is known instead."""
+    if number["kind"] == "less than":
+        return f"less than {number['beyond']:.{digits}f}"
+    text = f"{number['estimate']:.{digits}f} [{number['lower']:.{digits}f}, {number['upper']:.{digits}f}]"
+    if number["kind"] == "at least":
+        return f"at least {text}"
+    if number["kind"] == "measured":
+        return f"{text}, next {number['beyond']:.{digits}f}"
+    return text
 
 
 def print_losses(losses: Losses) -> None:
@@ -254,7 +364,9 @@ def print_losses(losses: Losses) -> None:
         for column in ("order", *(f"at +{b} nats" for b in BUDGETS)):
             table.add_column(column, justify="left" if column == "order" else "right")
         for order, rows in losses.removable.groupby("order", sort=False):
-            table.add_row(ORDERS[str(order)], *(cell(r) for _, r in rows.iterrows()))
+            table.add_row(
+                ORDERS[str(order)], *(show_share({str(k): v for k, v in r.items()}, 3) for _, r in rows.iterrows())
+            )
         console.print(table)
     if len(losses.cost):
         table = Table(box=box.SIMPLE, title="cost against the intact model", title_justify="left")

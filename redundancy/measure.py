@@ -19,7 +19,7 @@ from labbook.console import Interrupted, progress, stopping
 from labbook.run import load_tensors, save_tensors
 from redundancy.capture import Capture, Feature
 from redundancy.controls import Fitted, fit
-from redundancy.models import Decoder
+from redundancy.models import Decoder, random_twin
 from redundancy.moments import Batch, LayerMoments, cut_batches, require_finite, token_table
 from redundancy.scores import LayerScores
 from redundancy.text import Windows
@@ -165,10 +165,19 @@ def collect(
 
     `target` maps (layer, x, z) to what is regressed on x, `target_width` wide; None is z itself.
     """
-    positions, k = task.windows["train"].ids.shape[1], target_width or decoder.d_z
-    types, saved = len(task.types), Saved(state)
+    k, types, saved = target_width or decoder.d_z, len(task.types), Saved(state)
+    positions = max(w.ids.shape[1] for w in task.windows.values())
     layers = {
-        n: LayerMoments(decoder.d_model, k, controls, positions, types, decoder.layer_device(n), task.both_tokens)
+        n: LayerMoments(
+            decoder.d_model,
+            k,
+            controls,
+            positions,
+            types,
+            decoder.layer_device(n),
+            both=task.both_tokens,
+            places=target is not None,
+        )
         for n in task.layers
     }
     found, done = saved.load()
@@ -252,3 +261,12 @@ def measure(
     moments = collect(decoder, task, controls, pass_1, label)
     fitted = solve(decoder, task, moments, label)
     return score(decoder, task, fitted, pass_2, label), fitted
+
+
+def measure_twins(decoder: Decoder, task: Task, seeds: int, state: Path | None) -> list[dict[int, LayerScores]]:
+    """The probe of `seeds` networks of the same architecture with random weights, one after the other: the control."""
+    found = []
+    for number in range(1, seeds + 1):
+        twin = random_twin(decoder, task.seed + number)
+        found.append(measure(twin, task, controls=False, state=state, label=f"random weights {number}")[0])
+    return found

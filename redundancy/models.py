@@ -298,6 +298,10 @@ class Decoder:
             bias = getattr(module, "bias", None)
             return weight, torch.zeros_like(weight[0]) if bias is None else bias
 
+    def to_stream(self, layer: int, attn_out: Tensor) -> Tensor:
+        """What attention of `layer` adds to the residual stream, given its output (rows, d_model): the output itself."""
+        return attn_out
+
     def weight_hash(self) -> str:
         """SHA-256 over names and values of all parameters."""
         modules = dict(self.model.named_modules())

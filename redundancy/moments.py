@@ -7,6 +7,8 @@ amount of text. Per layer, with x the feature and z the target of a kept token (
     previous   the same with x of the token before            control: what the neighbour alone tells
     both       sum x_t x_(t-1)'                               control, if asked for: what token and neighbour tell together
     shuffled   sum s, sum x s'  with s a target of another window   control: what chance alone fits
+    aligned    the same with s the target at the same position of the other window   control: chance that knows the position
+    within     sum x, sum z by position in the window         hidden state and position together
     tables     sum z by position, by token id                 controls: what needs no hidden state
 
 Products are formed in float32 (float64 models: float64) per batch, on features shifted and scaled by a pilot batch so
@@ -37,6 +39,7 @@ class Batch:
     document : (batch,) index of the document.
     slot : (batch, position) row of the token id in the token table; the last row collects ids without an entry.
     donor : (batch, position) position in the window before this one whose target stands in for the shuffled control.
+    aligned : the same for the shuffle that keeps positions: this position, or `donor` where the window before is shorter.
     number : (batch,) number of the window in its split.
     """
 
@@ -46,6 +49,7 @@ class Batch:
     document: Tensor
     slot: Tensor
     donor: Tensor
+    aligned: Tensor
     number: Tensor
 
     def to(self, device: torch.device) -> "Batch":
@@ -86,13 +90,15 @@ def cut_batches(
         place = np.minimum(np.searchsorted(types, part.ids), len(types) - 1)
         slot = np.where((types[place] == part.ids) & keep, place, len(types))
         numbers = range(start, start + len(part.lengths))
-        donors = []
+        donors, aligned = [], []
         for number in numbers:
             length = int(windows.lengths[max(number - 1, 0)])
             donors.append(
                 np.random.default_rng([seed, number]).integers(min(start_position, length - 1), length, width)
             )
-        move = [part.ids, keep, keep & (positions > 0), part.document, slot, np.stack(donors), np.array(numbers)]
+            aligned.append(np.where((positions >= start_position) & (positions < length), positions, donors[-1]))
+        before = keep & (positions > 0)
+        move = [part.ids, keep, before, part.document, slot, np.stack(donors), np.stack(aligned), np.array(numbers)]
         yield Batch(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in move))
 
 
@@ -133,6 +139,7 @@ class LayerMoments:
     ----------
     d, k : widths of feature and target.
     controls : whether to keep the sums of the controls too.
+    places : whether to keep the sums by position, which `controls` includes.
     positions, types : rows of the position and of the token table.
     both : whether to keep, with the controls, the joint moments of a token's features and of those before it.
     """
@@ -146,8 +153,10 @@ class LayerMoments:
         types: int,
         device: torch.device,
         both: bool = False,
+        places: bool = False,
     ):
         self.controls, self.device, self.both = controls, device, controls and both
+        self.places = controls or places
         wide = {"n": (), "x": (d,), "z": (k,), "xx": (d, d), "xz": (d, k)}
         if controls:
             wide |= {
@@ -157,7 +166,11 @@ class LayerMoments:
                 "previous_xx": (d, d),
                 "previous_xz": (d, k),
             }
-            wide |= {"shuffled_z": (k,), "shuffled_xz": (d, k)}
+            wide |= {"shuffled_z": (k,), "shuffled_xz": (d, k), "aligned_z": (k,), "aligned_xz": (d, k)}
+        if self.places:
+            wide |= {"x_by_position": (positions, d), "z_by_position": (positions, k), "per_position": (positions,)}
+            # summed squared norm of the shifted targets
+            wide["square"] = ()
         if self.both:
             wide["both_xx"] = (d, d)
         kinds = ("train", "validation")
@@ -167,14 +180,10 @@ class LayerMoments:
             for name, shape in wide.items()
         }
         if controls:
-            self.sums["by_position"] = torch.zeros(positions, k, dtype=torch.float64, device=device)
             self.sums["by_token"] = torch.zeros(types + 1, k, dtype=torch.float64, device=device)
-            # counts that go with the tables, and the summed squared norm of the shifted training targets
-            self.sums["per_position"] = torch.zeros(positions, dtype=torch.float64, device=device)
             self.sums["per_token"] = torch.zeros(types + 1, dtype=torch.float64, device=device)
-            self.sums["square"] = torch.zeros((), dtype=torch.float64, device=device)
         self.pilot: dict[str, Tensor] = {}
-        self._carry: Tensor | None = None
+        self._carry: Tensor | None = None  # targets of the window before, for the shuffled controls
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on later."""
@@ -232,11 +241,14 @@ class LayerMoments:
             add("previous_xx", xx + around)
             self._add_shuffled(add, features, targets, flat, batch)
             if split == "train":
-                self.sums["by_position"].add_(by_position)
                 self.sums["by_token"].index_add_(0, batch.slot.flatten(), targets.double())
-                self.sums["per_position"].add_(batch.keep.sum(0))
                 self.sums["per_token"].index_add_(0, batch.slot.flatten(), flat.double())
-                self.sums["square"].add_(torch.linalg.vector_norm(targets) ** 2)
+        if self.places:
+            width = by_position.shape[0]
+            self.sums[f"{split}/x_by_position"][:width].add_(features.view(*x.shape).sum(0))
+            self.sums[f"{split}/z_by_position"][:width].add_(by_position)
+            self.sums[f"{split}/per_position"][:width].add_(batch.keep.sum(0))
+            add("square", torch.linalg.vector_norm(targets) ** 2)
         return bool(torch.isfinite(xx.diagonal().sum() + total.sum()))
 
     def begin(self) -> None:
@@ -269,15 +281,20 @@ class LayerMoments:
         """Pair each kept token with a target of the window before it in the (random) order of windows."""
         count, width = batch.ids.shape
         windows = torch.arange(-1, count - 1, device=self.device).clamp_min(0).unsqueeze(1)
-        other = targets.index_select(0, (windows * width + batch.donor).flatten())
-        if self._carry is not None:
-            other[:width] = self._carry.to(other.dtype).index_select(0, batch.donor[0])
+        for kind, donor in (("shuffled", batch.donor), ("aligned", batch.aligned)):
+            other = targets.index_select(0, (windows * width + donor).flatten())
+            if self._carry is not None:
+                other[:width] = self._carry.to(other.dtype).index_select(0, donor[0])
+            add(f"{kind}_z", flat @ other)
+            add(f"{kind}_xz", features.T @ other)
         self._carry = targets[-width:].clone()
-        add("shuffled_z", flat @ other)
-        add("shuffled_xz", features.T @ other)
 
     def moments(self, split: str, kind: str) -> Moments:
-        """The sums of one regression: kind is `current`, `previous`, `shuffled`, or `both`, on (x_t, x_(t-1)) side by side."""
+        """The sums of one regression.
+
+        kind is `current`, `previous`, `shuffled`, `aligned`, `both` (on (x_t, x_(t-1)) side by side), or `within`: of what is left of
+        x and z after the training means at their position.
+        """
         s = {name.removeprefix(f"{split}/"): value for name, value in self.sums.items() if name.startswith(f"{split}/")}
         if kind == "previous":
             return Moments(*(s[f"previous_{name}"] for name in ("n", "x", "z", "xx", "xz")))
@@ -292,9 +309,30 @@ class LayerMoments:
                 xx,
                 torch.cat([s["xz"], s["previous_xz"]]),
             )
-        if kind == "shuffled":
-            return Moments(s["n"], s["x"], s["shuffled_z"], s["xx"], s["shuffled_xz"])
+        if kind in ("shuffled", "aligned"):
+            return Moments(s["n"], s["x"], s[f"{kind}_z"], s["xx"], s[f"{kind}_xz"])
+        if kind == "within":
+            x, z = self.position_means()
+            n, by_x, by_z = (s[name] for name in ("per_position", "x_by_position", "z_by_position"))
+            weighed = n.unsqueeze(-1) * x
+            return Moments(
+                s["n"],
+                s["x"] - n @ x,
+                s["z"] - n @ z,
+                s["xx"] - by_x.T @ x - x.T @ by_x + x.T @ weighed,
+                s["xz"] - by_x.T @ z - x.T @ by_z + weighed.T @ z,
+            )
         return Moments(s["n"], s["x"], s["z"], s["xx"], s["xz"])
+
+    def position_means(self) -> tuple[Tensor, Tensor]:
+        """Training means of x (position, d) and z (position, k) at each position; where none was trained on, the overall ones."""
+        count = self.sums["train/per_position"].unsqueeze(-1)
+        found = []
+        for name in ("x", "z"):
+            overall = self.sums[f"train/{name}"] / self.sums["train/n"]
+            mean = self.sums[f"train/{name}_by_position"] / count.clamp_min(1)
+            found.append(torch.where(count > 0, mean, overall))
+        return found[0], found[1]
 
 
 def require_finite(ok: bool, x: Tensor, z: Tensor, batch: Batch, names: tuple[str, ...], layer: int) -> None:

@@ -1,11 +1,15 @@
-"""Which (token, head) operations need attention: measured after the fact, or predicted from the hidden state alone.
+"""Which (token, head) operations need attention: known, from the attention output itself, or predicted without it.
 
     relative       |e_h| / |a_h|          1 - R of Definition 1 for one head and token
-    displacement   |e_h| / |resid_pre|    how far the error moves the residual stream
+    displacement   |d_h| / |resid_pre|    how far the error moves the residual stream
 
-with a_h = z_h W_O[h] and e_h the probe's error in it. The prediction is a ridge regression of the logarithm of a need on resid_pre,
-fitted on the training documents like the probe itself: it is what a router could know before attention is computed.
-Thresholds are quantiles of the need on the validation documents, over all layers, heads and kept tokens of the intact model.
+with a_h = z_h W_O[h] and e_h the error of the replacement in it. d_h is what the error changes in what attention adds to the stream:
+e_h itself in most models; where a multiplier or a norm stands between (Granite, Gemma 2, OLMo 2), the difference that is left
+behind it. A known need is not the outcome: neither of the two sees the loss, and another need may allow more.
+
+The prediction is a ridge regression of the logarithm of a need on resid_pre and position, fitted on the training documents like the
+probe itself: it is what a router could know before attention is computed. Thresholds are quantiles of the need on the validation
+documents, over all layers, heads and kept tokens of the intact model.
 """
 
 from dataclasses import dataclass
@@ -16,11 +20,10 @@ import torch
 from torch import Tensor
 
 from labbook.estimate import Array
-from redundancy.controls import Fitted, affine
+from redundancy.controls import Fitted, PositionAffine, fit_with_position
 from redundancy.measure import Reader, Task, collect
 from redundancy.models import Decoder
 from redundancy.moments import Batch
-from redundancy.ridge import Affine, RidgePath
 from redundancy.scores import head_coordinates, head_isometry
 from redundancy.substitution import Site
 
@@ -28,16 +31,64 @@ NEEDS = ("relative", "displacement")
 # Kept validation tokens behind the thresholds: a quantile over (token, layer, head) is then known to far better than a share of 1 %.
 CALIBRATION_TOKENS = 8192
 FLOOR = 1e-6
+# elements of one temporary of the head-by-head differences behind a norm
+CHUNK = 2**24
 
 
-def log_needs(x: Tensor, z: Tensor, predicted: Tensor, isometry: Tensor) -> Tensor:
-    """Logarithm of both needs, floored at FLOOR, in the order of NEEDS: (..., 2, n_heads) from (..., width) tensors."""
-    z = z.to(isometry.dtype)
-    error = torch.linalg.vector_norm(head_coordinates(z - predicted.to(z), isometry), dim=-1)
-    norm = torch.linalg.vector_norm(head_coordinates(z, isometry), dim=-1)
-    stream = torch.linalg.vector_norm(x.to(z), dim=-1, keepdim=True)
-    tiny = torch.finfo(z.dtype).tiny
-    return torch.stack([error / norm.clamp_min(tiny), error / stream.clamp_min(tiny)], -2).clamp_min(FLOOR).log()
+class LayerNeed:
+    """The needs of one layer.
+
+    Parameters
+    ----------
+    decoder, layer : whose output projection, and what follows it, decides how an error moves the stream.
+
+    Attributes
+    ----------
+    scale : factor between the attention output and what is added to the stream; None where it is not a factor.
+    """
+
+    def __init__(self, decoder: Decoder, layer: int):
+        self.decoder, self.layer = decoder, layer
+        weight, bias = decoder.output_map(layer)
+        self.weight, self.bias = weight.float(), bias.float()
+        self.isometry = head_isometry(weight, decoder.n_heads)
+        self.scale = self._find_scale()
+
+    def _find_scale(self) -> float | None:
+        a = torch.randn(8, self.decoder.d_model, generator=torch.Generator().manual_seed(0)).to(self.weight)
+        added = self.decoder.to_stream(self.layer, a)
+        factor = (a * added).sum() / a.square().sum()
+        return float(factor) if torch.allclose(added, factor * a, rtol=1e-4, atol=1e-5) else None
+
+    def logs(self, x: Tensor, z: Tensor, predicted: Tensor) -> Tensor:
+        """Logarithm of both needs, floored at FLOOR, in the order of NEEDS: (rows, 2, n_heads) from (rows, width) tensors."""
+        z = z.to(self.isometry.dtype)
+        difference = z - predicted.to(z)
+        error = torch.linalg.vector_norm(head_coordinates(difference, self.isometry), dim=-1)
+        norm = torch.linalg.vector_norm(head_coordinates(z, self.isometry), dim=-1)
+        stream = torch.linalg.vector_norm(x.to(z), dim=-1, keepdim=True)
+        tiny = torch.finfo(z.dtype).tiny
+        moved = error * abs(self.scale) if self.scale is not None else self._moved(z, difference)
+        return torch.stack([error / norm.clamp_min(tiny), moved / stream.clamp_min(tiny)], -2).clamp_min(FLOOR).log()
+
+    def _moved(self, z: Tensor, difference: Tensor) -> Tensor:
+        """Norm of the change in the stream when one head at a time has its error, (rows, n_heads)."""
+        heads, (d_z, width) = self.decoder.n_heads, self.weight.shape
+        blocks = self.weight.view(heads, d_z // heads, width)
+        parts = []
+        for rows, off in zip(*(t.split(max(1, CHUNK // (heads * width))) for t in (z, difference)), strict=True):
+            out = rows @ self.weight + self.bias
+            errors = torch.einsum("rhk,hkd->rhd", off.unflatten(-1, (heads, -1)), blocks)
+            changed = self.decoder.to_stream(self.layer, out.unsqueeze(1) - errors)
+            parts.append(
+                torch.linalg.vector_norm(self.decoder.to_stream(self.layer, out).unsqueeze(1) - changed, dim=-1)
+            )
+        return torch.cat(parts)
+
+    def cosine(self, x: Tensor, z: Tensor) -> Tensor:
+        """Cosine of the stream before and after attention, (rows,): the criterion of He et al. 2024 (arXiv:2406.15786)."""
+        added = self.decoder.to_stream(self.layer, z.float() @ self.weight + self.bias)
+        return torch.cosine_similarity(x.float(), x.float() + added, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -46,15 +97,15 @@ class Needs:
 
     Attributes
     ----------
-    predictors : layer -> map from resid_pre to both log needs, (rows, 2 n_heads).
-    isometry : layer -> see `scores.head_isometry`.
+    layers : layer -> its needs.
+    predictors : layer -> map from resid_pre and position to both log needs, (rows, 2 n_heads).
     known, predicted : (2, tokens, layers, heads) log needs on validation tokens, the order of layers as in `predictors`.
     fit : share of the variance of each log need, within a head, that its prediction explains on the validation tokens.
-    cosine : layer -> mean cosine of resid_pre and resid_pre + attn_out, the criterion of He et al. 2024 (arXiv:2406.15786).
+    cosine : layer -> mean cosine of the stream before and after attention.
     """
 
-    predictors: dict[int, Affine]
-    isometry: dict[int, Tensor]
+    layers: dict[int, LayerNeed]
+    predictors: dict[int, PositionAffine]
     known: Array
     predicted: Array
     fit: dict[str, float]
@@ -62,10 +113,13 @@ class Needs:
 
     def at(self, site: Site, need: int, known: bool) -> Tensor:
         """One log need of every head at a site: (batch, position, head)."""
+        shape = site.x.shape[:2]
+        x = site.x.flatten(0, 1)
         if known:
-            return log_needs(site.x, site.z, site.predicted, self.isometry[site.layer])[..., need, :]
-        both: Tensor = self.predictors[site.layer](site.x.float())
-        return both.unflatten(-1, (len(NEEDS), -1))[..., need, :]
+            logs = self.layers[site.layer].logs(x, site.z.flatten(0, 1), site.predicted.flatten(0, 1))
+        else:
+            logs = self.predictors[site.layer](x.float(), site.position.flatten()).unflatten(-1, (len(NEEDS), -1))
+        return logs[:, need].unflatten(0, shape)
 
     def heads(self, need: int, layers: tuple[int, ...]) -> list[tuple[int, int]]:
         """Every (layer, head), the lowest mean need first: the mean of the need itself, not of its logarithm."""
@@ -81,30 +135,36 @@ class Needs:
 
 
 def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state: Path | None) -> Needs:
-    """Fit the predictions on the training documents and collect both kinds of need on the validation documents."""
-    isometry = {n: head_isometry(decoder.output_map(n)[0], decoder.n_heads) for n in fitted}
-    outputs = {n: tuple(t.float() for t in decoder.output_map(n)) for n in fitted}
+    """Fit the predictions on the training documents and collect both kinds of need on the validation documents.
+
+    The replacement whose error is needed is `with_position`, which `fitted` has to hold.
+    """
+    layers = {n: LayerNeed(decoder, n) for n in fitted}
+    width = len(NEEDS) * decoder.n_heads
+
+    def logs(layer: int, x: Tensor, z: Tensor, position: Tensor) -> Tensor:
+        replacement = fitted[layer].with_position
+        assert replacement is not None
+        return layers[layer].logs(x, z, replacement(x.float(), position)).flatten(-2)
 
     def target(layer: int, x: Tensor, z: Tensor) -> Tensor:
-        return log_needs(x, z, fitted[layer].probe(x), isometry[layer]).flatten(-2)
+        position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
+        return logs(layer, x.flatten(0, 1), z.flatten(0, 1), position).unflatten(0, x.shape[:2])
 
-    moments = collect(decoder, task, False, state, "needs", target, len(NEEDS) * decoder.n_heads)
-    predictors, identity = {}, torch.eye(len(NEEDS) * decoder.n_heads, dtype=torch.float64, device=decoder.device)
-    for n, sums in moments.items():
-        path = RidgePath(sums.moments("train", "current"))
-        alpha = path.best(sums.moments("validation", "current"), identity.to(sums.device))
-        predictors[n] = affine(path.solve(alpha), sums.pilot)
+    moments = collect(decoder, task, False, state, "needs", target, width)
+    identity = torch.eye(width, dtype=torch.float64)
+    predictors = {n: fit_with_position(sums, identity.to(sums.device), None)[0] for n, sums in moments.items()}
 
     known: dict[int, list[Tensor]] = {n: [] for n in fitted}
     predicted: dict[int, list[Tensor]] = {n: [] for n in fitted}
     cosines: dict[int, list[Tensor]] = {n: [] for n in fitted}
 
     def gather(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
+        position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
         rows, truth = x[batch.keep].float(), z[batch.keep].float()
-        weight, bias = outputs[layer]
-        known[layer].append(target(layer, rows, truth).unflatten(-1, (len(NEEDS), -1)).cpu())
-        predicted[layer].append(predictors[layer](rows).unflatten(-1, (len(NEEDS), -1)).cpu())
-        cosines[layer].append(torch.cosine_similarity(rows, rows + truth @ weight + bias, dim=-1).cpu())
+        known[layer].append(logs(layer, rows, truth, position).unflatten(-1, (len(NEEDS), -1)).cpu())
+        predicted[layer].append(predictors[layer](rows, position).unflatten(-1, (len(NEEDS), -1)).cpu())
+        cosines[layer].append(layers[layer].cosine(rows, truth).cpu())
 
     tokens = 0
     with Reader(decoder, task, gather) as read:  # every process reads the same windows, so all have the same thresholds
@@ -120,8 +180,8 @@ def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state
     spread = np.square(truth - truth.mean(1, keepdims=True)).sum((1, 2, 3))
     fit = 1 - np.square(truth - guess).sum((1, 2, 3)) / spread
     return Needs(
+        layers=layers,
         predictors=predictors,
-        isometry=isometry,
         known=truth,
         predicted=guess,
         fit={name: float(value) for name, value in zip(NEEDS, fit, strict=True)},

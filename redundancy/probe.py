@@ -4,20 +4,27 @@
 """
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import tyro
 
 from labbook import processes
 from labbook.console import UserError, choice, console, guarded
-from labbook.estimate import Bootstrap
+from labbook.estimate import Studentised
 from redundancy.capture import Feature
-from redundancy.measure import measure
-from redundancy.models import random_twin
+from redundancy.measure import Task, measure, measure_twins
+from redundancy.models import Decoder, random_twin
 from redundancy.ridge import PENALTIES
+from redundancy.scores import LayerScores
 from redundancy.setup import Request, Settings, prepare
-from redundancy.tables import Tables, print_tables, tabulate
+from redundancy.tables import LEARNING, Tables, print_tables, tabulate, tabulate_learning
+
+# parts of the training text behind the learning curve
+PARTS = (0.25, 0.5)
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,9 @@ class ProbeConfig(Request):
 
     feature: Feature = "resid_pre"
     """What predicts: the residual stream before the block, after its first norm (ln1), or the embedding."""
+    learning_curve: bool = False
+    """Fit the probe, and that of one random network, to a quarter and to half of the training text too, and say whether more text
+    would change them."""
 
 
 def execute(config: ProbeConfig, settings: Settings) -> Tables:
@@ -39,7 +49,7 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
 
     state = run.folder / "state"
     trained, fitted = measure(decoder, task, controls=True, state=state, label="model")
-    twin, _ = measure(random_twin(decoder, task.seed + 1), task, controls=False, state=state, label="random weights")
+    twins = measure_twins(decoder, task, config.random_seeds, state)
 
     penalties = {n: f.penalties for n, f in fitted.items()}
     chosen = [p[task.feature] for p in penalties.values()]
@@ -50,12 +60,37 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
     )
     choice("ridge penalty", f"{min(chosen):g} to {max(chosen):g}", why)
 
-    bootstrap = Bootstrap(len(task.windows["evaluation"].names), task.seed)
-    tables = tabulate(decoder, task, trained, twin, penalties, bootstrap, prepared.facts)
+    bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
+    learning = pd.DataFrame(columns=list(LEARNING))
+    if config.learning_curve:
+        parts = [
+            *measure_parts(decoder, task, state),
+            (task.windows["train"].tokens, {"trained": trained, "random": twins[0]}),
+        ]
+        learning = tabulate_learning(parts, task.feature, bootstrap)
+    tables = tabulate(decoder, task, trained, twins, penalties, learning, bootstrap, prepared.facts)
     tables.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
     return replace(tables, folder=run.folder)
+
+
+def measure_parts(decoder: Decoder, task: Task, state: Path) -> Iterator[tuple[int, dict[str, dict[int, LayerScores]]]]:
+    """The probe of the model and of one random network, fitted to PARTS of the training windows: training tokens, scores."""
+    windows = task.windows["train"]
+    for part in PARTS:
+        fewer = windows.slice(0, max(1, round(part * len(windows.lengths))))
+        if fewer.tokens < decoder.d_model + 1:
+            raise UserError(
+                f"--learning-curve fits to {part:g} of the training text, which is {fewer.tokens} tokens and fewer than the "
+                f"{decoder.d_model + 1} that a probe needs. Increase --tokens, or leave --learning-curve out."
+            )
+        small = replace(task, windows=task.windows | {"train": fewer})
+        label = f"{fewer.tokens} tokens"
+        own, _ = measure(decoder, small, controls=False, state=state, label=label)
+        twin = random_twin(decoder, task.seed + 1)
+        random, _ = measure(twin, small, controls=False, state=state, label=f"{label}, random weights")
+        yield fewer.tokens, {"trained": own, "random": random}
 
 
 def probe_model(model: str | None = None, *, settings: Settings | None = None, **options: Any) -> Tables:

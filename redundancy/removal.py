@@ -3,13 +3,15 @@
 The probe says how much of attention's output can be predicted; here the prediction takes the place of attention while the
 rest of the network runs on, and the loss says how much of that mattered. `execute` is the experiment, step by step.
 
-    layers      one layer at a time: probe | training mean | zero | the probe's prediction for another token
-    heads       one head at a time: probe | training mean
-    all         every layer at once: the same four, and what `rivals` and `cumulative` fit
+    layers      one layer at a time: probe | hidden state and position | mean per position | training mean | zero | the probe's
+                prediction for another token
+    heads       one head at a time: probe | hidden state and position | mean per position | training mean
+    all         every layer at once: the same as for layers, and what `rivals` and `cumulative` fit
     rivals      probes of low rank and a small network, see `rivals`
     cumulative  layers 0 to l: probe | sequential, a probe refitted on the stream as it is after the earlier substitutions |
                 training mean, which shows how errors add up
-    curve       the (token, head) operations with the lowest need, a growing share of them, in several orders (see `losses`)
+    curve       the (token, head) operations with the lowest need, a growing share of them, in several orders (see `losses`), replaced
+                by what hidden state and position predict; then once more near where each budget is crossed
     cost        operations and seconds when attention is really left out, see `skipping`
 """
 
@@ -26,9 +28,9 @@ from torch import Tensor
 
 from labbook import processes
 from labbook.console import UserError, console, guarded
-from labbook.estimate import Bootstrap
+from labbook.estimate import Studentised
 from redundancy.controls import Fitted, Predictor
-from redundancy.losses import ORDERS, Losses, print_losses, tabulate_losses
+from redundancy.losses import ORDERS, Evaluated, Losses, crossings, print_losses, tabulate_losses
 from redundancy.measure import Task, collect, score, solve
 from redundancy.models import Decoder
 from redundancy.moments import LayerMoments
@@ -37,10 +39,14 @@ from redundancy.ridge import Affine
 from redundancy.rivals import low_rank, train_mlps
 from redundancy.setup import Request, Settings, prepare
 from redundancy.skipping import measure_cost
-from redundancy.substitution import Choose, Predict, Rule, Site, Substitution, Variant, evaluate, zero
+from redundancy.substitution import Choose, Predict, Rule, Site, Substitution, Variant, evaluate, hidden_only, zero
 
 Part = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
 PARTS: tuple[Part, ...] = ("layers", "heads", "all", "rivals", "cumulative", "curve", "cost")
+# replacements that are fitted in closed form
+BY_RIDGE = ("probe", "with_position", "position_mean")
+# whole layers or heads up to this number are removed one by one along the curve
+FEW = 12
 # log-probabilities held at once: 2^26 float32 are 256 MiB, and the intact ones stay beside those of a variant
 LOGITS = 2**26
 
@@ -78,12 +84,17 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
 
     means = {n: f.mean for n, f in fitted.items()}
     variants = list(plan(task, decoder.n_heads, means, probes, needs, config.parts, config.shares))
-    intact, changed = evaluate(decoder, task, variants, state / "losses.safetensors", "ways of running the model")
-    affine = {n: f.probe for n, f in fitted.items()}
+    label = "ways of running the model"
+    evaluated = Evaluated(variants, *evaluate(decoder, task, variants, state / "losses.safetensors", label))
+    closer = list(refine(task, decoder.n_heads, probes["with_position"], needs, evaluated))
+    if closer:
+        near = evaluate(decoder, task, closer, state / "refined.safetensors", "shares near the budgets")
+        evaluated = evaluated.joined(Evaluated(closer, *near))
+    affine = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
     cost = measure_cost(decoder, task, affine, needs, config.shares if "cost" in config.parts else ())
 
-    bootstrap = Bootstrap(len(task.windows["evaluation"].names), task.seed)
-    losses = tabulate_losses(variants, intact, changed, scores, needs, cost, bootstrap, prepared.facts, task)
+    bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
+    losses = tabulate_losses(evaluated, scores, needs, cost, bootstrap, prepared.facts, task)
     losses.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
@@ -104,16 +115,28 @@ def fit_probes(
     state: Path,
     parts: Sequence[Part],
 ) -> dict[str, dict[int, Predict]]:
-    """Every map from resid_pre to z that the parts need, by name and layer: `probe`, `rank_r`, `mlp`, `sequential`."""
-    probes: dict[str, dict[int, Predict]] = {"probe": {n: f.probe for n, f in fitted.items()}}
+    """Every map to z that the parts need, by name and layer.
+
+    `probe`, `with_position`, `position_mean`, and, as the parts ask for them, `rank_r`, `mlp`, `sequential`.
+    """
+    probes: dict[str, dict[int, Predict]] = {"probe": {n: hidden_only(f.probe) for n, f in fitted.items()}}
+    for n, f in fitted.items():
+        assert f.with_position is not None and f.position_mean is not None
+        probes.setdefault("with_position", {})[n] = f.with_position
+        probes.setdefault("position_mean", {})[n] = _table(f.position_mean)
     if "rivals" in parts:
         for n, sums in moments.items():
             for name, reduced in low_rank(sums, fitted[n].penalties[task.feature], decoder.output_map(n)[0]).items():
-                probes.setdefault(name, {})[n] = reduced
-        probes["mlp"] = dict(train_mlps(decoder, task, fitted, moments))
+                probes.setdefault(name, {})[n] = hidden_only(reduced)
+        probes["mlp"] = {n: hidden_only(m) for n, m in train_mlps(decoder, task, fitted, moments).items()}
     if "cumulative" in parts:
-        probes["sequential"] = dict(fit_sequential(decoder, task, state))
+        probes["sequential"] = {n: hidden_only(m) for n, m in fit_sequential(decoder, task, state).items()}
     return probes
+
+
+def _table(values: Tensor) -> Predict:
+    """The prediction that is a row of `values` (position, d_z)."""
+    return lambda x, position: values.to(x)[position]
 
 
 def fit_sequential(decoder: Decoder, task: Task, state: Path) -> dict[int, Affine]:
@@ -122,7 +145,8 @@ def fit_sequential(decoder: Decoder, task: Task, state: Path) -> dict[int, Affin
     for number, layer in enumerate(task.layers):
         alone = replace(task, layers=(layer,))
         label = f"sequential, layer {layer}"
-        with Substitution(decoder, {n: Rule(probe) for n, probe in sequential.items()}, task.start_position):
+        rules = {n: Rule(hidden_only(probe)) for n, probe in sequential.items()}
+        with Substitution(decoder, rules, task.start_position):
             sums = collect(decoder, alone, False, state / f"sequential-{number}.safetensors", label)
         sequential[layer] = solve(decoder, alone, sums, label)[layer].probe
     return sequential
@@ -132,7 +156,7 @@ def _with_rivals(fitted: dict[int, Fitted], probes: dict[str, dict[int, Predict]
     """The predictors of every layer with the rivals among them, so that one pass scores all."""
 
     def on_rows(predict: Predict) -> Predictor:
-        return lambda rows: predict(rows.x).to(rows.x)
+        return lambda rows: predict(rows.x, rows.position).to(rows.x)
 
     rivals = [name for name in probes if name.startswith(("rank_", "mlp"))]
     return {
@@ -154,12 +178,15 @@ def plan(
     layers = task.layers
 
     def mean(n: int) -> Rule:
-        return Rule(lambda x: means[n].to(x).expand(len(x), -1))
+        return Rule(lambda x, position: means[n].to(x).expand(len(x), -1))
 
     def replacements(n: int) -> dict[str, Rule]:
-        probe = probes["probe"][n]
-        shuffled, dropped = Rule(probe, permuted=True), Rule(zero, dropped=True)
-        return {"probe": Rule(probe), "training_mean": mean(n), "zero": dropped, "shuffled": shuffled}
+        return {
+            **{name: Rule(probes[name][n]) for name in BY_RIDGE},
+            "training_mean": mean(n),
+            "zero": Rule(zero, dropped=True),
+            "shuffled": Rule(probes["probe"][n], permuted=True),
+        }
 
     if "layers" in parts:
         for n in layers:
@@ -168,25 +195,40 @@ def plan(
     if "heads" in parts:
         for n in layers:
             for h in range(n_heads):
-                for name in ("probe", "training_mean"):
+                for name in (*BY_RIDGE, "training_mean"):
                     rule = replace(replacements(n)[name], heads=(h,))
                     yield Variant({"part": "heads", "layer": n, "head": h, "replacement": name}, {n: rule})
     if "all" in parts:
         for name in replacements(layers[0]):
             yield Variant({"part": "all", "replacement": name}, {n: replacements(n)[name] for n in layers})
         for name in probes:
-            if name != "probe":
+            if name not in BY_RIDGE:
                 rules = {n: Rule(predict) for n, predict in probes[name].items()}
                 yield Variant({"part": "all", "replacement": name}, rules)
     if "cumulative" in parts:
         for stop, n in enumerate(layers, 1):
-            for name in ("probe", "sequential", "training_mean"):
+            for name in ("probe", "with_position", "position_mean", "sequential", "training_mean"):
                 rules = {m: mean(m) if name == "training_mean" else Rule(probes[name][m]) for m in layers[:stop]}
                 yield Variant({"part": "cumulative", "layer": n, "replacement": name}, rules)
     if "curve" in parts:
         for order in ORDERS:
-            for share, rules in _curve(task, n_heads, probes["probe"], needs, order, shares):
-                yield Variant({"part": "curve", "order": order, "target_share": share, "replacement": "probe"}, rules)
+            yield from _points(task, n_heads, probes["with_position"], needs, order, shares)
+
+
+def refine(
+    task: Task, n_heads: int, probe: dict[int, Predict], needs: Needs, evaluated: Evaluated
+) -> Iterator[Variant]:
+    """One more point of every continuous order near where it crosses each budget, so that little is left to interpolation."""
+    for order, shares in crossings(evaluated).items():
+        yield from _points(task, n_heads, probe, needs, order, shares)
+
+
+def _points(
+    task: Task, n_heads: int, probe: dict[int, Predict], needs: Needs, order: str, shares: Sequence[float]
+) -> Iterator[Variant]:
+    for share, rules in _curve(task, n_heads, probe, needs, order, shares):
+        keys = {"part": "curve", "order": order, "target_share": share, "replacement": "with_position"}
+        yield Variant(keys, rules)
 
 
 def _curve(
@@ -207,24 +249,35 @@ def _curve(
     def need_choice(kind: int, known: bool, limit: float) -> Choose:
         return lambda site: needs.at(site, kind, known) <= limit
 
-    done = set()
+    if by == "heads":
+        ranked = needs.heads(NEEDS.index(need), layers)
+        for count in _counts(len(ranked), shares):
+            rules = {n: Rule(probe[n], heads=tuple(h for m, h in ranked[:count] if m == n)) for n in layers}
+            yield count / len(ranked), {n: rule for n, rule in rules.items() if rule.heads}
+        return
+    if by == "layers":
+        ranked_layers = sorted(layers, key=lambda n: -needs.cosine[n])
+        for count in _counts(len(layers), shares):
+            first = ranked_layers[:count]
+            yield (
+                count / len(layers),
+                {n: Rule(zero, dropped=True) if need == "dropped" else Rule(probe[n]) for n in first},
+            )
+        return
     for share in shares:
-        if by in ("known", "predicted"):
+        if by == "random":
+            yield share, {n: Rule(probe[n], random_choice(share)) for n in layers}
+        else:
             kind, known = NEEDS.index(need), by == "known"
             limit = needs.threshold(kind, known, share)
             yield share, {n: Rule(probe[n], need_choice(kind, known, limit)) for n in layers}
-        elif by == "random":
-            yield share, {n: Rule(probe[n], random_choice(share)) for n in layers}
-        elif by == "heads":
-            ranked = needs.heads(NEEDS.index(need), layers)
-            chosen = ranked[: round(share * len(ranked))]
-            rules = {n: Rule(probe[n], heads=tuple(h for m, h in chosen if m == n)) for n in layers}
-            yield share, {n: rule for n, rule in rules.items() if rule.heads}
-        else:
-            first = sorted(layers, key=lambda n: -needs.cosine[n])[: round(share * len(layers))]
-            if first and len(first) not in done:
-                yield share, {n: Rule(zero, dropped=True) if need == "dropped" else Rule(probe[n]) for n in first}
-            done.add(len(first))
+
+
+def _counts(total: int, shares: Sequence[float]) -> list[int]:
+    """How many of `total` whole things go at each share: all counts of a few, else one and those nearest to the shares."""
+    if total <= FEW:
+        return list(range(1, total + 1))
+    return sorted({1, *(max(1, round(share * total)) for share in shares)})
 
 
 @dataclass(frozen=True)

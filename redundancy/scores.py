@@ -26,6 +26,15 @@ FIELDS = ("defined", "ratio", "error", "norm", "error2", "norm2", "cosine", *(f"
 METRICS = ("R", "R_ratio_of_sums", "R2", "R2_uncentred", "cosine", *(f"share_R_above_{c}" for c in THRESHOLDS))
 
 
+def bounds(metric: str) -> tuple[float, float]:
+    """Smallest and largest value that a score can have; an interval is cut there."""
+    if metric.startswith("share_"):
+        return 0.0, 1.0
+    if metric.startswith("norm_ratio"):
+        return 0.0, np.inf
+    return (-1.0 if metric == "cosine" else -np.inf), 1.0
+
+
 def token_fields(a: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """Per token and head: the summands behind every score, (..., len(FIELDS)), and R_t (...), from a and e (..., width)."""
     norm2, error2 = a.square().sum(-1), e.square().sum(-1)

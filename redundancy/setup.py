@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from labbook import processes
-from labbook.console import UserError, choice, console
+from labbook.console import UserError, choice, console, warn
 from labbook.run import Run, provenance
 from redundancy.capture import Feature, check_identity
 from redundancy.measure import Task
@@ -54,6 +54,8 @@ class Request:
     """Score the first position of each window too; by default it is reported apart, because attention can only go to itself there."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Of weights and activations; statistics are float32 and float64 in any case."""
+    random_seeds: int = 3
+    """Networks of the same architecture with random weights that the control is averaged over."""
     seed: int = 0
     """Of the document split, the order of windows, random weights and the bootstrap."""
     trust_remote_code: bool = False
@@ -77,6 +79,8 @@ class Settings:
 
 
 R = TypeVar("R", bound=Request)
+# held-out documents below which no interval is given, and below which a warning comes with it: see `estimate.Studentised`
+FEWEST_DOCUMENTS, FEW_DOCUMENTS = 5, 10
 
 
 def resolve(config: R, settings: Settings, width: int, depth: int, positions: int) -> R:
@@ -92,6 +96,11 @@ def resolve(config: R, settings: Settings, width: int, depth: int, positions: in
     if not layers or layers[0] < 0 or layers[-1] >= depth:
         raise UserError(
             f"--layers {config.layers} was asked for; {config.model} has layers 0 to {depth - 1}. Change --layers."
+        )
+    if config.random_seeds < 2:
+        raise UserError(
+            f"--random-seeds {config.random_seeds} was asked for; the spread between random networks needs at least 2. "
+            "Change --random-seeds."
         )
     if config.ridge != "auto" and config.ridge <= 0:
         raise UserError(
@@ -145,12 +154,24 @@ def prepare_windows(config: R, corpus: Corpus, tokenizer: Any, decoder: Decoder)
             f"the training documents hold {windows['train'].tokens} tokens; a probe of {decoder.name} needs at least d_model + 1 = "
             f"{decoder.d_model + 1}. Give --corpus more text."
         )
-    for split in ("validation", "evaluation"):
-        if windows[split].tokens < 2 or len(windows["evaluation"].names) < 2:
-            raise UserError(
-                f"the {split} documents hold too little text for an interval over documents. Give --corpus more or longer documents."
-            )
+    held_out = len(windows["evaluation"].names)
+    if windows["validation"].tokens < 2 or held_out < FEWEST_DOCUMENTS:
+        raise UserError(
+            f"the corpus leaves {held_out} held-out {corpus.unit}s and {windows['validation'].tokens} validation tokens; an interval over "
+            f"{corpus.unit}s needs at least {FEWEST_DOCUMENTS} of them. Give --corpus more or longer documents."
+        )
+    if held_out < FEW_DOCUMENTS:
+        warn(
+            f"intervals rest on {held_out} held-out {corpus.unit}s; below {FEW_DOCUMENTS} they may hold the truth less often than they "
+            "say where documents differ much (figures/coverage_documents.csv)."
+        )
     return windows
+
+
+def bytes_per_token(windows: Windows, tokenizer: Any) -> float:
+    """UTF-8 bytes of text per token: what turns nats per token into bits per byte, which tokenizers share."""
+    texts = (tokenizer.decode(row[:n]) for row, n in zip(windows.ids.tolist(), windows.lengths.tolist(), strict=True))
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / windows.tokens
 
 
 def batch_size(settings: Settings, decoder: Decoder, context: int) -> int:
@@ -257,6 +278,7 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
         "processes": processes.count(),
         "documents": {split: list(w.names) for split, w in windows.items()},
         "tokens": {split: w.tokens for split, w in windows.items()},
+        "bytes_per_token": bytes_per_token(windows["evaluation"], tokenizer),
         "seed": config.seed,
     }
     return Prepared(config, source, decoder, windows, facts)

@@ -1,6 +1,7 @@
 """Leave attention out for real, and count what that saves: floating-point operations by torch's counter, and seconds.
 
-    layers      whole attention modules are replaced by one affine map resid_pre -> attn_out (probe and W_O folded together)
+    layers      whole attention modules are replaced by one map of resid_pre and position to attn_out (the probe with position
+                and W_O folded together)
     operations  queries, keys and values are computed as ever, scores and weighted sums only for the (token, head) that the
                 predicted need asks for; the probe fills the rest. Keys and values of a skipped token are still needed by
                 later tokens, so this is what skipping single operations can save at most without touching the projections.
@@ -23,10 +24,10 @@ from transformers import AttentionInterface
 
 from labbook.console import progress, warn
 from redundancy.capture import activations, entering
+from redundancy.controls import PositionAffine
 from redundancy.measure import Task
 from redundancy.models import Decoder
 from redundancy.need import NEEDS, Needs
-from redundancy.ridge import Affine
 
 ROUNDS = 7
 WINDOWS = 4
@@ -35,7 +36,7 @@ COLUMNS = ("kind", "replaced", "share", "flops_ratio", "seconds_ratio", "lower_q
 
 
 class _Folded(nn.Module):
-    """Stands for an attention module: returns x A + c in the form in which the original returns its output."""
+    """Stands for an attention module: returns x A + c[position] in the form in which the original returns its output."""
 
     def __init__(self, weight: Tensor, bias: Tensor, length: int):
         super().__init__()
@@ -44,12 +45,12 @@ class _Folded(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         assert self.x is not None
-        output = self.x @ self.weight + self.bias
+        output = self.x @ self.weight + self.bias[: self.x.shape[1]]
         return output if self.length == 0 else (output, *[None] * (self.length - 1))
 
 
 @contextmanager
-def replaced_layers(decoder: Decoder, probe: Mapping[int, Affine]) -> Iterator[None]:
+def replaced_layers(decoder: Decoder, probe: Mapping[int, PositionAffine]) -> Iterator[None]:
     """Replace the attention of every layer in `probe` at all positions; the original modules come back at the end."""
     originals, hooks, length = {}, [], _output_length(decoder)
     for n, affine in probe.items():
@@ -97,7 +98,9 @@ class Skipping:
     probe : layer -> the map that fills the others.
     """
 
-    def __init__(self, decoder: Decoder, wanted: Mapping[int, Callable[[Tensor], Tensor]], probe: Mapping[int, Affine]):
+    def __init__(
+        self, decoder: Decoder, wanted: Mapping[int, Callable[[Tensor], Tensor]], probe: Mapping[int, PositionAffine]
+    ):
         self.decoder, self.wanted, self.probe = decoder, wanted, probe
         self.layer_of = {id(m): n for n in range(len(decoder.layers)) for m in decoder.attention(n).modules()}
         self.x: dict[int, Tensor] = {}
@@ -155,17 +158,19 @@ class Skipping:
         def hook(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             z, probe, width = args[0].clone(), self.probe[n], self.decoder.d_head
             x = self.x[n] - probe.shift.to(self.x[n])
+            position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
             for h in range(self.decoder.n_heads):
                 rest, columns = ~self.chosen[n][..., h], slice(h * width, (h + 1) * width)
                 if bool(rest.any()):
-                    z[..., columns][rest] = x[rest] @ probe.weight[:, columns].to(x) + probe.bias[columns].to(x)
+                    bias = probe.bias[:, columns].to(x)[position[rest]]
+                    z[..., columns][rest] = x[rest] @ probe.weight[:, columns].to(x) + bias
             return (z,)
 
         return hook
 
 
 def measure_cost(
-    decoder: Decoder, task: Task, probe: Mapping[int, Affine], needs: Needs, shares: tuple[float, ...]
+    decoder: Decoder, task: Task, probe: Mapping[int, PositionAffine], needs: Needs, shares: tuple[float, ...]
 ) -> pd.DataFrame:
     """Ratios of operations and of seconds against the intact model, on WINDOWS held-out windows.
 
@@ -220,12 +225,14 @@ def measure_cost(
 
 def _wanted(needs: Needs, layer: int, kind: int, limit: float, start: int) -> Callable[[Tensor], Tensor]:
     """The (batch, position, head) of a layer whose predicted need exceeds `limit`, and every position before `start`."""
-    predictor, n_heads = needs.predictors[layer], needs.isometry[layer].shape[0]
+    predictor = needs.predictors[layer]
+    n_heads = predictor.weight.shape[1] // len(NEEDS)
     columns = slice(kind * n_heads, (kind + 1) * n_heads)
-    one = Affine(predictor.weight[:, columns], predictor.bias[columns], predictor.shift)
+    one = PositionAffine(predictor.weight[:, columns], predictor.bias[:, columns], predictor.shift)
 
     def wanted(x: Tensor) -> Tensor:
-        chosen = one(x.flatten(0, 1)).view(*x.shape[:2], n_heads) > limit
+        position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
+        chosen = one(x.flatten(0, 1), position).view(*x.shape[:2], n_heads) > limit
         chosen[:, :start] = True
         return chosen
 

@@ -28,7 +28,8 @@ from redundancy.measure import Saved, Task, each_batch
 from redundancy.models import Decoder
 from redundancy.moments import Batch
 
-Predict = Callable[[Tensor], Tensor]
+# x (rows, d_model) and position (rows,) -> z (rows, d_z)
+Predict = Callable[[Tensor, Tensor], Tensor]
 FIELDS = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
 
 
@@ -50,6 +51,11 @@ class Site:
     batch: Batch
     start: int
 
+    @property
+    def position(self) -> Tensor:
+        """(batch, position) place in the window of every scored position."""
+        return self.start + torch.arange(self.x.shape[1], device=self.x.device).expand(self.x.shape[:2])
+
 
 Choose = Callable[[Site], Tensor]
 
@@ -60,7 +66,7 @@ class Rule:
 
     Attributes
     ----------
-    predict : resid_pre (rows, d_model) -> z (rows, d_z).
+    predict : resid_pre (rows, d_model) and position (rows,) -> z (rows, d_z).
     choose : which (batch, position, head) are replaced; None replaces all.
     heads : which heads are replaced; None means all, else as `choose` says.
     permuted : hand each token the prediction of another token of its window.
@@ -82,7 +88,12 @@ class Variant:
     rules: Mapping[int, Rule]
 
 
-def zero(x: Tensor) -> Tensor:
+def hidden_only(predict: Callable[[Tensor], Tensor]) -> Predict:
+    """A prediction from the hidden state alone, whatever the position."""
+    return lambda x, position: predict(x)
+
+
+def zero(x: Tensor, position: Tensor) -> Tensor:
     """Stands in for a prediction that is not used."""
     raise AssertionError("a dropped layer predicts nothing")
 
@@ -141,7 +152,8 @@ class Substitution:
             # half-precision models: the probe stays float32
             rows = x.flatten(0, 1)
             rows = rows if rows.dtype == torch.float64 else rows.float()
-            predicted = rule.predict(rows).to(z.dtype).view_as(truth)
+            position = torch.arange(start, z.shape[1], device=z.device).repeat(len(z))
+            predicted = rule.predict(rows, position).to(z.dtype).view_as(truth)
             if rule.permuted:
                 assert self.batch is not None
                 order = _permutation(self.batch)[:, start:].to(z.device) - start

@@ -1,34 +1,43 @@
 """From sums to tables: every score with its interval, its controls beside it, and the verdict in one sentence."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rich import box
 from rich.table import Table
 
 from labbook.console import console
-from labbook.estimate import Array, Bootstrap, Estimate
+from labbook.estimate import Array, Estimate, Studentised, over_seeds
 from labbook.run import Run, read_finished
 from redundancy.controls import RANDOM
 from redundancy.measure import Task
 from redundancy.models import Decoder
-from redundancy.scores import EDGES, METRICS, THRESHOLDS, LayerScores
+from redundancy.scores import EDGES, METRICS, THRESHOLDS, LayerScores, bounds
 
+# controls that reach what a mean reaches by construction: in the tables, not on the terminal
+AS_THE_MEAN = ("shuffled", "aligned_shuffled")
 # Table 6 of arXiv:2602.12204, by (layers, d_model) of GPT-2: R overall. Section 2 gives the head groups, model not said.
 PAPER_R = {(12, 768): 0.84, (24, 1024): 0.92}
 PAPER_VOCABULARY = 50257
 PAPER_HEADS = {"share_heads_R_above_0.8": 0.34, "share_heads_R_0.5_to_0.8": 0.41, "share_heads_R_below_0.5": 0.25}
-FRAMES = ("layers", "heads", "controls", "histogram", "distribution")
+FRAMES = ("layers", "heads", "controls", "histogram", "distribution", "learning")
+LEARNING = ("tokens", "model", "metric", "against", "estimate", "lower", "upper", "n")
+# centred R2 may still change by this much with twice the training tokens where "converged" is said
+CONVERGED = 0.01
 COLUMNS = ("estimate", "lower", "upper", "n")
 CONTROL_NAMES = {
+    "with_position": "hidden state and position",
     "training_mean": "training mean",
     "position_mean": "mean per position",
     "token_mean": "mean per token id",
     "previous_token": "previous token",
     "shuffled": "shuffled target",
+    "aligned_shuffled": "shuffled target, same position",
     RANDOM: "random weights",
 }
 
@@ -44,6 +53,8 @@ class Tables:
     controls : per layer and control its scores, and `difference` (probe minus control, paired over documents) with its interval.
     histogram : layer, feature, left, right, share of tokens with R_t in [left, right) as estimate, lower, upper, n.
     distribution : the same shares as means over layers.
+    learning : tokens, model (trained or random), metric, against, estimate, lower, upper, n: scores of the probe fitted to a part of the
+        training text, and (`against` all) the same minus those with all of it; empty unless asked for.
     summary : the means over layers, head groups, text, penalties, and the verdict.
     folder : where all of it is stored.
     """
@@ -54,6 +65,7 @@ class Tables:
     controls: pd.DataFrame
     histogram: pd.DataFrame
     distribution: pd.DataFrame
+    learning: pd.DataFrame
     folder: Path = Path()
 
     def write(self, run: Run) -> None:
@@ -67,78 +79,190 @@ class Tables:
         return Tables(summary=summary, folder=folder, **frames)
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """A statistic ready for its interval.
+
+    Attributes
+    ----------
+    values : (1 + documents, ...) under the weights of `Studentised`; of several seeds, their mean.
+    seeds : (seed, ...) the statistic of each seed on all documents, or None where there is nothing to average.
+    bounds : smallest and largest value that the statistic can have.
+    """
+
+    values: Array
+    seeds: Array | None = None
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+
+    def __sub__(self, other: "Sampled") -> "Sampled":
+        """The paired difference."""
+        parts = [s.seeds if s.seeds is not None else s.values[:1] for s in (self, other)]
+        none = self.seeds is None and other.seeds is None
+        return Sampled(self.values - other.values, None if none else parts[0] - parts[1])
+
+    @staticmethod
+    def over_seeds(found: Sequence[Array], bounds: tuple[float, float]) -> "Sampled":
+        """From the same statistic of several seeds, each (1 + documents, ...)."""
+        stacked = np.stack(found)
+        return Sampled(stacked.mean(0), stacked[:, 0] if len(found) > 1 else None, bounds)
+
+    @staticmethod
+    def mean(parts: Sequence["Sampled"]) -> "Sampled":
+        """The mean of several statistics, over layers for instance."""
+        seeds = [p.seeds for p in parts if p.seeds is not None]
+        values = np.mean([p.values for p in parts], axis=0)
+        return Sampled(values, np.mean(seeds, axis=0) if seeds else None, parts[0].bounds)
+
+    def intervals(self, bootstrap: Studentised) -> tuple[Array, Array, Array]:
+        """Estimate, lower and upper."""
+        estimate, lower, upper = over_seeds(bootstrap.intervals(self.values), self.seeds)
+        return estimate, np.maximum(lower, self.bounds[0]), np.minimum(upper, self.bounds[1])
+
+    def estimate(self, bootstrap: Studentised) -> Estimate:
+        """The `Estimate` of a single statistic."""
+        estimate, lower, upper = self.intervals(bootstrap)
+        return Estimate(float(estimate), float(lower), float(upper), bootstrap.units)
+
+
+Metrics = dict[str, Sampled]
+
+
 class _Rows:
     """Tidy rows in the making."""
 
-    def __init__(self, bootstrap: Bootstrap):
+    def __init__(self, bootstrap: Studentised):
         self.bootstrap, self.parts = bootstrap, list[pd.DataFrame]()
 
-    def add(self, values: Array, keys: dict[str, Any]) -> None:
-        """One row per element of values (1 + replicates, rows...), with the given key columns."""
-        numbers = dict(zip(COLUMNS, map(np.atleast_1d, self.bootstrap.intervals(values)), strict=False))
+    def add(self, sampled: Sampled, keys: dict[str, Any]) -> None:
+        """One row per element of the statistic, with the given key columns."""
+        numbers = dict(zip(COLUMNS, map(np.atleast_1d, sampled.intervals(self.bootstrap)), strict=False))
         self.parts.append(pd.DataFrame({**keys, **numbers, "n": self.bootstrap.units}))
 
     def frame(self) -> pd.DataFrame:
         return pd.concat(self.parts, ignore_index=True)
 
 
-def all_metrics(scores: LayerScores, name: str, weights: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Scores of a layer and of its heads under document weights, the shares of its operations among those of the layer."""
-    layer, head = scores.metrics(name, weights)
-    for c in THRESHOLDS:
-        layer[f"share_operations_error_below_{round(1 - c, 1)}"] = head[f"share_R_above_{c}"].mean(-1)
-    return layer, head
+def all_metrics(scores: Sequence[LayerScores], name: str, weights: Array) -> tuple[Metrics, Metrics]:
+    """Scores of a layer and of its heads under document weights, the shares of its operations among those of the layer.
+
+    `scores` are those of one model, or of the same layer of several seeds.
+    """
+    by_seed = [one.metrics(name, weights) for one in scores]
+    for layer, head in by_seed:
+        for c in THRESHOLDS:
+            layer[f"share_operations_error_below_{round(1 - c, 1)}"] = head[f"share_R_above_{c}"].mean(-1)
+    layers, heads = zip(*by_seed, strict=True)
+    return _over_seeds(layers), _over_seeds(heads)
+
+
+def _over_seeds(found: Sequence[dict[str, Array]]) -> Metrics:
+    return {metric: Sampled.over_seeds([one[metric] for one in found], bounds(metric)) for metric in found[0]}
+
+
+def mean_over_layers(parts: Sequence[Metrics]) -> Metrics:
+    """Every score as the mean over layers."""
+    return {metric: Sampled.mean([part[metric] for part in parts]) for metric in parts[0]}
 
 
 def tabulate(
     decoder: Decoder,
     task: Task,
     trained: dict[int, LayerScores],
-    twin: dict[int, LayerScores],
+    twins: Sequence[dict[int, LayerScores]],
     penalties: dict[int, dict[str, float]],
-    bootstrap: Bootstrap,
+    learning: pd.DataFrame,
+    bootstrap: Studentised,
     facts: dict[str, Any],
 ) -> Tables:
-    """All tables of a run, from the sums of the model and of its random twin."""
-    layers, heads, controls, histogram, distribution = (_Rows(bootstrap) for _ in FRAMES)
+    """All tables of a run, from the sums of the model and of its random twins."""
+    layers, heads, controls, histogram, distribution = (_Rows(bootstrap) for _ in range(5))
     weights, feature = bootstrap.weights, task.feature
-    over_layers: dict[str, dict[str, list[Array]]] = {}
-    starts: dict[str, dict[str, list[Array]]] = {}
-    head_scores: dict[str, list[Array]] = {}
-    shares: dict[str, list[Array]] = {}
+    over_layers: dict[str, list[Metrics]] = {}
+    starts: dict[str, list[Metrics]] = {}
+    head_scores: dict[str, list[Sampled]] = {}
+    shares: dict[str, list[Sampled]] = {}
     bins = {"left": np.append(-np.inf, EDGES), "right": np.append(EDGES, np.inf)}
     for number, scores in trained.items():
-        probe: dict[str, Array] = {}
+        probe: Metrics = {}
         for name in [*_probe_first(scores, feature), RANDOM]:
-            source, key = (twin[number], feature) if name == RANDOM else (scores, name)
-            layer, head = all_metrics(source, key, weights)
+            sources, key = ([twin[number] for twin in twins], feature) if name == RANDOM else ([scores], name)
+            layer, head = all_metrics(sources, key, weights)
             probe = probe or layer
-            for metric, values in layer.items():
-                layers.add(values, {"layer": number, "feature": name, "metric": metric})
-                over_layers.setdefault(name, {}).setdefault(metric, []).append(values)
+            over_layers.setdefault(name, []).append(layer)
+            for metric, sampled in layer.items():
+                layers.add(sampled, {"layer": number, "feature": name, "metric": metric})
                 if name != feature:
-                    difference = _difference(bootstrap, probe[metric] - values)
+                    difference = _difference(bootstrap, probe[metric] - sampled)
                     controls.parts.append(layers.parts[-1].assign(**difference))
-            for metric, values in source.start_metrics(key, weights).items():
-                layers.add(values, {"layer": number, "feature": name, "metric": metric})
-                starts.setdefault(name, {}).setdefault(metric, []).append(values)
+            start = _over_seeds([one.start_metrics(key, weights) for one in sources])
+            for metric, sampled in start.items():
+                layers.add(sampled, {"layer": number, "feature": name, "metric": metric})
+            if start:
+                starts.setdefault(name, []).append(start)
             for metric in METRICS:
                 keys = {"layer": number, "head": np.arange(decoder.n_heads), "feature": name, "metric": metric}
                 heads.add(head[metric], keys)
             head_scores.setdefault(name, []).append(head["R"])
-            shares.setdefault(name, []).append(source.histogram(key, weights))
+            shares.setdefault(name, []).append(
+                Sampled.over_seeds([one.histogram(key, weights) for one in sources], (0, 1))
+            )
             histogram.add(shares[name][-1], {"layer": number, "feature": name, **bins})
     for name, parts in shares.items():
-        distribution.add(np.mean(parts, axis=0), {"feature": name, **bins})
-    means = {
-        name: {m: np.mean(values, axis=0) for m, values in metrics.items()} for name, metrics in over_layers.items()
-    }
-    groups = {name: _head_groups(np.concatenate(values, axis=1)) for name, values in head_scores.items()}
+        distribution.add(Sampled.mean(parts), {"feature": name, **bins})
+    means = {name: mean_over_layers(parts) for name, parts in over_layers.items()}
+    groups = {name: _head_groups(parts, bootstrap) for name, parts in head_scores.items()}
     summary = _summarise(decoder, task, means, groups, penalties, bootstrap, facts)
-    for name, metrics in starts.items():
-        at_zero = {m: vars(bootstrap.estimate(np.mean(values, axis=0))) for m, values in metrics.items()}
+    summary["random_seeds"] = len(twins)
+    summary["learning"] = _converged(learning)
+    for name, found in starts.items():
+        at_zero = {m: vars(sampled.estimate(bootstrap)) for m, sampled in mean_over_layers(found).items()}
         summary.setdefault("at_position_0", {})[name] = at_zero
-    return Tables(summary, layers.frame(), heads.frame(), controls.frame(), histogram.frame(), distribution.frame())
+    return Tables(
+        summary=summary,
+        layers=layers.frame(),
+        heads=heads.frame(),
+        controls=controls.frame(),
+        histogram=histogram.frame(),
+        distribution=distribution.frame(),
+        learning=learning,
+    )
+
+
+def tabulate_learning(
+    by_tokens: Sequence[tuple[int, dict[str, dict[int, LayerScores]]]], feature: str, bootstrap: Studentised
+) -> pd.DataFrame:
+    """Scores of probes fitted to growing parts of the training text, means over layers: see `Tables.learning`.
+
+    `by_tokens` holds (training tokens, model name -> layer -> scores) in growing order; the last one had all of them.
+    """
+    rows = []
+    found = [
+        {
+            model: mean_over_layers([all_metrics([s], feature, bootstrap.weights)[0] for s in scores.values()])
+            for model, scores in models.items()
+        }
+        for _, models in by_tokens
+    ]
+    for (tokens, models), metrics in zip(by_tokens, found, strict=True):
+        for model in models:
+            for metric in ("R", "R2"):
+                own, last = metrics[model][metric], found[-1][model][metric]
+                for against, sampled in (("", own), ("all", own - last)):
+                    number = vars(sampled.estimate(bootstrap))
+                    rows.append({"tokens": tokens, "model": model, "metric": metric, "against": against, **number})
+    return pd.DataFrame(rows, columns=list(LEARNING))
+
+
+def _converged(learning: pd.DataFrame) -> dict[str, Any]:
+    """Per model: by how much centred R2 changed with the last doubling of the tokens, and whether less than CONVERGED."""
+    found = {}
+    part = learning[(learning["metric"] == "R2") & (learning["against"] == "all")]
+    for model, rows in part.groupby("model"):
+        row = rows.sort_values("tokens").iloc[-2]
+        gain = {"estimate": -row["estimate"], "lower": -row["upper"], "upper": -row["lower"], "n": int(row["n"])}
+        within = max(abs(gain["lower"]), abs(gain["upper"])) < CONVERGED
+        found[str(model)] = {"from_tokens": int(row["tokens"]), "R2_gain": gain, "converged": bool(within)}
+    return found
 
 
 def _probe_first(scores: LayerScores, feature: str) -> list[str]:
@@ -147,8 +271,8 @@ def _probe_first(scores: LayerScores, feature: str) -> list[str]:
     return [feature, *(name for name in names if name != feature)]
 
 
-def _difference(bootstrap: Bootstrap, values: Array) -> dict[str, float]:
-    difference = bootstrap.estimate(values)
+def _difference(bootstrap: Studentised, sampled: Sampled) -> dict[str, float]:
+    difference = sampled.estimate(bootstrap)
     return {
         "difference": difference.estimate,
         "difference_lower": difference.lower,
@@ -156,28 +280,39 @@ def _difference(bootstrap: Bootstrap, values: Array) -> dict[str, float]:
     }
 
 
-def _head_groups(r: Array) -> dict[str, Array]:
-    """Shares of all heads in the paper's three groups: r is (replicate, head)."""
-    return {
-        "share_heads_R_above_0.8": (r > 0.8).mean(-1),
-        "share_heads_R_0.5_to_0.8": ((r <= 0.8) & (r >= 0.5)).mean(-1),
-        "share_heads_R_below_0.5": (r < 0.5).mean(-1),
-    }
+HEAD_GROUPS: dict[str, Callable[[Array], npt.NDArray[np.bool_]]] = {
+    "share_heads_R_above_0.8": lambda r: r > 0.8,
+    "share_heads_R_0.5_to_0.8": lambda r: (r <= 0.8) & (r >= 0.5),
+    "share_heads_R_below_0.5": lambda r: r < 0.5,
+}
+
+
+def _head_groups(by_layer: Sequence[Sampled], bootstrap: Studentised) -> dict[str, Estimate]:
+    """Shares of all heads in the paper's three groups; of several seeds, of the mean R of each head over the seeds.
+
+    A share of heads jumps when one crosses a threshold, so its interval is that of percentiles.
+    """
+    r = np.concatenate([bootstrap.replicates(sampled.values) for sampled in by_layer], axis=1)
+    found = {}
+    for name, member in HEAD_GROUPS.items():
+        estimate, lower, upper = bootstrap.percentiles(member(r).mean(-1))
+        found[name] = Estimate(float(estimate), float(lower), float(upper), bootstrap.units)
+    return found
 
 
 def _summarise(
     decoder: Decoder,
     task: Task,
-    means: dict[str, dict[str, Array]],
-    groups: dict[str, dict[str, Array]],
+    means: dict[str, Metrics],
+    groups: dict[str, dict[str, Estimate]],
     penalties: dict[int, dict[str, float]],
-    bootstrap: Bootstrap,
+    bootstrap: Studentised,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """The machine-readable headline."""
 
-    def numbers(values: dict[str, Array]) -> dict[str, Any]:
-        return {metric: vars(bootstrap.estimate(v)) for metric, v in values.items()}
+    def numbers(values: Metrics) -> dict[str, Any]:
+        return {metric: vars(v.estimate(bootstrap)) for metric, v in values.items()}
 
     feature = task.feature
     names = [name for name in means if name != feature]
@@ -186,7 +321,7 @@ def _summarise(
         "feature": feature,
         "layers": list(task.layers),
         "heads_per_layer": decoder.n_heads,
-        "aggregation": "mean over layers; intervals resample held-out documents",
+        "aggregation": "mean over layers; intervals over held-out documents, of random weights over their seeds too",
         "tokens": facts["tokens"],
         "documents": {split: len(n) for split, n in facts["documents"].items()},
         "unit": facts["unit"],
@@ -194,7 +329,7 @@ def _summarise(
         "metrics": numbers(means[feature]),
         "controls": {name: numbers(means[name]) for name in names},
         "differences": {name: numbers({m: means[feature][m] - v for m, v in means[name].items()}) for name in names},
-        "head_groups": {name: numbers(g) for name, g in groups.items()},
+        "head_groups": {name: {share: vars(e) for share, e in g.items()} for name, g in groups.items()},
         "penalties": {str(n): p for n, p in penalties.items()},
     }
     depth, width = len(decoder.layers), decoder.d_model
@@ -205,7 +340,7 @@ def _summarise(
     )
     if is_paper and not facts["model"].startswith("random:") and len(task.layers) == depth:
         stated = PAPER_R[depth, width]
-        gap = bootstrap.estimate(means[feature]["R"] - stated)
+        gap = bootstrap.estimate(means[feature]["R"].values - stated)
         summary["paper"] = {
             "R": stated,
             "source": "arXiv:2602.12204, table 6",
@@ -231,9 +366,10 @@ def _verdict(summary: dict[str, Any]) -> str:
 
     metrics, controls = summary["metrics"], summary["controls"]
     text = (
-        f"R = {show(metrics, 'R')}, of which {show(controls['training_mean'], 'R')} is already reached by the training mean, "
-        f"{show(controls['position_mean'], 'R')} by the position and {show(controls['token_mean'], 'R')} by the token id alone; random weights reach {show(controls[RANDOM], 'R')}. "
-        f"Centred R2 = {show(metrics, 'R2')} against {show(controls[RANDOM], 'R2')} with random weights "
+        f"R = {show(metrics, 'R')}; the training mean alone reaches {show(controls['training_mean'], 'R')}, the mean per "
+        f"position {show(controls['position_mean'], 'R')}, the token id {show(controls['token_mean'], 'R')}, the same architecture "
+        f"with random weights {show(controls[RANDOM], 'R')}. Centred R2 = {show(metrics, 'R2')}, with the position "
+        f"{show(controls['with_position'], 'R2')}, with random weights {show(controls[RANDOM], 'R2')} "
         f"(95 % intervals over {metrics['R']['n']} held-out {summary['unit']}s)."
     )
     if "paper" in summary:
@@ -245,7 +381,8 @@ def _verdict(summary: dict[str, Any]) -> str:
 def print_tables(tables: Tables) -> None:
     """The tables on the terminal: per layer with controls, the means over layers, and the verdict."""
     summary = tables.summary
-    feature, columns = summary["feature"], [summary["feature"], *CONTROL_NAMES]
+    feature, controls = summary["feature"], [name for name in CONTROL_NAMES if name not in AS_THE_MEAN]
+    columns = [feature, *controls]
     for metric, title in (("R", "R of Definition 1"), ("R2", "centred R2")):
         table = Table(
             box=box.SIMPLE,
@@ -259,8 +396,8 @@ def print_tables(tables: Tables) -> None:
         wide = chosen.pivot(index="layer", columns="feature", values=["estimate", "lower", "upper"])
         for layer, row in wide.iterrows():
             cells = [f"{row['estimate', feature]:.3f} [{row['lower', feature]:.3f}, {row['upper', feature]:.3f}]"]
-            table.add_row(str(layer), *cells, *(f"{row['estimate', name]:.3f}" for name in CONTROL_NAMES))
-        every = [summary["metrics"], *(summary["controls"][name] for name in CONTROL_NAMES)]
+            table.add_row(str(layer), *cells, *(f"{row['estimate', name]:.3f}" for name in controls))
+        every = [summary["metrics"], *(summary["controls"][name] for name in controls)]
         cells = [_cell(m[metric]) for m in every]
         table.add_section()
         table.add_row("mean", cells[0], *(c.replace(" [", "\n[") for c in cells[1:]))
@@ -270,19 +407,21 @@ def print_tables(tables: Tables) -> None:
         title=f"means over layers, n = {summary['metrics']['R']['n']} {summary['unit']}s",
         title_justify="left",
     )
-    for name in ("score", f"probe ({feature})", "training mean", "random weights"):
+    shown = (feature, "with_position", "training_mean", RANDOM)
+    for name in ("score", f"probe ({feature})", *(CONTROL_NAMES[name] for name in shown[1:])):
         table.add_column(name, justify="left" if name == "score" else "right")
-    sources = (summary["metrics"], summary["controls"]["training_mean"], summary["controls"][RANDOM])
-    for metric in summary["metrics"]:
-        table.add_row(metric, *(_cell(s[metric]) for s in sources))
-    table.add_section()
-    groups = summary["head_groups"]
-    for metric in PAPER_HEADS:
-        table.add_row(metric, *(_cell(groups[name][metric]) for name in (feature, "training_mean", RANDOM)))
-    if "at_position_0" in summary:
-        at_zero = summary["at_position_0"]
-        table.add_section()
-        for metric in at_zero[feature]:
-            table.add_row(metric, *(_cell(at_zero[name][metric]) for name in (feature, "training_mean", RANDOM)))
+    scores = {feature: summary["metrics"], **summary["controls"]}
+    for source in (scores, summary["head_groups"], summary.get("at_position_0", {})):
+        if source:
+            table.add_section()
+            for metric in source[feature]:
+                table.add_row(metric, *(_cell(source[name][metric]) for name in shown))
     console.print(table)
+    for model, found in summary["learning"].items():
+        gain = Estimate(**found["R2_gain"])
+        state = "converged" if found["converged"] else "still rising with more training text"
+        console.print(
+            f"[dim]{model} weights:[/dim] {state}: centred R2 {gain.estimate:+.4f} \\[{gain.lower:+.4f}, {gain.upper:+.4f}] "
+            f"from {found['from_tokens']:,} training tokens to {summary['tokens']['train']:,}"
+        )
     console.print(summary["verdict"])

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from labbook import processes
 from labbook.console import UserError, choice, console, guarded, warn
-from labbook.estimate import Bootstrap
+from labbook.estimate import Studentised
 from labbook.run import load_tensors, save_tensors
 from redundancy.attention import attention_statistics
 from redundancy.checkpoints import Checkpoint, check_same, find_checkpoints
 from redundancy.courses import Course, Measured, print_course, tabulate_course
-from redundancy.measure import Task, measure
-from redundancy.models import Decoder, load_config, load_model, random_twin
+from redundancy.measure import Task, measure, measure_twins
+from redundancy.models import Decoder, load_config, load_model
 from redundancy.scores import LayerScores
 from redundancy.setup import Prepared, Request, Settings, prepare
 from redundancy.substitution import evaluate
@@ -63,12 +63,10 @@ def execute(config: TrainingConfig, settings: Settings) -> Course:
             continue
         hashes[one.weight_hash] = checkpoint.name
         measured.append(one)
-    twin, _ = measure(
-        random_twin(prepared.decoder, task.seed + 1), task, controls=False, state=state, label="random weights"
-    )
+    twins = measure_twins(prepared.decoder, task, config.random_seeds, state)
 
-    bootstrap = Bootstrap(len(task.windows["evaluation"].names), task.seed)
-    course = tabulate_course(task, measured, twin, bootstrap, prepared.facts)
+    bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
+    course = tabulate_course(task, measured, twins, bootstrap, prepared.facts)
     course.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)

@@ -62,6 +62,15 @@ def ridge(x: np.ndarray, z: np.ndarray):
     return lambda new: model.predict(scaler.transform(new))
 
 
+def within_positions(x: np.ndarray, z: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of x and z after their means at each position."""
+    out = [x.astype(float).copy(), z.astype(float).copy()]
+    for p in np.unique(position):
+        for values in out:
+            values[position == p] -= values[position == p].mean(0)
+    return out[0], out[1]
+
+
 def test_probe_and_controls_equal_plain_computation(tiny, tokenizer):
     t, layer = task(tokenizer), 1
     scores, fitted = measure(tiny, t, controls=True, state=None, label="model")
@@ -124,6 +133,50 @@ def test_float64_statistics_agree_with_scikit_learn_to_1e_8(tokenizer):
     ours = fitted[1].probe(torch.from_numpy(held["x"])).numpy()
     oracle = ridge(train["x"], train["z"])(held["x"])
     assert np.abs(ours - oracle).max() < 1e-8 * np.abs(oracle).max()
+
+
+def test_the_probe_with_position_is_a_ridge_with_an_indicator_of_every_position(tokenizer):
+    """Oracle: scikit-learn on what varies within positions; then intercepts, shrunk as the random-effects model says."""
+    decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
+    t = task(tokenizer)
+    fitted = solve(decoder, t, collect(decoder, t, True, None, "model"), "model")
+    train, held = stored(decoder, t, "train", 1), stored(decoder, t, "evaluation", 1)
+    x, z = within_positions(train["x"], train["z"], train["position"])
+    scale = x.std(0)
+    weight = Ridge(alpha=len(x) * ALPHA, fit_intercept=False).fit(x / scale, z).coef_.T / scale[:, None]
+    rest = train["z"] - train["x"] @ weight
+    places, index = np.unique(train["position"], return_inverse=True)
+    sums = np.zeros((len(places), rest.shape[1]))
+    centre = rest.mean(0)
+    np.add.at(sums, index, rest - centre)
+    parts = (sums, np.bincount(index).astype(float), np.square(rest - centre).sum(), np.zeros_like(centre))
+    intercept = dict(zip(places, centre + shrunk_means(*map(torch.as_tensor, parts)).numpy(), strict=True))
+    expected = held["x"] @ weight + np.stack([intercept[p] for p in held["position"]])
+    ours = fitted[1].with_position(torch.from_numpy(held["x"]), torch.from_numpy(held["position"])).numpy()
+    assert np.abs(ours - expected).max() < 1e-8 * np.abs(expected).max()
+
+
+def test_what_position_alone_decides_is_found_by_position_and_by_the_aligned_shuffle_only(tokenizer):
+    """Attention output planted as a function of the position: pairs from other windows keep it only if positions are kept."""
+    decoder = Decoder(build(TINY["gpt2"]), "planted")
+    table = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    for layer in decoder.layers:
+        attn = layer.attn
+
+        def forward(hidden_states, attn=attn, **kwargs):
+            return attn.c_proj(table[: hidden_states.shape[1]].expand_as(hidden_states).contiguous()), None
+
+        attn.forward = forward
+    t = task(tokenizer, ridge=None)
+    scores, _ = measure(decoder, t, True, None, "model")
+    weights = np.ones((1, len(t.windows["evaluation"].names)))
+    r2 = {name: float(scores[0].metrics(name, weights)[0]["R2"][0]) for name in ("resid_pre", *CONTROLS)}
+    assert r2["with_position"] > 0.999
+    assert r2["position_mean"] > 0.999
+    assert abs(r2["shuffled"]) < 0.1
+    # what a linear map of the hidden state can tell of the position
+    assert r2["aligned_shuffled"] == pytest.approx(r2["resid_pre"], abs=0.05)
+    assert r2["aligned_shuffled"] > r2["shuffled"] + 0.3
 
 
 @pytest.mark.parametrize("start", [0, 1])

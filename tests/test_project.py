@@ -18,21 +18,21 @@ from packaging.utils import canonicalize_name
 
 from consolidation import humans, trajectory
 from consolidation.presets import preset
-from labbook import verdicts
 from redundancy import probe
 from redundancy.models import load_model, locate
 from redundancy.text import DATA, read_corpus
+from replication import __main__ as replication
+from replication.results import findings, results
 
 ROOT = Path(__file__).parent.parent
 RUN = DATA / "runs" / "embedded" / "probe"
+PACKAGES = ("labbook", "redundancy", "consolidation", "replication")
 # ground floor first; a module may import from the rows above its own
 FLOORS = (
-    {"labbook.console", "labbook.estimate", "labbook.style"},
+    {"labbook.estimate", "labbook.style", "labbook.escape"},
+    {"labbook.console"},
     {"labbook.processes"},
     {"labbook.run"},
-    {"labbook.claims"},
-    {"labbook.claims_redundancy", "labbook.claims_consolidation"},
-    {"labbook.verdicts"},
     {"redundancy.text", "redundancy.ngram"},
     {"redundancy.models", "redundancy.moments"},
     {"redundancy.capture", "redundancy.ridge"},
@@ -51,7 +51,7 @@ FLOORS = (
     {"redundancy.losses", "redundancy.skipping"},
     {"redundancy.figures"},
     {"redundancy.probe", "redundancy.training", "redundancy.removal", "redundancy.pretrain"},
-    {"redundancy.benchmark"},
+    {"redundancy.benchmark", "redundancy.coverage"},
     {"consolidation.srcd", "consolidation.decay"},
     {"consolidation.cram", "consolidation.theory"},
     {"consolidation.naive", "consolidation.baselines", "consolidation.trajectory"},
@@ -66,6 +66,11 @@ FLOORS = (
     {"consolidation.figures"},
     {"consolidation.report"},
     {"consolidation.fit", "consolidation.benchmark", "consolidation.coverage"},
+    {"replication.verdict", "replication.paper"},
+    {"replication.rows"},
+    {"replication.redundancy", "replication.consolidation"},
+    {"replication.results"},
+    {"replication.__main__"},
 )
 
 
@@ -101,12 +106,8 @@ def test_imports_run_one_way():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module in floor:
                 assert floor[node.module] < number, f"{module} imports {node.module}"
-    modules = {
-        f"{p.parent.name}.{p.stem}"
-        for package in ("labbook", "redundancy", "consolidation")
-        for p in (ROOT / package).glob("*.py")
-    }
-    assert modules - {"labbook.__init__", "redundancy.__init__", "consolidation.__init__"} == set(floor)
+    modules = {f"{p.parent.name}.{p.stem}" for package in PACKAGES for p in (ROOT / package).glob("*.py")}
+    assert modules - {f"{package}.__init__" for package in PACKAGES} == set(floor)
 
 
 def test_notebooks_are_stored_without_outputs():
@@ -173,15 +174,15 @@ def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
         "make probe",
         "make test",
         "make figures",
-        "python -m redundancy.probe gpt2-medium",
-        "python -m redundancy.training",
-        "python -m redundancy.removal",
-        "python -m consolidation.train",
-        "python -m consolidation.replicate",
-        "python -m consolidation.fit",
-        "python -m consolidation.humans",
-        "python -m consolidation.benchmark",
-        "python -m consolidation.coverage",
+        "redundancy.probe gpt2-medium",
+        "redundancy.training",
+        "redundancy.removal",
+        "consolidation.train",
+        "consolidation.replicate",
+        "consolidation.fit",
+        "consolidation.humans",
+        "consolidation.benchmark",
+        "consolidation.coverage",
         "accelerate launch",
         "torchrun",
     ],
@@ -190,18 +191,28 @@ def test_the_readme_names_the_commands(command):
     assert command in (ROOT / "README.md").read_text()
 
 
-def test_the_verdict_page_and_the_readme_are_those_of_the_shipped_runs(tmp_path):
-    verdicts.main(["--out", str(tmp_path / "page.md")])
-    assert (tmp_path / "page.md").read_text() == verdicts.PAGE.read_text()
-    rows = verdicts.headline(verdicts.rows_of([verdicts.read_run(folder) for folder in verdicts.shipped()]))
-    assert "\n".join(rows) in verdicts.README.read_text()
-    for target in re.findall(r"\]\(([^)h][^)]*)\)", verdicts.PAGE.read_text()):
-        assert (ROOT / target).exists(), target
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(text.encode()) <= 9216
+
+
+def test_the_pages_are_those_of_the_shipped_runs(tmp_path):
+    replication.main(["--out", str(tmp_path / "page.md")])
+    assert (tmp_path / "page.md").read_text() == replication.PAGE.read_text()
+    runs = [replication.read_run(folder) for folder in replication.shipped()]
+    rows = replication.headline(replication.rows_of(runs))
+    assert results(runs, rows) == replication.RESULTS.read_text()
+    readme = replication.README.read_text()
+    assert replication.between(readme, findings(runs)) == readme
+    for page in (replication.PAGE, replication.RESULTS, replication.README):
+        for target in re.findall(r"\]\(([^)h][^)]*)\)", page.read_text()):
+            assert (ROOT / target).exists(), target
 
 
 def test_shipped_runs_are_finished_runs_of_the_models_they_name():
-    for folder in verdicts.shipped():
-        run = verdicts.read_run(folder)
+    for folder in replication.shipped():
+        run = replication.read_run(folder)
         match run.kind:
             case "experiments":
                 assert set(pd.read_csv(folder / "cells.csv")["table"]) <= set(run.summary["tables"])
@@ -211,7 +222,7 @@ def test_shipped_runs_are_finished_runs_of_the_models_they_name():
                 assert run.summary["schema"] >= 2
             case kind:
                 assert kind == folder.name
-                assert run.summary["model"] == folder.parent.name
+                assert json.loads((folder / "config.json").read_text())["model"] == folder.parent.name
 
 
 def test_shipped_reference_runs_have_the_seeds_that_the_table_counts():

@@ -30,7 +30,7 @@ def test_a_run_folder_holds_tables_and_figures(finished):
     assert names == {"config.json", "provenance.json", "summary.json", *tables, *figures}
     losses = Losses.read(finished)
     every = losses.substitution[losses.substitution["metric"] == "loss_increase"]
-    assert (every["part"] == "heads").sum() == 2 * 3 * 4
+    assert (every["part"] == "heads").sum() == 4 * 3 * 4
     assert {"probe", "training_mean", "zero", "shuffled", "sequential", "mlp", "rank_4"} <= set(
         every[every["part"] == "all"]["replacement"]
     )
@@ -56,7 +56,8 @@ def test_the_same_replacement_gives_the_same_loss_in_every_part(finished):
     assert table["cumulative"].loc[2, "probe"] == pytest.approx(whole, abs=1e-9)
     assert table["cumulative"].loc[0, "probe"] == pytest.approx(table["layers"].loc[0, "probe"], abs=1e-9)
     ends = losses.curve[(losses.curve["target_share"] == 1) & (losses.curve["order"] != "layers_dropped")]
-    assert np.allclose(ends[ends["metric"] == "loss_increase"]["estimate"], whole, atol=1e-9)
+    placed = table["all"].xs("with_position", level="replacement").iloc[0]
+    assert np.allclose(ends[ends["metric"] == "loss_increase"]["estimate"], placed, atol=1e-9)
     assert np.allclose(ends[ends["metric"] == "share"]["estimate"], 1)
 
 
@@ -150,4 +151,4 @@ def test_position_0_can_be_removed_too(gpt2_folder, text_folder, tmp_path):
     removal.main(arguments(gpt2_folder, text_folder, tmp_path / "o", *args))
     losses = Losses.read(tmp_path / "o")
     assert losses.summary["position_0"] == "substituted"
-    assert pd.Series(losses.curve.query("metric == 'share'")["estimate"]).eq(1).all()
+    assert pd.Series(losses.curve.query("metric == 'share' and target_share == 1")["estimate"]).eq(1).all()

@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from sklearn.linear_model import Ridge
 
-from labbook.estimate import Bootstrap
+from labbook.estimate import Studentised
 from redundancy.capture import activations
 from redundancy.controls import affine
-from redundancy.losses import measures, removable
+from redundancy.losses import interpolated, measures, removable
 from redundancy.measure import collect, measure, solve
 from redundancy.models import Decoder
-from redundancy.need import NEEDS, log_needs, measure_needs
+from redundancy.need import NEEDS, LayerNeed, measure_needs
 from redundancy.ridge import RidgePath
 from redundancy.rivals import RANKS, low_rank, train_mlps
 from redundancy.scores import head_coordinates, head_isometry
 from redundancy.skipping import Skipping, measure_cost, replaced_layers
-from redundancy.substitution import FIELDS, Rule, Substitution, Variant, evaluate, log_probabilities, zero
+from redundancy.substitution import FIELDS, Rule, Substitution, Variant, evaluate, hidden_only, log_probabilities, zero
 from tests.conftest import TINY, build
-from tests.test_measure import plant_linear_attention, ridge, stored, task
+from tests.test_measure import plant_linear_attention, ridge, stored, task, within_positions
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_the_true_output_in_place_of_attention_changes_nothing(tiny, tokenizer):
     t = task(tokenizer)
     batch = first_batch(tiny, t)
     truth = {n: activations(tiny, batch.ids, n)["z"][:, 1:].flatten(0, 1) for n in (0, 1)}
-    changed, skipped = run(tiny, t, {n: Rule(lambda x, n=n: truth[n]) for n in (0, 1)}, batch)
+    changed, skipped = run(tiny, t, {n: Rule(lambda x, position, n=n: truth[n]) for n in (0, 1)}, batch)
     assert (changed - log_probabilities(tiny, batch.ids)).abs().max() < 1e-6
     assert skipped.tolist() == (batch.keep.sum(1) * 2 * tiny.n_heads).tolist()
 
@@ -52,7 +53,7 @@ def test_a_replaced_head_changes_its_own_columns_at_scored_positions_only(tiny, 
     t = task(tokenizer)
     batch = first_batch(tiny, t)
     intact = activations(tiny, batch.ids, 0)["z"]
-    with Substitution(tiny, {0: Rule(lambda x: torch.full((len(x), tiny.d_z), 7.0), heads=(2,))}, 1):
+    with Substitution(tiny, {0: Rule(lambda x, position: torch.full((len(x), tiny.d_z), 7.0), heads=(2,))}, 1):
         z = activations(tiny, batch.ids, 0)["z"]
     own = slice(2 * tiny.d_head, 3 * tiny.d_head)
     assert (z[:, 1:, own] == 7).all()
@@ -75,7 +76,7 @@ def test_a_dropped_layer_is_one_whose_output_weights_are_zero(tokenizer):
 def test_mean_ablation_puts_the_training_mean_of_the_control(fitted_gpt2):
     decoder, t, _, fitted, _ = fitted_gpt2
     batch, train = first_batch(decoder, t), stored(decoder, t, "train", 1)
-    with Substitution(decoder, {1: Rule(lambda x: fitted[1].mean.to(x).expand(len(x), -1))}, 1):
+    with Substitution(decoder, {1: Rule(lambda x, position: fitted[1].mean.to(x).expand(len(x), -1))}, 1):
         z = activations(decoder, batch.ids, 1)["z"]
     assert np.abs(z[0, 1:].numpy() - train["z"].mean(0)).max() < 1e-5
     rows = torch.zeros(3, decoder.d_model)
@@ -85,7 +86,7 @@ def test_mean_ablation_puts_the_training_mean_of_the_control(fitted_gpt2):
 
 def test_losses_are_those_of_plain_cross_entropy_and_kl(fitted_gpt2):
     decoder, t, _, fitted, _ = fitted_gpt2
-    variants = [Variant({"part": "all"}, {n: Rule(fitted[n].probe) for n in t.layers})]
+    variants = [Variant({"part": "all"}, {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers})]
     intact, changed = evaluate(decoder, t, variants, None, "test")
     windows = t.windows["evaluation"]
     expected = torch.zeros(len(windows.names), 3, dtype=torch.float64)
@@ -112,9 +113,10 @@ def test_planted_linear_attention_can_be_removed_at_no_loss(tokenizer):
     t = task(tokenizer, ridge=1e-9)
     fitted = solve(decoder, t, collect(decoder, t, False, None, "model"), "model")
     variants = [
-        Variant({"part": "all", "replacement": "probe"}, {n: Rule(fitted[n].probe) for n in t.layers}),
+        Variant({"part": "all", "replacement": "probe"}, {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers}),
         Variant(
-            {"part": "all", "replacement": "shuffled"}, {n: Rule(fitted[n].probe, permuted=True) for n in t.layers}
+            {"part": "all", "replacement": "shuffled"},
+            {n: Rule(hidden_only(fitted[n].probe), permuted=True) for n in t.layers},
         ),
     ]
     sums = evaluate(decoder, t, variants, None, "test")
@@ -131,8 +133,8 @@ def test_the_batch_size_changes_no_loss(fitted_gpt2, size):
     decoder, t, _, fitted, needs = fitted_gpt2
     limit = needs.threshold(1, True, 0.4)
     rules = [
-        {n: Rule(fitted[n].probe, permuted=True) for n in t.layers},
-        {n: Rule(fitted[n].probe, choose=lambda site: needs.at(site, 1, True) <= limit) for n in t.layers},
+        {n: Rule(hidden_only(fitted[n].probe), permuted=True) for n in t.layers},
+        {n: Rule(hidden_only(fitted[n].probe), choose=lambda site: needs.at(site, 1, True) <= limit) for n in t.layers},
     ]
     variants = [Variant({"part": "x"}, r) for r in rules]
     _, whole = evaluate(decoder, t, variants, None, "test")
@@ -154,7 +156,7 @@ def test_needs_are_relative_and_absolute_errors_of_heads(fitted_gpt2):
     h = 3
     own = slice(h * decoder.d_head, (h + 1) * decoder.d_head)
     error, a = (z - predicted)[:, own] @ weight[own], z[:, own] @ weight[own]
-    logs = log_needs(x, z, predicted, head_isometry(weight, decoder.n_heads))[0]
+    logs = LayerNeed(decoder, 1).logs(x, z, predicted)[0]
     assert float(logs[0, h].exp()) == pytest.approx(float(error.norm() / a.norm()), rel=1e-4)
     assert float(logs[1, h].exp()) == pytest.approx(float(error.norm() / x.norm()), rel=1e-4)
     assert torch.allclose(head_coordinates(z, head_isometry(weight, decoder.n_heads))[0, h].norm(), a.norm(), rtol=1e-4)
@@ -166,27 +168,27 @@ def test_needs_are_relative_and_absolute_errors_of_heads(fitted_gpt2):
 def test_the_predicted_need_is_the_ridge_of_scikit_learn(fitted_gpt2):
     decoder, t, _, fitted, needs = fitted_gpt2
     train, held = (stored(decoder, t, split, 1) for split in ("train", "evaluation"))
-    isometry = head_isometry(decoder.output_map(1)[0], decoder.n_heads)
 
     def target(rows):
         x, z = torch.from_numpy(rows["x"]).float(), torch.from_numpy(rows["z"]).float()
-        return log_needs(x, z, fitted[1].probe(x), isometry).flatten(-2).double().numpy()
+        replaced = fitted[1].with_position(x, torch.from_numpy(rows["position"]))
+        return needs.layers[1].logs(x, z, replaced).flatten(-2).double().numpy()
 
-    x = torch.from_numpy(held["x"]).float()
-    ours = needs.predictors[1](x).numpy()
-    from sklearn.linear_model import Ridge
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(train["x"])
+    x, y = within_positions(train["x"], target(train), train["position"])
+    held_x = torch.from_numpy(held["x"]).float()
+    ours = needs.predictors[1](held_x, torch.from_numpy(held["position"])).numpy()
+    scale = x.std(0)
+    differences = ours[1:] - ours[:1]  # of two tokens at one position the intercept cancels
+    same = held["position"][1:] == held["position"][0]
     best = min(
         np.abs(
-            ours
-            - Ridge(alpha=len(train["x"]) * 10.0**e)
-            .fit(scaler.transform(train["x"]), target(train))
-            .predict(scaler.transform(held["x"]))
+            differences[same]
+            - (held["x"][1:] - held["x"][:1])[same]
+            @ (Ridge(alpha=len(x) * 10.0**e, fit_intercept=False).fit(x / scale, y).coef_ / scale).T
         ).max()
         for e in range(-9, 3)
     )
+    assert same.sum() > 5
     assert best < 1e-3
 
 
@@ -225,8 +227,8 @@ def test_the_network_is_never_worse_than_the_probe_on_the_validation_documents(f
 
 def test_skipping_for_real_equals_substitution(tiny, tokenizer):
     t = task(tokenizer)
-    fitted = solve(tiny, t, collect(tiny, t, False, None, "model"), "model")
-    probe, batch = {n: fitted[n].probe for n in t.layers}, first_batch(tiny, t)
+    fitted = solve(tiny, t, collect(tiny, t, True, None, "model"), "model")
+    probe, batch = {n: fitted[n].with_position for n in t.layers}, first_batch(tiny, t)
     masks = {
         n: torch.rand(*batch.ids.shape, tiny.n_heads, generator=torch.Generator().manual_seed(n)) < 0.5
         for n in t.layers
@@ -250,7 +252,7 @@ def test_skipping_for_real_equals_substitution(tiny, tokenizer):
 
 def test_operations_fall_with_the_share_that_is_skipped(fitted_gpt2):
     decoder, t, _, fitted, needs = fitted_gpt2
-    cost = measure_cost(decoder, t, {n: fitted[n].probe for n in t.layers}, needs, (0.5, 1.0))
+    cost = measure_cost(decoder, t, {n: fitted[n].with_position for n in t.layers}, needs, (0.5, 1.0))
     layers = cost[cost["kind"] == "layers"].sort_values("share")
     assert layers["flops_ratio"].is_monotonic_decreasing
     assert (layers["flops_ratio"] < 1).all()
@@ -259,12 +261,41 @@ def test_operations_fall_with_the_share_that_is_skipped(fitted_gpt2):
     assert (cost["n"] >= 5).all()
 
 
-def test_the_removable_share_is_the_first_crossing():
+def test_the_interpolated_share_is_the_first_crossing():
     shares = np.array([[0.2, 0.5, 1.0]])
-    assert removable(shares, np.array([[0.0, 0.03, 0.5]]), 0.01)[0] == pytest.approx(0.2 + 0.3 / 3)
-    assert removable(shares, np.array([[0.02, 0.0, 0.5]]), 0.01)[0] == pytest.approx(0.1)
-    assert removable(shares, np.array([[0.0, 0.0, 0.005]]), 0.01)[0] == 1.0
-    assert removable(shares, np.array([[-0.01, 0.0, 0.02]]), 0.01)[0] == pytest.approx(0.75)
+    assert interpolated(shares, np.array([[0.0, 0.03, 0.5]]), 0.01)[0] == pytest.approx(0.2 + 0.3 / 3)
+    assert interpolated(shares, np.array([[0.02, 0.0, 0.5]]), 0.01)[0] == pytest.approx(0.1)
+    assert interpolated(shares, np.array([[0.0, 0.0, 0.005]]), 0.01)[0] == 1.0
+    assert interpolated(shares, np.array([[-0.01, 0.0, 0.02]]), 0.01)[0] == pytest.approx(0.75)
+
+
+def removable_of(points: list[float], discrete: bool, spread: float = 0.001, shares=(0.2, 0.5, 1.0)):
+    bootstrap = Studentised(12, 0)
+    document = np.random.default_rng(0).normal(points, spread, (12, len(points)))
+    increases = bootstrap.weights @ (document - document.mean(0) + points) / bootstrap.weights.sum(1, keepdims=True)
+    return removable(np.tile(shares, (13, 1)), increases, 0.05, discrete, bootstrap)
+
+
+def test_whole_layers_are_removed_whole_or_not_at_all():
+    """One sixth of the layers already costs too much: the answer is 0, with the next measured share, and nothing between."""
+    found = removable_of([0.08, 0.3, 0.9], discrete=True, shares=(1 / 6, 2 / 6, 1.0))
+    assert (found["estimate"], found["lower"], found["upper"], found["kind"]) == (0, 0, 0, "measured")
+    assert found["beyond"] == pytest.approx(1 / 6)
+    found = removable_of([0.01, 0.049, 0.9], discrete=True, spread=0.01)
+    assert found["estimate"] == 0.5
+    assert found["lower"] == 0.2  # in some resamples the second step costs too much
+    assert {found["estimate"], found["lower"], found["upper"]} <= {0.0, 0.2, 0.5, 1.0}
+
+
+def test_nothing_is_interpolated_below_the_first_measured_share_or_beyond_the_last():
+    found = removable_of([0.08, 0.3, 0.9], discrete=False)
+    assert np.isnan(found["estimate"])
+    assert (found["lower"], found["upper"], found["kind"]) == (0, 0.2, "less than")
+    found = removable_of([0.0, 0.01, 0.02], discrete=False)
+    assert (found["estimate"], found["kind"]) == (1.0, "at least")
+    found = removable_of([0.0, 0.03, 0.5], discrete=False)
+    assert (found["within"], found["beyond"], found["kind"]) == (0.5, 1.0, "interpolated")
+    assert 0.5 < found["lower"] <= found["estimate"] <= found["upper"] < 1
 
 
 def test_intervals_of_paired_loss_differences_cover_in_simulation():
@@ -278,7 +309,7 @@ def test_intervals_of_paired_loss_differences_cover_in_simulation():
         sums = [np.zeros((documents, len(FIELDS))) for _ in range(2)]
         for s, loss in zip(sums, (base, change), strict=True):
             s[:, 0], s[:, 1], s[:, 5] = tokens, loss, tokens
-        bootstrap = Bootstrap(documents, int(g.integers(2**31)), 500)
+        bootstrap = Studentised(documents, int(g.integers(2**31)), 500)
         found = measures(torch.from_numpy(sums[0]), torch.from_numpy(sums[1])[None], bootstrap.weights)
         e = bootstrap.estimate(found["loss_increase"][0])
         inside += e.lower <= truth <= e.upper

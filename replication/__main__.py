@@ -1,0 +1,201 @@
+"""The verdict page, from run folders and never by hand: `python -m replication` writes REPLICATION.md, RESULTS.md and the README's findings.
+
+One row per claim of the examined preprint (arXiv:2602.12204) and run: the paper's number, ours with interval and n, the control that
+belongs to it, model and scale, and a verdict by the predicates of `replication/verdict.py`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from labbook.console import UserError, console, guarded
+from labbook.escape import cell, markup
+from labbook.run import replacing
+from replication.consolidation import experiment_rows, fit_rows
+from replication.redundancy import probe_rows, removal_rows, training_rows
+from replication.results import findings, results
+from replication.rows import ROOT, Finished, Row
+from replication.verdict import Verdict
+
+PAGE, RESULTS, README = ROOT / "REPLICATION.md", ROOT / "RESULTS.md", ROOT / "README.md"
+MARKS = ("<!-- findings: written by python -m replication -->", "<!-- end of findings -->")
+# the kind of a run by a table that only it has
+KINDS = {
+    "controls.csv": "probe",
+    "trend.csv": "training",
+    "removable.csv": "removal",
+    "cells.csv": "experiments",
+    "forms.csv": "fit",
+}
+BUILDERS: dict[str, Callable[[Finished], Iterator[Row]]] = {
+    "probe": probe_rows,
+    "training": training_rows,
+    "removal": removal_rows,
+    "experiments": experiment_rows,
+    "fit": fit_rows,
+}
+# what no shipped run decides, and what would
+UNTESTED = (
+    (
+        "GPT-2 124M and 355M themselves: R = .84 and .92 (table 6)",
+        ".84 / .92",
+        "Its weights were not at hand; `python -m redundancy.probe gpt2` (and gpt2-medium) decides it.",
+    ),
+    (
+        "Tables 1 and 4 at the published size (N = 2048, d = 512, 8 layers)",
+        "as above",
+        "No GPU was at hand; `python -m consolidation.replicate paper` decides it.",
+    ),
+    (
+        "Transfer from SRCD to Copy and Associative recall (tables 2 and 3)",
+        ".941 right, attention 51 % below training from scratch",
+        "Not run; `python -m consolidation.replicate small --tables transfer` decides it at the small size.",
+    ),
+    (
+        "PhysioNet, MIMIC and Activity (tables 2, 3 and 5)",
+        "AUC .900 / .783, accuracy .181",
+        "Their data are not in this project.",
+    ),
+)
+RULES = {
+    Verdict.HOLDS: "the 95 % interval lies where the claim puts it, give or take the margin that the sentence or the claim names",
+    Verdict.PARTLY: "some parts of the claim hold and some do not",
+    Verdict.FAILS: "the interval lies outside",
+    Verdict.UNDECIDED: "the interval lies on both sides, is missing, or rests on fewer than 3 units",
+    Verdict.UNTESTED: "no run of the claim exists",
+}
+
+
+def read_run(folder: Path) -> Finished:
+    """Read a run folder. Raises UserError when it is not a finished run of a known kind."""
+    kinds = [kind for table, kind in KINDS.items() if (folder / table).is_file()]
+    summary = folder / ("fit.json" if kinds == ["fit"] else "summary.json")
+    if len(kinds) != 1 or not summary.is_file():
+        raise UserError(
+            f"{folder} is not a finished run (summary.json, or fit.json, and one of {', '.join(KINDS)}). Name run folders, or none "
+            "for those shipped."
+        )
+    try:
+        found = json.loads(summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{summary} cannot be read ({error}). Restore it from a copy, or make the run again."
+        ) from error
+    return Finished(kinds[0], folder.resolve(), found)
+
+
+def shipped() -> list[Path]:
+    """The run folders that come with the project. Raises UserError outside the repository, which holds the pages."""
+    if not (ROOT / "pyproject.toml").is_file():
+        raise UserError(
+            "the pages belong to the repository, and this is an installed package. Name run folders and --out."
+        )
+    places = ("*/*/summary.json", "*/summary.json", "*/*/fit.json")
+    return sorted({path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")})
+
+
+def rows_of(runs: Sequence[Finished]) -> list[Row]:
+    """Every row: those that runs decide, in the order of KINDS, then the claims without a run.
+
+    Raises UserError for a run whose summary lacks what its rows need.
+    """
+    rows = []
+    for kind, build in BUILDERS.items():
+        for run in runs:
+            if run.kind == kind:
+                try:
+                    rows += list(build(run))
+                except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
+                    raise UserError(
+                        f"{run.folder}: its summary or tables lack what the page needs ({type(error).__name__}: {error}). Make the run "
+                        "again with this version."
+                    ) from error
+    done = any(run.kind == "probe" and "paper" in run.summary for run in runs)
+    for number, (claim, paper, why) in enumerate(UNTESTED):
+        if number > 0 or not done:
+            rows.append(Row(claim, paper, "none", "none", "none", Verdict.UNTESTED, False, why, ""))
+    return rows
+
+
+def page(rows: Sequence[Row]) -> str:
+    """REPLICATION.md."""
+    head = ("claim", "paper", "ours", "control", "model and scale", "there", "verdict", "in a sentence", "see")
+    lines = [
+        "# What could be reproduced",
+        "",
+        "Claims of arXiv:2602.12204 (CRAM), each beside what was measured here. Written by `python -m replication` from the linked run "
+        "folders; numbers are estimate [95 % interval] (n independent units). `there` is what the run says about the claim on the "
+        "model and scale that were run; `verdict` is about the preprint's own model and scale.",
+        "",
+        *(f"- **{verdict.value}**: {rule}" for verdict, rule in RULES.items()),
+        "",
+        *table(head, [(*_cells(r), f"**{r.verdict}**", cell(r.sentence), r.links) for r in rows]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def headline(rows: Sequence[Row]) -> list[str]:
+    """The rows that the results page shows, without their sentences."""
+    head = ("claim", "paper", "ours", "control", "model and scale", "there", "verdict")
+    return table(head, [(*_cells(r), f"**{r.verdict}**") for r in rows if r.headline])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    texts = (row.claim, row.paper, row.ours, row.control, row.scale)
+    return (*map(cell, texts), f"**{row.here.value}**")
+
+
+def table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(c)} |" for c in (head, ["---"] * len(head), *cells)]
+
+
+def between(text: str, paragraphs: Sequence[str]) -> str:
+    """`text` with `paragraphs` between MARKS. Raises UserError when the marks are missing."""
+    start, end = (text.find(mark) for mark in MARKS)
+    if not 0 <= start < end:
+        raise UserError(
+            f"the README has no place for the findings. Put the lines {MARKS[0]!r} and {MARKS[1]!r} into it."
+        )
+    return text[: start + len(MARKS[0])] + "\n\n" + "\n\n".join(paragraphs) + "\n\n" + text[end:]
+
+
+@dataclass(frozen=True)
+class Command:
+    """Write the pages of verdicts and results from run folders."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Finished run folders; none means those shipped with the project."""
+    out: Path | None = None
+    """Write only the verdicts, and there; default: REPLICATION.md, RESULTS.md and the README's findings."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line."""
+    command = tyro.cli(Command, args=args, prog="python -m replication")
+
+    def body() -> None:
+        if command.runs and command.out is None:
+            raise UserError(
+                "run folders were named, but REPLICATION.md is about those shipped. Say with --out where to write."
+            )
+        runs = [read_run(folder) for folder in command.runs or shipped()]
+        rows = rows_of(runs)
+        texts = {command.out or PAGE: page(rows)}
+        if command.out is None:
+            texts[RESULTS] = results(runs, headline(rows))
+            texts[README] = between(README.read_text(encoding="utf-8"), findings(runs))
+        for path, text in texts.items():
+            with replacing(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+            console.print(markup(path))
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""The results page and the README's findings: every number comes from a run folder.
+
+Sentences state what the tables beside them show and name the choice they depend on; where a number could turn a sentence, the
+sentence is chosen by the number.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from labbook.estimate import Estimate
+from redundancy.losses import BUDGETS, ORDERS, best_order, show_share
+from redundancy.tables import CONTROL_NAMES
+from replication.rows import ROOT, Finished, number, show
+
+# figures by section, with captions that hold whatever the numbers are
+FIGURES: dict[str, dict[str, str]] = {
+    "probe": {
+        "redundancy_by_layer": "R (left) and centred R² (right) by layer, the probe beside every control; bands are 95 % intervals "
+        "over held-out documents.",
+        "redundancy_by_head": "R of each head's own contribution, for the probe, the training mean, and the probe on random weights.",
+        "redundancy_distribution": "R over tokens, averaged over layers, with 95 % bands.",
+    },
+    "training": {
+        "training_course": "R and centred R² over training with every control; right, R against the loss, beside the preprint's "
+        "table 7 (another model, text and tokenizer, no interval given).",
+        "training_drivers": "Left: the energy of the attention output, split by what explains it. Right: how attention spreads.",
+        "training_layers": "The probe's R and centred R² layer by layer.",
+    },
+    "removal": {
+        "removal_curve": "Left: loss increase against the share of attention operations replaced, in nine orders. Right: the share that a "
+        "budget of +.01, +.05 or +.1 nats per token allows; an arrow where only an upper limit is known.",
+        "removal_by_layer": "Loss increase with one layer replaced (left), and with layers 0 to l replaced (right).",
+        "removal_recovered": "Left: R, R² and the share of the loss that the probe recovers, by layer. Right: every head, replaced by its "
+        "mean or by the probe.",
+    },
+    "experiments": {
+        "consolidation_attention": "Left: share of positions that attend, over training (mean and range of the seeds). Middle: the "
+        "preprint's figures 2 and 3A, which differ from each other, beside ours. Right: where attention is spent.",
+        "consolidation_memory": "Right answers to recurring queries with a part knocked out in every layer; right, novel queries.",
+        "consolidation_phase_plane": "Mean quality q and semantic share p at recurring queries, beside the toy model of the preprint's "
+        "appendix C fitted to each seed.",
+        "consolidation_exposure": "P(episodic) at recurring queries against the number of earlier exposures, on three clocks; black, the "
+        "preprint's figure 4A, whose clock is not defined.",
+        "consolidation_tables": "Right answers, attention and error of the dynamics beside the preprint's tables 1 (diamonds) and 4 "
+        "(squares); ticks are seeds, bars 95 % intervals over seeds.",
+    },
+    "fit": {
+        "decay_reference_fits": "P_episodic of CRAM from its largest value on, with the best forms and the pure power law; grey dots are "
+        "seeds.",
+        "decay_reference_specifications": "γ of every specification of the reference curve on three clocks.",
+        "decay_fits": "The thirteen points of the preprint's figure 4A with the best forms and the pure power law; right, residuals.",
+        "decay_specifications": "γ of every specification that can be fitted to these points, with the choices behind each.",
+        "decay_forest": "The same curve under every form and estimator beside human practice curves, 95 % intervals.",
+    },
+}
+PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")
+
+
+def interval(values: Estimate | None, digits: int = 2) -> str:
+    """Estimate and interval without n, for tables whose head says it."""
+    if values is None or values.estimate != values.estimate:
+        return "–"
+    return f"{values.estimate:.{digits}f} [{values.lower:.{digits}f}, {values.upper:.{digits}f}]"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table and a blank line."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)] + [""]
+
+
+def findings(runs: Sequence[Finished]) -> list[str]:
+    """The findings that the README shows, one paragraph each."""
+    of = {kind: [run for run in runs if run.kind == kind] for kind in ("probe", "removal", "experiments")}
+    lines = []
+    if of["probe"]:
+        parts = []
+        for run in of["probe"]:
+            s = run.summary
+            r = {name: number(values["R"]) for name, values in s["controls"].items()}
+            own = number(s["metrics"]["R"])
+            parts.append(
+                f"{interval(own)} on {s['model']} (training mean alone {interval(r['training_mean'])}, random weights "
+                f"{interval(r['random_weights'])})"
+            )
+        lines.append(
+            f"**How much is predictable.** A linear map of the hidden state predicts attention's output with R = {'; '.join(parts)}. The "
+            "preprint says .88 for GPT-2, whose weights were not at hand, so its own figure is neither confirmed nor refuted. R is not "
+            "centred: read it beside its controls."
+        )
+    if of["removal"]:
+        parts = []
+        for run in of["removal"]:
+            best = best_order(run.summary["removable"], BUDGETS[1])
+            at = run.summary["removable"][best][f"{BUDGETS[1]:g}"]
+            parts.append(f"{show_share(at)} on {run.summary['model']} ({ORDERS[best]})")
+        lines.append(
+            f"**How much can go.** For a rise of {BUDGETS[1]} nats per token, the best of nine orders replaces {'; '.join(parts)} of the "
+            "attention operations by a linear prediction. None of the orders sees the loss; one that does may spare more."
+        )
+    for run in of["experiments"]:
+        lines.append(_consolidation(run))
+    return lines
+
+
+def _consolidation(run: Finished) -> str:
+    cells = pd.read_csv(run.folder / "cells.csv").query("table == 'table4' and metric == 'attention'").set_index("cell")
+    found = {str(name): number(row) for name, row in cells.to_dict("index").items()}
+    config = run.summary["config"]
+    return (
+        f"**Consolidation.** With {config['cram']['keys']} keys and {config['benchmark']['patterns']} patterns, attention of the rebuilt CRAM "
+        f"model ends at {interval(found.get('cram'), 4)} of positions, and that of the control without any semantic memory at "
+        f"{interval(found.get('control'), 4)}. The result depends on the choice of keys, and the experiment that separates memory "
+        "from its use is still to be made, so nothing is claimed about the mechanism."
+    )
+
+
+def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:
+    """RESULTS.md."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `python -m replication` from the run folders that come with the project. Numbers are estimate [95 % interval]; `n` "
+        "counts the held-out documents, or seeds, that the interval is over.",
+        "",
+        "## Claims of the preprint",
+        "",
+        *headline,
+        "",
+        "All claims, the rules behind the verdicts and the runs: [REPLICATION.md](REPLICATION.md).",
+        "",
+    ]
+    sections = {
+        "probe": ("How much can be predicted", probe_section),
+        "training": ("Does training change it", training_section),
+        "removal": ("How much can be removed", removal_section),
+        "experiments": ("Consolidation", experiment_section),
+        "fit": ("Decay exponents", fit_section),
+    }
+    for kind, (title, write) in sections.items():
+        mine = [run for run in runs if run.kind == kind]
+        lines += [f"## {title}", ""]
+        for run in mine:
+            lines += [*write(run), ""]
+        for name, caption in FIGURES[kind].items():
+            if (ROOT / "figures" / f"{name}.png").is_file():
+                lines += [f"![{caption}](figures/{name}.png)", "", f"*{caption}*", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def probe_section(run: Finished) -> Iterator[str]:
+    """Means over layers of one probe run, and whether more text would change them."""
+    s = run.summary
+    n = s["metrics"]["R"]["n"]
+    yield f"### {s['model']}"
+    yield ""
+    yield f"Means over layers, {s['tokens']['train']:,} training tokens, {run.scale} (n = {n}); {run.link}."
+    yield ""
+    sources = {f"probe ({s['feature']})": s["metrics"]} | {
+        title: s["controls"][name] for name, title in CONTROL_NAMES.items() if name in s["controls"]
+    }
+    rows = [(title, *(interval(number(values[m])) for m in PREDICTORS)) for title, values in sources.items()]
+    yield from markdown(
+        ("predictor", "R (Definition 1)", "centred R²", "cosine", "operations with an error below 20 %"), rows
+    )
+    difference = {m: number(s["differences"]["random_weights"][m]) for m in ("R", "R2")}
+    yield (
+        f"Probe minus random weights ({s['random_seeds']} seeds, paired over documents): R {show(difference['R'], 2, True)}, centred R² "
+        f"{show(difference['R2'], 2, True)}."
+    )
+    for model, found in s["learning"].items():
+        gain = show(number(found["R2_gain"]), 4, True)
+        state = "has converged" if found["converged"] else "still changes"
+        yield (
+            f"With {model} weights centred R² {state} with the training text: {gain} from {found['from_tokens']:,} to "
+            f"{s['tokens']['train']:,} tokens."
+        )
+
+
+def training_section(run: Finished) -> Iterator[str]:
+    """One row per checkpoint."""
+    s = run.summary
+    yield f"### {s['model']}"
+    yield ""
+    yield f"Means over layers, {run.scale} (n = {s['course'][0]['loss']['n']}); {run.link}."
+    yield ""
+    names = (s["feature"], "with_position", "training_mean", "position_mean")
+    head = ["step", "nats per token", "bits per byte", "R", "centred R²"]
+    head += [f"R, {CONTROL_NAMES[name]}" for name in names[1:]]
+    rows = []
+    for place in s["course"]:
+        own = [interval(number(place[s["feature"]][m])) for m in ("R", "R2")]
+        controls = [interval(number(place[name]["R"])) for name in names[1:]]
+        loss = interval(number(place["loss"]))
+        rows.append((f"{place['step']:,}", loss, f"{place['bits_per_byte']:.3f}", *own, *controls))
+    yield from markdown(head, rows)
+    for trend in s["trend"]:
+        if trend["metric"] in ("R", "R2"):
+            yield (
+                f"Trend of {trend['metric']}: {show(number(trend), 3, True)} per tenfold of steps over the {trend['checkpoints']} checkpoints "
+                f"after step 0; Page's test: rising p = {trend['p_rising']:.2g}, falling p = {trend['p_falling']:.2g}."
+            )
+
+
+def removal_section(run: Finished) -> Iterator[str]:
+    """All layers replaced, and what each order can remove."""
+    s = run.summary
+    yield f"### {s['model']}"
+    yield ""
+    yield (
+        f"{run.scale} (n = {s['loss_intact']['n']}), {s['loss_intact']['estimate']:.3f} nats per token intact, {s['bytes_per_token']:.2f} "
+        f"bytes per token; {run.link}."
+    )
+    yield ""
+    if s["all_layers"]:
+        rows = [
+            (name.replace("_", " "), interval(number(values)), interval(number(s["all_layers_recovered"].get(name))))
+            for name, values in s["all_layers"].items()
+        ]
+        yield from markdown(("in place of attention in every layer", "nats per token more", "loss recovered"), rows)
+    if s["removable"]:
+        shares: list[tuple[str, ...]] = [
+            (ORDERS[order], *(show_share(values[f"{budget:g}"]) for budget in BUDGETS))
+            for order, values in s["removable"].items()
+        ]
+        yield from markdown(("share of attention operations removable", *(f"at +{b} nats" for b in BUDGETS)), shares)
+
+
+def experiment_section(run: Finished) -> Iterator[str]:
+    """Cells of the experiments, means over seeds."""
+    config = run.summary["config"]
+    yield (
+        f"{config['cram']['keys'].capitalize()} keys, {config['benchmark']['patterns']} patterns, N = {config['benchmark']['length']}, d = "
+        f"{config['cram']['width']}, {config['cram']['layers']} layer, {config['steps']:,} steps; {run.link}. Every number depends on the "
+        "choice of keys."
+    )
+    yield ""
+    table = pd.read_csv(run.folder / "cells.csv")
+    metrics = ("retrieval", "novel", "attention", "at_recurring", "at_novel", "consolidated")
+    rows = []
+    for (name, cell), part in table.groupby(["table", "cell"], sort=False):
+        by = {str(r["metric"]): number(r) for r in part.to_dict("records")}
+        count = max((e.n for e in by.values() if e is not None), default=0)
+        rows.append((str(name), str(cell), *(_of_cell(metric, by.get(metric)) for metric in metrics), str(count)))
+    head = (
+        "table",
+        "cell",
+        "right",
+        "novel right",
+        "positions that attend",
+        "at recurring",
+        "at novel",
+        "seeds that consolidated",
+        "n",
+    )
+    yield from markdown(head, rows)
+
+
+def _of_cell(metric: str, values: Estimate | None) -> str:
+    if values is None:
+        return "–"
+    if metric == "consolidated":
+        return f"{round(values.estimate * values.n)} of {values.n}"
+    return interval(values, 3) if values.lower == values.lower else f"{values.estimate:.3f}"
+
+
+def fit_section(run: Finished) -> Iterator[str]:
+    """Exponents of one curve under every form and estimator."""
+    s = run.summary
+    yield f"### {s['curve']}"
+    yield ""
+    yield f"Clock {s['clock']['counts']} ({s['clock']['unit']}), window {s['window']}; {run.link}."
+    yield ""
+    yield s["forms_verdict"]
+    yield ""
+    rows = [
+        (row["form"].replace("_", " "), row["estimator"], interval(_gamma(row)), f"{row['method']} over {row['unit']}s")
+        for row in s["exponents"]
+    ]
+    yield from markdown(("form", "estimator", "γ", "interval"), rows)
+    for verdict in (s["multiverse"], *s["equivalences"], s.get("change_point") or {}):
+        if "verdict" in verdict:
+            yield f"{verdict['verdict']}"
+            yield ""
+
+
+def _gamma(row: Mapping[str, Any]) -> Estimate | None:
+    return number({"estimate": row["gamma"], **{k: row[k] for k in ("lower", "upper", "n")}})

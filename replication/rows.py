@@ -1,0 +1,90 @@
+"""What the verdict page is made of: finished runs and rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labbook.estimate import Estimate
+from replication.verdict import Verdict
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run folder: its kind, its summary, and where it is relative to the project."""
+
+    kind: str
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def link(self) -> str:
+        """The folder as a Markdown link."""
+        if not self.folder.is_relative_to(ROOT):
+            return f"`{self.folder.name}`"
+        return f"[run]({self.folder.relative_to(ROOT).as_posix()})"
+
+    @property
+    def scale(self) -> str:
+        """Model, tokens and documents."""
+        tokens, documents = self.summary["tokens"], self.summary["documents"]
+        text = f"{tokens['evaluation']:,} held-out tokens of {documents['evaluation']} {self.summary['unit']}s"
+        return f"{self.summary['model']}, {text}"
+
+    def figure(self, name: str) -> str:
+        """A committed figure of this run as a Markdown link, empty where there is none."""
+        part = "" if self.summary.get("model", "embedded") == "embedded" else f"{self.folder.parent.name}/"
+        path = ROOT / "figures" / f"{part}{name}.png"
+        return f"[figure](figures/{part}{name}.png), " if path.is_file() else ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the page.
+
+    Attributes
+    ----------
+    claim, paper, ours, control, scale, sentence, links : as printed.
+    here : what the run says about the claim on its own model and scale.
+    own : whether that is the model and scale of the claim; if not, the claim itself stays untested.
+    headline : whether the results page shows it at the top.
+    """
+
+    claim: str
+    paper: str
+    ours: str
+    control: str
+    scale: str
+    here: Verdict
+    own: bool
+    sentence: str
+    links: str
+    headline: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the preprint's claim."""
+        if self.own or self.here is Verdict.UNTESTED:
+            return self.here.value
+        return "not tested on the paper's model"
+
+
+def number(values: Mapping[Any, Any] | None) -> Estimate | None:
+    """An estimate as a file holds it; None where it is missing, NaN where the file has null."""
+    if values is None:
+        return None
+    estimate, lower, upper = (
+        float("nan") if values[c] is None else float(values[c]) for c in ("estimate", "lower", "upper")
+    )
+    return Estimate(estimate, lower, upper, int(values["n"]))
+
+
+def show(values: Estimate | None, digits: int = 2, sign: bool = False) -> str:
+    """Estimate with interval and n; without an interval if it has none."""
+    if values is None:
+        return "–"
+    form = f"{'+' if sign else ''}.{digits}f"
+    interval = f" [{values.lower:{form}}, {values.upper:{form}}]" if values.lower == values.lower else ""
+    return f"{values.estimate:{form}}{interval} (n = {values.n})"

@@ -1,0 +1,207 @@
+"""Every claim is a predicate: made-up results bring out every verdict, and nothing missing or wide counts as agreement."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labbook.console import UserError
+from labbook.estimate import Estimate
+from replication import __main__ as pages
+from replication import consolidation, paper, redundancy
+from replication.rows import Row
+from replication.verdict import LEAST, Verdict, all_of, at_least, at_most, between, equals
+
+HOLDS, FAILS, UNDECIDED, PARTLY = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED, Verdict.PARTLY
+NAN = Estimate(math.nan, math.nan, math.nan, 8)
+
+
+def tight(value: float, n: int = 8, half: float = 0.001) -> Estimate:
+    return Estimate(value, value - half, value + half, n)
+
+
+def wide(value: float, n: int = 8) -> Estimate:
+    return Estimate(value, value - 1e3, value + 1e3, n)
+
+
+numbers = st.builds(
+    lambda value, half, n: Estimate(value, value - half, value + half, n),
+    st.floats(-2, 50),
+    st.floats(0, 5),
+    st.integers(1, 40),
+)
+
+
+def share(number: Estimate, kind: str = "interpolated") -> dict[str, object]:
+    return {**vars(number), "kind": kind, "within": 0.0, "beyond": 1.0}
+
+
+GROUPS = dict(zip(paper.HEAD_GROUPS, map(tight, paper.HEAD_GROUPS.values()), strict=True))
+# claim -> the made-up results that bring out each verdict; every claim has to have holds, does not hold and undecided
+CASES = {
+    "R of another model": (
+        redundancy.predictable,
+        {HOLDS: [(tight(0.99), None), (tight(0.85), None)], FAILS: [(tight(0.3), None), (tight(-1), None)], UNDECIDED: [(wide(0.8), None), (NAN, None), (tight(0.99, n=2), None)]},
+    ),
+    "R of the paper's model": (
+        redundancy.predictable,
+        {HOLDS: [(tight(0.84), 0.84)], FAILS: [(tight(0.6), 0.84), (tight(0.99), 0.84)], UNDECIDED: [(wide(0.84), 0.84), (NAN, 0.84)]},
+    ),
+    "head groups": (
+        redundancy.head_groups,
+        {HOLDS: [(GROUPS,)], FAILS: [(dict.fromkeys(GROUPS, tight(2.0)),)], PARTLY: [(GROUPS | {next(iter(GROUPS)): tight(1.0)},)], UNDECIDED: [(dict.fromkeys(GROUPS, wide(0.3)),), ({},)]},
+    ),
+    "training": (
+        redundancy.does_not_fall,
+        {
+            HOLDS: [(tight(0.2), tight(0.2), tight(0.05))],
+            FAILS: [(tight(-0.2), tight(-0.1), tight(-0.05))],
+            PARTLY: [(tight(-0.2), tight(0.2), tight(-0.05))],
+            UNDECIDED: [(wide(0.2), wide(0.2), wide(0.2)), (None, None, None)],
+        },
+    ),
+    "removable": (
+        redundancy.removable_share,
+        {
+            HOLDS: [(share(tight(0.95)),), (share(tight(1.0), "at least"),)],
+            FAILS: [(share(tight(0.2)),), (share(Estimate(math.nan, 0.0, 0.05, 8), "less than"),)],
+            UNDECIDED: [(share(wide(0.9)),), (share(tight(0.95, n=2)),), (share(Estimate(math.nan, 0.0, 0.95, 8), "less than"),)],
+        },
+    ),
+    "stands for attention": (
+        redundancy.stands_for_attention,
+        {HOLDS: [([tight(0.01), tight(3.0)],)], FAILS: [([tight(1.0)],)], UNDECIDED: [([wide(0.0)],)], Verdict.UNTESTED: [([],)]},
+    ),
+    "optimum": (
+        consolidation.reaches_optimum,
+        {HOLDS: [(tight(0.016), tight(0.999))], FAILS: [(tight(1.0), tight(0.1))], PARTLY: [(tight(0.016), tight(0.1)), (tight(1.0), tight(0.999))], UNDECIDED: [(wide(0.016), wide(1.0)), (None, None)]},
+    ),
+    "ablation": (
+        consolidation.attention_stays,
+        {HOLDS: [(tight(0.167), tight(0.016))], FAILS: [(tight(0.016), tight(0.016)), (tight(0.0), tight(0.016))], UNDECIDED: [(wide(0.1), tight(0.016)), (None, tight(0.016)), (tight(0.167, n=1), tight(0.016))]},
+    ),
+    "theorem 1": (
+        lambda attention, retrieval: consolidation.theorem_1(attention, retrieval, 0.05),
+        {HOLDS: [(tight(0.06), tight(0.99))], FAILS: [(tight(0.017), tight(0.99))], UNDECIDED: [(wide(0.05), tight(0.99)), (NAN, tight(0.99))]},
+    ),
+    "fall": (
+        consolidation.attention_falls,
+        {HOLDS: [(Estimate(1 / 37.8, 1 / 39, 1 / 37, 5),)], FAILS: [(Estimate(0.5, 0.4, 0.6, 5),)], UNDECIDED: [(Estimate(1 / 37.8, 0.001, 0.9, 5),), (None,), (Estimate(0.0, 0.0, 0.1, 5),)]},
+    ),
+    "rivals": (
+        consolidation.rivals_retrieve,
+        {
+            HOLDS: [({"transformer": tight(0.68), "jamba": tight(0.0)},)],
+            FAILS: [({"transformer": tight(1.0)},)],
+            PARTLY: [({"transformer": tight(0.68), "mamba": tight(1.0)},)],
+            # two seeds whose interval reaches from .27 to 1 agree with nothing
+            UNDECIDED: [({"seqboat": Estimate(0.94, 0.27, 1.0, 2)},), ({"seqboat": Estimate(0.68, 0.27, 1.0, 8)},)],
+        },
+    ),
+    "power law": (
+        consolidation.power_law,
+        {HOLDS: [("survives", tight(0.43))], FAILS: [("does not survive", tight(0.9))], PARTLY: [("survives", tight(0.9))], UNDECIDED: [("not compared", wide(0.43)), ("survives", NAN)]},
+    ),
+    "transition": (
+        consolidation.own_transition,
+        {HOLDS: [("step", tight(0.0))], FAILS: [("linear", tight(1.0))], PARTLY: [("ramp", tight(1.0))], UNDECIDED: [("step", None), ("step", wide(0.0))]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", CASES)
+def test_every_claim_can_come_out_each_way(claim):
+    judge, cases = CASES[claim]
+    assert {HOLDS, FAILS, UNDECIDED} <= set(cases)
+    for verdict, examples in cases.items():
+        for example in examples:
+            assert judge(*example) is verdict, (claim, verdict, example)
+
+
+@given(number=numbers, low=st.floats(-2, 2), width=st.floats(0, 2))
+def test_a_quantity_is_inside_outside_or_not_known(number, low, width):
+    high = low + width
+    verdict = between(number, low, high)
+    if number.n < LEAST:
+        assert verdict is UNDECIDED
+    elif verdict is HOLDS:
+        assert low <= number.lower
+        assert number.upper <= high
+    elif verdict is FAILS:
+        assert number.upper < low or number.lower > high
+    else:
+        assert number.lower <= high
+        assert number.upper >= low
+
+
+@given(number=numbers, stated=st.floats(-2, 2), margin=st.floats(0, 1))
+def test_a_wider_interval_never_turns_no_agreement_into_agreement(number, stated, margin):
+    wider = Estimate(number.estimate, number.lower - 0.5, number.upper + 0.5, number.n)
+    for judge in (lambda e: equals(e, stated, margin), lambda e: at_least(e, stated), lambda e: at_most(e, stated)):
+        if judge(number) is not HOLDS:
+            assert judge(wider) is not HOLDS
+        if judge(number) is not FAILS:
+            assert judge(wider) is not FAILS
+
+
+def test_nothing_known_is_no_verdict():
+    for number in (None, NAN, tight(0.84, n=2), Estimate(0.84, math.nan, 0.9, 8), Estimate(0.84, -math.inf, 0.9, 8)):
+        assert equals(number, 0.84, 0.05) is UNDECIDED
+        assert at_least(number, 0) is UNDECIDED
+    assert all_of([]) is Verdict.UNTESTED
+
+
+@given(st.lists(st.sampled_from([HOLDS, FAILS, UNDECIDED, PARTLY]), min_size=1, max_size=4))
+def test_parts_make_a_whole_in_any_order(parts):
+    verdicts = {all_of(order) for order in itertools.permutations(parts)}
+    assert len(verdicts) == 1
+    verdict = verdicts.pop()
+    if verdict is HOLDS:
+        assert set(parts) == {HOLDS}
+    if verdict is FAILS:
+        assert set(parts) == {FAILS}
+    if {HOLDS, FAILS} <= set(parts):
+        assert verdict is PARTLY
+
+
+def test_a_claim_about_another_model_stays_untested_whatever_was_seen():
+    for here in (HOLDS, PARTLY, FAILS, UNDECIDED):
+        row = Row("c", "p", "o", "k", "s", here, False, "s", "")
+        assert row.verdict == "not tested on the paper's model"
+        assert Row("c", "p", "o", "k", "s", here, True, "s", "").verdict == here.value
+
+
+def test_names_from_outside_do_not_break_the_page():
+    row = Row("c", "p", "a|b\n<script>", "k", "model `x`|y", HOLDS, True, "s|t\nu", "")
+    line = pages.page([row]).splitlines()[-1]
+    assert line.count(" | ") == 8
+    assert "<script>" not in line
+
+
+def test_the_difference_of_two_means_is_that_of_welch():
+    """Against scipy, from two samples of different spread."""
+    import numpy as np
+    from scipy import stats
+
+    g = np.random.default_rng(0)
+    samples = g.normal(0.2, 0.05, 6), g.normal(0.1, 0.2, 9)
+
+    def student(x):
+        low, high = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+        return Estimate(float(x.mean()), float(low), float(high), len(x))
+
+    ours = consolidation.difference(*map(student, samples))
+    expected = stats.ttest_ind(*samples, equal_var=False).confidence_interval(0.95)
+    assert (ours.lower, ours.upper) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_damaged_summary_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "controls.csv").write_text("layer\n")
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(UserError, match=r"summary\.json cannot be read"):
+        pages.read_run(tmp_path)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="lack what the page needs"):
+        pages.rows_of([pages.read_run(tmp_path)])
