@@ -34,10 +34,11 @@ import pyarrow.parquet as pq
 import torch
 
 from consolidation.cram import EPISODIC, Outputs
-from consolidation.decay import CLOCKS as DECAY_CLOCKS
 from consolidation.decay import Clock, Curve
 from consolidation.srcd import CLOCKS, Batch, Exposures
+from consolidation.units import CLOCKS as UNITS
 from labbook.console import UserError
+from labbook.escape import plain
 from labbook.run import replacing
 
 SCHEMA = "consolidation-trajectory"
@@ -162,6 +163,27 @@ def seeds(run: Path) -> list[Path]:
     return found
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of one seed. Raises UserError when it is missing or damaged."""
+    return _json(folder / "config.json", ("model", "seed", "steps", "benchmark", "cram"))
+
+
+def _json(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
+    """A JSON object with the needed keys. Raises UserError for what is missing, unreadable, or something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({plain(error)}). Restore it, or remove {path.parent} and train that seed again."
+        ) from error
+    missing = [key for key in needed if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise UserError(
+            f"{path} is not that of a training run: it has no {', '.join(missing)}. Restore it, or remove {path.parent} and train that seed again."
+        )
+    return dict(found)
+
+
 def load(run: Path, table: str) -> pd.DataFrame:
     """A table of all finished seeds of a run, with a column `seed`."""
     parts = [read(folder / f"{table}.parquet")[0].assign(seed=int(folder.name.split("-")[1])) for folder in seeds(run)]
@@ -208,7 +230,7 @@ def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probabilit
         name=f"{summaries(run)[0]['label']}, P(episodic)",
         x=k.to_numpy(dtype=float),
         y=(by["sum"] / by["queries"]).to_numpy(dtype=float),
-        clock=Clock(clock, DECAY_CLOCKS[clock]),
+        clock=Clock(clock, UNITS[clock]),
         unit=by["seed"].astype(str).to_numpy(dtype=str),
         normalisation="as measured",
         source=f"{measure} of the episodic path at recurring queries, mean over layers and patterns, {by['seed'].nunique()} seeds",

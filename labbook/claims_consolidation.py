@@ -115,7 +115,7 @@ def fit_rows(run: Finished) -> Iterator[Row]:
     clock, spread = s["clock"]["counts"], s["multiverse"]
     scale = f"{s['curve']}, clock {clock}, {s['window']}"
     multiverse = f"median over {spread['fitted']} specifications {spread['median']:.2f}, {spread['share_in_human_range']:.0%} of them within .4 to .5"
-    ours = f"best form {s['best_form'].replace('_', ' ')}; γ = {show(gamma)} as a power law"
+    ours = f"best form {(s['best_form'] or 'not decided').replace('_', ' ')}; γ = {show(gamma)} as a power law"
     own = s["curve"].startswith("cram2026")
     fits = s["best_form"] == "power" and holds(gamma, PAPER_GAMMA, PAPER_GAMMA_SPREAD)
     yield Row(
@@ -144,23 +144,19 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             change["verdict"],
             f"{figure_link('consolidation_attention')}, {run.link}",
         )
-    equal = s.get("equivalence")
-    if equal:
+    for equal in s.get("equivalences", []):
         difference = equal["difference"]
-        state = (
-            "equivalent"
-            if equal["p"] < 0.05
-            else "different"
-            if difference["lower"] > 0 or difference["upper"] < 0
-            else "undecided"
-        )
         yield Row(
-            "The exponent matches human memory",
+            f"The exponent matches human memory ({equal['measure']})",
             "γ .4 to .5 in humans",
-            f"difference to {difference['n']:.0f} human practice series {difference['estimate']:+.2f} [{difference['lower']:+.2f}, {difference['upper']:+.2f}]",
-            f"{equal['overlap']:.0%} of the human intervals overlap",
+            f"difference to {difference['n']:.0f} human studies {difference['estimate']:+.2f} [{difference['lower']:+.2f}, {difference['upper']:+.2f}]"
+            if difference["estimate"] is not None
+            else f"{difference['n']:.0f} human studies",
+            "too few series" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap",
             scale,
-            {"equivalent": REPRODUCED, "different": NOT, "undecided": UNTESTED}[state],
+            {"equivalent": REPRODUCED, "different": NOT, "undecided": UNTESTED, "too few studies": UNTESTED}[
+                equal["state"]
+            ],
             equal["verdict"],
             f"{figure_link('decay_forest')}, {run.link}",
         )
