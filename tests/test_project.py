@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 RUN = DATA / "runs" / "embedded" / "probe"
 # ground floor first; a module may import from the rows above its own
 FLOORS = (
-    {"labbook.console", "labbook.estimate", "labbook.style"},
+    {"labbook.console", "labbook.escape", "labbook.estimate", "labbook.style"},
     {"labbook.processes"},
     {"labbook.run"},
     {"labbook.claims"},
