@@ -155,7 +155,10 @@ class Fit:
         if self.estimator == "ml":
             p = np.clip(self.fitted, 1e-12, 1 - 1e-12)
             return np.asarray(self.weight * (self.y * np.log(p) + (1 - self.y) * np.log1p(-p)))
-        y, f = (np.log(self.y), np.log(self.fitted)) if self.estimator == "loglog" else (self.y, self.fitted)
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # a fit that left the domain of the logarithm did not converge, and says so
+            y, f = (np.log(self.y), np.log(self.fitted)) if self.estimator == "loglog" else (self.y, self.fitted)
         scale = self.weight / self.weight.mean()
         variance = max(float(np.mean(scale * (y - f) ** 2)), 1e-300)
         jacobian = -np.log(self.y) if self.estimator == "loglog" else 0.0
