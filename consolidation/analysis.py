@@ -1,11 +1,12 @@
 """One curve, everything that can honestly be said about its exponent: `analyse`.
 
 Steps: rival forms and their verdict; the exponent of each power form under every estimator with its interval; the multiverse; single units
-and the averaging test where there are units; human series of the same clock and form, and the equivalence test.
+and the averaging test where there are units; human series of the same clock and form in the same unit, and the equivalence test for each class of measure.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import pandas as pd
 
 from consolidation import humans
 from consolidation.comparison import Averaging, Comparison, averaging, compare
-from consolidation.decay import FORMS, Clock, Curve
-from consolidation.equivalence import Equivalence, Exponent, equivalence
+from consolidation.decay import FORMS, MEASURES, Clock, Curve
+from consolidation.equivalence import Equivalence, Exponent, Margin, equivalence
 from consolidation.inference import ESTIMATORS, Estimator, Interval, fit, interval, labels, profile, units_of
 from consolidation.multiverse import Multiverse, multiverse
 from consolidation.transitions import Transition
+from consolidation.units import THINGS
 from labbook.console import UserError
 from labbook.estimate import REPLICATES, Estimate
 
@@ -25,6 +27,8 @@ from labbook.estimate import REPLICATES, Estimate
 HUMAN_RANGE = (0.4, 0.5)
 PRACTICE = Clock("repetition", "count")
 POWERS = ("power", "power_asymptote", "shifted_power")
+# beyond these a fit in every way takes hours, and says no more than one of the means per x and unit
+MOST_ROWS, MOST_X, MOST_UNITS = 100_000, 500, 500
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,11 @@ class DecayFit:
     curve, comparison : the data, and the rival forms.
     exponents : one row per power form and estimator: gamma with interval, method, unit, failures.
     multiverse : the specification curve.
-    averaging, equivalence : or the reason why there is none, in `missing`.
-    humans : exponents of the human series on the same clock and form.
-    shown : exponents of human series on the clock of practice when that is another one: shown, never compared.
+    averaging : or the reason why there is none, in `missing`.
+    equivalences : one for each class of measure of which there are human series; empty with the reason in `missing`.
+    humans : exponents of the human series on the same clock and form, in the unit of the curve.
+    shown : exponents of human practice when the curve counts repetitions on another clock: shown, never compared.
+    cautions : what a reader has to know before citing the exponent.
     change : where the trajectory of a trained model changes, if the curve came with one.
     missing : what could not be done, by name, and why.
     seed, replicates : of the bootstrap.
@@ -49,26 +55,36 @@ class DecayFit:
     exponents: pd.DataFrame
     multiverse: Multiverse
     averaging: Averaging | None
-    equivalence: Equivalence | None
+    equivalences: tuple[Equivalence, ...]
     humans: list[Exponent]
     shown: list[Exponent]
     change: Transition | None
     missing: dict[str, str]
+    cautions: tuple[str, ...]
     seed: int
     replicates: int
 
     @property
     def headline(self) -> dict[str, Any]:
-        """The row of `exponents` to cite: the pure power law by least squares, or maximum likelihood where trials are counted."""
-        wanted = "ml" if self.curve.count is not None else "nls"
-        rows = self.exponents[(self.exponents["form"] == "power") & self.exponents["gamma"].notna()]
-        chosen = rows[rows["estimator"] == wanted]
-        found = (chosen if len(chosen) else rows).iloc[0]
-        return {str(k): v for k, v in found.to_dict().items()}
+        """The row of `exponents` to cite, see `headline`."""
+        return headline(self.curve, self.exponents)
 
     def to_frame(self) -> pd.DataFrame:
         """The exponents of every power form and estimator."""
         return self.exponents
+
+
+def headline(curve: Curve, exponents: pd.DataFrame) -> dict[str, Any]:
+    """The exponent to cite: of the pure power law, or where it is not defined (x = 0) of the first form of POWERS that is; by least squares, or
+    maximum likelihood where trials are counted.
+    """
+    wanted = "ml" if curve.count is not None else "nls"
+    known = exponents[exponents["gamma"].notna()]
+    form = next(name for name in POWERS if (known["form"] == name).any())
+    rows = known[known["form"] == form]
+    chosen = rows[rows["estimator"] == wanted]
+    found = (chosen if len(chosen) else rows).iloc[0]
+    return {str(k): v for k, v in found.to_dict().items()}
 
 
 def _exponents(curve: Curve, unit: str | None, seed: int, replicates: int) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -99,31 +115,90 @@ def _exponents(curve: Curve, unit: str | None, seed: int, replicates: int) -> tu
                     "failures": "; ".join((*fitted.failures, *found.failures)),
                 }
             )
-    if not rows:
-        raise UserError(f"{curve.name}: no power law could be fitted. " + next(iter(missing.values())))
+    if not any(np.isfinite(row["gamma"]) for row in rows):
+        raise UserError(f"{curve.name}: no power law could be fitted. " + next(iter(missing.values()), ""))
     return pd.DataFrame(rows), missing
 
 
-def human_exponents(clock: Clock, form: str = "power", series: Sequence[str] | None = None) -> list[Exponent]:
-    """Exponents of the shipped human series on one clock (or of the named ones, which have to be on it); those that do not take the form are left out."""
+@cache
+def _human_number(name: str, unit: str, form: str) -> Estimate | str:
+    """The exponent of a shipped series with x in `unit`, or why there is none."""
+    try:
+        number = profile(fit(humans.load(name).in_unit(unit), form), "gamma").number
+    except UserError as error:
+        return str(error)
+    if not np.isfinite([number.lower, number.upper]).all():
+        return f"{name}: the interval of its exponent is open on one side."
+    return number
+
+
+def human_exponents(
+    clock: Clock, form: str = "power", series: Sequence[str] | None = None, without: str = ""
+) -> tuple[list[Exponent], dict[str, str]]:
+    """Exponents of the shipped human series on one clock, x converted to its unit, and why series on it have none.
+
+    Parameters
+    ----------
+    series : names; they have to be on the clock and take the form. None is every series that is on it.
+    without : subjects whose series are left out, those of the curve itself.
+    """
     registry = humans.list_series()
     names = list(series) if series else [n for n in registry["series"] if n != humans.PAPER_SERIES]
-    out = []
+    out, left = list[Exponent](), dict[str, str]()
     for name in names:
         curve = humans.load(name)
-        if curve.clock != clock:
+        if curve.clock.counts != clock.counts:
             if series:
                 clock.require_same(curve.clock)
             continue
-        try:
-            number = profile(fit(curve, form), "gamma").number
-        except UserError:
-            if series:
-                raise
+        if without and curve.study == without:
+            left[name] = f"{name} is of the same subjects as the curve itself."
             continue
-        if np.isfinite([number.lower, number.upper]).all():
-            out.append(Exponent(name, number, form, curve.clock, curve.window))
-    return out
+        number = _human_number(name, clock.unit, form)
+        if isinstance(number, Estimate):
+            out.append(Exponent(name, number, form, clock, curve.window, curve.study, curve.measure))
+        elif series:
+            raise UserError(f"{number} Change --human.")
+        else:
+            left[name] = number
+    return out, left
+
+
+def _cautions(curve: Curve, comparison: Comparison, head: dict[str, Any]) -> tuple[str, ...]:
+    """What has to stand beside the exponent."""
+    said = []
+    if head["gamma"] < 0:
+        sure = np.isfinite(head["upper"]) and head["upper"] < 0
+        said.append(
+            f"y rises with x (gamma is negative{'' if sure else ', though its interval reaches 0'}): this is growth and no decay, "
+            "and gamma is no exponent of forgetting or learning"
+        )
+    elif head["lower"] <= 0:
+        said.append("the interval of gamma reaches 0: that y falls at all is not certain")
+    if head["form"] != "power":
+        said.append(
+            f"x = 0 is among the data, where a x^-gamma is not defined, so the exponent is that of {head['form']}"
+        )
+    standing = comparison.standing(head["form"])
+    if standing.state == "not compared":
+        said.append("the form is compared with no other")
+    elif standing.state != "survives":
+        rejected = "rejected" if standing.state == "does not survive" else "weakened"
+        said.append(
+            f"the form is {rejected}: its AICc is {standing.gap:.1f} above that of {comparison.best}, so gamma describes a curve that the data "
+            f"{'do not follow' if rejected == 'rejected' else 'may not follow'}"
+        )
+    return tuple(said)
+
+
+def require_size(curve: Curve) -> None:
+    """Raise UserError for more data than can be fitted in every way in reasonable time."""
+    rows, x, units = len(curve.x), len(np.unique(curve.x)), len(units_of(curve))
+    if rows > MOST_ROWS or x > MOST_X or units > MOST_UNITS:
+        raise UserError(
+            f"{curve.name}: {rows:,} rows at {x:,} different x of {units:,} units; at most {MOST_ROWS:,} rows, {MOST_X} x and {MOST_UNITS} units are "
+            "fitted. Average y per x and unit first, put x into bins (of equal width in ln x), or choose a part with --window."
+        )
 
 
 def analyse(
@@ -136,6 +211,7 @@ def analyse(
     seed: int = 0,
     clocks: Sequence[Curve] = (),
     change: Transition | None = None,
+    margin: Margin | None = None,
 ) -> DecayFit:
     """Fit a curve in every way that applies to it.
 
@@ -147,16 +223,18 @@ def analyse(
     estimator : of the comparison of forms; None is `ml` where trials are counted, else `nls`.
     clocks : the same data read by other clocks; they join the multiverse.
     change : carried along into the report.
+    margin : of the equivalence tests; None is the standard deviation between the human studies.
 
     Raises
     ------
-    UserError : when no form, or no power law, can be fitted.
+    UserError : when no form, or no power law, can be fitted, and when there is more data than can be fitted in reasonable time.
     """
+    require_size(curve)
     estimator = estimator or ("ml" if curve.count is not None else "nls")
     comparison = compare(curve, forms, estimator)
     exponents, missing = _exponents(curve, unit, seed, replicates)
     missing |= {f"form {name}": reason for name, reason in comparison.reasons.items()}
-    found_averaging = found_equivalence = None
+    found_averaging = None
     if len(units_of(curve)) > 1:
         try:
             found_averaging = averaging(curve, "nls", seed=seed)
@@ -164,34 +242,42 @@ def analyse(
             missing["averaging"] = str(error)
     else:
         missing["averaging"] = f"{curve.name} has no units to fit one by one (--unit names their column)."
-    others = human_exponents(curve.clock, "power", human)
-    shown = [] if others or human else human_exponents(PRACTICE, "power")
+    head = headline(curve, exponents)
+    others, left = human_exponents(curve.clock, head["form"], human, curve.study)
+    missing |= {f"human {name}": reason for name, reason in left.items()}
+    repetitions = THINGS.get(curve.clock.counts) == "repetition"
+    shown = human_exponents(PRACTICE, head["form"])[0] if repetitions and not others and not human else []
     if shown:
         missing["humans"] = (
-            f"{curve.name} is on the clock {curve.clock}, human practice on the clock {PRACTICE}: shown side by side, not compared. Compare them on purpose with --on-clock."
+            f"{curve.name} is on the clock {curve.clock}, human practice on the clock {PRACTICE}: shown side by side, not compared. "
+            "Compare them on purpose with --on-clock."
         )
-    found = DecayFit(
+    elif not others:
+        missing["humans"] = f"no human series on the clock {curve.clock} takes the form {head['form']}."
+    number = Estimate(head["gamma"], head["lower"], head["upper"], int(head["n"]))
+    own = Exponent(curve.name, number, head["form"], curve.clock, curve.window, curve.study, curve.measure)
+    by_measure = {m: [h for h in others if h.measure == m] for m in MEASURES}
+    if others and not curve.measure:
+        missing["measure"] = (
+            f"what kind of measure {curve.name} is, is not said (--measure): it is held against every class of human measures, one at a time."
+        )
+    return DecayFit(
         curve=curve,
         comparison=comparison,
         exponents=exponents,
         multiverse=multiverse({str(c.clock): c for c in (curve, *clocks)}, HUMAN_RANGE),
         averaging=found_averaging,
-        equivalence=None,
+        equivalences=tuple(
+            equivalence(own, part, margin) for m, part in by_measure.items() if part and curve.measure in ("", m)
+        ),
         humans=others,
         shown=shown,
         change=change,
         missing=missing,
+        cautions=_cautions(curve, comparison, head),
         seed=seed,
         replicates=replicates,
     )
-    if others and (exponents["form"] == "power").any():
-        head = found.headline
-        number = Estimate(head["gamma"], head["lower"], head["upper"], int(head["n"]))
-        try:
-            found_equivalence = equivalence(Exponent(curve.name, number, "power", curve.clock, curve.window), others)
-        except UserError as error:
-            missing["equivalence"] = str(error)
-    return replace(found, equivalence=found_equivalence)
 
 
 def units_table(curve: Curve) -> pd.DataFrame:

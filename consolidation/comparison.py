@@ -5,13 +5,13 @@ held_out            root mean squared error of points predicted by a fit without
                     at least 5 units)
 last_decade         the same for all x within a factor of ten of the largest, predicted from the x before
 Vuong               z and two-sided p of the pointwise likelihood ratio of non-nested forms, BIC-corrected (Vuong 1989, Econometrica
-                    57, 307-333)
+                    57, 307-333); its normal distribution is that of many points, so it is left out below VUONG_LEAST of them
 averaging           Anderson & Tweney 1997; Heathcote, Brown & Mewhort 2000: the mean of exponentials can look like a power law
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from consolidation.fitting import fit_best, solve
 from consolidation.inference import Estimator, Fit, fit, fit_all, labels, units_of
 from labbook.console import UserError
 
+FOLDS = 72
+VUONG_LEAST = 30
 POWERS = ("power", "power_asymptote", "shifted_power", "broken_power")
 # differences in AICc in the sense of Burnham & Anderson 2002, section 2.6
 WORDS = (
@@ -54,8 +56,12 @@ def _rmse(curve: Curve, keep: npt.NDArray[np.bool_], form_name: str, estimator: 
 
 
 def held_out(curve: Curve, form_name: str, estimator: Estimator) -> float:
-    """Root mean squared error of left-out units (at least 5 of them) or left-out x; nan when a fit without them is not possible."""
-    groups = labels(curve) if len(units_of(curve)) >= 5 else curve.x
+    """Root mean squared error of left-out units (at least 5 of them) or left-out x; nan when a fit without them is not possible.
+
+    More than FOLDS units or x are left out in FOLDS turns, each turn every FOLDS-th of them.
+    """
+    _, groups = np.unique(labels(curve) if len(units_of(curve)) >= 5 else curve.x, return_inverse=True)
+    groups = groups % FOLDS
     errors = [_rmse(curve, groups != g, form_name, estimator) for g in np.unique(groups)]
     return float(np.sqrt(np.mean(np.square(errors))))
 
@@ -66,14 +72,37 @@ def last_decade(curve: Curve, form_name: str, estimator: Estimator) -> float:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Whether a form survives the comparison with its rivals, and how far its AICc is above that of the best."""
+
+    state: Literal["survives", "is weakened", "does not survive", "not compared"]
+    gap: float
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Rival forms of one curve: `table` has one row per form, `fits` the fits, `reasons` why a form has none, `verdict` says it in words."""
+    """Rival forms of one curve.
+
+    Attributes
+    ----------
+    table : one row per form; `fits` the fits, `reasons` why a form has none or takes no part.
+    best : the form of the smallest AICc; None when there are too few points to compare forms.
+    verdict : it in words.
+    """
 
     table: pd.DataFrame
     fits: dict[str, Fit]
     reasons: dict[str, str]
-    best: str
+    best: str | None
     verdict: str
+
+    def standing(self, name: str) -> Standing:
+        """How a form stands against the best one."""
+        rows = self.table.loc[self.table["form"] == name, "delta_aicc"].to_list()
+        gap = float(rows[0]) if rows else float("nan")
+        if self.best is None or not np.isfinite(gap):
+            return Standing("not compared", gap)
+        return Standing("survives" if gap <= 2 else "is weakened" if gap <= 10 else "does not survive", gap)
 
 
 def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") -> Comparison:
@@ -81,15 +110,28 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
     for name in forms:
         form(name)  # an unknown name is an error, a form that does not fit this curve a reason
     fits, reasons = fit_all(curve, forms, estimator)
-    sound = {name: f for name, f in fits.items() if np.isfinite(f.aicc) and "did not converge" not in f.failures}
-    if not sound:
+    converged = {name: f for name, f in fits.items() if "did not converge" not in f.failures}
+    if not converged:
         raise UserError(f"{curve.name}: no form could be fitted. " + " ".join(reasons.values()))
-    lowest = min(f.aicc for f in sound.values())
+    sound = {name: f for name, f in converged.items() if np.isfinite(f.aicc)}
+    undefined = [name for name in converged if name not in sound]
+    for name in undefined:
+        f = fits[name]
+        reasons[name] = (
+            f"{curve.name}: {f.points} points leave the AICc of {name} undefined (it needs more than its "
+            f"{len(f.form.parameters)} parameters, the error variance and one), so it is not compared."
+        )
+    if undefined and not set(sound) - {"constant"}:
+        sound = {}
+    lowest = min((f.aicc for f in sound.values()), default=float("nan"))
     weight = {name: np.exp(-(f.aicc - lowest) / 2) for name, f in sound.items()}
-    best = min(sound, key=lambda name: sound[name].aicc)
+    total = sum(weight.values()) if weight else float("nan")
+    best = min(sound, key=lambda name: sound[name].aicc) if sound else None
     rows = []
     for name, f in sorted(fits.items(), key=lambda item: item[1].aicc):
-        z, p = (float("nan"), float("nan")) if name == best or nested(name, best) else vuong(f, sound[best])
+        z = p = float("nan")
+        if best is not None and name != best and not nested(name, best) and f.points >= VUONG_LEAST:
+            z, p = vuong(f, sound[best])
         rows.append(
             {
                 "form": name,
@@ -99,7 +141,7 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
                 "log_likelihood": f.log_likelihood,
                 "aicc": f.aicc,
                 "delta_aicc": f.aicc - lowest,
-                "weight": weight.get(name, 0.0) / sum(weight.values()),
+                "weight": weight.get(name, 0.0) / total,
                 "bic": f.bic,
                 "held_out_rmse": held_out(curve, name, estimator),
                 "last_decade_rmse": last_decade(curve, name, estimator),
@@ -109,6 +151,10 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
             }
         )
     table = pd.DataFrame(rows)
+    if best is None:
+        points = max(f.points for f in fits.values())
+        verdict = f"{curve.name}: the forms cannot be compared: {points} points leave AICc undefined for every form that changes."
+        return Comparison(table, fits, reasons, None, verdict)
     return Comparison(table, fits, reasons, best, _verdict(curve, sound, best))
 
 
@@ -176,7 +222,9 @@ def averaging(curve: Curve, estimator: Estimator = "nls", simulations: int = 500
             f"{curve.name}: {len(logs)} units can be fitted one by one; the averaging test needs at least 3. Give --unit with more units."
         )
     table = pd.DataFrame(rows)
-    whole, _ = fit_all(replace(curve, unit=None), ("power", "exponential"), estimator)
+    whole, lacking = fit_all(replace(curve, unit=None), ("power", "exponential"), estimator)
+    if lacking:
+        raise UserError(next(iter(lacking.values())))
     x = whole["power"].x
     parameters: Array = np.array(logs)
     g = np.random.default_rng(seed)

@@ -144,9 +144,44 @@ def count(
     }  # fmt: skip
 
 
+COLUMNS = (
+    "design", "form", "parameter", "error", "n", "method", "coverage", "lower", "upper", "open", "failed", "simulations", "replicates", "seed",
+)  # fmt: skip
+
+
+def _rows(config: Config) -> list[dict[str, Any]]:
+    """The finished rows of the table. Raises UserError when it is damaged, or was made with other settings."""
+    path = config.out
+    try:
+        if not path.exists():
+            return []
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(
+            f"{path} cannot be read as a table of finished rows ({error}). Choose another --out."
+        ) from error
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise UserError(
+            f"{path} is no table of this command, or of an older version: it lacks {', '.join(missing)}. Choose another --out."
+        )
+    for name in ("simulations", "replicates", "seed"):
+        other = sorted(set(table[name]) - {getattr(config, name)})
+        if other:
+            raise UserError(
+                f"{path} holds rows made with --{name} {other[0]}, asked was {getattr(config, name)}. Choose another --out, or repeat the "
+                "command with the settings that are there."
+            )
+    rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
+    return rows
+
+
 def simulate(config: Config) -> pd.DataFrame:
-    """All rows; those in the table already are kept."""
-    rows: list[dict[str, Any]] = pd.read_csv(config.out).to_dict("records") if config.out.is_file() else []  # type: ignore[assignment]
+    """All rows; those in the table already, which has to be of the same settings, are kept."""
+    for name, least in (("simulations", 1), ("replicates", 1), ("seed", 0)):
+        if getattr(config, name) < least:
+            raise UserError(f"--{name} {getattr(config, name)} has to be at least {least}.")
+    rows = _rows(config)
     done = {(r["design"], r["form"], r["error"], int(r["n"])) for r in rows}
     tasks = [
         ("points", name, error, n)
@@ -178,6 +213,8 @@ def simulate(config: Config) -> pd.DataFrame:
                     "n": n,
                     "method": method,
                     **found,
+                    "replicates": config.replicates,
+                    "seed": config.seed,
                 }
             )
             write_table(config.out, pd.DataFrame(rows))

@@ -14,24 +14,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from consolidation import units
 from labbook.console import UserError
 
 Array = npt.NDArray[np.float64]
 ErrorModel = Literal["gaussian", "lognormal", "binomial"]
-CLOCKS = {
-    "repetitions in sequence": "count",
-    "repetitions in batch stream": "count",
-    "repetitions over training": "count",
-    "repetition": "count",
-    "training step": "steps",
-    "retention interval": "s",
-    "intervening items": "items",
-}
+# classes of measures whose exponents may be compared: latencies, shares of errors, shares recalled, savings in relearning
+MEASURES = ("time", "error", "recall", "savings")
 
 
 @dataclass(frozen=True)
 class Clock:
-    """What x counts (one of CLOCKS, or the user's own words) and its unit."""
+    """What x counts (one of units.CLOCKS, or the user's own words) and its unit, as the user wrote it."""
 
     counts: str
     unit: str
@@ -40,8 +34,11 @@ class Clock:
         return f"{self.counts} ({self.unit})"
 
     def require_same(self, other: "Clock") -> None:
-        """Raise UserError unless both clocks count the same thing in the same unit."""
-        if self != other:
+        """Raise UserError unless both clocks count the same thing in the same unit, however it is written."""
+        same = self.counts == other.counts and (
+            self.unit == other.unit or units.factor(self.counts, self.unit, other.unit) == 1
+        )
+        if not same:
             raise UserError(
                 f"exponents on different clocks cannot be compared: {self} and {other}. Compare curves of one clock, or rescale one with Curve.on_clock, "
                 "which says so in the result."
@@ -62,6 +59,8 @@ class Curve:
     error : error model.
     normalisation, window : what was done to y, and which x were kept, in words.
     source : where the numbers come from.
+    measure : what kind of number y is (one of MEASURES), or "" when nobody said so.
+    study : which study or subjects a human series is from, or "".
     """
 
     name: str
@@ -74,10 +73,16 @@ class Curve:
     normalisation: str = "as given"
     window: str = "all"
     source: str = ""
+    measure: str = ""
+    study: str = ""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.x).all() and np.isfinite(self.y).all()):
             raise UserError(f"{self.name}: x and y have to be finite numbers. Remove or mark the missing rows.")
+        if (self.x < 0).any():
+            raise UserError(
+                f"{self.name}: x is negative in {int((self.x < 0).sum())} rows, and no clock counts below 0. Remove them."
+            )
         if self.error == "binomial":
             if self.count is None or (self.count <= 0).any():
                 raise UserError(
@@ -106,6 +111,12 @@ class Curve:
         x, place = np.unique(self.x, return_inverse=True)
         top = x[np.argmax(np.bincount(place, self.y) / np.bincount(place))]
         return self if top == x[0] else self.within(float(top), float(x[-1]))
+
+    def in_unit(self, unit: str) -> "Curve":
+        """The same curve with x in another unit of its clock. Raises UserError when the unit is of another dimension."""
+        times = units.factor(self.clock.counts, self.clock.unit, unit)
+        clock = Clock(self.clock.counts, unit)
+        return replace(self, clock=clock) if times == 1 else self.on_clock(clock, times)
 
     def on_clock(self, clock: Clock, factor: float) -> "Curve":
         """The curve with x times `factor` on another clock; the rescaling is written into the normalisation."""

@@ -12,6 +12,7 @@ from matplotlib.ticker import NullFormatter
 from consolidation.analysis import HUMAN_RANGE, DecayFit
 from consolidation.inference import collapse, units_of
 from labbook import style
+from labbook.escape import mathtext
 
 SHOWN = 5
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
@@ -58,7 +59,7 @@ def data_and_fits(found: DecayFit) -> Figure:
                     lw=0,
                     label="95 % of gamma",
                 )
-        axes.set(xlabel=str(curve.clock), ylabel=curve.name)
+        axes.set(xlabel=mathtext(curve.clock), ylabel=mathtext(curve.name))
     if (data.y > 0).all():
         panels[1].set(xscale="log", yscale="log", ylim=(float(data.y.min()) / 3, 2 * float(data.y.max())))
         panels[1].xaxis.set_minor_formatter(NullFormatter())
@@ -67,11 +68,11 @@ def data_and_fits(found: DecayFit) -> Figure:
         fitted = comparison.fits[name]
         panels[2].plot(fitted.x, fitted.y - fitted.fitted, "o-", ms=3, lw=0.8, color=colour, label=name)
     panels[2].axhline(0, color="0.6", lw=0.6)
-    panels[2].set(xlabel=str(curve.clock), ylabel="residual (data minus fit)")
+    panels[2].set(xlabel=mathtext(curve.clock), ylabel="residual (data minus fit)")
     if (data.x > 0).all():
         panels[2].set_xscale("log")
         panels[2].xaxis.set_minor_formatter(NullFormatter())
-    figure.suptitle(textwrap.fill(comparison.verdict, 150), fontsize=8)
+    figure.suptitle(textwrap.fill(mathtext(comparison.verdict), 150), fontsize=8)
     return figure
 
 
@@ -98,7 +99,7 @@ def specification_curve(found: DecayFit) -> Figure:
             rows.append(f"{column}: {value}")
     panels[1].set_yticks([-i for i in range(len(rows))], rows, fontsize=6)
     panels[1].set(xlabel="specification, sorted by gamma")
-    figure.suptitle(f"{found.curve.name}: {found.multiverse.verdict}", fontsize=8)
+    figure.suptitle(textwrap.fill(mathtext(f"{found.curve.name}: {found.multiverse.verdict}"), 150), fontsize=8)
     return figure
 
 
@@ -123,8 +124,8 @@ def forest(found: DecayFit) -> Figure:
     for place, (_, estimate, lower, upper, colour) in enumerate(rows):
         axes.plot([max(lower, left), min(upper, right)], [-place, -place], color=colour, lw=1.2)
         axes.plot(estimate, -place, "o", ms=4, color=colour)
-    axes.set_yticks([-i for i in range(len(rows))], [row[0] for row in rows], fontsize=7)
-    axes.set(xlabel=f"gamma, 95 % intervals; clock {found.curve.clock}", xlim=(left, right))
+    axes.set_yticks([-i for i in range(len(rows))], [mathtext(row[0]) for row in rows], fontsize=7)
+    axes.set(xlabel=mathtext(f"gamma, 95 % intervals; clock {found.curve.clock}"), xlim=(left, right))
     axes.legend(frameon=False, fontsize=7)
     return figure
 

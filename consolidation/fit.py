@@ -1,30 +1,38 @@
 """A decay exponent that can be cited: `python -m consolidation.fit [SOURCE]`.
 
-SOURCE is the folder of a training run (`python -m consolidation.train`), a CSV file, the name of a shipped human series, or nothing: then the shipped reference run
-is fitted, P_episodic of eq 14 against the number of exposures over training, with all three clocks in the multiverse and the human practice curves beside it.
+SOURCE is the folder of a training run (`python -m consolidation.train`), a table (.csv, .tsv, .txt, .xlsx, .parquet), the name of a shipped human series, or
+nothing: then the shipped reference run is fitted, P_episodic of eq 14 against the number of exposures over training, with all three clocks in the multiverse
+and the human practice curves beside it.
+
+The unit of x is given (--clock-unit, or a column `clock_unit`) and never guessed; only a count of repetitions, steps or items is in counts unless it says so.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import tyro
 
-from consolidation import humans, trajectory
-from consolidation.analysis import DecayFit, units_table
-from consolidation.decay import CLOCKS, FORMS, Clock, Curve
+from consolidation import humans, tables, trajectory, units
+from consolidation.analysis import DecayFit, require_size, units_table
+from consolidation.decay import FORMS, Clock, Curve
+from consolidation.equivalence import Margin
 from consolidation.report import bibtex, data_hash, fit_decay, latex, summary, to_json
 from consolidation.srcd import CLOCKS as EXPOSURES
-from consolidation.transitions import Transition, transition
-from labbook.console import UserError, choice, console, guarded
+from consolidation.transitions import ScheduleShift, Transition, half_times, schedule_slope, transition
+from labbook.console import UserError, at_once, choice, console, guarded, warn
+from labbook.escape import markup, plain
 from labbook.estimate import REPLICATES
 from labbook.run import Run, provenance, replacing
 
 REFERENCE = "reference"
 REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
+LEAST_REPLICATES = 100
 MOST_PARAMETERS = max(len(form.parameters) for form in FORMS.values())
 
 
@@ -33,18 +41,27 @@ class FitConfig:
     """What is fitted, and how."""
 
     source: Annotated[str, tyro.conf.Positional] = REFERENCE
-    """The folder of a training run, a CSV file, or a series of `python -m consolidation.humans` (cram2026_fig4a is the paper's own figure 4A);
+    """The folder of a training run, a table (.csv, .tsv, .txt, .xlsx, .parquet), or a series of `python -m consolidation.humans` (cram2026_fig4a is the paper's own figure 4A);
     default: the shipped reference run."""
     x: str = "x"
-    """Column of the CSV that is counted."""
+    """Column of the table that is counted."""
     y: str = "value"
-    """Column of the CSV that decays."""
+    """Column of the table that decays."""
     series: str | None = None
-    """Which series of the CSV, where its column `series` holds several."""
+    """Which series of the table, where its column `series` holds several."""
     clock: str | None = None
-    """What x counts: one of the clocks of the registry, or your own words; needed for a CSV without a column `clock`."""
+    """What x counts: one of the clocks of the registry, or your own words; needed for a table without a column `clock`."""
+    clock_unit: str | None = None
+    """Unit of x, for instance days or count; needed for a clock that is no count (retention interval, your own words) unless the table has a column
+    `clock_unit`."""
     on_clock: str | None = None
-    """Read x as counts of this clock, so that exponents on it may be compared; the result says so."""
+    """Read x on this clock of the registry, in the unit that it has there, so that exponents on it may be compared; the result says so."""
+    on_clock_factor: float | None = None
+    """How many units of --on-clock one unit of x is (1: each counts as one); needed because no clock says how much of another it holds."""
+    measure: Literal["time", "error", "recall", "savings"] | None = None
+    """What y is, so that it is held against human measures of that class only; default: against every class, one at a time."""
+    margin: float | None = None
+    """Difference of exponents that is too small to matter; default: the standard deviation between human studies."""
     unit: str | None = None
     """Column of independent units (seed, pattern, list, subject); resampled as wholes."""
     count: str | None = None
@@ -59,6 +76,22 @@ class FitConfig:
     """Human series to compare with, or all on the same clock."""
     seed: int = 0
     """Of the bootstrap and of the simulations."""
+
+    def __post_init__(self) -> None:
+        if self.bootstrap < LEAST_REPLICATES:
+            raise UserError(
+                f"--bootstrap {self.bootstrap}: at least {LEAST_REPLICATES} replicates are needed for the limits of 95 % intervals."
+            )
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} has to be 0 or more.")
+        if self.margin is not None:
+            Margin(self.margin, "given")
+        if self.on_clock is None and self.on_clock_factor is not None:
+            raise UserError(
+                "--on-clock-factor says how to read x on another clock. Name that clock with --on-clock, or leave it out."
+            )
+        if not self.forms:
+            raise UserError(f"--forms names no form; there are {', '.join(FORMS)}.")
 
 
 @dataclass(frozen=True)
@@ -80,20 +113,69 @@ class Source:
 
 
 def read(config: FitConfig) -> Source:
-    """The data asked for. Raises UserError for missing files, columns, series, and for values that are no numbers."""
+    """The data asked for. Raises UserError for missing files, columns, series and units, and for values that are no numbers."""
     path = REFERENCE_RUN if config.source == REFERENCE else Path(config.source)
-    if path.is_dir():
-        source = _from_run(path, config)
-    else:
-        curve = _from_csv(path, config) if path.suffix == ".csv" else humans.load(config.source)
-        source = Source(_within(curve, config), unit=config.unit)
-    if config.on_clock is None:
-        return source
-    if config.on_clock not in CLOCKS:
+    try:
+        folder, there = path.is_dir(), path.exists()
+    except OSError as error:
         raise UserError(
-            f"there is no clock {config.on_clock!r}; there are {', '.join(map(repr, CLOCKS))}. Change --on-clock."
+            f"{plain(config.source)[:100]} cannot be read ({error.strerror}). Name a folder, a table or a series."
+        ) from error
+    if folder:
+        _refuse(config, ("x", "y", "series", "unit", "count", "clock_unit"), "a training run names its own")
+        source = _from_run(path, config)
+    elif there or tables.is_table(config.source):
+        source = Source(_within(_from_table(path, config), config), unit=config.unit)
+    else:
+        _refuse(
+            config,
+            ("x", "y", "series", "unit", "count", "clock", "clock_unit", "measure"),
+            "the registry names its own",
         )
-    return replace(source, curve=source.curve.on_clock(Clock(config.on_clock, CLOCKS[config.on_clock]), 1.0))
+        source = Source(_within(humans.load(config.source), config), unit=config.unit)
+    curve = source.curve
+    choice(
+        "clock",
+        markup(curve.clock),
+        "of the run" if folder else "of the table" if there else "of the registry of human series",
+    )
+    if config.measure is not None:
+        curve = replace(curve, measure=config.measure)
+    if config.on_clock is not None:
+        curve = _on_clock(curve, config.on_clock, config.on_clock_factor)
+    require_size(curve)
+    return replace(source, curve=curve)
+
+
+def _refuse(config: FitConfig, names: tuple[str, ...], why: str) -> None:
+    """Raise UserError when a field that this kind of source does not read was given."""
+    for name in names:
+        if getattr(config, name) != getattr(FitConfig(), name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} is for tables; of {plain(config.source)} {why}. Leave {flag} out.")
+
+
+def _on_clock(curve: Curve, counts: str, factor: float | None) -> Curve:
+    """The curve on another clock of the registry. Raises UserError when nobody says how the two are related."""
+    if counts not in units.CLOCKS:
+        raise UserError(
+            f"there is no clock {counts!r}; there are {', '.join(map(repr, units.CLOCKS))}. Change --on-clock."
+        )
+    clock = Clock(counts, units.CLOCKS[counts])
+    if curve.clock.counts == counts:
+        if factor is not None:
+            raise UserError(
+                f"x is on the clock {counts!r} already, so its unit decides the factor. Leave --on-clock-factor out."
+            )
+        return curve.in_unit(clock.unit)
+    if factor is None:
+        raise UserError(
+            f"how many {clock.unit} of {counts!r} one unit of {curve.clock} is, is not known. Say it with --on-clock-factor "
+            "(1: each counts as one), or leave --on-clock out."
+        )
+    if not (np.isfinite(factor) and factor > 0):
+        raise UserError(f"--on-clock-factor {factor} has to be a positive number.")
+    return curve.on_clock(clock, factor)
 
 
 def _within(curve: Curve, config: FitConfig) -> Curve:
@@ -120,89 +202,179 @@ def _from_run(run: Path, config: FitConfig) -> Source:
         )
     else:
         curves = {clock: _within(c, config) if clock == chosen else c for clock, c in curves.items()}
-    attention = trajectory.course(run, "attention", "recurring").dropna()
-    # before its largest value attention is being learnt, not given up
-    attention = attention.loc[attention.mean(axis=1).iloc[::-1].idxmax() :]
+    attention = _falling_attention(run)
     events = trajectory.summaries(run)[0]["events"]
     change = None
     if attention.shape[1] > 1:
         change = transition(attention.index.to_numpy(float), attention.to_numpy(float).T, events, config.seed)
+        change = replace(change, schedule=_schedule(run))
     others = tuple(c for clock, c in curves.items() if clock != chosen)
     return Source(curves[chosen], others, change, "seed")
 
 
-def _from_csv(path: Path, config: FitConfig) -> Curve:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist. Name a CSV, or one of the series of `python -m consolidation.humans`.")
-    table = pd.read_csv(path)
+def _falling_attention(run: Path) -> pd.DataFrame:
+    """Attention at recurring queries from its largest mean on: before that it is being learnt, not given up. Index step, one column per seed."""
+    attention = trajectory.course(run, "attention", "recurring").dropna()
+    return attention.loc[attention.mean(axis=1).iloc[::-1].idxmax() :]
+
+
+def _schedule(run: Path) -> ScheduleShift | None:
+    """Half-times of this run and of the finished ones beside it that differ in the onset of routing pressure only; None when there are too few."""
+
+    def conditions(folder: Path) -> dict[str, Any]:
+        config = trajectory.read_config(trajectory.seeds(folder)[0])
+        return {key: value for key, value in config.items() if key not in ("seed", "pressure_start")}
+
+    half: dict[float, dict[str, float]] = {}
+    for folder in sorted(run.resolve().parent.iterdir()):
+        if not list(folder.glob("seed-*/summary.json")):
+            continue
+        try:
+            if conditions(folder) != conditions(run):
+                continue
+            onset = float(trajectory.read_config(trajectory.seeds(folder)[0])["pressure_start"])
+            course = _falling_attention(folder)
+        except UserError as error:
+            warn(f"{markup(folder)} is left out of the change point: {markup(error)}")
+            continue
+        found = half_times(course.index.to_numpy(float), course.to_numpy(float).T)
+        half[onset] = dict(zip(map(str, course.columns), map(float, found), strict=True))
+    if len(half) < 2:
+        return None
+    try:
+        return schedule_slope("routing pressure sets in", half)
+    except UserError as error:
+        warn(markup(error))
+        return None
+
+
+def _from_table(path: Path, config: FitConfig) -> Curve:
+    table = tables.read(path)
     named = {"--x": config.x, "--y": config.y, "--unit": config.unit, "--count": config.count}
     for flag, column in named.items():
         if column is not None and column not in table:
             raise UserError(
-                f"{path} has no column {column!r}; it has {', '.join(map(str, table.columns))}. Change {flag}."
+                f"{path} has no column {column!r}; it has {', '.join(map(plain, table.columns))}. Change {flag}."
             )
     if "series" in table:
-        names = list(dict.fromkeys(table["series"].astype(str)))
+        names = list(dict.fromkeys(table.columns["series"].tolist()))
+        shown = ", ".join(map(plain, names[:20]))
         if config.series is None and len(names) > 1:
-            raise UserError(f"{path} holds {len(names)} series ({', '.join(names[:20])}). Choose one with --series.")
+            raise UserError(f"{path} holds {len(names)} series ({shown}). Choose one with --series.")
         if config.series is not None and config.series not in names:
-            raise UserError(
-                f"{path} has no series {config.series!r}; there are {', '.join(names[:20])}. Change --series."
-            )
-        table = table[table["series"].astype(str) == (config.series or names[0])]
-    clock = config.clock or (str(table["clock"].iloc[0]) if "clock" in table else None)
-    if clock is None:
+            raise UserError(f"{path} has no series {config.series!r}; there are {shown}. Change --series.")
+        table = table.rows(table.columns["series"] == (config.series or names[0]))
+    elif config.series is not None:
+        raise UserError(f"{path} has no column 'series', so --series {config.series!r} chooses nothing. Leave it out.")
+    clock = _clock(table, config)
+    numbers = table.numbers([c for c in (config.x, config.y, config.count) if c])
+    unit = None if config.unit is None else table.columns[config.unit]
+    if unit is not None and (unit == "").any():
         raise UserError(
-            f"{path} does not say what {config.x} counts. Say it with --clock, for instance {', '.join(map(repr, CLOCKS))}."
+            f"{path}: row {table.lines[int((unit == '').argmax())]} has no {config.unit}. Fill it, or remove the row."
         )
-    numbers = table[[c for c in (config.x, config.y, config.count) if c]].apply(pd.to_numeric, errors="coerce")
-    bad = ~np.isfinite(numbers.to_numpy(dtype=float)).all(1)
-    if bad.any():
-        raise UserError(
-            f"{path}: row {int(np.flatnonzero(bad)[0]) + 2} has no number in {', '.join(numbers.columns)} ({int(bad.sum())} rows in all). Fill or remove them."
-        )
-    order = np.argsort(numbers[config.x].to_numpy(), kind="stable")
-    own_unit = str(table["clock_unit"].iloc[0]) if "clock_unit" in table else "units of x"
+    order = np.argsort(numbers[config.x], kind="stable")
     return Curve(
         name=config.series or path.stem,
-        x=numbers[config.x].to_numpy(dtype=float)[order],
-        y=numbers[config.y].to_numpy(dtype=float)[order],
-        clock=Clock(clock, CLOCKS.get(clock, own_unit)),
-        unit=None if config.unit is None else np.array([str(u) for u in table[config.unit]])[order],
-        count=None if config.count is None else numbers[config.count].to_numpy(dtype=float)[order],
+        x=numbers[config.x][order],
+        y=numbers[config.y][order],
+        clock=clock,
+        unit=None if unit is None else unit[order],
+        count=None if config.count is None else numbers[config.count][order],
         error="binomial" if config.count else "gaussian",
         source=f"{path.name}, columns {config.x} and {config.y}",
     )
+
+
+def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
+    """What x counts and in which unit, by flag or column; a flag that contradicts its column is an error, and a unit is never guessed."""
+    told = table.only("clock", "One curve has one clock: give each its own series, or choose rows.")
+    if config.clock is not None and told is not None and config.clock != told:
+        raise UserError(
+            f"{table.path} has the clock {plain(told)!r} in its column `clock`, and --clock says {config.clock!r}. Leave --clock out, or correct one."
+        )
+    counts = config.clock or told
+    if counts is None:
+        raise UserError(
+            f"{table.path} does not say what {config.x} counts. Say it with --clock, for instance {', '.join(map(repr, units.CLOCKS))}."
+        )
+    written = table.only("clock_unit", "One curve has one unit: convert the rows, or give each unit its own series.")
+    for unit in (written, config.clock_unit):
+        if unit is not None:
+            units.check(counts, unit)
+    if written is not None and config.clock_unit is not None and units.factor(counts, written, config.clock_unit) != 1:
+        raise UserError(
+            f"{table.path} has the unit {plain(written)!r} in its column `clock_unit`, and --clock-unit says {config.clock_unit!r}. "
+            "Leave --clock-unit out, or correct one."
+        )
+    unit = config.clock_unit or written
+    if unit is not None:
+        choice("clock unit", markup(unit), "--clock-unit" if config.clock_unit else "column clock_unit")
+    elif counts in units.THINGS:
+        unit = units.CLOCKS[counts]
+        choice("clock unit", unit, f"{counts} is counted; --clock-unit says otherwise")
+    else:
+        raise UserError(
+            f"{table.path} does not say in which unit {config.x} measures the clock {plain(counts)!r}. Say it with --clock-unit, for instance "
+            f"{units.examples(counts)}."
+        )
+    return Clock(counts, unit)
+
+
+@contextmanager
+def opened(out: Path, config: dict[str, Any]) -> Iterator[Run]:
+    """The run folder, there and writable before the analysis begins; a new one is taken away again when the analysis fails.
+
+    Raises UserError when it cannot be made or holds something else.
+    """
+    try:
+        new, fresh = not out.exists(), not (out / "config.json").exists()
+        run = Run(out, config)
+    except OSError as error:
+        raise UserError(
+            f"--out {plain(out)[:200]} cannot be made a run folder ({error.strerror}). Choose another --out."
+        ) from error
+    try:
+        yield run
+    except BaseException:
+        if fresh and not (out / "fit.json").exists():
+            (out / "config.json").unlink(missing_ok=True)
+            if new:
+                with suppress(OSError):  # something else was written there in the meantime
+                    out.rmdir()
+        raise
 
 
 def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
     """The analysis: read, fit in every way, write the run folder."""
     source = read(config)
     curve = source.curve
-    found = fit_decay(
-        curve,
-        forms=config.forms,
-        unit=source.unit,
-        replicates=config.bootstrap,
-        human=None if config.human == ("all",) else config.human,
-        seed=config.seed,
-        clocks=source.clocks,
-        change=source.change,
-    )
-    name = Path(config.source).stem
-    run = Run(
-        settings.out or Path("runs") / f"fit-{name}-{time.strftime('%Y%m%d-%H%M%S')}",
-        {**asdict(config), "data_hash": data_hash(curve)},
-    )
-    run.json("provenance.json", provenance(data_hash=data_hash(curve), seed=config.seed))
-    run.table("forms.csv", found.comparison.table)
-    run.table("exponents.csv", found.exponents)
-    run.table("multiverse.csv", found.multiverse.table)
-    run.table("units.csv", units_table(curve))
-    for file, text in (("gamma.tex", latex(found)), ("gamma.bib", bibtex(found))):
-        with replacing(run.folder / file) as partial:
-            partial.write_text(text, encoding="utf-8")
-    run.json("fit.json", to_json(found))
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(config.source).stem)
+    out = settings.out or Path("runs") / f"fit-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    asked = {**asdict(config), "read_on_clock": str(curve.clock), "data_hash": data_hash(curve)}
+    with opened(out, asked) as run:
+        found = fit_decay(
+            curve,
+            forms=config.forms,
+            unit=source.unit,
+            replicates=config.bootstrap,
+            human=None if config.human == ("all",) else config.human,
+            seed=config.seed,
+            clocks=source.clocks,
+            change=source.change,
+            margin=None if config.margin is None else Margin(config.margin, "given by --margin"),
+        )
+        texts = {"gamma.tex": latex(found), "gamma.bib": bibtex(found)}
+        per_unit = units_table(curve)
+        run.json("provenance.json", provenance(data_hash=data_hash(curve), seed=config.seed))
+        run.table("forms.csv", found.comparison.table)
+        run.table("exponents.csv", found.exponents)
+        run.table("multiverse.csv", found.multiverse.table)
+        run.table("units.csv", per_unit)
+        for file, text in texts.items():
+            with replacing(run.folder / file) as partial:
+                partial.write_text(text, encoding="utf-8")
+        run.json("fit.json", to_json(found))
     return found, run.folder
 
 
@@ -216,15 +388,19 @@ class Command:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    command = tyro.cli(Command, args=args, prog="python -m consolidation.fit")
 
     def body() -> None:
-        from consolidation.figures import draw  # plotting libraries are slow to import; errors above should be fast
+        command = tyro.cli(Command, args=args, prog="python -m consolidation.fit")
+        with at_once():
+            # plotting libraries are slow to import; errors of the options should be fast
+            from consolidation.figures import draw
 
-        found, folder = execute(command.config, command.settings)
-        draw(found, folder)
+            found, folder = execute(command.config, command.settings)
+            draw(found, folder)
+        for caution in found.cautions:
+            warn(markup(caution))
         console.print(summary(found), markup=False)
-        console.print(str(folder))
+        console.print(markup(folder))
 
     guarded(body)
 

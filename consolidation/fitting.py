@@ -62,10 +62,6 @@ def check(form: Form, curve: Curve) -> None:
             f"{curve.name}: {int((curve.x <= 0).sum())} x are not positive; {form.name} takes the logarithm of x. Shift or cut the x axis (--window), or "
             "use shifted_power or an exponential form."
         )
-    if (curve.x < 0).any():
-        raise UserError(
-            f"{curve.name}: x is negative in {int((curve.x < 0).sum())} rows; no form here is defined there. Cut it off with --window."
-        )
     if curve.error == "lognormal" and (curve.y <= 0).any():
         raise UserError(
             f"{curve.name}: {int((curve.y <= 0).sum())} y are not positive; the log-normal error model and log-log fits take the logarithm of y. "

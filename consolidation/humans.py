@@ -1,10 +1,12 @@
 """Human curves with their sources: `python -m consolidation.humans` prints the registry with refitted exponents.
 
 Practice data count repetitions, the clock of the examined claim; retention data measure time or intervening items, which is another clock.
-Your own CSV has the columns of COLUMNS (`doi`, `year`, `n_subjects`, `unit` and `count` may be empty or missing).
+Your own CSV has the columns of COLUMNS (`doi`, `year` and `n_subjects` may be empty or missing, `unit` and `count` may be missing).
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +16,12 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from consolidation.decay import CLOCKS, Clock, Curve
+from consolidation import tables
+from consolidation.decay import Clock, Curve
 from consolidation.inference import fit, profile
-from labbook.console import UserError, console, guarded
+from consolidation.units import CLOCKS, check
+from labbook.console import UserError, at_once, console, guarded
+from labbook.escape import markup, plain
 
 DATA = Path(__file__).parent / "data"
 COLUMNS = ("series", "study", "measure", "clock", "clock_unit", "x", "value", "how_read", "confidence", "licence")
@@ -25,41 +30,60 @@ PAPER_SERIES = "cram2026_fig4a"
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read and check a file in the documented schema.
+    """Read and check a file in the documented schema (any ending that `tables.read` knows).
 
-    Raises UserError naming missing columns, unknown clocks or units, duplicates, and values that are missing or not numbers.
+    Raises UserError naming missing columns, unknown clocks or units, duplicates, series with several clocks or units, and values that are
+    missing or not numbers.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist. Name a CSV with the columns {', '.join(COLUMNS)}.")
-    table = pd.read_csv(path)
-    missing = [c for c in COLUMNS if c not in table.columns]
+    strict = tables.read(path)
+    missing = [c for c in COLUMNS if c not in strict]
     if missing:
         raise UserError(
-            f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}. The schema is {', '.join(COLUMNS)}."
+            f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(map(plain, strict.columns))}. "
+            f"The schema is {', '.join(COLUMNS)}."
         )
-    for column in ("x", "value"):
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        bad = numbers.isna() | ~np.isfinite(numbers)
-        if bad.any():
+    table = pd.DataFrame({name: column.astype(object) for name, column in strict.columns.items()})
+    for name, numbers in strict.numbers([*("x", "value"), *(["count"] if "count" in strict else [])]).items():
+        table[name] = numbers
+    for name in ("year", "n_subjects", "doi"):
+        if name in table:
+            table[name] = table[name].mask(table[name] == "")
+        else:
+            table[name] = None
+    negative = table["x"] < 0
+    if negative.any():
+        raise UserError(f"{path}: x is negative in row {strict.lines[int(negative.to_numpy().argmax())]}. Remove it.")
+    for series, rows in table.groupby("series", sort=False):
+        pairs = list(dict.fromkeys(zip(rows["clock"].astype(str), rows["clock_unit"].astype(str), strict=True)))
+        if len(pairs) > 1:
+            shown = "; ".join(f"{plain(c)} in {plain(u)}" for c, u in pairs)
             raise UserError(
-                f"{path}: {column} is missing or not a number in row {int(bad.to_numpy().argmax()) + 2} ({int(bad.sum())} rows in all). Fill or remove them."
+                f"{path}: series {plain(series)!r} has {len(pairs)} clocks or units ({shown}). Give each its own series."
             )
-        table[column] = numbers
-    for (clock, unit), _ in table.groupby(["clock", "clock_unit"], dropna=False):
-        if clock not in CLOCKS or CLOCKS[clock] != unit:
+        clock, unit = pairs[0]
+        if clock not in CLOCKS:
             known = "; ".join(f"{c} in {u}" for c, u in CLOCKS.items())
-            raise UserError(f"{path}: the clock {clock!r} in {unit!r} is not known; there are {known}.")
+            raise UserError(f"{path}: the clock {plain(clock)!r} in {plain(unit)!r} is not known; there are {known}.")
+        check(clock, unit)
     unknown = sorted(set(table["confidence"]) - set(CONFIDENCE))
     if unknown:
-        raise UserError(f"{path}: confidence is one of {', '.join(CONFIDENCE)}; found {', '.join(map(str, unknown))}.")
+        shown = ", ".join(plain(u) or "nothing" for u in unknown)
+        raise UserError(f"{path}: confidence is one of {', '.join(CONFIDENCE)}; found {shown}.")
     keys = ["series", "x", *(["unit"] if "unit" in table else [])]
     twice = table.duplicated(keys)
     if twice.any():
         first = table[twice].iloc[0]
         raise UserError(
-            f"{path}: series {first['series']!r} has x = {first['x']:g} twice. Remove one, or tell them apart in a column `unit`."
+            f"{path}: series {plain(first['series'])!r} has x = {first['x']:g} twice. Remove one, or tell them apart in a column `unit`."
         )
     return table
+
+
+@cache
+def _classes() -> dict[str, tuple[str, str]]:
+    """Subjects and class of measure of every shipped series; series of the same subjects are not independent."""
+    rows = pd.read_csv(DATA / "human" / "classes.csv").to_dict("records")
+    return {str(row["series"]): (str(row["subjects"]), str(row["class"])) for row in rows}
 
 
 def _paper() -> pd.DataFrame:
@@ -75,10 +99,15 @@ def _paper() -> pd.DataFrame:
     )  # fmt: skip
 
 
-def registry() -> pd.DataFrame:
-    """Every row of every shipped series."""
+@cache
+def _registry() -> pd.DataFrame:
     parts = [read_csv(DATA / "human" / f"{name}.csv") for name in ("practice", "retention")]
     return pd.concat([*parts, _paper()], ignore_index=True)
+
+
+def registry() -> pd.DataFrame:
+    """Every row of every shipped series."""
+    return _registry().copy()
 
 
 def list_series() -> pd.DataFrame:
@@ -89,6 +118,18 @@ def list_series() -> pd.DataFrame:
         ["study", "year", "doi", "measure", "clock", "clock_unit", "n_subjects", "how_read", "confidence", "licence"]
     ].first()
     return first.assign(points=grouped.size()).reset_index()
+
+
+def bibliography(series: str) -> tuple[str, str] | None:
+    """Authors, as BibTeX writes them, and year of a shipped series; None when the registry does not name both."""
+    row = list_series().set_index("series").loc[series]
+    year: str = "" if pd.isna(row["year"]) else str(row["year"]).removesuffix(".0")
+    named: re.Match[str] | None = re.match(rf"(\D+?) {year}\b", str(row["study"])) if year else None
+    if named is None:
+        return None
+    others = named[1].endswith(" et al.")
+    authors = re.split(r", | & ", named[1].removesuffix(" et al."))
+    return " and ".join([*authors, *(["others"] if others else [])]), year
 
 
 def __getattr__(name: str) -> Any:
@@ -113,11 +154,17 @@ def to_curve(rows: pd.DataFrame) -> Curve:
     )
 
 
+def _labelled(curve: Curve) -> Curve:
+    """A shipped curve with the subjects and the class of measure that the registry knows."""
+    subjects, measure = _classes().get(curve.name, ("", ""))
+    return replace(curve, study=subjects, measure=measure)
+
+
 def load(series: str) -> Curve:
     """A shipped series. Raises UserError naming those there are."""
     if series == "dros_time_by_list":
         rows = pd.read_csv(DATA / "human" / "dros_time_by_list.csv").sort_values("delay_seconds")
-        return Curve(
+        curve = Curve(
             name=series,
             x=rows["delay_seconds"].to_numpy(dtype=float),
             y=rows["savings"].to_numpy(dtype=float),
@@ -125,12 +172,17 @@ def load(series: str) -> Curve:
             unit=np.array([f"{i:02d}" for i in range(len(rows))]),
             source="Murre & Dros 2015, single lists of one subject, savings by time",
         )
+        return _labelled(curve)
     table = registry()
     rows = table[table["series"] == series]
     if rows.empty:
-        names = [*dict.fromkeys(table["series"]), "dros_time_by_list"]
-        raise UserError(f"there is no series {series!r}; there are {', '.join(names)}.")
-    return to_curve(rows)
+        raise UserError(f"there is no series {plain(series)!r}; there are {', '.join(names())}.")
+    return _labelled(to_curve(rows))
+
+
+def names() -> tuple[str, ...]:
+    """Every shipped series."""
+    return (*dict.fromkeys(registry()["series"]), "dros_time_by_list")
 
 
 @dataclass(frozen=True)
@@ -146,6 +198,10 @@ def main(args: list[str] | None = None) -> None:
     command = tyro.cli(Command, args=args, prog="python -m consolidation.humans")
 
     def body() -> None:
+        with at_once():
+            show()
+
+    def show() -> None:
         table = read_csv(command.file) if command.file else registry()
         out = Table(
             box=box.SIMPLE,
@@ -168,13 +224,13 @@ def main(args: list[str] | None = None) -> None:
                 gamma = "none: " + str(error).split(";")[0].removeprefix(f"{name}: ")
             first = rows.iloc[0]
             out.add_row(
-                str(name),
-                str(first["study"]),
-                str(first["measure"]),
-                str(curve.clock),
+                markup(name),
+                markup(first["study"]),
+                markup(first["measure"]),
+                markup(curve.clock),
                 str(len(rows)),
-                gamma,
-                str(first["confidence"]),
+                markup(gamma),
+                markup(first["confidence"]),
             )
         console.print(out)
 

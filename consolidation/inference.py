@@ -55,14 +55,16 @@ def collapse(curve: Curve, estimator: Estimator, draws: Array) -> Collapsed:
     """
     x, place = np.unique(curve.x, return_inverse=True)
     units = units_of(curve)
-    row_unit = np.searchsorted(units, labels(curve))
-    rows = draws[:, row_unit] * (curve.count if estimator == "ml" and curve.count is not None else 1.0)
-    onto = np.zeros((len(place), len(x)))
-    onto[np.arange(len(place)), place] = 1.0
-    total = rows @ onto
+    cell = np.searchsorted(units, labels(curve)) * len(x) + place
+    trials = curve.count if estimator == "ml" and curve.count is not None else np.ones(len(curve.x))
     values = np.log(curve.y) if estimator == "loglog" else curve.y
+    # rows of one unit at one x always count together, so draws act on their sums: a million rows cost no more than their cells
+    weights, sums = (
+        np.bincount(cell, w, len(units) * len(x)).reshape(len(units), len(x)) for w in (trials, trials * values)
+    )
+    total = draws @ weights
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (rows * values) @ onto / total
+        mean = draws @ sums / total
     mean = np.where(total > 0, mean, 0.0)
     weight = total
     if estimator == "weighted":
@@ -84,13 +86,13 @@ def _precision(curve: Curve, x: Array, place: npt.NDArray[np.intp]) -> Array:
     n = np.bincount(place, minlength=len(x))
     if (n < 2).any():
         raise UserError(
-            f"{curve.name}: the weighted estimator needs at least two observations at every x, or the number of trials. Use --estimators nls."
+            f"{curve.name}: the weighted estimator needs at least two observations at every x, or the number of trials (--count)."
         )
     mean = np.bincount(place, curve.y, len(x)) / n
     variance = np.bincount(place, (curve.y - mean[place]) ** 2, len(x)) / (n - 1)
     if (variance <= 0).any():
         raise UserError(
-            f"{curve.name}: the observations at some x are all equal, so their weight is not defined. Use --estimators nls."
+            f"{curve.name}: the observations at some x are all equal, so their weight is not defined. Give the number of trials (--count)."
         )
     return np.asarray(n / variance)
 
@@ -153,7 +155,10 @@ class Fit:
         if self.estimator == "ml":
             p = np.clip(self.fitted, 1e-12, 1 - 1e-12)
             return np.asarray(self.weight * (self.y * np.log(p) + (1 - self.y) * np.log1p(-p)))
-        y, f = (np.log(self.y), np.log(self.fitted)) if self.estimator == "loglog" else (self.y, self.fitted)
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # a fit that left the domain of the logarithm did not converge, and says so
+            y, f = (np.log(self.y), np.log(self.fitted)) if self.estimator == "loglog" else (self.y, self.fitted)
         scale = self.weight / self.weight.mean()
         variance = max(float(np.mean(scale * (y - f) ** 2)), 1e-300)
         jacobian = -np.log(self.y) if self.estimator == "loglog" else 0.0
@@ -175,7 +180,7 @@ def fit(curve: Curve, form_name: str, estimator: Estimator = "nls") -> Fit:
     chosen = form(form_name)
     if estimator == "ml" and curve.count is None:
         raise UserError(
-            f"{curve.name}: the estimator ml needs the number of trials behind every point. Use --estimators nls or loglog."
+            f"{curve.name}: the estimator ml needs the number of trials behind every point. Give them with --count."
         )
     error = ERRORS[estimator]
     check(chosen, replace(curve, error=error))

@@ -1,7 +1,8 @@
 """Every reasonable way to get an exponent from the same numbers, all at once: the specification curve of gamma.
 
 form           power | power with asymptote | shifted power
-clock          x as counted | 1 + x (counting starts one earlier)
+offset         x as counted | 1 + x (counting starts one earlier; of clocks that count: 1 is one repetition, step or item in the unit of x, and of a
+               physical clock 1 + x would be another curve in every unit, so there the free offset tau of the shifted power law stands alone)
 normalisation  as given | divided by the first point | odds y / (1 - y), for proportions below 1
 floor          none | half of the smallest y subtracted
 window         all | without the first x | without the last x | first half | second half of ln x
@@ -15,8 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from consolidation.decay import Curve
+from consolidation.decay import Clock, Curve
 from consolidation.inference import ESTIMATORS, Estimator, fit
+from consolidation.units import one_count
 from labbook.console import UserError
 
 FORMS = ("power", "power_asymptote", "shifted_power")
@@ -36,6 +38,11 @@ class Multiverse:
     verdict: str
 
 
+def offsets(clock: Clock) -> tuple[str, ...]:
+    """The offsets of x that mean something on a clock."""
+    return OFFSETS if one_count(clock.counts, clock.unit) else OFFSETS[:1]
+
+
 def _shape(curve: Curve, offset: str, normalisation: str, floor: str, window: str) -> Curve:
     """The curve under one specification. Raises UserError when it does not apply."""
     x, y = curve.x, curve.y
@@ -50,7 +57,10 @@ def _shape(curve: Curve, offset: str, normalisation: str, floor: str, window: st
         if (y <= 0).any() or (y >= 1).any():
             raise UserError("odds need proportions strictly between 0 and 1")
         y = y / (1 - y)
-    shaped = replace(curve, x=x + (1 if offset == "1 + x" else 0), y=y, error="gaussian", normalisation=normalisation)
+    first_count = one_count(curve.clock.counts, curve.clock.unit) or 0.0
+    shaped = replace(
+        curve, x=x + (first_count if offset == "1 + x" else 0.0), y=y, error="gaussian", normalisation=normalisation
+    )
     values = np.unique(shaped.x)
     if window == "all":
         return shaped
@@ -74,7 +84,7 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
     """
     rows = []
     for clock, curve in curves.items():
-        for choice in itertools.product(FORMS, OFFSETS, NORMALISATIONS, FLOORS, WINDOWS, ESTIMATORS):
+        for choice in itertools.product(FORMS, offsets(curve.clock), NORMALISATIONS, FLOORS, WINDOWS, ESTIMATORS):
             rows.append({"clock": clock, **_one(curve, *choice)})
     table = pd.DataFrame(rows)
     good = table["gamma"].dropna()
@@ -89,6 +99,12 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
         f"over {len(good)} specifications gamma has the median {summary['median']:.2f} (quartiles {summary['lower_quartile']:.2f} to {summary['upper_quartile']:.2f}, range "
         f"{summary['smallest']:.2f} to {summary['largest']:.2f}); {summary['share_in_human_range']:.0%} lie within {human[0]:g} to {human[1]:g}."
     )
+    physical = [clock for clock, curve in curves.items() if len(offsets(curve.clock)) == 1]
+    if physical:
+        verdict += (
+            f" 1 + x is left out on {', '.join(physical)}, where it would depend on the unit; the shifted power law has the offset tau, "
+            "free and in the unit of x."
+        )
     return Multiverse(table.sort_values("gamma", ignore_index=True), summary, by_clock, verdict)
 
 

@@ -14,6 +14,7 @@ Every cell and seed is a run of `consolidation.train` and a folder of its own; f
 tables share are trained once. `cells.csv` holds one row per cell and metric: mean over seeds with its interval, and the paper's number beside it.
 """
 
+import json
 import math
 import sys
 import time
@@ -278,14 +279,46 @@ class Command:
 
 
 def finished(out: Path, listed: list[Cell]) -> dict[str, list[dict[str, Any]]]:
-    """Summaries of every finished seed of the listed cells that is in the folder, whichever command trained it."""
-    folders = dict.fromkeys(cell.folder for cell in listed)
-    return {f: trajectory.summaries(out / f) for f in folders if list((out / f).glob("seed-*/summary.json"))}
+    """Summaries of every finished seed of the listed cells that is in the folder, whichever command trained it.
+
+    Raises UserError when a seed was trained with another configuration than its cell has, naming the fields.
+    """
+    found = {}
+    for folder, cell in {cell.folder: cell for cell in listed}.items():
+        if list((out / folder).glob("seed-*/summary.json")):
+            for seed in trajectory.seeds(out / folder):
+                _check_cell(seed, cell)
+            found[folder] = trajectory.summaries(out / folder)
+    return found
+
+
+def _check_cell(seed: Path, cell: Cell) -> None:
+    """Raise UserError unless a finished seed is one of its cell."""
+    there = trajectory.read_config(seed)
+    asked = {
+        **json.loads(json.dumps(asdict(cell.config), default=str)),
+        "seed": there["seed"],
+        "start": there.get("start"),
+    }
+    wrong = trajectory.differences(there, asked)
+    if (there.get("start") is None) != (cell.needs is None):
+        wrong.append(
+            f"start: there {there.get('start')!r}, asked {'none' if cell.needs is None else f'the weights of {cell.needs}'}"
+        )
+    if wrong:
+        shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise UserError(
+            f"{seed} was trained with another configuration than {cell.table}, {cell.name} has ({shown}). Choose another --out, or repeat the command "
+            "with the preset and the flags that it was made with."
+        )
 
 
 def execute(command: Command, out: Path) -> pd.DataFrame:
     """Train what is missing, seed by seed so that every cell has some soon, and tabulate all that is finished after each."""
     listed = cells(command.config, command.tables)
+    if command.seeds < 0:
+        raise UserError(f"--seeds {command.seeds}: give the number of seeds, or 0 to tabulate what is there.")
+    finished(out, listed)  # a folder of another preset is refused before anything is trained into it
     # what others start from comes first
     runs = {cell.folder: cell for cell in sorted(listed, key=lambda c: c.needs is not None)}
     missing = sorted({c.needs for c in runs.values() if c.needs} - set(runs))

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from consolidation import humans
 from consolidation.analysis import DecayFit, analyse
 from consolidation.decay import Curve
+from labbook import escape
 from labbook.console import UserError
 from labbook.run import digest
 
@@ -42,9 +44,15 @@ def fit_decay(curve: Curve, **options: Any) -> DecayReport:
     return DecayReport(**vars(analyse(curve, **options)))
 
 
-SCHEMA = 2
+SCHEMA = 3
 # figure 4A of arXiv:2602.12204: P_episodic(k) = .89 k^-.43
 PAPER_LINE = (0.89, 0.43)
+# a form in LaTeX
+FORMULAS = {
+    "power": r"a\,x^{-\gamma}",
+    "power_asymptote": r"c + a\,x^{-\gamma}",
+    "shifted_power": r"a\,(1 + x / \tau)^{-\gamma}",
+}
 
 
 def _number(row: dict[str, Any]) -> str:
@@ -77,12 +85,14 @@ def summary(found: DecayFit) -> str:
     lines.append(f"    {found.comparison.verdict}")
     if curve.name == humans.PAPER_SERIES:
         lines.append(f"    {drawn_line(curve)}")
+        lines.append(f"    {with_asymptote(found)}")
     lines.append("[[Exponent]] 95 % intervals")
     for _, row in found.exponents.iterrows():
         note = f"  !! {row['failures']}" if row["failures"] else ""
         lines.append(
             f"    {row['form']:<16} {row['estimator']:<9} gamma = {_number(dict(row))}  {row['method']} over {row['unit']}s{note}"
         )
+    lines += [f"    !! {caution}." for caution in found.cautions]
     lines += ["[[Multiverse]]", f"    {found.multiverse.verdict}"]
     if len(found.multiverse.by_clock) > 1:
         for clock, part in found.multiverse.by_clock.items():
@@ -92,14 +102,29 @@ def summary(found: DecayFit) -> str:
             )
     if found.change:
         lines += ["[[Change point]]", f"    {found.change.verdict}"]
+        if found.change.schedule:
+            lines.append(f"    {found.change.schedule.verdict}")
     if found.averaging:
         lines += ["[[Single units and their mean]]", f"    {found.averaging.verdict}"]
-    if found.equivalence:
-        lines += ["[[Humans]]", f"    {found.equivalence.verdict}"]
+    if found.equivalences:
+        lines += ["[[Humans]]", *(f"    {one.verdict}" for one in found.equivalences)]
     if found.missing:
         lines.append("[[Not done]]")
         lines += [f"    {name}: {reason}" for name, reason in found.missing.items()]
-    return "\n".join(lines)
+    return "\n".join(map(escape.plain, lines))
+
+
+def with_asymptote(found: DecayFit) -> str:
+    """What the power law with an asymptote says by least squares: the reading of figure 4A that gives the paper's own number."""
+    table = found.exponents
+    rows = table[(table["form"] == "power_asymptote") & (table["estimator"] == "nls")]
+    if rows.empty:
+        return "the power law with an asymptote could not be fitted by nls."
+    row = rows.iloc[0]
+    return (
+        f"with an asymptote, c + a k^-gamma by nls, gamma = {_number(dict(row))}: the paper's {PAPER_LINE[1]} comes out of that form, which the line "
+        "that it draws, without an asymptote, is not."
+    )
 
 
 def drawn_line(curve: Curve) -> str:
@@ -127,19 +152,28 @@ def to_json(found: DecayFit) -> dict[str, Any]:
         "exponents": found.exponents.to_dict("records"),
         "best_form": found.comparison.best,
         "forms_verdict": found.comparison.verdict,
+        "standing": vars(found.comparison.standing(found.headline["form"])),
+        "cautions": list(found.cautions),
         "multiverse": found.multiverse.summary,
         "averaging": None
         if found.averaging is None
         else {"simulated": found.averaging.simulated, "verdict": found.averaging.verdict},
-        "equivalence": None
-        if found.equivalence is None
-        else {
-            "difference": vars(found.equivalence.difference),
-            "p": found.equivalence.p_equivalence,
-            "overlap": found.equivalence.overlap,
-            "verdict": found.equivalence.verdict,
-        },
-        "humans": [{"series": h.name, **vars(h.number)} for h in found.humans],
+        "equivalences": [
+            {
+                "measure": one.measure,
+                "state": one.state,
+                "difference": vars(one.difference),
+                "human_mean": vars(one.mean),
+                "new_study": vars(one.new_study),
+                "margin": one.margin,
+                "margin_reason": one.margin_reason,
+                "p": one.p_equivalence,
+                "overlap": one.overlap,
+                "verdict": one.verdict,
+            }
+            for one in found.equivalences
+        ],
+        "humans": [{"series": h.name, "study": h.study, "measure": h.measure, **vars(h.number)} for h in found.humans],
         "shown": [{"series": h.name, "clock": str(h.clock), **vars(h.number)} for h in found.shown],
         "by_clock": found.multiverse.by_clock,
         "change_point": None
@@ -148,6 +182,12 @@ def to_json(found: DecayFit) -> dict[str, Any]:
             "location": vars(found.change.location),
             "width": vars(found.change.width),
             "events": found.change.events,
+            "preferred": found.change.preferred,
+            "support": found.change.support,
+            "aicc": found.change.aicc,
+            "schedule": None
+            if found.change.schedule is None
+            else {**vars(found.change.schedule), "slope": vars(found.change.schedule.slope)},
             "verdict": found.change.verdict,
         },
         "missing": found.missing,
@@ -172,53 +212,88 @@ def read_fit(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is JSON but no fit: it has no `schema` and `gamma`.")
     if found["schema"] > SCHEMA:
         raise UserError(f"{path} has version {found['schema']}; this code reads up to {SCHEMA}. Update it.")
-    # version 1 knew one clock and no change points
-    return {"shown": [], "by_clock": {}, "change_point": None, **found}
+    # version 1 knew one clock and no change points, version 2 no classes of measures and no cautions
+    return {
+        "shown": [],
+        "by_clock": {},
+        "change_point": None,
+        "equivalences": [],
+        "cautions": [],
+        "standing": None,
+        **found,
+    }
 
 
 def _macro(name: str) -> str:
-    """The part of a name before its first comma, in letters only: LaTeX macros have no digits."""
-    words = "".join(c if c.isalnum() else " " for c in name.split(",")[0]).split()
+    """The part of a name before its first comma, in ASCII letters only: LaTeX macros have no digits, and no others without packages."""
+    words = re.sub(r"[^A-Za-z0-9]", " ", name.split(",")[0]).split()
     digits = dict(
         zip("0123456789", ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"), strict=True)
     )
     words = [word if word.isupper() else word.capitalize() for word in words]
-    return "".join("".join(digits.get(c, c) for c in word) for word in words)
+    return "".join("".join(digits.get(c, c) for c in word) for word in words) or "Curve"
+
+
+def _tex_number(value: float) -> str:
+    """A number as LaTeX text, also one that does not exist."""
+    if np.isnan(value):
+        return "undefined"
+    return f"{value:.3f}" if np.isfinite(value) else r"\ensuremath{" + ("-" if value < 0 else "") + r"\infty}"
 
 
 def latex(found: DecayFit) -> str:
-    """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window and interval."""
-    head, curve = found.headline, found.curve
+    """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window, interval and what speaks against citing it."""
+    head, curve, comparison = found.headline, found.curve, found.comparison
     name = _macro(curve.name)
-    over = f"{head['n']:.0f} {head['unit']}s"
+    estimate, lower, upper = (_tex_number(head[key]) for key in ("gamma", "lower", "upper"))
+    standing = comparison.standing(head["form"])
+    if comparison.best is None:
+        rivals = escape.latex(comparison.verdict.removeprefix(f"{curve.name}: ").rstrip("."))
+    else:
+        best = escape.latex(comparison.best.replace("_", " "))
+        rivals = f"the best of the rival forms is {best}"
+        if comparison.best != head["form"]:
+            rivals += f", AICc {standing.gap:.1f} lower" if np.isfinite(standing.gap) else ""
+    opening = "This form is rejected: a" if standing.state == "does not survive" else "A"
+    caution = "".join(f" Caution: {escape.latex(text)}." for text in found.cautions)
+    failures = f" The fit reports: {escape.latex(head['failures'])}." if head["failures"] else ""
     return "\n".join(
         [
-            f"\\newcommand{{\\gamma{name}}}{{{head['gamma']:.3f}}}",
-            f"\\newcommand{{\\gamma{name}Lower}}{{{head['lower']:.3f}}}",
-            f"\\newcommand{{\\gamma{name}Upper}}{{{head['upper']:.3f}}}",
-            f"\\newcommand{{\\gamma{name}Sentence}}{{A power law $a\\,x^{{-\\gamma}}$ fitted by {head['estimator']} to {curve.name.replace('_', chr(92) + '_')} against "
-            f"{curve.clock} (window: {curve.window}; normalisation: {curve.normalisation}) has $\\gamma = {head['gamma']:.3f}$ "
-            f"(95\\,\\% interval {head['lower']:.3f} to {head['upper']:.3f}, {head['method']} over {over}); "
-            f"the best of the rival forms is {found.comparison.best.replace('_', ' ')}.}}",
+            f"\\newcommand{{\\gamma{name}}}{{{estimate}}}",
+            f"\\newcommand{{\\gamma{name}Lower}}{{{lower}}}",
+            f"\\newcommand{{\\gamma{name}Upper}}{{{upper}}}",
+            f"\\newcommand{{\\gamma{name}Sentence}}{{{opening} power law ${FORMULAS[head['form']]}$ fitted by {head['estimator']} to "
+            f"{escape.latex(curve.name)} against {escape.latex(curve.clock)} (window: {escape.latex(curve.window)}; normalisation: "
+            f"{escape.latex(curve.normalisation)}) has $\\gamma = {estimate}$ "
+            f"(95\\,\\% interval {lower} to {upper}, {head['method']} over {head['n']:.0f} {escape.latex(head['unit'])}s); "
+            f"{rivals}.{caution}{failures}}}",
             "",
         ]
     )
 
 
 def bibtex(found: DecayFit) -> str:
-    """`gamma.bib`: this software, the examined paper, and the source of every human curve used."""
+    """`gamma.bib`: this software, the examined paper, and the source of every human curve used of which the registry names author and year."""
     version = importlib.metadata.version("attention-redundancy")
     entries = [
-        f"@software{{attention_redundancy,\n  title = {{attention-redundancy}},\n  version = {{{version}}}\n}}",
+        "@misc{attention_redundancy,\n  title = {attention-redundancy},\n  author = {{The attention-redundancy developers}},\n"
+        f"  year = {{2026}},\n  note = {{version {escape.bibtex(version)}}}\n}}",
         "@misc{cram2026,\n  title = {Learning to Forget Attention: Memory Consolidation for Adaptive Compute Reduction},\n"
         "  author = {Shihab and Akter and Sharma},\n  year = {2026},\n  eprint = {2602.12204},\n  archivePrefix = {arXiv}\n}",
     ]
     table = humans.list_series().set_index("series")
     for exponent in (*found.humans, *found.shown):
-        row = table.loc[exponent.name]
-        year: str = "" if pd.isna(row["year"]) else f"\n  year = {{{str(row['year']).removesuffix('.0')}}},"
-        doi: str = "" if pd.isna(row["doi"]) else f"\n  doi = {{{row['doi']}}},"
+        row, known = table.loc[exponent.name], humans.bibliography(exponent.name)
+        key = re.sub(r"[^A-Za-z0-9_]", "_", exponent.name)
+        if known is None:
+            # text outside of entries is a comment in BibTeX
+            entries.append(
+                f"{key} has no entry: the registry does not name its author and year ({escape.bibtex(row['study']).replace('@', ' at ')})."
+            )
+            continue
+        doi: str = "" if pd.isna(row["doi"]) else f"\n  doi = {{{escape.bibtex(row['doi'])}}},"
         entries.append(
-            f"@misc{{{exponent.name},\n  title = {{{row['study']}}},{year}{doi}\n  note = {{{row['measure']}; {row['how_read']}}}\n}}"
+            f"@misc{{{key},\n  title = {{{escape.bibtex(row['study'])}}},\n  author = {{{escape.bibtex(known[0])}}},\n  year = {{{known[1]}}},{doi}\n"
+            f"  note = {{{escape.bibtex(row['measure'])}; {escape.bibtex(row['how_read'])}}}\n}}"
         )
     return "\n\n".join(entries) + "\n"

@@ -46,6 +46,15 @@ class Settings:
     """Also log to tensorboard, wandb or trackio, through accelerate; the package has to be installed."""
 
 
+def _checksum(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names and bytes of all tensors, by name."""
+    parts = (
+        (name.encode(), t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for name, t in sorted(tensors.items())
+    )
+    return digest(bytes(part) for pair in parts for part in pair)
+
+
 class Trainer:
     """Train one seed into a run folder.
 
@@ -79,6 +88,8 @@ class Trainer:
             )
         weights = None if start is None else load_tensors(start / "model.safetensors")[0]
         origin = None if weights is None else digest(t.numpy().tobytes() for t in weights.values())
+        if (folder / "config.json").exists():
+            trajectory.read_config(folder)  # a damaged one is named before it is compared
         with self.accelerator.main_process_first():
             self.run = Run(folder, {**asdict(config), "seed": seed, "start": origin})
         self.config, self.seed, self.device = config.resolved(), seed, self.accelerator.device
@@ -138,8 +149,7 @@ class Trainer:
     def train(self) -> dict[str, Any]:
         """All remaining steps; returns the summary. A finished run is left as it is."""
         if self.run.finished:
-            summary: dict[str, Any] = json.loads((self.run.folder / "summary.json").read_text(encoding="utf-8"))
-            return summary
+            return trajectory.read_summary(self.run.folder)
         self.run.json("provenance.json", self._provenance())
         marks = self._marks()
         if self.step == 0:
@@ -288,19 +298,43 @@ class Trainer:
                 "seconds": str(self.seconds),
                 "model": self.config.model,
                 "kind": "consolidation",
+                "config_digest": trajectory.config_digest(self.run.config),
+                "checksum": _checksum(tensors),
             }
             save_tensors(self.run.folder / STATE, tensors, about)
 
     def _restore(self) -> None:
+        """Go on from the saved state. Raises UserError when it is damaged, of another run, or not a state that this run can have."""
         path = self.run.folder / STATE
         tensors, about = load_tensors(path)
-        expected = {f"model:{name}" for name in self.bare.state_dict()} | {"exposures", "patterns", "log"}
-        if about.get("kind") != "consolidation" or expected - set(tensors):
+        remove = f"Remove {path} to start this seed again."
+        expected = {f"model:{name}": t.shape for name, t in self.bare.state_dict().items()}
+        missing = {*expected, "exposures", "patterns", "log"} - set(tensors)
+        if about.get("kind") != "consolidation" or missing:
             raise UserError(
-                f"{path} is not the state of such a run ({about.get('model', 'no model named')}; {len(expected - set(tensors))} tensors are missing). "
-                "Remove it to start this seed again."
+                f"{path} is not the state of such a run ({about.get('model', 'no model named')}; {len(missing)} tensors are missing). {remove}"
             )
-        self.step, self.seconds = int(about["step"]), float(about["seconds"])
+        if about.get("config_digest") != trajectory.config_digest(self.run.config):
+            raise UserError(f"{path} is the state of a run with another configuration or seed. {remove}")
+        if about.get("checksum") != _checksum(tensors):
+            raise UserError(f"{path} is damaged: its checksum is not that of its content. {remove}")
+        try:
+            self.step, self.seconds = int(about["step"]), float(about["seconds"])
+            log = json.loads(bytes(tensors["log"].numpy()).decode())
+            self.rows, self.recent = [tuple(row) for row in log["rows"]], log["recent"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged: its step or its rows cannot be read ({error}). {remove}") from error
+        last = max((row[0] for row in self.rows), default=0)
+        if not last <= self.step <= self.config.steps or not (math.isfinite(self.seconds) and self.seconds >= 0):
+            raise UserError(
+                f"{path} says that {self.step} steps in {self.seconds} s are done, with rows up to step {last}; the run has {self.config.steps} steps. {remove}"
+            )
+        shapes = {**expected, "exposures": self.table.exposures.rows.shape, "patterns": self.table.sums.shape}
+        wrong = [name for name, shape in shapes.items() if tensors[name].shape != shape]
+        if wrong:
+            raise UserError(
+                f"{path} has {wrong[0]} in the shape {tuple(tensors[wrong[0]].shape)}, asked {tuple(shapes[wrong[0]])}. {remove}"
+            )
         self.bare.load_state_dict({k.removeprefix("model:"): t for k, t in tensors.items() if k.startswith("model:")})
         for name, p in self.bare.named_parameters():
             moments = {
@@ -312,8 +346,6 @@ class Trainer:
         self.table.exposures.rows = tensors["exposures"].to(self.device)
         if self.accelerator.is_main_process:
             self.table.sums = tensors["patterns"].to(self.device)
-        log = json.loads(bytes(tensors["log"].numpy()).decode())
-        self.rows, self.recent = [tuple(row) for row in log["rows"]], log["recent"]
         choice("resume", f"step {self.step}", f"{STATE} is there")
 
     def _provenance(self) -> dict[str, Any]:
@@ -328,6 +360,7 @@ class Trainer:
         table = trajectory.tidy(self.rows)
         facts = {"model": self.config.model, "seed": self.seed, "config": self.run.config}
         summary = summarise(table, self.config, self.seed, parameters(self.bare))
+        summary["config_digest"] = trajectory.config_digest(self.run.config)
         if self.accelerator.is_main_process:
             folder = self.run.folder
             trajectory.write(folder / "trajectory.parquet", table, facts)

@@ -19,7 +19,7 @@ from consolidation.baselines import VARIANTS
 from consolidation.replicate import METRICS, over_seeds
 from consolidation.replicate import PAPER as TABLES
 from consolidation.srcd import CLOCKS
-from consolidation.theory import fit_phase_plane
+from consolidation.theory import fit_phase_planes
 from labbook import style
 from labbook.console import UserError
 
@@ -175,39 +175,49 @@ def phase_plane(runs: Runs) -> Figure:
     )
     panels[0].set(xlabel="training step", ylabel="q, share", ylim=(0, 1.03))
     panels[0].legend(frameon=False, fontsize=6.5)
-    q, p = quality.mean(axis=1), share.reindex(quality.index).mean(axis=1)
+    share = share.reindex(quality.index)
     # the model is about consolidation, so it starts where routing begins to cost
-    begun = q.index >= runs.summaries["cram"][0]["events"].get("routing pressure sets in", 0)
-    at = q.index[begun].to_numpy(float)
-    model = fit_phase_plane(at, q[begun].to_numpy(), p[begun].to_numpy())
-    path = model.path(at)
-    panels[1].plot(q[~begun], p[~begun], ".-", ms=3, lw=0.5, color=style.PALETTE[7], label="before routing pressure")
-    panels[1].plot(
-        q[begun],
-        p[begun],
-        "o-",
-        ms=2.5,
-        lw=0.9,
-        color=style.PALETTE[0],
-        label=f"after, mean over {quality.shape[1]} seeds",
-    )
-    panels[1].plot(
-        path[0], path[1], "--", color=style.PALETTE[3], label=f"appendix C, fitted: explains {model.explained:.0%}"
-    )
-    edge = model.separatrix()
-    panels[1].plot(edge[:, 0], edge[:, 1], ":", color="0.4", label=f"its separatrix, q* = {model.q_star:.2f}")
+    begun = quality.index >= runs.summaries["cram"][0]["events"].get("routing pressure sets in", 0)
+    at = quality.index[begun].to_numpy(float)
+    model = fit_phase_planes(at, quality[begun].to_numpy(float).T, share[begun].to_numpy(float).T)
+    star, explained, fixed = (model.numbers[name] for name in ("q_star", "explained", "explained_from_observed"))
+    for seed, (fitted, (name, q)) in enumerate(zip(model.fits, quality.items(), strict=True)):
+        p, path, edge = share[name], fitted.path(at), fitted.separatrix()
+
+        def said(text: str, first: bool = seed == 0) -> str | None:
+            return text if first else None
+
+        panels[1].plot(
+            q[~begun], p[~begun], ".-", ms=2, lw=0.4, color=style.PALETTE[7], label=said("before routing pressure")
+        )
+        panels[1].plot(
+            q[begun],
+            p[begun],
+            "o-",
+            ms=2,
+            lw=0.7,
+            color=style.PALETTE[0],
+            label=said(f"after, {len(model.fits)} seeds"),
+        )
+        fit_label = f"appendix C, start fitted: explains {explained.estimate:.0%} [{explained.lower:.0%}, {explained.upper:.0%}]"
+        panels[1].plot(path[0], path[1], "--", lw=0.9, color=style.PALETTE[3], label=said(fit_label))
+        panels[1].plot(*fitted.start, "o", ms=4, mfc="none", color=style.PALETTE[3], label=said("its fitted start"))
+        start_label = f"observed start: explains {fixed.estimate:.0%} [{fixed.lower:.0%}, {fixed.upper:.0%}] from there"
+        panels[1].plot(*fitted.observed, "X", ms=5, color="black", label=said(start_label))
+        edge_label = f"separatrix, q* = {star.estimate:.2f} [{star.lower:.2f}, {star.upper:.2f}]"
+        panels[1].plot(edge[:, 0], edge[:, 1], ":", lw=0.8, color="0.4", label=said(edge_label))
+        panels[2].plot(q.index, q, lw=0.8, color=style.PALETTE[0], label=said("q"))
+        panels[2].plot(at, path[0], "--", lw=0.8, color=style.PALETTE[0], label=said("q, appendix C"))
+        panels[2].plot(p.index, p, lw=0.8, color=style.PALETTE[2], label=said("p"))
+        panels[2].plot(at, path[1], "--", lw=0.8, color=style.PALETTE[2], label=said("p, appendix C"))
     panels[1].set(
         xlabel="mean q at recurring queries",
         ylabel="share routed to semantic memory",
         xlim=(-0.03, 1.03),
         ylim=(-0.03, 1.03),
     )
-    panels[1].legend(frameon=False, fontsize=6.5)
-    panels[2].plot(q.index, q, color=style.PALETTE[0], label="q")
-    panels[2].plot(at, path[0], "--", color=style.PALETTE[0], label="q, appendix C")
-    panels[2].plot(p.index, p, color=style.PALETTE[2], label="p")
-    panels[2].plot(at, path[1], "--", color=style.PALETTE[2], label="p, appendix C")
-    panels[2].set(xlabel="training step", ylabel="q and p (semantic share)", ylim=(-0.03, 1.03))
+    panels[1].legend(frameon=False, fontsize=6)
+    panels[2].set(xlabel="training step", ylabel="q and p (semantic share), each seed", ylim=(-0.03, 1.03))
     panels[2].legend(frameon=False, fontsize=6.5)
     return figure
 

@@ -34,14 +34,31 @@ import pyarrow.parquet as pq
 import torch
 
 from consolidation.cram import EPISODIC, Outputs
-from consolidation.decay import CLOCKS as DECAY_CLOCKS
 from consolidation.decay import Clock, Curve
 from consolidation.srcd import CLOCKS, Batch, Exposures
+from consolidation.units import CLOCKS as UNITS
 from labbook.console import UserError
-from labbook.run import replacing
+from labbook.escape import plain
+from labbook.run import digest, replacing
 
 SCHEMA = "consolidation-trajectory"
-VERSION = 1
+VERSION = 2
+# what a summary has to say, and which of it are numbers
+NUMBERS = (
+    "dynamics_mse", "attention_first", "pairs", "pairs_dense", "optimum", "static", "parameters", "steps", "seconds",
+)  # fmt: skip
+SUMMARY = (
+    "model",
+    "label",
+    "seed",
+    "accuracy",
+    "attention",
+    "knock_outs",
+    "events",
+    "learnt",
+    "consolidated",
+    *NUMBERS,
+)
 TABLES = {
     "trajectory": {"step": "int64", "layer": "int16", "kind": "string", "metric": "string", "value": "float64", "n": "int64"},
     "patterns": {
@@ -117,11 +134,30 @@ class PatternTable:
         )  # fmt: skip
 
 
+def config_digest(config: Any) -> str:
+    """SHA-256 of a configuration as JSON, whatever the order of its fields."""
+    return digest([json.dumps(config, sort_keys=True, default=str).encode()])
+
+
+def _checksum(table: pd.DataFrame, columns: dict[str, str]) -> str:
+    """SHA-256 of the values of a table in the types of its schema, independent of how Parquet packs them."""
+    parts = [
+        "\n".join(table[name].astype(str)).encode()
+        if kind == "string"
+        else np.ascontiguousarray(table[name].to_numpy(kind)).tobytes()
+        for name, kind in columns.items()
+    ]
+    return digest(parts)
+
+
 def write(path: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
-    """Write a table of this schema, atomically, with its version and the run's facts in the metadata."""
+    """Write a table of this schema, atomically, with its version, the run's facts (seed, configuration and its digest) and a checksum in the metadata."""
     columns = TABLES[path.stem]
     arrow = pa.table({name: pa.array(table[name]).cast(kind) for name, kind in columns.items()})
-    about = {"schema": SCHEMA, "version": str(VERSION), "table": path.stem, "facts": json.dumps(facts, default=str)}
+    about = {
+        "schema": SCHEMA, "version": str(VERSION), "table": path.stem, "facts": json.dumps(facts, default=str),
+        "config_digest": config_digest(facts.get("config")), "checksum": _checksum(arrow.to_pandas(), columns),
+    }  # fmt: skip
     with replacing(path) as partial:
         pq.write_table(arrow.replace_schema_metadata(about), partial, compression="zstd", compression_level=9)
 
@@ -129,29 +165,52 @@ def write(path: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A table and the facts of its run.
 
-    Raises UserError when the file is missing, is no Parquet, is not of this schema, is of a newer version, or lacks columns.
+    Raises UserError when the file is missing, is no Parquet, is damaged, is not of this schema or another table of it, is of a newer version, or lacks columns.
+    Version 1 had no checksum.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist. Name the folder of a run that `python -m consolidation.train` made.")
+    repair = "Restore it, or run the training again."
     try:
         arrow = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{path} is damaged or is not a Parquet file ({error}). Restore it, or run the training again."
-        ) from error
-    about = {k.decode(): v.decode() for k, v in (arrow.schema.metadata or {}).items()}
+        about = {k.decode(): v.decode() for k, v in (arrow.schema.metadata or {}).items()}
+        table: pd.DataFrame = arrow.to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged or is not a Parquet file ({plain(error)}). {repair}") from error
     if about.get("schema") != SCHEMA or about.get("table") not in TABLES:
         raise UserError(
             f"{path} is a Parquet file but no trajectory: its schema is {about.get('schema', 'not named')!r}, asked was {SCHEMA!r}."
         )
-    if int(about["version"]) > VERSION:
-        raise UserError(
-            f"{path} has version {about['version']} of the schema; this code reads up to {VERSION}. Update it."
-        )
-    missing = [c for c in TABLES[about["table"]] if c not in arrow.column_names]
+    if path.stem in TABLES and about["table"] != path.stem:
+        raise UserError(f"{path} holds the table {about['table']!r} and not {path.stem!r}. {repair}")
+    try:
+        version, facts = int(about["version"]), json.loads(about["facts"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged: its metadata cannot be read ({plain(error)}). {repair}") from error
+    if version > VERSION:
+        raise UserError(f"{path} has version {version} of the schema; this code reads up to {VERSION}. Update it.")
+    columns = TABLES[about["table"]]
+    missing = [c for c in columns if c not in table.columns]
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(arrow.column_names)}.")
-    return arrow.to_pandas(), json.loads(about["facts"])
+    if not isinstance(facts, dict):
+        raise UserError(f"{path} is damaged: its metadata name no run. {repair}")
+    if version > 1:
+        try:
+            sound = about.get("checksum") == _checksum(table, columns)
+        except (TypeError, ValueError):  # values that are not of the type of their column
+            sound = False
+        if not sound or about.get("config_digest") != config_digest(facts.get("config")):
+            raise UserError(f"{path} is damaged: its checksum is not that of its content. {repair}")
+    return table, facts
+
+
+def differences(there: Any, asked: Any, name: str = "") -> list[str]:
+    """What two configurations disagree about, by dotted name."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        keys = dict.fromkeys((*asked, *there))
+        return [d for k in keys for d in differences(there.get(k), asked.get(k), f"{name}.{k}" if name else str(k))]
+    return [] if there == asked else [f"{name}: there {there!r}, asked {asked!r}"]
 
 
 def seeds(run: Path) -> list[Path]:
@@ -162,10 +221,93 @@ def seeds(run: Path) -> list[Path]:
     return found
 
 
+def _json(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
+    """A JSON object with the needed keys. Raises UserError for what is missing, unreadable, or something else."""
+    repair = f"Restore it, or remove {path.parent} and train that seed again."
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({plain(error)}). {repair}") from error
+    missing = [key for key in needed if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise UserError(f"{path} is not that of a training run: it has no {', '.join(missing)}. {repair}")
+    return dict(found)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of one seed.
+
+    Raises UserError when it is missing or damaged, and when it is that of another seed than the folder's name says.
+    """
+    config = _json(folder / "config.json", ("model", "seed", "steps", "evaluation", "benchmark", "cram"))
+    named = folder.name.removeprefix("seed-")
+    if folder.name.startswith("seed-") and named != str(config["seed"]):
+        raise UserError(
+            f"{folder} holds seed {config['seed']!r} by its config.json. Give the folder the name of its seed, or train that seed again."
+        )
+    return config
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of one finished seed.
+
+    Raises UserError when it is missing or damaged, and when it is not that of the configuration beside it.
+    """
+    config, found = read_config(folder), _json(folder / "summary.json", SUMMARY)
+    # summaries of older runs carry no digest, but seed, model and steps
+    wrong = [
+        f"{key}: {found[key]!r}, its config.json {config[key]!r}"
+        for key in ("seed", "model", "steps")
+        if found[key] != config[key]
+    ]
+    if found.get("config_digest", config_digest(config)) != config_digest(config):
+        wrong.append("the digest of its configuration")
+    groups = [found[key] for key in ("accuracy", "attention", "knock_outs", "events")]
+    numbers = [found[key] for key in NUMBERS] + [
+        v for group in groups if isinstance(group, dict) for v in group.values()
+    ]
+    if not all(isinstance(group, dict) for group in groups) or any(
+        v is not None and not isinstance(v, int | float) for v in numbers
+    ):
+        wrong.append("something that is no number where one belongs")
+    if wrong:
+        raise UserError(
+            f"{folder / 'summary.json'} does not belong to its run ({'; '.join(wrong)}). Restore it, or train that seed again."
+        )
+    return found
+
+
 def load(run: Path, table: str) -> pd.DataFrame:
-    """A table of all finished seeds of a run, with a column `seed`."""
-    parts = [read(folder / f"{table}.parquet")[0].assign(seed=int(folder.name.split("-")[1])) for folder in seeds(run)]
-    return pd.concat(parts, ignore_index=True)
+    """A table of all finished seeds of a run, with a column `seed`. Raises UserError when one does not belong to its seed."""
+    return pd.concat(
+        [_belonging(folder, table).assign(seed=read_config(folder)["seed"]) for folder in seeds(run)], ignore_index=True
+    )
+
+
+def _belonging(folder: Path, name: str) -> pd.DataFrame:
+    """A table of one seed. Raises UserError when its metadata, or its own numbers, are of another seed or configuration."""
+    path, config = folder / f"{name}.parquet", read_config(folder)
+    table, facts = read(path)
+    wrong = [d for d in differences(facts.get("config"), config) if d] or (
+        [] if facts.get("seed") == config["seed"] else [f"seed: there {facts.get('seed')!r}, asked {config['seed']!r}"]
+    )
+    if not wrong and name == "trajectory":
+        positions = config["evaluation"] * config["benchmark"]["length"]
+        counted = set(table.loc[(table["metric"] == "attention") & (table["kind"] == "all"), "n"])
+        last = int(table["step"].max()) if len(table) else -1
+        if counted != {positions} or last != config["steps"]:
+            wrong = [
+                f"positions: there {sorted(counted)}, asked {positions}; last step: there {last}, asked {config['steps']}"
+            ]
+    elif not wrong and len(table):
+        patterns = int(table["pattern"].max())
+        if patterns >= config["benchmark"]["patterns"]:
+            wrong = [f"patterns: there {patterns + 1}, asked at most {config['benchmark']['patterns']}"]
+    if wrong:
+        raise UserError(
+            f"{path} is not of the run that it lies in ({'; '.join(wrong[:6])}). Restore it, or train that seed again."
+        )
+    return table
 
 
 def course(run: Path, metric: str, kind: str = "all", layer: int = -1) -> pd.DataFrame:
@@ -175,8 +317,8 @@ def course(run: Path, metric: str, kind: str = "all", layer: int = -1) -> pd.Dat
 
 
 def summaries(run: Path) -> list[dict[str, Any]]:
-    """The summary of every finished seed."""
-    return [json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in seeds(run)]
+    """The summary of every finished seed. Raises UserError when one is damaged or of another run."""
+    return [read_summary(folder) for folder in seeds(run)]
 
 
 def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probability", least: int = 20) -> Curve:
@@ -208,7 +350,7 @@ def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probabilit
         name=f"{summaries(run)[0]['label']}, P(episodic)",
         x=k.to_numpy(dtype=float),
         y=(by["sum"] / by["queries"]).to_numpy(dtype=float),
-        clock=Clock(clock, DECAY_CLOCKS[clock]),
+        clock=Clock(clock, UNITS[clock]),
         unit=by["seed"].astype(str).to_numpy(dtype=str),
         normalisation="as measured",
         source=f"{measure} of the episodic path at recurring queries, mean over layers and patterns, {by['seed'].nunique()} seeds",

@@ -88,6 +88,21 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Inside `guarded`: the first Ctrl-C or SIGTERM ends the command, for work that has no state worth saving."""
+
+    def end(signum: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt("No result was written; repeat the same command.")
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def guarded(body: Callable[[], None]) -> None:
     """Run a command body; exit with 2 on a `UserError` or a full disk, and with 130 when interrupted."""
     try:

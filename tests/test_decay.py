@@ -24,7 +24,7 @@ from consolidation.benchmark import Config, fits
 from consolidation.comparison import averaging, compare, vuong
 from consolidation.coverage import unit_interval, unit_truth
 from consolidation.decay import FORMS, Clock, Curve
-from consolidation.equivalence import Exponent, equivalence
+from consolidation.equivalence import Exponent, Margin, equivalence
 from consolidation.fitting import fit_best, solve
 from consolidation.inference import bootstrap, collapse, fit, profile
 from consolidation.multiverse import multiverse
@@ -274,10 +274,11 @@ def exponent(name: str, value: float, half: float = 0.01, clock: Clock = REPETIT
 
 def test_equivalence_knows_three_answers():
     close = [exponent(f"h{i}", v) for i, v in enumerate((0.44, 0.45, 0.46, 0.45, 0.44, 0.46))]
-    assert "is equivalent" in equivalence(exponent("model", 0.45), close).verdict
-    assert "is different" in equivalence(exponent("model", 0.6), close).verdict
+    margin = Margin(0.05, "half of .4 to .5")
+    assert "is equivalent" in equivalence(exponent("model", 0.45), close, margin).verdict
+    assert "is different" in equivalence(exponent("model", 0.6), close, margin).verdict
     wide = [exponent(f"h{i}", v) for i, v in enumerate((0.1, 0.9, 0.4))]
-    assert "is undecided" in equivalence(exponent("model", 0.5), wide).verdict
+    assert "is undecided" in equivalence(exponent("model", 0.5), wide, margin).verdict
 
 
 def test_different_clocks_and_forms_are_refused():
@@ -337,7 +338,7 @@ def test_the_command_leaves_everything_a_paper_needs(finished):
     assert {"gamma", "lower", "upper", "n", "form", "estimator", "clock", "window", "unit", "method"} <= set(
         found["gamma"]
     )
-    assert found["schema"] == 2
+    assert found["schema"] == 3
     assert found["window"] == "1 to 20 count"
     assert len(found["humans"]) > 10
     text = (finished / "gamma.tex").read_text()
@@ -389,8 +390,9 @@ def test_human_files_are_checked(tmp_path):
     path = tmp_path / "own.csv"
     cases = {
         "lacks the columns": good.drop(columns="clock"),
-        "missing or not a number in row 4": good.assign(value=["1", "2", "no", *(["3"] * (len(good) - 3))]),
-        "is not known; there are": good.assign(clock_unit="minutes"),
+        "row 4 has no number in value but 'no'": good.assign(value=["1", "2", "no", *(["3"] * (len(good) - 3))]),
+        "cannot count in 'minutes'": good.assign(clock_unit="minutes"),
+        "is not known; there are": good.assign(clock="tea"),
         "confidence is one of": good.assign(confidence="sure"),
         "twice": pd.concat([good, good]),
     }
@@ -520,16 +522,19 @@ def test_the_reference_run_is_fitted_on_its_clock_and_not_against_humans(tmp_pat
     assert set(found["by_clock"]) == {f"{c} (count)" for c in EXPOSURES}
     assert found["gamma"]["unit"] == "seed"
     assert found["gamma"]["n"] == 5
-    assert found["equivalence"] is None
+    assert found["equivalences"] == []
     assert len(found["shown"]) >= 20
     assert found["change_point"]["location"]["n"] == 5
     assert "not compared. Compare them on purpose with --on-clock" in found["missing"]["humans"]
     assert "from the largest mean on" in capsys.readouterr().out
     assert r"\newcommand{\gammaCRAM}" in (tmp_path / "run" / "gamma.tex").read_text()
-    on_purpose = fit_command.read(fit_command.FitConfig(on_clock="repetition")).curve
+    on_purpose = fit_command.read(fit_command.FitConfig(on_clock="repetition", on_clock_factor=1)).curve
     assert on_purpose.clock == REPETITIONS
     assert "x rescaled by 1 from repetitions over training" in on_purpose.normalisation
     compared = analyse(on_purpose, forms=("power", "constant"))
-    assert compared.equivalence is not None
+    assert [e.measure for e in compared.equivalences] == ["time", "error"]
     assert compared.shown == []
+    assert "is not known. Say it with --on-clock-factor" in fails(
+        fit_command.main, capsys, ["--on-clock", "repetition"]
+    )
     assert "there is no clock 'tea'" in fails(fit_command.main, capsys, ["mack", "--on-clock", "tea"])

@@ -52,6 +52,7 @@ FLOORS = (
     {"redundancy.figures"},
     {"redundancy.probe", "redundancy.training", "redundancy.removal", "redundancy.pretrain"},
     {"redundancy.benchmark", "redundancy.coverage"},
+    {"consolidation.units", "consolidation.tables"},
     {"consolidation.srcd", "consolidation.decay"},
     {"consolidation.cram", "consolidation.theory"},
     {"consolidation.naive", "consolidation.baselines", "consolidation.trajectory"},

@@ -1,0 +1,99 @@
+"""What an axis of a decay curve may count, and in which unit: checked and converted by pint, never guessed.
+
+Repetitions, training steps and items are dimensions of their own, so that none of them passes for another or for a time. `count` is accepted on each of
+these clocks. A clock in the user's own words may have any unit that pint knows.
+"""
+
+from functools import cache
+
+import pint
+
+from labbook.console import UserError
+
+# what is counted, and the unit in which the registry of human curves has it
+CLOCKS = {
+    "repetitions in sequence": "count",
+    "repetitions in batch stream": "count",
+    "repetitions over training": "count",
+    "repetition": "count",
+    "training step": "steps",
+    "retention interval": "s",
+    "intervening items": "items",
+}
+# the thing that a counting clock counts, as a unit; every other clock of the registry is physical
+THINGS = {
+    "repetitions in sequence": "repetition",
+    "repetitions in batch stream": "repetition",
+    "repetitions over training": "repetition",
+    "repetition": "repetition",
+    "training step": "step",
+    "intervening items": "item",
+}
+EXAMPLES = {
+    "repetition": "count, repetitions, exposures, presentations, trials",
+    "step": "steps, kilosteps, count",
+    "item": "items, count",
+    "s": "s, min, hours, days, weeks",
+}
+COUNT = ("count", "counts")
+
+
+@cache
+def _registry() -> "pint.UnitRegistry[float]":
+    registry: pint.UnitRegistry[float] = pint.UnitRegistry()
+    registry.define("repetition = [repetition] = _ = exposure = presentation = trial")
+    registry.define("step = [step] = _ = update")
+    registry.define("item = [item]")
+    return registry
+
+
+def _parsed(counts: str, unit: str) -> pint.Unit:
+    """`unit` as pint knows it. Raises UserError for what is no unit, or not one that is multiplied (a temperature in degrees Celsius)."""
+    thing = THINGS.get(counts, "repetition")
+    try:
+        found = _registry().Unit(thing if unit.strip() in COUNT else unit.strip())
+        _registry().Quantity(2.0, found).to_base_units()
+    except Exception as error:  # pint's parser raises whatever Python's tokenizer and evaluator do
+        raise UserError(
+            f"{unit!r} is no unit ({error}). For the clock {counts!r} there are for instance {examples(counts)}. Change --clock-unit."
+        ) from error
+    if unit.strip() == "" or not _registry().Quantity(1.0, found)._is_multiplicative:
+        raise UserError(
+            f"{unit!r} is no unit in which a clock can count. Change --clock-unit, for instance to days or count."
+        )
+    return found
+
+
+def examples(counts: str) -> str:
+    """Units that a clock may have."""
+    return EXAMPLES[THINGS[counts]] if counts in THINGS else EXAMPLES["s"] + ("" if counts in CLOCKS else ", count")
+
+
+def check(counts: str, unit: str) -> None:
+    """Raise UserError when a clock of the registry cannot have this unit, or when it is no unit at all."""
+    found = _parsed(counts, unit)
+    if counts in CLOCKS and found.dimensionality != _parsed(counts, CLOCKS[counts]).dimensionality:
+        raise UserError(
+            f"the clock {counts!r} cannot count in {unit!r}, which pint reads as {found}; it takes for instance {examples(counts)}. "
+            "Change --clock-unit or --clock."
+        )
+
+
+def factor(counts: str, first: str, second: str) -> float:
+    """What a number in the unit `first` of a clock is multiplied by to be in `second`: 86,400 from days to s.
+
+    Raises UserError when the two are of different dimensions.
+    """
+    registry = _registry()
+    one, other = _parsed(counts, first), _parsed(counts, second)
+    if one.dimensionality != other.dimensionality:
+        raise UserError(f"{first!r} cannot be converted to {second!r} on the clock {counts!r}. Change --clock-unit.")
+    return float(registry.Quantity(1.0, one).to(other).magnitude)
+
+
+def one_count(counts: str, unit: str) -> float | None:
+    """One repetition, step or item in the unit of a clock: 1 in counts, .001 in kilosteps; None for a clock that is no count."""
+    for thing in dict.fromkeys(THINGS.values()):
+        if _parsed(counts, unit).dimensionality == _registry().Unit(thing).dimensionality:
+            return float(_registry().Quantity(1.0, thing).to(_parsed(counts, unit)).magnitude)
+    return None
