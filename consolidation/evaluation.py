@@ -96,6 +96,7 @@ def summarise(table: Any, config: TrainConfig, seed: int, size: int) -> dict[str
     final = {kind: at("attention", kind, -1) for kind in ("all", "recurring", "novel", "other")}
     accuracy = {kind: at("accuracy", kind, -1) for kind in ("recurring", "novel", "query")}
     peak = float(whole.query("metric == 'attention' and kind == 'all'")["value"].max())
+    # a model that never attends, or gave it up altogether, has not learnt when to
     optimum = config.benchmark.optimum()
     learnt = all(value >= LEARNT for value in accuracy.values() if not math.isnan(value))
     return {
@@ -104,5 +105,5 @@ def summarise(table: Any, config: TrainConfig, seed: int, size: int) -> dict[str
         "pairs": at("pairs", "all", -1), "pairs_dense": at("pairs_dense", "all", -1), "flops": at("flops", "all", -1), "flops_dense": at("flops_dense", "all", -1), "semantic": at("semantic", "all", -1),
         "knock_outs": {f"{part}, {kind}": at(f"accuracy_without_{part}", kind, -1) for part in (*KNOCK_OUTS, "all") for kind in ("recurring", "novel")},
         "optimum": optimum, "static": config.benchmark.queries, "learnt": learnt,
-        "consolidated": learnt and final["all"] <= CONSOLIDATED * optimum, "events": config.events(), "seconds": at("seconds", "all", -1),
+        "consolidated": learnt and 0 < final["all"] <= CONSOLIDATED * optimum, "events": config.events(), "seconds": at("seconds", "all", -1),
     }  # fmt: skip

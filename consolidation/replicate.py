@@ -182,7 +182,8 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
         "retrieval": accuracy["query"], "recurring": accuracy["recurring"], "novel": accuracy["novel"], "dynamics_mse": summary["dynamics_mse"],
         "attention": attention["all"], "ratio": attention["all"] / first if first else math.nan, "at_recurring": attention["recurring"],
         "at_novel": attention["novel"], "pairs": summary["pairs"] / summary["pairs_dense"], "learnt": float(summary["learnt"]),
-        "consolidated": float(summary["consolidated"]),
+        # without attention there is nothing to consolidate
+        "consolidated": float(summary["consolidated"]) if attention["all"] else math.nan,
     }  # fmt: skip
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
 

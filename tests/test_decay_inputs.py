@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from consolidation import fit as fit_command
-from consolidation import humans, tables, units
+from consolidation import humans, units
 from consolidation.analysis import analyse, human_exponents
 from consolidation.comparison import compare
 from consolidation.decay import FORMS, Clock, Curve
