@@ -5,7 +5,7 @@ rest of the network runs on, and the loss says how much of that mattered. `execu
 
     layers      one layer at a time: probe | hidden state and position | mean per position | training mean | zero | the probe's
                 prediction for another token
-    heads       one head at a time: probe | hidden state and position | mean per position | training mean
+    heads       one head at a time: probe | hidden state and position | training mean
     all         every layer at once: the same as for layers, and what `rivals` and `cumulative` fit
     rivals      probes of low rank and a small network, see `rivals`
     cumulative  layers 0 to l: probe | sequential, a probe refitted on the stream as it is after the earlier substitutions |
@@ -195,7 +195,7 @@ def plan(
     if "heads" in parts:
         for n in layers:
             for h in range(n_heads):
-                for name in (*BY_RIDGE, "training_mean"):
+                for name in ("probe", "with_position", "training_mean"):
                     rule = replace(replacements(n)[name], heads=(h,))
                     yield Variant({"part": "heads", "layer": n, "head": h, "replacement": name}, {n: rule})
     if "all" in parts:

@@ -24,7 +24,7 @@ from redundancy.models import (
     load_tokenizer,
     locate,
 )
-from redundancy.text import SPLITS, Corpus, Windows, cut_windows, read_corpus, split_documents
+from redundancy.text import FEWEST_DOCUMENTS, SPLITS, Corpus, Windows, cut_windows, read_corpus, split_documents
 
 # Characters per token when a stream has to be bounded before its tokenizer has seen it; generous, so that text does not run out.
 CHARACTERS_PER_TOKEN = 8
@@ -79,8 +79,8 @@ class Settings:
 
 
 R = TypeVar("R", bound=Request)
-# held-out documents below which no interval is given, and below which a warning comes with it: see `estimate.Studentised`
-FEWEST_DOCUMENTS, FEW_DOCUMENTS = 5, 10
+# held-out documents below which a warning comes with every interval
+FEW_DOCUMENTS = 10
 
 
 def resolve(config: R, settings: Settings, width: int, depth: int, positions: int) -> R:

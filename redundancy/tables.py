@@ -213,7 +213,7 @@ def tabulate(
     groups = {name: _head_groups(parts, bootstrap) for name, parts in head_scores.items()}
     summary = _summarise(decoder, task, means, groups, penalties, bootstrap, facts)
     summary["random_seeds"] = len(twins)
-    summary["learning"] = _converged(learning)
+    summary["learning"] = converged(learning)
     for name, found in starts.items():
         at_zero = {m: vars(sampled.estimate(bootstrap)) for m, sampled in mean_over_layers(found).items()}
         summary.setdefault("at_position_0", {})[name] = at_zero
@@ -253,7 +253,7 @@ def tabulate_learning(
     return pd.DataFrame(rows, columns=list(LEARNING))
 
 
-def _converged(learning: pd.DataFrame) -> dict[str, Any]:
+def converged(learning: pd.DataFrame) -> dict[str, Any]:
     """Per model: by how much centred R2 changed with the last doubling of the tokens, and whether less than CONVERGED."""
     found = {}
     part = learning[(learning["metric"] == "R2") & (learning["against"] == "all")]

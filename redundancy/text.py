@@ -28,6 +28,8 @@ DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "validation", "evaluation")
 # About half of the text is for evaluation: the number of evaluation documents sets the width of every interval.
 SHARES = (0.40, 0.12, 0.48)
+# Held-out documents below which no interval is given: see `labbook.estimate.Studentised`.
+FEWEST_DOCUMENTS = 5
 SUFFIXES = (".txt", ".parquet", ".jsonl")
 SECTION_CHARACTERS = 12_000
 
@@ -173,21 +175,21 @@ def split_documents(documents: Sequence[Document], seed: int) -> dict[str, list[
 
     The position u = sha256(seed, text) / 2^256 in [0, 1) is compared with fixed thresholds (40 / 12 / 48 %), so adding
     or reordering documents moves none of the others. Where chance leaves a small corpus with fewer than 2 training, 1
-    validation, or max(2, 40 %) evaluation documents, those nearest to the threshold move over; beyond a few dozen
-    documents this does not happen.
+    validation, or max(FEWEST_DOCUMENTS, 40 %) evaluation documents, those nearest to the threshold move over; beyond a
+    few dozen documents this does not happen.
 
-    Raises UserError for fewer than 5 documents.
+    Raises UserError for fewer documents than that makes.
     """
-    if len(documents) < 5:
+    if len(documents) < FEWEST_DOCUMENTS + 3:
         raise UserError(
-            f"the corpus has {len(documents)} documents; at least 5 are needed to split by document into training, "
+            f"the corpus has {len(documents)} documents; at least {FEWEST_DOCUMENTS + 3} are needed to split by document into training, "
             "validation and evaluation. Give --corpus more documents (a single .txt file is cut into sections)."
         )
     position = {d.id: int.from_bytes(hashlib.sha256(f"{seed}:{d.id}".encode()).digest()[:7]) / 2**56 for d in documents}
     ordered = sorted(documents, key=lambda d: position[d.id])
     first = sum(position[d.id] < SHARES[0] for d in ordered)
     second = sum(position[d.id] < SHARES[0] + SHARES[1] for d in ordered)
-    n, least = len(ordered), max(2, -(-2 * len(ordered) // 5))
+    n, least = len(ordered), max(FEWEST_DOCUMENTS, -(-2 * len(ordered) // 5))
     first = min(max(first, 2), n - least - 1)
     second = min(max(second, first + 1), n - least)
     return {"train": ordered[:first], "validation": ordered[first:second], "evaluation": ordered[second:]}

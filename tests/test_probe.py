@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import stats
 from transformers import BertConfig, BertLMHeadModel, T5Config
 
 import redundancy
@@ -18,7 +19,7 @@ from redundancy import measure, probe
 from redundancy.controls import CONTROLS, RANDOM
 from redundancy.figures import FIGURES
 from redundancy.models import load_model, locate
-from redundancy.tables import Tables
+from redundancy.tables import Tables, converged
 from tests.conftest import SIZE, TINY, build, fails
 
 TABLES = ("layers.csv", "heads.csv", "controls.csv", "histogram.csv", "distribution.csv")
@@ -269,6 +270,7 @@ def test_a_model_without_tokenizer_is_refused(capsys, tmp_path, text_folder):
         (["--ridge", "0"], "has to be positive"),
         (["--device", "cuda:7"], "cannot be used"),
         (["--batch-size", "0"], "at least 1"),
+        (["--random-seeds", "1"], "Change --random-seeds"),
     ],
 )  # fmt: skip
 def test_impossible_requests_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path, more, message):
@@ -279,12 +281,12 @@ def test_impossible_requests_name_the_flag(capsys, gpt2_folder, text_folder, tmp
 
 def test_too_little_text(capsys, gpt2_folder, tmp_path):
     (tmp_path / "few").mkdir()
-    for i in range(6):
+    for i in range(9):
         (tmp_path / "few" / f"{i}.txt").write_text(f"only a word {i}")
     assert "d_model + 1 = 33" in fails(probe.main, capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o"))
     (tmp_path / "few" / "5.txt").unlink()
     (tmp_path / "few" / "4.txt").unlink()
-    assert "at least 5" in fails(probe.main, capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o"))
+    assert "at least 8" in fails(probe.main, capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o"))
 
 
 def test_unknown_flags_exit_with_2(capsys):
@@ -336,3 +338,59 @@ def test_a_damaged_state_is_named(capsys, gpt2_folder, text_folder, tmp_path):
     (out / "state").mkdir()
     (out / "state" / "model-moments.safetensors").write_bytes(b"half a file")
     assert "is damaged" in fails(probe.main, capsys, arguments(gpt2_folder, text_folder, out))
+
+
+def test_few_documents_come_with_a_warning(capsys, gpt2_folder, text_folder, tmp_path):
+    probe.main(arguments(gpt2_folder, text_folder, tmp_path / "o"))
+    assert "intervals rest on 5 held-out documents" in " ".join(capsys.readouterr().err.split())
+
+
+def test_random_weights_are_averaged_over_seeds_whose_spread_widens_their_interval(
+    gpt2_folder, text_folder, tmp_path, finished
+):
+    """Three seeds by hand against the table; the interval of their mean is at least Student's over the seeds."""
+    layers = Tables.read(finished).layers.query("feature == @RANDOM and metric == 'R2'").set_index("layer")
+    prepared_scores = []
+    original = probe.measure_twins
+
+    def keep(decoder, task, seeds, state):
+        found = original(decoder, task, seeds, state)
+        prepared_scores.extend(found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "measure_twins", keep)
+        probe.main(arguments(gpt2_folder, text_folder, tmp_path / "o"))
+    assert len(prepared_scores) == 3
+    for layer, row in layers.iterrows():
+        weights = np.ones((1, len(prepared_scores[0][layer].sums["count"])))
+        values = np.array([float(s[layer].metrics("resid_pre", weights)[0]["R2"][0]) for s in prepared_scores])
+        assert len(set(values)) == 3
+        assert row["estimate"] == pytest.approx(values.mean())
+        half = stats.t.ppf(0.975, 2) * values.std(ddof=1) / np.sqrt(3)
+        assert row["estimate"] - row["lower"] >= half * (1 - 1e-9)
+
+
+def test_the_learning_curve_says_whether_more_text_would_change_the_probe(gpt2_folder, text_folder, tmp_path, finished):
+    probe.main(arguments(gpt2_folder, text_folder, tmp_path / "o", "--learning-curve"))
+    tables = Tables.read(tmp_path / "o")
+    rows = tables.learning.query("metric == 'R2' and model == 'trained' and against != 'all'").sort_values("tokens")
+    assert len(rows) == 3
+    whole = tables.summary["metrics"]["R2"]["estimate"]
+    assert rows["estimate"].iloc[-1] == pytest.approx(whole)
+    assert rows["estimate"].is_monotonic_increasing  # 500 tokens do not fit 33 numbers a column as 2,000 do
+    found = tables.summary["learning"]["trained"]
+    assert not found["converged"]
+    assert found["R2_gain"]["estimate"] == pytest.approx(whole - rows["estimate"].iloc[-2])
+    assert Tables.read(finished).learning.empty
+
+
+def test_a_curve_that_has_flattened_is_called_converged():
+    rows = []
+    for tokens, gain in ((25, -0.05), (50, -0.004), (100, 0.0)):
+        row = {"tokens": tokens, "model": "trained", "metric": "R2", "against": "all", "n": 12}
+        rows.append(row | {"estimate": gain, "lower": gain - 0.003, "upper": gain + 0.003})
+    table = pd.DataFrame(rows)
+    assert converged(table)["trained"]["converged"]
+    table.loc[1, "lower"] = -0.02  # it may still rise by .02
+    assert not converged(table)["trained"]["converged"]

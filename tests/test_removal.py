@@ -30,7 +30,7 @@ def test_a_run_folder_holds_tables_and_figures(finished):
     assert names == {"config.json", "provenance.json", "summary.json", *tables, *figures}
     losses = Losses.read(finished)
     every = losses.substitution[losses.substitution["metric"] == "loss_increase"]
-    assert (every["part"] == "heads").sum() == 4 * 3 * 4
+    assert (every["part"] == "heads").sum() == 3 * 3 * 4
     assert {"probe", "training_mean", "zero", "shuffled", "sequential", "mlp", "rank_4"} <= set(
         every[every["part"] == "all"]["replacement"]
     )
