@@ -27,13 +27,14 @@ ROOT = Path(__file__).parent.parent
 RUN = DATA / "runs" / "embedded" / "probe"
 # ground floor first; a module may import from the rows above its own
 FLOORS = (
+    {"labbook.escape"},
     {"labbook.console", "labbook.estimate", "labbook.style"},
     {"labbook.processes"},
     {"labbook.run"},
     {"labbook.claims"},
     {"labbook.claims_redundancy", "labbook.claims_consolidation"},
     {"labbook.verdicts"},
-    {"redundancy.text", "redundancy.ngram"},
+    {"redundancy.text", "redundancy.ngram", "redundancy.blocks", "redundancy.gguf_file"},
     {"redundancy.models", "redundancy.moments"},
     {"redundancy.capture", "redundancy.ridge"},
     {"redundancy.controls"},
