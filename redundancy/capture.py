@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from labbook.console import UserError
+from redundancy.blocks import copy_of
 from redundancy.models import Decoder
 
 Feature = Literal["resid_pre", "ln1", "embedding"]
@@ -86,9 +87,12 @@ class Capture:
 
 @torch.inference_mode()
 def activations(decoder: Decoder, ids: Tensor, layer: int) -> dict[str, Tensor]:
-    """`resid_pre`, `ln1`, `z` and `attn_out` of one layer, each (batch, position, width), under TransformerLens' names.
+    """`resid_pre`, `ln1`, `z`, `projected` and `attn_out` of one layer, each (batch, position, width), mostly TransformerLens' names.
 
-    `attn_out` is what the attention module itself returns, which `check_identity` holds against z W_O + b_O.
+    `projected` is what the output projection returns and `attn_out` what the attention module itself returns; `check_identity` holds both
+    against z W_O + b_O.
+
+    Raises UserError for an attention module that returns neither a tensor nor a tuple that begins with one.
     """
     found: dict[str, Tensor] = {}
 
@@ -98,12 +102,22 @@ def activations(decoder: Decoder, ids: Tensor, layer: int) -> dict[str, Tensor]:
 
         return keep
 
-    def returned(module: Any, args: Any, output: Any) -> None:
-        found["attn_out"] = output[0] if isinstance(output, tuple) else output
+    def returned(name: str) -> Any:
+        def keep(module: Any, args: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if not isinstance(first, Tensor):
+                raise UserError(
+                    f"{decoder.name!r}: the attention module returns a {type(output).__name__} and no tensor; this architecture is "
+                    "not supported. Choose another MODEL."
+                )
+            found[name] = first
+
+        return keep
 
     places = {"resid_pre": decoder.layers[layer], "ln1": decoder.attention(layer), "z": decoder.projection(layer)}
     hooks = [m.register_forward_pre_hook(keep_as(name), with_kwargs=True) for name, m in places.items()]
-    hooks.append(decoder.attention(layer).register_forward_hook(returned))
+    hooks.append(decoder.projection(layer).register_forward_hook(returned("projected")))
+    hooks.append(decoder.attention(layer).register_forward_hook(returned("attn_out")))
     try:
         decoder.backbone(input_ids=ids.to(decoder.device), use_cache=False)
     finally:
@@ -112,25 +126,54 @@ def activations(decoder: Decoder, ids: Tensor, layer: int) -> dict[str, Tensor]:
     return found
 
 
-def check_identity(decoder: Decoder, ids: Tensor) -> float:
-    """Check sum_h z_h W_O[h] + b_O = attn_out in the first and last layer on `ids`; returns the largest relative error.
+# Relative error of z W_O + b_O in float64 against the projection itself in float64: rounding only.
+IDENTITY = 1e-4
+# Tokens that the identity is checked on.
+IDENTITY_TOKENS = 32
 
-    Raises UserError when it fails: the located tensors are then not what the probe takes them for.
+
+def check_identity(decoder: Decoder, ids: Tensor) -> float:
+    """Check sum_h z_h W_O[h] + b_O = attn_out in every layer, on the first tokens of `ids`.
+
+    Returns the largest relative error of what was seen in the forward pass, in the run's own dtype.
+
+    In three steps, so that a wrong map fails whatever the precision of the run:
+    1. the projection as the model has it, copied to float64, maps the z seen in the forward pass to sum_h z_h W_O[h] + b_O (1e-4);
+    2. what it returned in the forward pass is that, up to the rounding of the run's dtype;
+    3. what the attention module returned is what the projection returned.
+
+    Raises UserError when one of them fails: the located tensors are then not what the probe takes them for.
     """
-    worst = 0.0
-    for layer in {0, len(decoder.layers) - 1}:
-        found = activations(decoder, ids, layer)
+    worst, few = 0.0, ids[:2, :IDENTITY_TOKENS]
+    rounding = max(IDENTITY, 4 * torch.finfo(decoder.dtype).eps)
+    for layer in range(len(decoder.layers)):
+        found = activations(decoder, few, layer)
         weight, bias = (t.double() for t in decoder.output_map(layer))
-        heads = found["z"].double().unflatten(-1, (decoder.n_heads, decoder.d_head))
+        z = found["z"].double()
+        heads = z.unflatten(-1, (decoder.n_heads, decoder.d_head))
         rebuilt = torch.einsum("bthk,hkd->btd", heads, weight.unflatten(0, (decoder.n_heads, decoder.d_head))) + bias
-        truth, scale = found["attn_out"].double(), rebuilt.norm()
-        # BLOOM's attention module adds the residual stream to its output before it returns
-        candidates = (truth, truth - found["resid_pre"].double())
-        error = min(float((rebuilt - candidate).norm() / scale) for candidate in candidates)
-        if not error < 100 * torch.finfo(decoder.dtype).eps:
-            raise UserError(
-                f"{decoder.name!r}, layer {layer}: sum_h z_h W_O[h] + b_O differs from the attention output by {error:.1e} (relative); "
-                "this architecture is not supported. Choose another MODEL."
-            )
-        worst = max(worst, error)
+        size = rebuilt.norm()
+
+        def differs(other: Tensor, truth: Tensor = rebuilt, size: Tensor = size) -> float:
+            return float((truth - other.double()).norm() / size)
+
+        with torch.inference_mode():
+            exact = differs(copy_of(decoder.projection(layer), lambda path: False, torch.float64)(z))
+        seen = differs(found["projected"])
+        truth, projected = found["attn_out"].double(), found["projected"].double()
+        # BLOOM's attention module adds the residual stream to its output before it returns, and rounds the sum
+        residual = found["resid_pre"].double()
+        added = float(residual.norm() / size) * torch.finfo(decoder.dtype).eps
+        returned, with_residual = (float((truth - p).norm() / size) for p in (projected, projected + residual))
+        for error, tolerance, what in (
+            (exact, IDENTITY, "the projection's own output"),
+            (seen, rounding, "what the projection returned"),
+            (min(returned, max(0.0, with_residual - added)), rounding, "what the attention module returned"),
+        ):
+            if not error < tolerance:
+                raise UserError(
+                    f"{decoder.name!r}, layer {layer}: sum_h z_h W_O[h] + b_O differs from the attention output, here {what}, by {error:.1e} "
+                    f"(relative; at most {tolerance:.0e}); this architecture is not supported. Choose another MODEL."
+                )
+        worst = max(worst, seen)
     return worst

@@ -9,18 +9,19 @@ at the same time whether the model is causal.
 import importlib.util
 import logging
 import os
+import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import align_module_device
-from safetensors.torch import load_model as load_safetensors
+from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -28,6 +29,8 @@ from transformers.utils import logging as transformers_logging
 from labbook import processes
 from labbook.console import UserError
 from labbook.run import digest
+from redundancy.blocks import Mixing, ToStream, differences, find_mixing, find_stream, record
+from redundancy.gguf_file import GgufFile, read_gguf, unread_tensors
 from redundancy.text import DATA
 
 WAYS_ON = (
@@ -39,13 +42,23 @@ SMOLLM2 = "smollm2-135m"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: what from_pretrained is given, whether the weights are drawn at random, or a file they are in."""
+    """Where a model comes from.
+
+    Attributes
+    ----------
+    name : what it is called wherever it is named; for a GGUF file with tuning and quantisation.
+    path, options : what from_pretrained is given.
+    random : whether the weights are drawn at random.
+    weights : a .safetensors file they are in, if not that of `path`.
+    gguf : what the file says about itself, if it is one.
+    """
 
     name: str
     path: str
     options: dict[str, Any]
     random: bool = False
     weights: str | None = None
+    gguf: GgufFile | None = None
 
 
 def locate(spec: str | None, revision: str | None = None, trust_remote_code: bool = False) -> Source:
@@ -57,7 +70,7 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
         return Source("embedded", str(DATA / "model"), {})
     if spec.startswith("random:"):
         inner = locate(spec.removeprefix("random:") or None, revision, trust_remote_code)
-        return Source(f"random:{inner.name}", inner.path, inner.options, random=True)
+        return replace(inner, name=f"random:{inner.name}", random=True)
     if spec == "embedded":
         return locate(None)
     path = Path(spec)
@@ -74,9 +87,8 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"the GGUF file {path} does not exist. {WAYS_ON}.")
-        if importlib.util.find_spec("gguf") is None:
-            raise UserError(f"{path.name} needs the package gguf to be read. Run `pip install gguf`.")
-        return Source(spec if spec == SMOLLM2 else path.stem, str(path.parent), options | {"gguf_file": path.name})
+        about = read_gguf(path)
+        return Source(about.label, str(path.parent), options | {"gguf_file": path.name}, gguf=about)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
@@ -148,10 +160,12 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
 
     With `split` accelerate spreads the layers over all devices, and what does not fit over memory and disk.
 
-    Raises UserError for missing, damaged or pickled weights, and for models that are not decoder-only and causal.
+    Raises UserError for missing, damaged or pickled weights, for weights that lack a tensor of the architecture, hold one that it
+    does not have, or one of another shape, for values that are not finite, and for models that are not decoder-only and causal.
     """
     config = load_config(source)
     spread = {"device_map": "auto", "offload_folder": tempfile.mkdtemp(prefix="offload-")} if split else {}
+    report: dict[str, Any] = {}
     try:
         with quiet_loading():
             if source.random:
@@ -164,18 +178,32 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
                     device_map = infer_auto_device_map(model, no_split_module_classes=model._no_split_modules)
                     model = dispatch_model(model, device_map, offload_dir=spread["offload_folder"])
             elif source.weights:
-                model = AutoModelForCausalLM.from_config(config).to(dtype)
-                missing, unexpected = load_safetensors(model, source.weights, strict=False)
-                if missing or unexpected:
-                    raise ValueError(f"it lacks {sorted(missing)[:3]} and has unknown {sorted(unexpected)[:3]}")
+                empty = AutoModelForCausalLM.from_config(config)
+                # the same loader as for a folder, so that the same keys are missing, unexpected or tied
+                model, report = type(empty).from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=load_safetensors(source.weights),
+                    dtype=dtype,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **spread,
+                )
             else:
-                model = AutoModelForCausalLM.from_pretrained(
-                    source.path, dtype=dtype, use_safetensors=True, **source.options, **spread
+                # mis-shaped tensors are reported below, with their shapes, instead of raised without them
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    source.path,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **source.options,
+                    **spread,
                 )
             model = model.eval().requires_grad_(False)
             if not hasattr(model, "hf_device_map"):
                 model = model.to(device)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(
             f"{source.name!r} does not fit on {device} ({_first_line(error)}). Use --device cpu or --dtype bfloat16."
         ) from error
@@ -184,7 +212,59 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
             f"the weights of {source.name!r} cannot be loaded ({_first_line(error)}). Only safetensors and GGUF files are read, and a damaged "
             f"file has to be replaced. {WAYS_ON}."
         ) from error
+    if not source.random:
+        require_complete(model, source, report)
+        require_finite_weights(model, source.name)
     return Decoder(model, source.name)
+
+
+# Buffers that older checkpoints store and that are computed from the configuration today.
+COMPUTED = re.compile(
+    r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|masked_bias)$|\.inv_freq$|(^|\.)position_ids$"
+)
+
+
+def require_complete(model: Any, source: Source, report: Mapping[str, Any]) -> None:
+    """Raise UserError, naming the tensors, unless weights and architecture have the same ones in the same shapes.
+
+    `report` is what from_pretrained says with output_loading_info: tied tensors that are stored once, and what the model's class declares to be
+    ignorable, are not in it.
+    """
+    missing = sorted(report["missing_keys"])
+    declared = set(model.state_dict())
+    unexpected = sorted(k for k in report["unexpected_keys"] if k in declared or not COMPUTED.search(k))
+    shapes = sorted(
+        f"{key} {tuple(found)} for {tuple(wanted)}" for key, found, wanted in report.get("mismatched_keys", ())
+    )
+    if source.gguf and not missing:
+        unexpected += unread_tensors(model, source.gguf)
+    problems = [
+        f"{verb} {len(keys)} tensor{'s' * (len(keys) > 1)} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for verb, keys in (("lack", missing), ("hold unknown", unexpected), ("hold mis-shaped", shapes))
+        if keys
+    ]
+    problems += [str(message) for message in report.get("error_msgs", ())][:3]
+    if problems:
+        raise UserError(
+            f"the weights of {source.name!r} are not those of a complete {type(model).__name__}: they {', '.join(problems)}. What is missing would "
+            f"be drawn at random. Get the whole model again, or repair its config.json. {WAYS_ON}."
+        )
+
+
+def require_finite_weights(model: Any, name: str) -> None:
+    """Raise UserError, naming the tensors, where weights hold NaN or infinity."""
+    modules = dict(model.named_modules())
+    damaged = []
+    for path, module in modules.items():
+        with align_module_device(module):
+            for leaf, value in module.named_parameters(prefix=path, recurse=False):
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    damaged.append(leaf)
+    if damaged:
+        raise UserError(
+            f"the weights of {name!r} are not finite (NaN or infinity) in {len(damaged)} tensors ({', '.join(damaged[:3])}"
+            f"{', ...' if len(damaged) > 3 else ''}). The file is damaged, or --dtype float16 is too narrow for it: get it again, or change --dtype."
+        )
 
 
 def random_twin(decoder: "Decoder", seed: int) -> "Decoder":
@@ -226,6 +306,28 @@ def _works_on(module: Any) -> torch.device:
     return torch.device(module._hf_hook.execution_device) if weight.is_meta else weight.device
 
 
+def dimensions(config: Any, name: str) -> Any:
+    """The part of a configuration that describes the text decoder.
+
+    Raises UserError where it does not say how many blocks, attention heads, columns and token ids there are: recurrent and
+    state-space models have no heads to probe.
+    """
+    text = config.get_text_config(decoder=True)
+    for field, what in (
+        ("num_attention_heads", "attention heads"),
+        ("num_hidden_layers", "decoder blocks"),
+        ("hidden_size", "columns of the residual stream"),
+        ("vocab_size", "token ids"),
+    ):
+        value = getattr(text, field, None)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(
+                f"{name!r} ({config.model_type}) has no number of {what} in its configuration ({field} is {value!r}): it is not "
+                f"a decoder with softmax attention of one width throughout, so there is nothing to probe. {WAYS_ON}."
+            )
+    return text
+
+
 class Decoder:
     """A decoder-only causal language model whose attention has been located.
 
@@ -235,26 +337,35 @@ class Decoder:
     layers : its decoder blocks.
     n_heads, d_head, d_model, d_z : heads per layer, width of one head's output z_h, of the residual stream, of all heads.
     n_positions, vocabulary : longest context and number of token ids.
+    besides : sublayers that mix positions beside attention in every block, which are not measured; empty in most models.
 
     Raises
     ------
-    UserError : for encoders and for blocks without an attention output projection.
+    UserError : for encoders, for recurrent and state-space models, and for blocks without an attention output projection.
     """
 
     def __init__(self, model: Any, name: str):
         self.model, self.name = model, name
         self.backbone = model.base_model
-        config = model.config.get_text_config(decoder=True)
+        config = dimensions(model.config, name)
         self.n_heads = int(config.num_attention_heads)
         self.n_positions = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.vocabulary = int(config.vocab_size)
         self.layers = self._find_layers(int(config.num_hidden_layers))
-        self._path = self._find_projection()
+        self._stream: dict[int, ToStream] = {}
+        self._path, self.besides = self._find_projection()
         for number, layer in enumerate(self.layers):
             if self._path not in dict(layer.named_modules()):
                 raise UserError(
                     f"{name!r}: block {number} has no attention output projection {self._path!r}; hybrid models are not supported."
                 )
+        weights: list[Any] = [self.projection(number).weight for number in range(len(self.layers))]
+        shapes = {tuple(weight.shape) for weight in weights}
+        if len(shapes) > 1 or len(next(iter(shapes))) != 2:
+            raise UserError(
+                f"{name!r}: the weights of {self._path!r} have the shapes {sorted(shapes)}; the same matrix shape in every block "
+                "is supported. Choose another MODEL."
+            )
         self.d_z, self.d_model = self.output_map(0)[0].shape
         self.d_head = self.d_z // self.n_heads
         if self.d_z % self.n_heads:
@@ -298,10 +409,6 @@ class Decoder:
             bias = getattr(module, "bias", None)
             return weight, torch.zeros_like(weight[0]) if bias is None else bias
 
-    def to_stream(self, layer: int, attn_out: Tensor) -> Tensor:
-        """What attention of `layer` adds to the residual stream, given its output (rows, d_model): the output itself."""
-        return attn_out
-
     def weight_hash(self) -> str:
         """SHA-256 over names and values of all parameters."""
         modules = dict(self.model.named_modules())
@@ -324,36 +431,59 @@ class Decoder:
             )
         return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
 
-    @torch.inference_mode()
-    def _find_projection(self) -> str:
-        """The path, inside a block, of the first linear map whose input mixes positions (see the module's text)."""
-        # row 1 differs from row 0 at positions 4-7; row 2 repeats row 0 and shows the noise of the arithmetic
+    def _test_ids(self) -> Tensor:
+        """Three rows of 16 tokens: row 1 differs from row 0 at positions 4-7, row 2 repeats row 0."""
         ids = ((torch.arange(16, device=self.device) * 7 + 5) % self.vocabulary).repeat(3, 1)
         ids[1, 4:8] = (ids[1, 4:8] + self.vocabulary // 2) % self.vocabulary
-        calls: list[tuple[str, Tensor]] = []
+        return ids
 
-        def record(path: str) -> Any:
-            return lambda module, args: calls.append((path, args[0].detach())) if args and args[0].dim() == 3 else None
+    @torch.inference_mode()
+    def _find_projection(self) -> tuple[str, tuple[str, ...]]:
+        """The path, inside a block, of the first linear map in attention whose input mixes positions (see the module's text).
 
+        Also the names of other sublayers that mix positions.
+        """
+        ids = self._test_ids()
+        epsilon = torch.finfo(self.dtype).eps
         linear = {
             path: m
             for path, m in self.layers[0].named_modules()
             if path and getattr(getattr(m, "weight", None), "ndim", 0) == 2
         }
-        hooks = [m.register_forward_pre_hook(record(path)) for path, m in linear.items()]
+        paths = {id(m): path for path, m in linear.items()}
+        calls: list[tuple[str, Tensor]] = []
+
+        def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor) and args[0].dim() == 3:
+                calls.append((paths[id(module)], args[0].detach()))
+
+        hooks = [m.register_forward_pre_hook(keep) for m in linear.values()]
         try:
             self.backbone(input_ids=ids, use_cache=False)
-        except RuntimeError as error:
+            for hook in hooks:
+                hook.remove()
+            mixing = find_mixing(list(self.layers), lambda: self.backbone(input_ids=ids, use_cache=False), epsilon)
+        except Exception as error:  # whatever a foreign architecture raises when it is run like a decoder
             raise UserError(
-                f"{self.name!r} cannot run on {self.device} in {self.dtype} ({_first_line(error)}). Change --dtype or --device."
+                f"{self.name!r} ({self.model.config.model_type}) cannot be run as a decoder-only model on {self.device} in {self.dtype} "
+                f"({_first_line(error)}). Change --dtype or --device, or choose another model. {WAYS_ON}."
             ) from error
         finally:
             for hook in hooks:
                 hook.remove()
+        self._require_causal(calls, epsilon)
+        attention, besides = self._choose_attention(mixing)
         for path, x in calls:
-            scale = x.abs().max().float().clamp_min(1e-30)
-            difference, noise = ((x[0] - x[row]).abs().amax(-1).float() / scale for row in (1, 2))
-            tolerance = 8 * noise.max() + 4 * torch.finfo(self.dtype).eps
+            difference, tolerance = differences(x, epsilon)
+            if path.split(".")[0] == attention and difference[8:].max() > tolerance:
+                return path, besides
+        raise UserError(
+            f"{self.name!r}: no linear map in the {attention!r} of its first block sees earlier tokens, so there is no attention output to probe. {WAYS_ON}."
+        )
+
+    def _require_causal(self, calls: list[tuple[str, Tensor]], epsilon: float) -> None:
+        for _, x in calls:
+            difference, tolerance = differences(x, epsilon)
             if not torch.isfinite(difference).all():
                 raise UserError(
                     f"{self.name!r} gives activations in layer 0 that are not finite in {self.dtype}. If --dtype is float16, use float32 or "
@@ -363,8 +493,54 @@ class Decoder:
                 raise UserError(
                     f"{self.name!r} is not causal (a token changes what stands before it): an encoder. The probe needs a decoder-only model. {WAYS_ON}."
                 )
-            if difference[8:].max() > tolerance:
-                return path
-        raise UserError(
-            f"{self.name!r}: no linear map in its first block sees earlier tokens, so there is no attention output to probe. {WAYS_ON}."
-        )
+
+    def _choose_attention(self, mixing: list[Mixing]) -> tuple[str, tuple[str, ...]]:
+        """The one attention sublayer of every block, and what mixes positions beside it.
+
+        Raises UserError where a block has none, or several, or another one than the first block.
+        """
+        # kernels other than these two compute their softmax out of sight
+        seen = getattr(self.model.config, "_attn_implementation", "sdpa") in ("eager", "sdpa", None)
+        for number, found in enumerate(mixing):
+            attention = found.attention if seen else found.all
+            if len(attention) != 1 or attention != (mixing[0].attention if seen else mixing[0].all):
+                raise UserError(
+                    f"{self.name!r} ({self.model.config.model_type}): the sublayers of block {number} that mix positions are "
+                    f"{', '.join(found.all) or 'none'}, of which {', '.join(attention) or 'none'} computes softmax attention; "
+                    f"one attention sublayer, the same in every block, can be probed. {WAYS_ON}."
+                )
+            if not seen and len(found.all) > 1:
+                break
+        name = (mixing[0].attention if seen else mixing[0].all)[0]
+        return name, tuple(other for other in mixing[0].all if other != name)
+
+    def to_stream(self, layer: int, attn_out: Tensor) -> Tensor:
+        """What `layer` adds to the residual stream for the attention output attn_out = z W_O + b_O, (..., d_model).
+
+        attn_out itself in most models; norm(attn_out) in OLMo-2 and Gemma, r * attn_out with Granite's residual multiplier r. In the dtype of
+        `attn_out`.
+
+        Raises UserError where it cannot be verified that this and nothing else is added.
+        """
+        return self.stream(layer)(attn_out)
+
+    def stream(self, layer: int) -> ToStream:
+        """The map of `to_stream`, found and verified when it is first asked for (see `blocks.find_stream`). Raises UserError."""
+        if not self._stream:
+            self._stream.update(self._find_streams())
+        return self._stream[layer]
+
+    @torch.inference_mode()
+    def _find_streams(self) -> dict[int, ToStream]:
+        ids = self._test_ids()
+        calls = record(list(self.layers), lambda: self.backbone(input_ids=ids, use_cache=False))
+        found = {}
+        for number, (block, call) in enumerate(zip(self.layers, calls, strict=True)):
+            try:
+                found[number] = find_stream(block, call, self.attention_name, self._path)
+            except Exception as error:  # also what a foreign block raises when its copy runs
+                raise UserError(
+                    f"{self.name!r} ({self.model.config.model_type}), layer {number}: what attention adds to the residual stream cannot be "
+                    f"told ({_first_line(error)}), so attention cannot be removed from it. The probe does not need that; choose another model here."
+                ) from error
+        return found

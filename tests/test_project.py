@@ -33,7 +33,7 @@ FLOORS = (
     {"labbook.console"},
     {"labbook.processes"},
     {"labbook.run"},
-    {"redundancy.text", "redundancy.ngram"},
+    {"redundancy.text", "redundancy.ngram", "redundancy.blocks", "redundancy.gguf_file"},
     {"redundancy.models", "redundancy.moments"},
     {"redundancy.capture", "redundancy.ridge"},
     {"redundancy.controls"},
