@@ -31,6 +31,8 @@ FRAMES = {
 }
 # nats per token by which the loss may rise
 BUDGETS = (0.01, 0.05, 0.1)
+# the removal curve is measured again near a crossing while its neighbours are further apart than this, at most ROUNDS times
+RESOLUTION, FINEST, ROUNDS = 0.05, 0.01, 3
 ORDERS = {
     "known_relative": "relative error, known",
     "known_displacement": "displacement, known",
@@ -163,23 +165,33 @@ def removable(shares: Array, increases: Array, budget: float, discrete: bool, bo
 
 
 def crossings(evaluated: Evaluated) -> dict[str, list[float]]:
-    """Shares at which continuous orders should be measured once more: where the curve so far crosses each budget."""
-    weights = np.ones((1, len(evaluated.intact)))
-    found = measures(evaluated.intact, evaluated.changed, weights)
+    """Shares at which continuous orders should be measured next, so that little is left to interpolation.
+
+    A crossing is asked for where the measured shares on its two sides are further apart than RESOLUTION, or where none lies within the
+    budget yet. Empty once there is nothing to ask.
+    """
+    found = measures(evaluated.intact, evaluated.changed, np.ones((1, len(evaluated.intact))))
     wanted: dict[str, list[float]] = {}
     for order, places in evaluated.curves().items():
         if order in DISCRETE:
             continue
-        known = {evaluated.variants[i].keys["target_share"] for i in places}
-        targets = np.array(sorted(known))[None]
-        increases = found["loss_increase"][places].T
+        targets = np.array([0.0] + [evaluated.variants[i].keys["target_share"] for i in places])
+        increases = np.append(0.0, found["loss_increase"][places, 0])
         for budget in BUDGETS:
-            # rounded, so that a resumed run asks for the same shares
-            share = round(float(interpolated(targets, increases, budget)[0]), 4)
-            if 0 < share < 1 and share not in known:
-                known.add(share)
-                wanted.setdefault(order, []).append(share)
-    return wanted
+            first = int(_first_over(increases, budget))
+            if first == len(targets):
+                continue
+            low, high = targets[first - 1], targets[first]
+            if high - low <= (FINEST if first == 1 else RESOLUTION):
+                continue
+            # where nothing is known to lie within the budget the curve may rise steeply at first: at most half way
+            crossing = float(interpolated(targets[None, 1:], increases[None, 1:], budget)[0])
+            share = min(crossing, (low + high) / 2) if first == 1 else crossing
+            # rounded, so that a resumed run asks for the same shares; not on top of a measured one
+            share = round(min(max(share, low + 0.1 * (high - low)), high - 0.1 * (high - low)), 4)
+            if share not in wanted.setdefault(order, []):
+                wanted[order].append(share)
+    return {order: shares for order, shares in wanted.items() if shares}
 
 
 def measures(intact: Tensor, changed: Tensor, weights: Array) -> dict[str, Array]:

@@ -40,25 +40,20 @@ class LayerNeed:
 
     Parameters
     ----------
-    decoder, layer : whose output projection, and what follows it, decides how an error moves the stream.
+    decoder, layer : whose output projection, and what follows it, decides how an error moves the stream. Raises UserError where that cannot be
+        told (`Decoder.stream`).
 
     Attributes
     ----------
-    scale : factor between the attention output and what is added to the stream; None where it is not a factor.
+    stream : what becomes of the attention output before it is added to the residual stream.
     """
 
     def __init__(self, decoder: Decoder, layer: int):
-        self.decoder, self.layer = decoder, layer
         weight, bias = decoder.output_map(layer)
         self.weight, self.bias = weight.float(), bias.float()
         self.isometry = head_isometry(weight, decoder.n_heads)
-        self.scale = self._find_scale()
-
-    def _find_scale(self) -> float | None:
-        a = torch.randn(8, self.decoder.d_model, generator=torch.Generator().manual_seed(0)).to(self.weight)
-        added = self.decoder.to_stream(self.layer, a)
-        factor = (a * added).sum() / a.square().sum()
-        return float(factor) if torch.allclose(added, factor * a, rtol=1e-4, atol=1e-5) else None
+        self.stream = decoder.stream(layer)
+        self.n_heads = decoder.n_heads
 
     def logs(self, x: Tensor, z: Tensor, predicted: Tensor) -> Tensor:
         """Logarithm of both needs, floored at FLOOR, in the order of NEEDS: (rows, 2, n_heads) from (rows, width) tensors."""
@@ -66,28 +61,26 @@ class LayerNeed:
         difference = z - predicted.to(z)
         error = torch.linalg.vector_norm(head_coordinates(difference, self.isometry), dim=-1)
         norm = torch.linalg.vector_norm(head_coordinates(z, self.isometry), dim=-1)
-        stream = torch.linalg.vector_norm(x.to(z), dim=-1, keepdim=True)
+        before = torch.linalg.vector_norm(x.to(z), dim=-1, keepdim=True)
         tiny = torch.finfo(z.dtype).tiny
-        moved = error * abs(self.scale) if self.scale is not None else self._moved(z, difference)
-        return torch.stack([error / norm.clamp_min(tiny), moved / stream.clamp_min(tiny)], -2).clamp_min(FLOOR).log()
+        moved = self._moved(z, difference) if self.stream.norms else error * abs(self.stream.scale)
+        return torch.stack([error / norm.clamp_min(tiny), moved / before.clamp_min(tiny)], -2).clamp_min(FLOOR).log()
 
     def _moved(self, z: Tensor, difference: Tensor) -> Tensor:
         """Norm of the change in the stream when one head at a time has its error, (rows, n_heads)."""
-        heads, (d_z, width) = self.decoder.n_heads, self.weight.shape
+        heads, (d_z, width) = self.n_heads, self.weight.shape
         blocks = self.weight.view(heads, d_z // heads, width)
         parts = []
         for rows, off in zip(*(t.split(max(1, CHUNK // (heads * width))) for t in (z, difference)), strict=True):
             out = rows @ self.weight + self.bias
             errors = torch.einsum("rhk,hkd->rhd", off.unflatten(-1, (heads, -1)), blocks)
-            changed = self.decoder.to_stream(self.layer, out.unsqueeze(1) - errors)
-            parts.append(
-                torch.linalg.vector_norm(self.decoder.to_stream(self.layer, out).unsqueeze(1) - changed, dim=-1)
-            )
+            moved = self.stream(out).unsqueeze(1) - self.stream(out.unsqueeze(1) - errors)
+            parts.append(torch.linalg.vector_norm(moved, dim=-1))
         return torch.cat(parts)
 
     def cosine(self, x: Tensor, z: Tensor) -> Tensor:
         """Cosine of the stream before and after attention, (rows,): the criterion of He et al. 2024 (arXiv:2406.15786)."""
-        added = self.decoder.to_stream(self.layer, z.float() @ self.weight + self.bias)
+        added = self.stream(z.float() @ self.weight + self.bias)
         return torch.cosine_similarity(x.float(), x.float() + added, dim=-1)
 
 

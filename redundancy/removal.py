@@ -30,7 +30,7 @@ from labbook import processes
 from labbook.console import UserError, console, guarded
 from labbook.estimate import Studentised
 from redundancy.controls import Fitted, Predictor
-from redundancy.losses import ORDERS, Evaluated, Losses, crossings, print_losses, tabulate_losses
+from redundancy.losses import ORDERS, ROUNDS, Evaluated, Losses, crossings, print_losses, tabulate_losses
 from redundancy.measure import Task, collect, score, solve
 from redundancy.models import Decoder
 from redundancy.moments import LayerMoments
@@ -70,6 +70,8 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
     prepared = prepare(config, settings)
     decoder = prepared.decoder
     task = _suit_vocabulary(prepared.task(settings), decoder)
+    for layer in task.layers:
+        decoder.stream(layer)  # an error, before anything is written, where attention cannot be taken out of the stream
     run = prepared.open_run(settings)
     if run.finished:
         console.print("this run is finished; nothing is computed again")
@@ -86,10 +88,11 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
     variants = list(plan(task, decoder.n_heads, means, probes, needs, config.parts, config.shares))
     label = "ways of running the model"
     evaluated = Evaluated(variants, *evaluate(decoder, task, variants, state / "losses.safetensors", label))
-    closer = list(refine(task, decoder.n_heads, probes["with_position"], needs, evaluated))
-    if closer:
-        near = evaluate(decoder, task, closer, state / "refined.safetensors", "shares near the budgets")
-        evaluated = evaluated.joined(Evaluated(closer, *near))
+    for number in range(ROUNDS):
+        closer = list(refine(task, decoder.n_heads, probes["with_position"], needs, evaluated))
+        if closer:
+            near = evaluate(decoder, task, closer, state / f"refined-{number}.safetensors", "shares near the budgets")
+            evaluated = evaluated.joined(Evaluated(closer, *near))
     affine = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
     cost = measure_cost(decoder, task, affine, needs, config.shares if "cost" in config.parts else ())
 
@@ -218,7 +221,7 @@ def plan(
 def refine(
     task: Task, n_heads: int, probe: dict[int, Predict], needs: Needs, evaluated: Evaluated
 ) -> Iterator[Variant]:
-    """One more point of every continuous order near where it crosses each budget, so that little is left to interpolation."""
+    """Points of the continuous orders near where they cross a budget, see `crossings`."""
     for order, shares in crossings(evaluated).items():
         yield from _points(task, n_heads, probe, needs, order, shares)
 

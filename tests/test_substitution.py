@@ -5,11 +5,12 @@ import pytest
 import torch
 from scipy.stats import norm
 from sklearn.linear_model import Ridge
+from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
 from labbook.estimate import Studentised
 from redundancy.capture import activations
 from redundancy.controls import affine
-from redundancy.losses import interpolated, measures, removable
+from redundancy.losses import BUDGETS, ROUNDS, Evaluated, crossings, interpolated, measures, removable
 from redundancy.measure import collect, measure, solve
 from redundancy.models import Decoder
 from redundancy.need import NEEDS, LayerNeed, measure_needs
@@ -18,7 +19,7 @@ from redundancy.rivals import RANKS, low_rank, train_mlps
 from redundancy.scores import head_coordinates, head_isometry
 from redundancy.skipping import Skipping, measure_cost, replaced_layers
 from redundancy.substitution import FIELDS, Rule, Substitution, Variant, evaluate, hidden_only, log_probabilities, zero
-from tests.conftest import TINY, build
+from tests.conftest import SIZE, TINY, build
 from tests.test_measure import plant_linear_attention, ridge, stored, task, within_positions
 
 
@@ -287,6 +288,34 @@ def test_whole_layers_are_removed_whole_or_not_at_all():
     assert {found["estimate"], found["lower"], found["upper"]} <= {0.0, 0.2, 0.5, 1.0}
 
 
+def evaluated_curve(shares: list[float], increases: list[float], order: str = "random") -> Evaluated:
+    """A curve of made-up losses on 6 documents of 100 tokens."""
+    sums = torch.zeros(len(shares) + 1, 6, len(FIELDS), dtype=torch.float64)
+    sums[:, :, 0], sums[:, :, 5] = 100, 400
+    for row, (share, increase) in enumerate(zip(shares, increases, strict=True), 1):
+        sums[row, :, 1], sums[row, :, 4] = 100 * increase, 400 * share
+    keys = [{"part": "curve", "order": order, "target_share": share} for share in shares]
+    return Evaluated([Variant(k, {}) for k in keys], sums[0], sums[1:])
+
+
+def test_crossings_are_measured_until_their_neighbours_are_close():
+    def loss(share):  # steep at first: the secant from (0, 0) misses
+        return 0.3 * share**0.5
+
+    shares = [0.05, 0.3, 1.0]
+    for _ in range(ROUNDS):
+        wanted = crossings(evaluated_curve(shares, [loss(s) for s in shares])).get("random", [])
+        assert not set(wanted) & set(shares)
+        shares = sorted({*shares, *wanted})
+    for budget in BUDGETS:
+        true = (budget / 0.3) ** 2
+        below = max((s for s in shares if s <= true), default=0.0)
+        above = min(s for s in shares if s > true)
+        assert above - below <= 0.06
+    assert not crossings(evaluated_curve([0.5, 1.0], [0.0, 0.001]))  # no budget is crossed
+    assert not crossings(evaluated_curve([0.5, 1.0], [0.2, 0.9], "layers_cosine"))  # nothing lies between whole layers
+
+
 def test_nothing_is_interpolated_below_the_first_measured_share_or_beyond_the_last():
     found = removable_of([0.08, 0.3, 0.9], discrete=False)
     assert np.isnan(found["estimate"])
@@ -330,3 +359,77 @@ def test_both_tokens_together_equal_scikit_learn(tokenizer):
     assert np.abs(fitted[1].predictors["both_tokens"](rows).numpy() - expected).max() < 1e-7 * np.abs(expected).max()
     weights = np.ones((1, len(t.windows["evaluation"].names)))
     assert scores[1].metrics("both_tokens", weights)[0]["R2"][0] > 0
+
+
+NORMED = {
+    "olmo2": Olmo2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
+        max_position_embeddings=64, **SIZE,
+    ),
+    "gemma2": Gemma2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=48,
+        max_position_embeddings=64, **SIZE,
+    ),
+    "granite": GraniteConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
+        max_position_embeddings=64, residual_multiplier=0.22, **SIZE,
+    ),
+    "gpt2": TINY["gpt2"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(NORMED))
+def test_displacement_and_cosine_are_those_of_the_residual_stream_itself(name, tokenizer):
+    """Oracle: run the block with one head replaced and its MLP silenced, and see how its output moves."""
+    decoder = Decoder(build(NORMED[name]), name)
+    t = task(tokenizer)
+    batch, layer, head = first_batch(decoder, t), 1, 2
+    found = activations(decoder, batch.ids, layer)
+    x, z = found["resid_pre"], found["z"]
+    predicted = z + 0.3 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    own = torch.zeros(decoder.d_z, dtype=torch.bool)
+    own[head * decoder.d_head : (head + 1) * decoder.d_head] = True
+
+    def after_attention(replaced):
+        """The stream behind attention: the block's output when everything after attention adds nothing."""
+        block, kept = decoder.layers[layer], []
+        silent = [m for n, m in block.named_modules() if n and n.split(".")[0] in ("mlp", "feed_forward")]
+        hooks = [m.register_forward_hook(lambda m, a, out: torch.zeros_like(out)) for m in silent[:1]]
+        hooks += [
+            m.register_forward_hook(lambda m, a, out: torch.zeros_like(out))
+            for n, m in block.named_modules()
+            if "post_feedforward" in n
+        ]
+        hooks.append(decoder.projection(layer).register_forward_pre_hook(lambda m, a: (replaced,)))
+        hooks.append(
+            block.register_forward_hook(lambda m, a, out: kept.append(out if torch.is_tensor(out) else out[0]))
+        )
+        try:
+            decoder.backbone(input_ids=batch.ids, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return kept[0]
+
+    with torch.inference_mode():
+        whole, changed = after_attention(z), after_attention(torch.where(own, predicted, z))
+    moved = (whole - changed).norm(dim=-1) / x.norm(dim=-1)
+    need = LayerNeed(decoder, layer)
+    logs = need.logs(x.flatten(0, 1), z.flatten(0, 1), predicted.flatten(0, 1))
+    assert torch.allclose(logs[:, 1, head].exp(), moved.flatten(), rtol=2e-3)
+    assert torch.allclose(
+        need.cosine(x.flatten(0, 1), z.flatten(0, 1)), torch.cosine_similarity(x, whole, dim=-1).flatten(), atol=1e-4
+    )
+    assert bool(need.stream.norms) == (name in ("olmo2", "gemma2"))
+    assert need.stream.scale == pytest.approx(0.22 if name == "granite" else 1.0)
+
+
+@pytest.mark.parametrize("name", list(NORMED))
+def test_a_dropped_layer_adds_nothing_to_the_stream(name, tokenizer):
+    decoder = Decoder(build(NORMED[name]), name)
+    batch = first_batch(decoder, task(tokenizer, start=0))
+    assert (decoder.to_stream(1, torch.zeros(3, decoder.d_model)) == 0).all()
+    with Substitution(decoder, {1: Rule(zero, dropped=True)}, 0) as substitution:
+        substitution.read(batch)
+        found = activations(decoder, batch.ids, 1)
+    assert (found["projected"] == 0).all() or (found["attn_out"] == 0).all()
