@@ -19,7 +19,8 @@ from labbook.console import UserError
 
 Array = npt.NDArray[np.float64]
 ErrorModel = Literal["gaussian", "lognormal", "binomial"]
-# classes of measures whose exponents may be compared: latencies, shares of errors, shares recalled, savings in relearning
+# classes of measures whose exponents may be compared: latencies, shares of errors, shares recalled, savings
+# in relearning
 MEASURES = ("time", "error", "recall", "savings")
 
 
@@ -54,7 +55,8 @@ class Curve:
     name : of the curve.
     x, y : (n,) ascending x; several observations may share an x (units, subjects).
     clock : what x counts.
-    unit : (n,) independent unit (seed, pattern, list, subject) of each observation, or None when each point is one.
+    unit : (n,) independent unit (seed, pattern, list, subject) of each observation, or None when each point
+        is one.
     count : (n,) number of trials behind each y, for the binomial error model, or None.
     error : error model.
     normalisation, window : what was done to y, and which x were kept, in words.
@@ -81,7 +83,8 @@ class Curve:
             raise UserError(f"{self.name}: x and y have to be finite numbers. Remove or mark the missing rows.")
         if (self.x < 0).any():
             raise UserError(
-                f"{self.name}: x is negative in {int((self.x < 0).sum())} rows, and no clock counts below 0. Remove them."
+                f"{self.name}: x is negative in {int((self.x < 0).sum())} rows, and no clock counts below 0. "
+                "Remove them."
             )
         if self.error == "binomial":
             if self.count is None or (self.count <= 0).any():
@@ -113,7 +116,9 @@ class Curve:
         return self if top == x[0] else self.within(float(top), float(x[-1]))
 
     def in_unit(self, unit: str) -> "Curve":
-        """The same curve with x in another unit of its clock. Raises UserError when the unit is of another dimension."""
+        """The same curve with x in another unit of its clock. Raises UserError when the unit is of another
+        dimension.
+        """
         times = units.factor(self.clock.counts, self.clock.unit, unit)
         clock = Clock(self.clock.counts, unit)
         return replace(self, clock=clock) if times == 1 else self.on_clock(clock, times)

@@ -149,7 +149,8 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         yield Row(
             f"The exponent matches human memory ({equal['measure']})",
             "γ .4 to .5 in humans",
-            f"difference to {difference['n']:.0f} human studies {difference['estimate']:+.2f} [{difference['lower']:+.2f}, {difference['upper']:+.2f}]"
+            f"difference to {difference['n']:.0f} human studies {difference['estimate']:+.2f} "
+            f"[{difference['lower']:+.2f}, {difference['upper']:+.2f}]"
             if difference["estimate"] is not None
             else f"{difference['n']:.0f} human studies",
             "too few series" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap",

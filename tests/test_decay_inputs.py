@@ -1,4 +1,6 @@
-"""What a decay fit is given: units, clocks, tables, outputs. Nothing wrong passes in silence, and nothing is left half-written."""
+"""What a decay fit is given: units, clocks, tables, outputs. Nothing wrong passes in silence, and nothing is
+left half-written.
+"""
 
 import json
 import os
@@ -15,7 +17,7 @@ import pandas as pd
 import pytest
 
 from consolidation import fit as fit_command
-from consolidation import humans, tables, units
+from consolidation import humans, units
 from consolidation.analysis import analyse, human_exponents
 from consolidation.comparison import compare
 from consolidation.decay import FORMS, Clock, Curve
@@ -52,8 +54,8 @@ def test_a_physical_clock_without_a_unit_is_an_error_and_the_unit_given_is_kept(
     path = forgetting(tmp_path / "forget.csv")
     said = fails(fit_command.main, capsys, [path, *RETENTION])
     assert (
-        "does not say in which unit delay_days measures the clock 'retention interval'. Say it with --clock-unit"
-        in said
+        "does not say in which unit delay_days measures the clock 'retention interval'. Say it with "
+        "--clock-unit" in said
     )
     fit_command.main([path, *RETENTION, "--clock-unit", "days", *FEW, "--out", str(tmp_path / "run")])
     assert "clock unit days (--clock-unit)" in capsys.readouterr().out
@@ -98,7 +100,8 @@ def test_one_more_count_is_one_count_in_any_unit():
     for curve in (steps, kilo):
         t = multiverse({"c": curve}, (0.4, 0.5)).table
         shifted = t.query(
-            "form == 'power' and offset == '1 + x' and normalisation == 'as given' and floor == 'none' and window == 'all'"
+            "form == 'power' and offset == '1 + x' and normalisation == 'as given' and floor == 'none' and "
+            "window == 'all'"
         )
         assert shifted["gamma"].dropna().to_numpy() == pytest.approx(0.5, abs=1e-6)
 
