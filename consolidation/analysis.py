@@ -236,10 +236,12 @@ def analyse(
 
     Raises
     ------
-    UserError : when no form, or no power law, can be fitted, and when there is more data than can be fitted
+    UserError : when y does not change, when no form, or no power law, can be fitted, and when there is more data than can be fitted
         in reasonable time.
     """
     require_size(curve)
+    if np.ptp(curve.y) == 0:
+        raise UserError(f"{curve.name}: all y are {curve.y[0]:g}; what does not change has no exponent. Check --y.")
     estimator = estimator or ("ml" if curve.count is not None else "nls")
     comparison = compare(curve, forms, estimator)
     exponents, missing = _exponents(curve, unit, seed, replicates)

@@ -18,6 +18,8 @@ from consolidation import units
 from labbook.console import UserError
 
 Array = npt.NDArray[np.float64]
+# the objective and its curvature hold fourth powers of the data
+LARGEST = 1e60
 ErrorModel = Literal["gaussian", "lognormal", "binomial"]
 # classes of measures whose exponents may be compared: latencies, shares of errors, shares recalled, savings
 # in relearning
@@ -81,6 +83,13 @@ class Curve:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.x).all() and np.isfinite(self.y).all()):
             raise UserError(f"{self.name}: x and y have to be finite numbers. Remove or mark the missing rows.")
+        for axis, values in (("x", self.x), ("y", self.y)):
+            size = float(np.max(np.abs(values), initial=0.0))
+            if not (size == 0 or 1 / LARGEST < size < LARGEST):
+                raise UserError(
+                    f"{self.name}: the largest {axis} is {size:.3g} in size; powers of numbers beyond "
+                    f"{1 / LARGEST:g} to {LARGEST:g} cannot be summed. Choose another unit of {axis}."
+                )
         if (self.x < 0).any():
             raise UserError(
                 f"{self.name}: x is negative in {int((self.x < 0).sum())} rows, and no clock counts below 0. "

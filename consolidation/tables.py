@@ -8,7 +8,6 @@ the header; separator and decimal mark are found from the whole file; a number i
 import csv
 import io
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from openpyxl import load_workbook
-from openpyxl.utils.exceptions import InvalidFileException
 
 from labbook.console import UserError, choice
 from labbook.escape import markup, plain
@@ -259,18 +257,9 @@ def _excel(path: Path) -> tuple[Field, list[Field], list[int]]:
             for sheet in book.worksheets
         }
         book.close()
-    except (
-        zipfile.BadZipFile,
-        InvalidFileException,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-    ) as error:
-        # openpyxl lets the errors of its parsers through; XML's own is a SyntaxError
+    except OSError:
+        raise
+    except Exception as error:  # openpyxl lets every error of zip, zlib and XML through
         raise UserError(
             f"{path} is damaged or is no Excel workbook ({plain(error)}). Save it again, or export it as CSV."
         ) from error
