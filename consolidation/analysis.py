@@ -1,7 +1,8 @@
 """One curve, everything that can honestly be said about its exponent: `analyse`.
 
-Steps: rival forms and their verdict; the exponent of each power form under every estimator with its interval; the multiverse; single units
-and the averaging test where there are units; human series of the same clock and form in the same unit, and the equivalence test for each class of measure.
+Steps: rival forms and their verdict; the exponent of each power form under every estimator with its interval;
+the multiverse; single units and the averaging test where there are units; human series of the same clock and
+form in the same unit, and the equivalence test for each class of measure.
 """
 
 from collections.abc import Sequence
@@ -41,9 +42,11 @@ class DecayFit:
     exponents : one row per power form and estimator: gamma with interval, method, unit, failures.
     multiverse : the specification curve.
     averaging : or the reason why there is none, in `missing`.
-    equivalences : one for each class of measure of which there are human series; empty with the reason in `missing`.
+    equivalences : one for each class of measure of which there are human series; empty with the reason in
+        `missing`.
     humans : exponents of the human series on the same clock and form, in the unit of the curve.
-    shown : exponents of human practice when the curve counts repetitions on another clock: shown, never compared.
+    shown : exponents of human practice when the curve counts repetitions on another clock: shown, never
+        compared.
     cautions : what a reader has to know before citing the exponent.
     change : where the trajectory of a trained model changes, if the curve came with one.
     missing : what could not be done, by name, and why.
@@ -75,8 +78,8 @@ class DecayFit:
 
 
 def headline(curve: Curve, exponents: pd.DataFrame) -> dict[str, Any]:
-    """The exponent to cite: of the pure power law, or where it is not defined (x = 0) of the first form of POWERS that is; by least squares, or
-    maximum likelihood where trials are counted.
+    """The exponent to cite: of the pure power law, or where it is not defined (x = 0) of the first form of
+    POWERS that is; by least squares, or maximum likelihood where trials are counted.
     """
     wanted = "ml" if curve.count is not None else "nls"
     known = exponents[exponents["gamma"].notna()]
@@ -135,7 +138,8 @@ def _human_number(name: str, unit: str, form: str) -> Estimate | str:
 def human_exponents(
     clock: Clock, form: str = "power", series: Sequence[str] | None = None, without: str = ""
 ) -> tuple[list[Exponent], dict[str, str]]:
-    """Exponents of the shipped human series on one clock, x converted to its unit, and why series on it have none.
+    """Exponents of the shipped human series on one clock, x converted to its unit, and why series on it have
+    none.
 
     Parameters
     ----------
@@ -170,7 +174,8 @@ def _cautions(curve: Curve, comparison: Comparison, head: dict[str, Any]) -> tup
     if head["gamma"] < 0:
         sure = np.isfinite(head["upper"]) and head["upper"] < 0
         said.append(
-            f"y rises with x (gamma is negative{'' if sure else ', though its interval reaches 0'}): this is growth and no decay, "
+            f"y rises with x (gamma is negative{'' if sure else ', though its interval reaches 0'}): this is "
+            "growth and no decay, "
             "and gamma is no exponent of forgetting or learning"
         )
     elif head["lower"] <= 0:
@@ -185,7 +190,8 @@ def _cautions(curve: Curve, comparison: Comparison, head: dict[str, Any]) -> tup
     elif standing.state != "survives":
         rejected = "rejected" if standing.state == "does not survive" else "weakened"
         said.append(
-            f"the form is {rejected}: its AICc is {standing.gap:.1f} above that of {comparison.best}, so gamma describes a curve that the data "
+            f"the form is {rejected}: its AICc is {standing.gap:.1f} above that of {comparison.best}, so "
+            "gamma describes a curve that the data "
             f"{'do not follow' if rejected == 'rejected' else 'may not follow'}"
         )
     return tuple(said)
@@ -196,8 +202,10 @@ def require_size(curve: Curve) -> None:
     rows, x, units = len(curve.x), len(np.unique(curve.x)), len(units_of(curve))
     if rows > MOST_ROWS or x > MOST_X or units > MOST_UNITS:
         raise UserError(
-            f"{curve.name}: {rows:,} rows at {x:,} different x of {units:,} units; at most {MOST_ROWS:,} rows, {MOST_X} x and {MOST_UNITS} units are "
-            "fitted. Average y per x and unit first, put x into bins (of equal width in ln x), or choose a part with --window."
+            f"{curve.name}: {rows:,} rows at {x:,} different x of {units:,} units; at most {MOST_ROWS:,} "
+            f"rows, {MOST_X} x and {MOST_UNITS} units are "
+            "fitted. Average y per x and unit first, put x into bins (of equal width in ln x), or choose a "
+            "part with --window."
         )
 
 
@@ -218,7 +226,8 @@ def analyse(
     Parameters
     ----------
     forms : rival forms; names of `decay.FORMS`.
-    unit : what the curve's units are (seed, pattern, list, subject), for the bootstrap; None uses profile likelihood.
+    unit : what the curve's units are (seed, pattern, list, subject), for the bootstrap; None uses profile
+        likelihood.
     human : series to compare with; None is all on the same clock.
     estimator : of the comparison of forms; None is `ml` where trials are counted, else `nls`.
     clocks : the same data read by other clocks; they join the multiverse.
@@ -227,9 +236,12 @@ def analyse(
 
     Raises
     ------
-    UserError : when no form, or no power law, can be fitted, and when there is more data than can be fitted in reasonable time.
+    UserError : when y does not change, when no form, or no power law, can be fitted, and when there is more data than can be fitted
+        in reasonable time.
     """
     require_size(curve)
+    if np.ptp(curve.y) == 0:
+        raise UserError(f"{curve.name}: all y are {curve.y[0]:g}; what does not change has no exponent. Check --y.")
     estimator = estimator or ("ml" if curve.count is not None else "nls")
     comparison = compare(curve, forms, estimator)
     exponents, missing = _exponents(curve, unit, seed, replicates)
@@ -249,7 +261,8 @@ def analyse(
     shown = human_exponents(PRACTICE, head["form"])[0] if repetitions and not others and not human else []
     if shown:
         missing["humans"] = (
-            f"{curve.name} is on the clock {curve.clock}, human practice on the clock {PRACTICE}: shown side by side, not compared. "
+            f"{curve.name} is on the clock {curve.clock}, human practice on the clock {PRACTICE}: shown side "
+            "by side, not compared. "
             "Compare them on purpose with --on-clock."
         )
     elif not others:
@@ -259,7 +272,8 @@ def analyse(
     by_measure = {m: [h for h in others if h.measure == m] for m in MEASURES}
     if others and not curve.measure:
         missing["measure"] = (
-            f"what kind of measure {curve.name} is, is not said (--measure): it is held against every class of human measures, one at a time."
+            f"what kind of measure {curve.name} is, is not said (--measure): it is held against every class "
+            "of human measures, one at a time."
         )
     return DecayFit(
         curve=curve,

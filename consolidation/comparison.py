@@ -5,7 +5,8 @@ held_out            root mean squared error of points predicted by a fit without
                     at least 5 units)
 last_decade         the same for all x within a factor of ten of the largest, predicted from the x before
 Vuong               z and two-sided p of the pointwise likelihood ratio of non-nested forms, BIC-corrected (Vuong 1989, Econometrica
-                    57, 307-333); its normal distribution is that of many points, so it is left out below VUONG_LEAST of them
+                    57, 307-333); its normal distribution is that of many points, so it is left out below
+                    VUONG_LEAST of them
 averaging           Anderson & Tweney 1997; Heathcote, Brown & Mewhort 2000: the mean of exponentials can look like a power law
 """
 
@@ -56,7 +57,8 @@ def _rmse(curve: Curve, keep: npt.NDArray[np.bool_], form_name: str, estimator: 
 
 
 def held_out(curve: Curve, form_name: str, estimator: Estimator) -> float:
-    """Root mean squared error of left-out units (at least 5 of them) or left-out x; nan when a fit without them is not possible.
+    """Root mean squared error of left-out units (at least 5 of them) or left-out x; nan when a fit without
+    them is not possible.
 
     More than FOLDS units or x are left out in FOLDS turns, each turn every FOLDS-th of them.
     """

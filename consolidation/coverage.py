@@ -163,13 +163,15 @@ def _rows(config: Config) -> list[dict[str, Any]]:
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise UserError(
-            f"{path} is no table of this command, or of an older version: it lacks {', '.join(missing)}. Choose another --out."
+            f"{path} is no table of this command, or of an older version: it lacks {', '.join(missing)}. "
+            "Choose another --out."
         )
     for name in ("simulations", "replicates", "seed"):
         other = sorted(set(table[name]) - {getattr(config, name)})
         if other:
             raise UserError(
-                f"{path} holds rows made with --{name} {other[0]}, asked was {getattr(config, name)}. Choose another --out, or repeat the "
+                f"{path} holds rows made with --{name} {other[0]}, asked was {getattr(config, name)}. Choose "
+                "another --out, or repeat the "
                 "command with the settings that are there."
             )
     rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]

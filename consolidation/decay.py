@@ -18,8 +18,11 @@ from consolidation import units
 from labbook.console import UserError
 
 Array = npt.NDArray[np.float64]
+# the objective and its curvature hold fourth powers of the data
+LARGEST = 1e60
 ErrorModel = Literal["gaussian", "lognormal", "binomial"]
-# classes of measures whose exponents may be compared: latencies, shares of errors, shares recalled, savings in relearning
+# classes of measures whose exponents may be compared: latencies, shares of errors, shares recalled, savings
+# in relearning
 MEASURES = ("time", "error", "recall", "savings")
 
 
@@ -54,7 +57,8 @@ class Curve:
     name : of the curve.
     x, y : (n,) ascending x; several observations may share an x (units, subjects).
     clock : what x counts.
-    unit : (n,) independent unit (seed, pattern, list, subject) of each observation, or None when each point is one.
+    unit : (n,) independent unit (seed, pattern, list, subject) of each observation, or None when each point
+        is one.
     count : (n,) number of trials behind each y, for the binomial error model, or None.
     error : error model.
     normalisation, window : what was done to y, and which x were kept, in words.
@@ -79,9 +83,17 @@ class Curve:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.x).all() and np.isfinite(self.y).all()):
             raise UserError(f"{self.name}: x and y have to be finite numbers. Remove or mark the missing rows.")
+        for axis, values in (("x", self.x), ("y", self.y)):
+            size = float(np.max(np.abs(values), initial=0.0))
+            if not (size == 0 or 1 / LARGEST < size < LARGEST):
+                raise UserError(
+                    f"{self.name}: the largest {axis} is {size:.3g} in size; powers of numbers beyond "
+                    f"{1 / LARGEST:g} to {LARGEST:g} cannot be summed. Choose another unit of {axis}."
+                )
         if (self.x < 0).any():
             raise UserError(
-                f"{self.name}: x is negative in {int((self.x < 0).sum())} rows, and no clock counts below 0. Remove them."
+                f"{self.name}: x is negative in {int((self.x < 0).sum())} rows, and no clock counts below 0. "
+                "Remove them."
             )
         if self.error == "binomial":
             if self.count is None or (self.count <= 0).any():
@@ -113,7 +125,9 @@ class Curve:
         return self if top == x[0] else self.within(float(top), float(x[-1]))
 
     def in_unit(self, unit: str) -> "Curve":
-        """The same curve with x in another unit of its clock. Raises UserError when the unit is of another dimension."""
+        """The same curve with x in another unit of its clock. Raises UserError when the unit is of another
+        dimension.
+        """
         times = units.factor(self.clock.counts, self.clock.unit, unit)
         clock = Clock(self.clock.counts, unit)
         return replace(self, clock=clock) if times == 1 else self.on_clock(clock, times)

@@ -1,10 +1,13 @@
-"""Is an exponent that of humans? Two one-sided tests against human studies of one class of measure, on the same form and clock.
+"""Is an exponent that of humans? Two one-sided tests against human studies of one class of measure, on the same
+form and clock.
 
-Latencies, errors, recall and savings have exponents of their own, so they are never pooled. Series of the same subjects are averaged first: a study counts
-once. The human side is the mean over studies with a t interval; beside it stands the prediction interval in which the exponent of one new study of that
-kind is expected, mean +- t_(n-1) s sqrt(1 + 1 / n). The difference is equivalent to zero when its 90 % interval lies within the margin (TOST, Schuirmann
-1987), different when its 95 % interval excludes zero, else undecided; both may hold at once: a difference that is real and too small to matter counts as
-equivalent. Fewer than 3 studies decide nothing.
+Latencies, errors, recall and savings have exponents of their own, so they are never pooled. Series of the
+same subjects are averaged first: a study counts once. The human side is the mean over studies with a t
+interval; beside it stands the prediction interval in which the exponent of one new study of that kind is
+expected, mean +- t_(n-1) s sqrt(1 + 1 / n). The difference is equivalent to zero when its 90 % interval lies
+within the margin (TOST, Schuirmann 1987), different when its 95 % interval excludes zero, else undecided;
+both may hold at once: a difference that is real and too small to matter counts as equivalent. Fewer than 3
+studies decide nothing.
 """
 
 from collections.abc import Sequence
@@ -24,7 +27,9 @@ State = Literal["equivalent", "different", "undecided", "too few studies"]
 
 @dataclass(frozen=True)
 class Exponent:
-    """An exponent with everything it depends on; `study` names the subjects, `measure` the class of measure, where they are known."""
+    """An exponent with everything it depends on; `study` names the subjects, `measure` the class of measure,
+    where they are known.
+    """
 
     name: str
     number: Estimate
@@ -54,7 +59,8 @@ class Equivalence:
     Attributes
     ----------
     difference : to the mean of the studies, with its 95 % interval; n counts studies.
-    mean, new_study : of the human exponents, with the 95 % interval of the mean, and that of the exponent of a new study.
+    mean, new_study : of the human exponents, with the 95 % interval of the mean, and that of the exponent of
+        a new study.
     p_equivalence : the larger p of the two one-sided tests.
     overlap : share of the series whose interval overlaps the model's own.
     """
@@ -81,8 +87,10 @@ def require_comparable(first: Exponent, others: Sequence[Exponent]) -> None:
         first.clock.require_same(other.clock)
         if other.measure != others[0].measure or (first.measure and first.measure != other.measure):
             raise UserError(
-                f"exponents of different measures cannot be compared: {other.name} is of {other.measure or 'no known measure'}, "
-                f"not of {first.measure or others[0].measure or 'no known measure'}. Compare one class of measure at a time (--measure)."
+                f"exponents of different measures cannot be compared: {other.name} is of "
+                f"{other.measure or 'no known measure'}, "
+                f"not of {first.measure or others[0].measure or 'no known measure'}. Compare one class of "
+                "measure at a time (--measure)."
             )
 
 
@@ -99,7 +107,8 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
 
     Parameters
     ----------
-    margin : None takes the standard deviation between the studies, the distance at which human studies differ from one another.
+    margin : None takes the standard deviation between the studies, the distance at which human studies differ
+        from one another.
 
     Raises UserError for different forms, clocks or measures.
     """
@@ -114,7 +123,8 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
         nothing = Estimate(nan, nan, nan, n)
         verdict = (
             f"{model.name}: {n} human {'study' if n == 1 else 'studies'} {of}on the clock {model.clock} "
-            f"{'is' if n == 1 else 'are'} too few studies, {LEAST_STUDIES} are needed; nothing is said about equivalence."
+            f"{'is' if n == 1 else 'are'} too few studies, {LEAST_STUDIES} are needed; nothing is said about "
+            "equivalence."
         )
         return Equivalence(measure, "too few studies", nothing, nothing, nothing, nan, nan, nan, "none", verdict)
     spread = float(values.std(ddof=1))
@@ -149,10 +159,13 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
     )
     inside = new_study.lower <= model.number.estimate <= new_study.upper
     verdict = (
-        f"{model.name} is {state} (difference to the mean of {n} human studies {of}{difference.estimate:+.2f} "
-        f"[{difference.lower:+.2f}, {difference.upper:+.2f}], margin {margin.value:.2g}: {margin.reason}; equivalence p = {p:.2g}). "
+        f"{model.name} is {state} (difference to the mean of {n} human studies "
+        f"{of}{difference.estimate:+.2f} "
+        f"[{difference.lower:+.2f}, {difference.upper:+.2f}], margin {margin.value:.2g}: {margin.reason}; "
+        f"equivalence p = {p:.2g}). "
         f"The exponent of a new study is expected within [{new_study.lower:.2f}, {new_study.upper:.2f}], "
-        f"and {model.number.estimate:.2f} lies {'inside' if inside else 'outside'}; {overlap:.0%} of the intervals of {len(humans)} series "
+        f"and {model.number.estimate:.2f} lies {'inside' if inside else 'outside'}; {overlap:.0%} of the "
+        f"intervals of {len(humans)} series "
         f"overlap its own; form {model.form}, clock {model.clock}."
     )
     return Equivalence(measure, state, difference, human, new_study, p, overlap, margin.value, margin.reason, verdict)

@@ -1,10 +1,12 @@
 """A decay exponent that can be cited: `python -m consolidation.fit [SOURCE]`.
 
-SOURCE is the folder of a training run (`python -m consolidation.train`), a table (.csv, .tsv, .txt, .xlsx, .parquet), the name of a shipped human series, or
-nothing: then the shipped reference run is fitted, P_episodic of eq 14 against the number of exposures over training, with all three clocks in the multiverse
-and the human practice curves beside it.
+SOURCE is the folder of a training run (`python -m consolidation.train`), a table (.csv, .tsv, .txt, .xlsx,
+.parquet), the name of a shipped human series, or nothing: then the shipped reference run is fitted,
+P_episodic of eq 14 against the number of exposures over training, with all three clocks in the multiverse and
+the human practice curves beside it.
 
-The unit of x is given (--clock-unit, or a column `clock_unit`) and never guessed; only a count of repetitions, steps or items is in counts unless it says so.
+The unit of x is given (--clock-unit, or a column `clock_unit`) and never guessed; only a count of
+repetitions, steps or items is in counts unless it says so.
 """
 
 import time
@@ -41,7 +43,8 @@ class FitConfig:
     """What is fitted, and how."""
 
     source: Annotated[str, tyro.conf.Positional] = REFERENCE
-    """The folder of a training run, a table (.csv, .tsv, .txt, .xlsx, .parquet), or a series of `python -m consolidation.humans` (cram2026_fig4a is the paper's own figure 4A);
+    """The folder of a training run, a table (.csv, .tsv, .txt, .xlsx, .parquet), or a series of `python -m
+    consolidation.humans` (cram2026_fig4a is the paper's own figure 4A);
     default: the shipped reference run."""
     x: str = "x"
     """Column of the table that is counted."""
@@ -50,18 +53,29 @@ class FitConfig:
     series: str | None = None
     """Which series of the table, where its column `series` holds several."""
     clock: str | None = None
-    """What x counts: one of the clocks of the registry, or your own words; needed for a table without a column `clock`."""
+    """What x counts: one of the clocks of the registry, or your own words; needed for a table without a
+    column `clock`.
+    """
     clock_unit: str | None = None
-    """Unit of x, for instance days or count; needed for a clock that is no count (retention interval, your own words) unless the table has a column
+    """Unit of x, for instance days or count; needed for a clock that is no count (retention interval, your
+    own words) unless the table has a column
     `clock_unit`."""
     on_clock: str | None = None
-    """Read x on this clock of the registry, in the unit that it has there, so that exponents on it may be compared; the result says so."""
+    """Read x on this clock of the registry, in the unit that it has there, so that exponents on it may be
+    compared; the result says so.
+    """
     on_clock_factor: float | None = None
-    """How many units of --on-clock one unit of x is (1: each counts as one); needed because no clock says how much of another it holds."""
+    """How many units of --on-clock one unit of x is (1: each counts as one); needed because no clock says how
+    much of another it holds.
+    """
     measure: Literal["time", "error", "recall", "savings"] | None = None
-    """What y is, so that it is held against human measures of that class only; default: against every class, one at a time."""
+    """What y is, so that it is held against human measures of that class only; default: against every class,
+    one at a time.
+    """
     margin: float | None = None
-    """Difference of exponents that is too small to matter; default: the standard deviation between human studies."""
+    """Difference of exponents that is too small to matter; default: the standard deviation between human
+    studies.
+    """
     unit: str | None = None
     """Column of independent units (seed, pattern, list, subject); resampled as wholes."""
     count: str | None = None
@@ -80,7 +94,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.bootstrap < LEAST_REPLICATES:
             raise UserError(
-                f"--bootstrap {self.bootstrap}: at least {LEAST_REPLICATES} replicates are needed for the limits of 95 % intervals."
+                f"--bootstrap {self.bootstrap}: at least {LEAST_REPLICATES} replicates are needed for the "
+                "limits of 95 % intervals."
             )
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} has to be 0 or more.")
@@ -88,7 +103,8 @@ class FitConfig:
             Margin(self.margin, "given")
         if self.on_clock is None and self.on_clock_factor is not None:
             raise UserError(
-                "--on-clock-factor says how to read x on another clock. Name that clock with --on-clock, or leave it out."
+                "--on-clock-factor says how to read x on another clock. Name that clock with --on-clock, or "
+                "leave it out."
             )
         if not self.forms:
             raise UserError(f"--forms names no form; there are {', '.join(FORMS)}.")
@@ -113,7 +129,9 @@ class Source:
 
 
 def read(config: FitConfig) -> Source:
-    """The data asked for. Raises UserError for missing files, columns, series and units, and for values that are no numbers."""
+    """The data asked for. Raises UserError for missing files, columns, series and units, and for values that
+    are no numbers.
+    """
     path = REFERENCE_RUN if config.source == REFERENCE else Path(config.source)
     try:
         folder, there = path.is_dir(), path.exists()
@@ -170,7 +188,8 @@ def _on_clock(curve: Curve, counts: str, factor: float | None) -> Curve:
         return curve.in_unit(clock.unit)
     if factor is None:
         raise UserError(
-            f"how many {clock.unit} of {counts!r} one unit of {curve.clock} is, is not known. Say it with --on-clock-factor "
+            f"how many {clock.unit} of {counts!r} one unit of {curve.clock} is, is not known. Say it with "
+            "--on-clock-factor "
             "(1: each counts as one), or leave --on-clock out."
         )
     if not (np.isfinite(factor) and factor > 0):
@@ -189,6 +208,8 @@ def _within(curve: Curve, config: FitConfig) -> Curve:
 
 def _from_run(run: Path, config: FitConfig) -> Source:
     """P_episodic(k) of a training run on its three clocks, and the change point of its attention at recurring queries."""
+    # first, so that a damaged seed is named before its numbers are used
+    events = trajectory.summaries(run)[0]["events"]
     chosen = config.clock or EXPOSURES[2]
     curves = {clock: trajectory.episodic_curve(run, clock) for clock in dict.fromkeys((chosen, *EXPOSURES))}
     if config.window is None:
@@ -203,7 +224,6 @@ def _from_run(run: Path, config: FitConfig) -> Source:
     else:
         curves = {clock: _within(c, config) if clock == chosen else c for clock, c in curves.items()}
     attention = _falling_attention(run)
-    events = trajectory.summaries(run)[0]["events"]
     change = None
     if attention.shape[1] > 1:
         change = transition(attention.index.to_numpy(float), attention.to_numpy(float).T, events, config.seed)
@@ -213,13 +233,17 @@ def _from_run(run: Path, config: FitConfig) -> Source:
 
 
 def _falling_attention(run: Path) -> pd.DataFrame:
-    """Attention at recurring queries from its largest mean on: before that it is being learnt, not given up. Index step, one column per seed."""
+    """Attention at recurring queries from its largest mean on: before that it is being learnt, not given up.
+    Index step, one column per seed.
+    """
     attention = trajectory.course(run, "attention", "recurring").dropna()
     return attention.loc[attention.mean(axis=1).iloc[::-1].idxmax() :]
 
 
 def _schedule(run: Path) -> ScheduleShift | None:
-    """Half-times of this run and of the finished ones beside it that differ in the onset of routing pressure only; None when there are too few."""
+    """Half-times of this run and of the finished ones beside it that differ in the onset of routing pressure
+    only; None when there are too few.
+    """
 
     def conditions(folder: Path) -> dict[str, Any]:
         config = trajectory.read_config(trajectory.seeds(folder)[0])
@@ -287,16 +311,20 @@ def _from_table(path: Path, config: FitConfig) -> Curve:
 
 
 def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
-    """What x counts and in which unit, by flag or column; a flag that contradicts its column is an error, and a unit is never guessed."""
+    """What x counts and in which unit, by flag or column; a flag that contradicts its column is an error, and
+    a unit is never guessed.
+    """
     told = table.only("clock", "One curve has one clock: give each its own series, or choose rows.")
     if config.clock is not None and told is not None and config.clock != told:
         raise UserError(
-            f"{table.path} has the clock {plain(told)!r} in its column `clock`, and --clock says {config.clock!r}. Leave --clock out, or correct one."
+            f"{table.path} has the clock {plain(told)!r} in its column `clock`, and --clock says "
+            f"{config.clock!r}. Leave --clock out, or correct one."
         )
     counts = config.clock or told
     if counts is None:
         raise UserError(
-            f"{table.path} does not say what {config.x} counts. Say it with --clock, for instance {', '.join(map(repr, units.CLOCKS))}."
+            f"{table.path} does not say what {config.x} counts. Say it with --clock, for instance "
+            f"{', '.join(map(repr, units.CLOCKS))}."
         )
     written = table.only("clock_unit", "One curve has one unit: convert the rows, or give each unit its own series.")
     for unit in (written, config.clock_unit):
@@ -304,7 +332,8 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
             units.check(counts, unit)
     if written is not None and config.clock_unit is not None and units.factor(counts, written, config.clock_unit) != 1:
         raise UserError(
-            f"{table.path} has the unit {plain(written)!r} in its column `clock_unit`, and --clock-unit says {config.clock_unit!r}. "
+            f"{table.path} has the unit {plain(written)!r} in its column `clock_unit`, and --clock-unit says "
+            f"{config.clock_unit!r}. "
             "Leave --clock-unit out, or correct one."
         )
     unit = config.clock_unit or written
@@ -315,7 +344,8 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
         choice("clock unit", unit, f"{counts} is counted; --clock-unit says otherwise")
     else:
         raise UserError(
-            f"{table.path} does not say in which unit {config.x} measures the clock {plain(counts)!r}. Say it with --clock-unit, for instance "
+            f"{table.path} does not say in which unit {config.x} measures the clock {plain(counts)!r}. Say "
+            "it with --clock-unit, for instance "
             f"{units.examples(counts)}."
         )
     return Clock(counts, unit)
@@ -323,7 +353,8 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
 
 @contextmanager
 def opened(out: Path, config: dict[str, Any]) -> Iterator[Run]:
-    """The run folder, there and writable before the analysis begins; a new one is taken away again when the analysis fails.
+    """The run folder, there and writable before the analysis begins; a new one is taken away again when the
+    analysis fails.
 
     Raises UserError when it cannot be made or holds something else.
     """

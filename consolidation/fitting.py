@@ -108,6 +108,24 @@ def solve(
     fixed: int | None = None,
     iterations: int = ITERATIONS,
 ) -> Solutions:
+    """Fit `form` to every row of a batch; see `_solve`.
+
+    Numbers that overflow belong to steps that are refused, not to results.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return _solve(form, x, y, w, start, error, fixed, iterations)
+
+
+def _solve(
+    form: Form,
+    x: Array,
+    y: Array,
+    w: Array,
+    start: Array,
+    error: ErrorModel,
+    fixed: int | None,
+    iterations: int,
+) -> Solutions:
     """Fit `form` to every row of a batch.
 
     Parameters
@@ -121,9 +139,8 @@ def solve(
     positive = np.array([name in form.positive for name in form.parameters])
     free = np.array([i != fixed for i in range(len(form.parameters))])
     inner = np.where(positive, np.log(np.where(positive, np.maximum(start, 1e-300), 1.0)), start)
-    with np.errstate(divide="ignore"):
-        lower = np.where(positive, np.log(np.maximum(low, 1e-300)), low)
-        upper = np.where(positive, np.log(high), high)
+    lower = np.where(positive, np.log(np.maximum(low, 1e-300)), low)
+    upper = np.where(positive, np.log(high), high)
     inner = np.clip(inner, lower, upper)
     batch = len(inner)
     damping, converged = np.full(batch, 1e-3), np.zeros(batch, dtype=bool)
@@ -151,12 +168,11 @@ def solve(
         ]
         trial = inner[active].copy()
         trial[:, free] = np.clip(trial[:, free] + step / scale, lower[free], upper[free])
-        with np.errstate(over="ignore", invalid="ignore"):  # a step too far is refused below
-            values = objective(y[active], form.value(rows_x, natural(trial)), w[active], error)
+        values = objective(y[active], form.value(rows_x, natural(trial)), w[active], error)
         better = values <= loss[active]
         moved = np.abs(trial - inner[active]) / (np.abs(inner[active]) + 1e-8)
-        with np.errstate(invalid="ignore"):  # both infinite: outside the domain of the error model, not a small change
-            change = np.abs(values - loss[active])
+        # nan when both are infinite: outside the domain of the error model, not a small change
+        change = np.abs(values - loss[active])
         small = (moved.max(-1) < TOLERANCE**0.5) & (change <= TOLERANCE * (np.abs(loss[active]) + 1e-300))
         # what the step could win at best is below the last digit: the optimum is reached, whether or not rounding let it win
         promised = 0.5 * np.sum(gradient * step / scale, -1)
@@ -196,7 +212,8 @@ def starts(form: Form, x: Array, y: Array, w: Array, error: ErrorModel) -> Array
     if error == "binomial":
         top = np.maximum(form.value(x, p).max(-1), 1e-12)
         p[:, linear] *= np.where(top > 0.999, 0.99 / top, 1.0)[:, None]
-    loss = objective(y, form.value(x, p), w, error)
+    with np.errstate(over="ignore", invalid="ignore"):  # a start that overflows comes last
+        loss = objective(y, form.value(x, p), w, error)
     order = np.argsort(np.where(np.isfinite(loss), loss, np.inf), kind="stable")[:STARTS]
     return p[order]
 

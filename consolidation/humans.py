@@ -1,7 +1,8 @@
 """Human curves with their sources: `python -m consolidation.humans` prints the registry with refitted exponents.
 
-Practice data count repetitions, the clock of the examined claim; retention data measure time or intervening items, which is another clock.
-Your own CSV has the columns of COLUMNS (`doi`, `year` and `n_subjects` may be empty or missing, `unit` and `count` may be missing).
+Practice data count repetitions, the clock of the examined claim; retention data measure time or intervening
+items, which is another clock. Your own CSV has the columns of COLUMNS (`doi`, `year` and `n_subjects` may be
+empty or missing, `unit` and `count` may be missing).
 """
 
 import re
@@ -32,8 +33,8 @@ PAPER_SERIES = "cram2026_fig4a"
 def read_csv(path: Path) -> pd.DataFrame:
     """Read and check a file in the documented schema (any ending that `tables.read` knows).
 
-    Raises UserError naming missing columns, unknown clocks or units, duplicates, series with several clocks or units, and values that are
-    missing or not numbers.
+    Raises UserError naming missing columns, unknown clocks or units, duplicates, series with several clocks
+    or units, and values that are missing or not numbers.
     """
     strict = tables.read(path)
     missing = [c for c in COLUMNS if c not in strict]
@@ -58,7 +59,8 @@ def read_csv(path: Path) -> pd.DataFrame:
         if len(pairs) > 1:
             shown = "; ".join(f"{plain(c)} in {plain(u)}" for c, u in pairs)
             raise UserError(
-                f"{path}: series {plain(series)!r} has {len(pairs)} clocks or units ({shown}). Give each its own series."
+                f"{path}: series {plain(series)!r} has {len(pairs)} clocks or units ({shown}). Give each its "
+                "own series."
             )
         clock, unit = pairs[0]
         if clock not in CLOCKS:
@@ -74,7 +76,8 @@ def read_csv(path: Path) -> pd.DataFrame:
     if twice.any():
         first = table[twice].iloc[0]
         raise UserError(
-            f"{path}: series {plain(first['series'])!r} has x = {first['x']:g} twice. Remove one, or tell them apart in a column `unit`."
+            f"{path}: series {plain(first['series'])!r} has x = {first['x']:g} twice. Remove one, or tell "
+            "them apart in a column `unit`."
         )
     return table
 
@@ -121,7 +124,9 @@ def list_series() -> pd.DataFrame:
 
 
 def bibliography(series: str) -> tuple[str, str] | None:
-    """Authors, as BibTeX writes them, and year of a shipped series; None when the registry does not name both."""
+    """Authors, as BibTeX writes them, and year of a shipped series; None when the registry does not name
+    both.
+    """
     row = list_series().set_index("series").loc[series]
     year: str = "" if pd.isna(row["year"]) else str(row["year"]).removesuffix(".0")
     named: re.Match[str] | None = re.match(rf"(\D+?) {year}\b", str(row["study"])) if year else None

@@ -58,7 +58,8 @@ def collapse(curve: Curve, estimator: Estimator, draws: Array) -> Collapsed:
     cell = np.searchsorted(units, labels(curve)) * len(x) + place
     trials = curve.count if estimator == "ml" and curve.count is not None else np.ones(len(curve.x))
     values = np.log(curve.y) if estimator == "loglog" else curve.y
-    # rows of one unit at one x always count together, so draws act on their sums: a million rows cost no more than their cells
+    # rows of one unit at one x always count together, so draws act on their sums: a million rows cost no more
+    # than their cells
     weights, sums = (
         np.bincount(cell, w, len(units) * len(x)).reshape(len(units), len(x)) for w in (trials, trials * values)
     )
@@ -86,13 +87,15 @@ def _precision(curve: Curve, x: Array, place: npt.NDArray[np.intp]) -> Array:
     n = np.bincount(place, minlength=len(x))
     if (n < 2).any():
         raise UserError(
-            f"{curve.name}: the weighted estimator needs at least two observations at every x, or the number of trials (--count)."
+            f"{curve.name}: the weighted estimator needs at least two observations at every x, or the number "
+            "of trials (--count)."
         )
     mean = np.bincount(place, curve.y, len(x)) / n
     variance = np.bincount(place, (curve.y - mean[place]) ** 2, len(x)) / (n - 1)
     if (variance <= 0).any():
         raise UserError(
-            f"{curve.name}: the observations at some x are all equal, so their weight is not defined. Give the number of trials (--count)."
+            f"{curve.name}: the observations at some x are all equal, so their weight is not defined. Give "
+            "the number of trials (--count)."
         )
     return np.asarray(n / variance)
 

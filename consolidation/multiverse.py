@@ -1,8 +1,9 @@
 """Every reasonable way to get an exponent from the same numbers, all at once: the specification curve of gamma.
 
 form           power | power with asymptote | shifted power
-offset         x as counted | 1 + x (counting starts one earlier; of clocks that count: 1 is one repetition, step or item in the unit of x, and of a
-               physical clock 1 + x would be another curve in every unit, so there the free offset tau of the shifted power law stands alone)
+offset         x as counted | 1 + x (counting starts one earlier; of clocks that count: 1 is one repetition, step
+               or item in the unit of x, and of a physical clock 1 + x would be another curve in every unit, so
+               there the free offset tau of the shifted power law stands alone)
 normalisation  as given | divided by the first point | odds y / (1 - y), for proportions below 1
 floor          none | half of the smallest y subtracted
 window         all | without the first x | without the last x | first half | second half of ln x
@@ -102,7 +103,8 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
     physical = [clock for clock, curve in curves.items() if len(offsets(curve.clock)) == 1]
     if physical:
         verdict += (
-            f" 1 + x is left out on {', '.join(physical)}, where it would depend on the unit; the shifted power law has the offset tau, "
+            f" 1 + x is left out on {', '.join(physical)}, where it would depend on the unit; the shifted "
+            "power law has the offset tau, "
             "free and in the unit of x."
         )
     return Multiverse(table.sort_values("gamma", ignore_index=True), summary, by_clock, verdict)

@@ -280,7 +280,8 @@ class Command:
 
 
 def finished(out: Path, listed: list[Cell]) -> dict[str, list[dict[str, Any]]]:
-    """Summaries of every finished seed of the listed cells that is in the folder, whichever command trained it.
+    """Summaries of every finished seed of the listed cells that is in the folder, whichever command trained
+    it.
 
     Raises UserError when a seed was trained with another configuration than its cell has, naming the fields.
     """
@@ -304,12 +305,14 @@ def _check_cell(seed: Path, cell: Cell) -> None:
     wrong = trajectory.differences(there, asked)
     if (there.get("start") is None) != (cell.needs is None):
         wrong.append(
-            f"start: there {there.get('start')!r}, asked {'none' if cell.needs is None else f'the weights of {cell.needs}'}"
+            f"start: there {there.get('start')!r}, asked "
+            f"{'none' if cell.needs is None else f'the weights of {cell.needs}'}"
         )
     if wrong:
         shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
         raise UserError(
-            f"{seed} was trained with another configuration than {cell.table}, {cell.name} has ({shown}). Choose another --out, or repeat the command "
+            f"{seed} was trained with another configuration than {cell.table}, {cell.name} has ({shown}). "
+            "Choose another --out, or repeat the command "
             "with the preset and the flags that it was made with."
         )
 

@@ -115,14 +115,17 @@ def summary(found: DecayFit) -> str:
 
 
 def with_asymptote(found: DecayFit) -> str:
-    """What the power law with an asymptote says by least squares: the reading of figure 4A that gives the paper's own number."""
+    """What the power law with an asymptote says by least squares: the reading of figure 4A that gives the
+    paper's own number.
+    """
     table = found.exponents
     rows = table[(table["form"] == "power_asymptote") & (table["estimator"] == "nls")]
     if rows.empty:
         return "the power law with an asymptote could not be fitted by nls."
     row = rows.iloc[0]
     return (
-        f"with an asymptote, c + a k^-gamma by nls, gamma = {_number(dict(row))}: the paper's {PAPER_LINE[1]} comes out of that form, which the line "
+        f"with an asymptote, c + a k^-gamma by nls, gamma = {_number(dict(row))}: the paper's "
+        f"{PAPER_LINE[1]} comes out of that form, which the line "
         "that it draws, without an asymptote, is not."
     )
 
@@ -225,7 +228,9 @@ def read_fit(path: Path) -> dict[str, Any]:
 
 
 def _macro(name: str) -> str:
-    """The part of a name before its first comma, in ASCII letters only: LaTeX macros have no digits, and no others without packages."""
+    """The part of a name before its first comma, in ASCII letters only: LaTeX macros have no digits, and no
+    others without packages.
+    """
     words = re.sub(r"[^A-Za-z0-9]", " ", name.split(",")[0]).split()
     digits = dict(
         zip("0123456789", ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"), strict=True)
@@ -242,7 +247,9 @@ def _tex_number(value: float) -> str:
 
 
 def latex(found: DecayFit) -> str:
-    """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window, interval and what speaks against citing it."""
+    """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window,
+    interval and what speaks against citing it.
+    """
     head, curve, comparison = found.headline, found.curve, found.comparison
     name = _macro(curve.name)
     estimate, lower, upper = (_tex_number(head[key]) for key in ("gamma", "lower", "upper"))
@@ -263,9 +270,11 @@ def latex(found: DecayFit) -> str:
             f"\\newcommand{{\\gamma{name}Lower}}{{{lower}}}",
             f"\\newcommand{{\\gamma{name}Upper}}{{{upper}}}",
             f"\\newcommand{{\\gamma{name}Sentence}}{{{opening} power law ${FORMULAS[head['form']]}$ fitted by {head['estimator']} to "
-            f"{escape.latex(curve.name)} against {escape.latex(curve.clock)} (window: {escape.latex(curve.window)}; normalisation: "
+            f"{escape.latex(curve.name)} against {escape.latex(curve.clock)} (window: "
+            f"{escape.latex(curve.window)}; normalisation: "
             f"{escape.latex(curve.normalisation)}) has $\\gamma = {estimate}$ "
-            f"(95\\,\\% interval {lower} to {upper}, {head['method']} over {head['n']:.0f} {escape.latex(head['unit'])}s); "
+            f"(95\\,\\% interval {lower} to {upper}, {head['method']} over {head['n']:.0f} "
+            f"{escape.latex(head['unit'])}s); "
             f"{rivals}.{caution}{failures}}}",
             "",
         ]
@@ -273,10 +282,13 @@ def latex(found: DecayFit) -> str:
 
 
 def bibtex(found: DecayFit) -> str:
-    """`gamma.bib`: this software, the examined paper, and the source of every human curve used of which the registry names author and year."""
+    """`gamma.bib`: this software, the examined paper, and the source of every human curve used of which the
+    registry names author and year.
+    """
     version = importlib.metadata.version("attention-redundancy")
     entries = [
-        "@misc{attention_redundancy,\n  title = {attention-redundancy},\n  author = {{The attention-redundancy developers}},\n"
+        "@misc{attention_redundancy,\n  title = {attention-redundancy},\n  author = {{The "
+        "attention-redundancy developers}},\n"
         f"  year = {{2026}},\n  note = {{version {escape.bibtex(version)}}}\n}}",
         "@misc{cram2026,\n  title = {Learning to Forget Attention: Memory Consolidation for Adaptive Compute Reduction},\n"
         "  author = {Shihab and Akter and Sharma},\n  year = {2026},\n  eprint = {2602.12204},\n  archivePrefix = {arXiv}\n}",
@@ -288,7 +300,8 @@ def bibtex(found: DecayFit) -> str:
         if known is None:
             # text outside of entries is a comment in BibTeX
             entries.append(
-                f"{key} has no entry: the registry does not name its author and year ({escape.bibtex(row['study']).replace('@', ' at ')})."
+                f"{key} has no entry: the registry does not name its author and year "
+                f"({escape.bibtex(row['study']).replace('@', ' at ')})."
             )
             continue
         doi: str = "" if pd.isna(row["doi"]) else f"\n  doi = {{{escape.bibtex(row['doi'])}}},"

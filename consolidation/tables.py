@@ -1,13 +1,13 @@
 """Tables of other people, read strictly: what is not certain is an error, and every choice is printed.
 
-Text (.csv, .tsv, .txt, in any case), Excel (.xlsx) and Parquet (.parquet). All rows have as many fields as the header; separator and decimal mark are found
-from the whole file; a number is written in digits (True, 0x1F, 1_000 and nan are none).
+Text (.csv, .tsv, .txt, in any case), Excel (.xlsx) and Parquet (.parquet). All rows have as many fields as
+the header; separator and decimal mark are found from the whole file; a number is written in digits (True,
+0x1F, 1_000 and nan are none).
 """
 
 import csv
 import io
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from openpyxl import load_workbook
-from openpyxl.utils.exceptions import InvalidFileException
 
 from labbook.console import UserError, choice
 from labbook.escape import markup, plain
@@ -58,7 +57,9 @@ class StrictTable:
         return StrictTable(self.path, {name: c[keep] for name, c in self.columns.items()}, self.lines[keep])
 
     def only(self, name: str, why: str) -> str | None:
-        """The one value of a column, or None when there is no such column. Raises UserError when it has several, or empty ones."""
+        """The one value of a column, or None when there is no such column. Raises UserError when it has
+        several, or empty ones.
+        """
         if name not in self.columns:
             return None
         values = list(dict.fromkeys(self.columns[name].tolist()))
@@ -83,7 +84,8 @@ class StrictTable:
             if all(THOUSANDS.fullmatch(f) for f in fields if "," in f):
                 example = next(f for f in fields if "," in f)
                 raise UserError(
-                    f"{self.path}: the commas in column {name!r} may be decimal marks or separate thousands ({example!r}). "
+                    f"{self.path}: the commas in column {name!r} may be decimal marks or separate thousands "
+                    f"({example!r}). "
                     "Write the numbers with decimal points and without separators."
                 )
             choice("decimal mark", "comma", f"every number of column {markup(name)} is written so")
@@ -99,7 +101,8 @@ class StrictTable:
             mixed = " Decimal commas and points are mixed in it." if commas and COMMA.fullmatch(fields[row]) else ""
             found = repr(plain(fields[row][:40])) if fields[row] else "nothing"
             raise UserError(
-                f"{self.path}: row {self.lines[row]} has no number in {name} but {found} ({len(bad)} rows in all).{mixed} "
+                f"{self.path}: row {self.lines[row]} has no number in {name} but {found} ({len(bad)} rows in "
+                f"all).{mixed} "
                 "Fill or remove them."
             )
         return out
@@ -113,7 +116,8 @@ def is_table(source: str) -> bool:
 def read(path: Path) -> StrictTable:
     """Read a table by its ending.
 
-    Raises UserError for what is missing, no regular file, not readable, empty, binary, not UTF-8, ragged, without a header, or not certain.
+    Raises UserError for what is missing, no regular file, not readable, empty, binary, not UTF-8, ragged,
+    without a header, or not certain.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -146,12 +150,14 @@ def _checked(path: Path, header: Field, rows: Sequence[Field], lines: Sequence[i
         raise UserError(f"{path}: the header has {what}. Name every column once.")
     if all(POINT.fullmatch(name) or COMMA.fullmatch(name) for name in names):
         raise UserError(
-            f"{path} has no header: its first row is {', '.join(map(plain, names))}. Write the names of the columns above it."
+            f"{path} has no header: its first row is {', '.join(map(plain, names))}. Write the names of the "
+            "columns above it."
         )
     for fields, line in zip(rows, lines, strict=True):
         if len(fields) != len(names):
             raise UserError(
-                f"{path}: row {line} has {len(fields)} fields and the header {len(names)}. All rows need as many fields as the header; "
+                f"{path}: row {line} has {len(fields)} fields and the header {len(names)}. All rows need as "
+                "many fields as the header; "
                 "where numbers have decimal commas, separate the columns by semicolons."
             )
     if not rows:
@@ -211,7 +217,8 @@ def _text(path: Path) -> tuple[Field, list[Field], list[int]]:
         choice("separator", "blanks", "the header has no comma, semicolon or tab")
     else:
         raise UserError(
-            f"{path} has one column, {plain(head[:40])!r}. A curve needs two, separated by commas, semicolons, tabs or blanks."
+            f"{path} has one column, {plain(head[:40])!r}. A curve needs two, separated by commas, "
+            "semicolons, tabs or blanks."
         )
     return records[0], records[1:], lines[1:]
 
@@ -250,18 +257,9 @@ def _excel(path: Path) -> tuple[Field, list[Field], list[int]]:
             for sheet in book.worksheets
         }
         book.close()
-    except (
-        zipfile.BadZipFile,
-        InvalidFileException,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-    ) as error:
-        # openpyxl lets the errors of its parsers through; XML's own is a SyntaxError
+    except OSError:
+        raise
+    except Exception as error:  # openpyxl lets every error of zip, zlib and XML through
         raise UserError(
             f"{path} is damaged or is no Excel workbook ({plain(error)}). Save it again, or export it as CSV."
         ) from error
@@ -269,7 +267,8 @@ def _excel(path: Path) -> tuple[Field, list[Field], list[int]]:
     if len(full) != 1:
         named = ", ".join(map(plain, full)) or "none"
         raise UserError(
-            f"{path} has {len(full)} sheets with content ({named}); one is needed. Save the sheet that you mean as a file of its own."
+            f"{path} has {len(full)} sheets with content ({named}); one is needed. Save the sheet that you "
+            "mean as a file of its own."
         )
     numbered = [(row, number) for number, row in enumerate(next(iter(full.values())), 1) if any(row)]
     width = max(max((i + 1 for i, f in enumerate(row) if f)) for row, _ in numbered)

@@ -116,12 +116,14 @@ def _integrate(parameters: tuple[float, float, float], q: float, p: float, steps
 
 
 def fit_phase_plane(steps: Array, q: Array, p: Array, from_observed: bool = False) -> PhasePlane:
-    """Fit the model of appendix C to mean quality q and semantic share p over training steps, by least squares from several starts.
+    """Fit the model of appendix C to mean quality q and semantic share p over training steps, by least
+    squares from several starts.
 
     Parameters
     ----------
-    from_observed : keep the state at the first step as measured. Else it is fitted too: from p = 0 and q < q_star, where trained models begin, the model
-        never leaves, so that a fitted start is two parameters of the description and not a fact about the run.
+    from_observed : keep the state at the first step as measured. Else it is fitted too: from p = 0 and q <
+        q_star, where trained models begin, the model never leaves, so that a fitted start is two parameters
+        of the description and not a fact about the run.
 
     Raises UserError for fewer than 8 points, or when no start converges.
     """
@@ -166,8 +168,9 @@ class PhasePlanes:
     Attributes
     ----------
     fits : one per seed, its start fitted.
-    numbers : mean over seeds with Student's interval, by name: eta_q, eta_p, q_star, q_0 and p_0 (the fitted start), q_observed and p_observed (the measured
-        one), explained, and explained_from_observed, of the same model from the measured start.
+    numbers : mean over seeds with Student's interval, by name: eta_q, eta_p, q_star, q_0 and p_0 (the fitted
+        start), q_observed and p_observed (the measured one), explained, and explained_from_observed, of the
+        same model from the measured start.
     """
 
     fits: tuple[PhasePlane, ...]
@@ -178,14 +181,18 @@ class PhasePlanes:
         """The fit in a sentence, with the observed start beside the fitted one."""
         n = self.numbers
         return (
-            f"fitted seed by seed, the model of appendix C explains {n['explained']} when it may choose its start "
-            f"(q {n['q_0'].estimate:.2f}, p {n['p_0'].estimate:.2f}, mean over seeds), and {n['explained_from_observed']} from the start that was observed "
+            f"fitted seed by seed, the model of appendix C explains {n['explained']} when it may choose its "
+            "start "
+            f"(q {n['q_0'].estimate:.2f}, p {n['p_0'].estimate:.2f}, mean over seeds), and "
+            f"{n['explained_from_observed']} from the start that was observed "
             f"(q {n['q_observed'].estimate:.2f}, p {n['p_observed'].estimate:.2f}); q* = {n['q_star']}."
         )
 
 
 def fit_phase_planes(steps: Array, q: Array, p: Array) -> PhasePlanes:
-    """Fit the model of appendix C to every seed: steps (n,), q and p (seed, n). Raises UserError for fewer than 2 seeds, which have no interval."""
+    """Fit the model of appendix C to every seed: steps (n,), q and p (seed, n). Raises UserError for fewer
+    than 2 seeds, which have no interval.
+    """
     if len(q) < 2:
         raise UserError(f"intervals over seeds need at least 2 seeds; got {len(q)}.")
     fits = tuple(fit_phase_plane(steps, one, other) for one, other in zip(q, p, strict=True))

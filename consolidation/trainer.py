@@ -304,7 +304,9 @@ class Trainer:
             save_tensors(self.run.folder / STATE, tensors, about)
 
     def _restore(self) -> None:
-        """Go on from the saved state. Raises UserError when it is damaged, of another run, or not a state that this run can have."""
+        """Go on from the saved state. Raises UserError when it is damaged, of another run, or not a state
+        that this run can have.
+        """
         path = self.run.folder / STATE
         tensors, about = load_tensors(path)
         remove = f"Remove {path} to start this seed again."
@@ -312,7 +314,8 @@ class Trainer:
         missing = {*expected, "exposures", "patterns", "log"} - set(tensors)
         if about.get("kind") != "consolidation" or missing:
             raise UserError(
-                f"{path} is not the state of such a run ({about.get('model', 'no model named')}; {len(missing)} tensors are missing). {remove}"
+                f"{path} is not the state of such a run ({about.get('model', 'no model named')}; "
+                f"{len(missing)} tensors are missing). {remove}"
             )
         if about.get("config_digest") != trajectory.config_digest(self.run.config):
             raise UserError(f"{path} is the state of a run with another configuration or seed. {remove}")
@@ -327,13 +330,15 @@ class Trainer:
         last = max((row[0] for row in self.rows), default=0)
         if not last <= self.step <= self.config.steps or not (math.isfinite(self.seconds) and self.seconds >= 0):
             raise UserError(
-                f"{path} says that {self.step} steps in {self.seconds} s are done, with rows up to step {last}; the run has {self.config.steps} steps. {remove}"
+                f"{path} says that {self.step} steps in {self.seconds} s are done, with rows up to step "
+                f"{last}; the run has {self.config.steps} steps. {remove}"
             )
         shapes = {**expected, "exposures": self.table.exposures.rows.shape, "patterns": self.table.sums.shape}
         wrong = [name for name, shape in shapes.items() if tensors[name].shape != shape]
         if wrong:
             raise UserError(
-                f"{path} has {wrong[0]} in the shape {tuple(tensors[wrong[0]].shape)}, asked {tuple(shapes[wrong[0]])}. {remove}"
+                f"{path} has {wrong[0]} in the shape {tuple(tensors[wrong[0]].shape)}, asked "
+                f"{tuple(shapes[wrong[0]])}. {remove}"
             )
         self.bare.load_state_dict({k.removeprefix("model:"): t for k, t in tensors.items() if k.startswith("model:")})
         for name, p in self.bare.named_parameters():

@@ -199,10 +199,12 @@ def phase_plane(runs: Runs) -> Figure:
             color=style.PALETTE[0],
             label=said(f"after, {len(model.fits)} seeds"),
         )
-        fit_label = f"appendix C, start fitted: explains {explained.estimate:.0%} [{explained.lower:.0%}, {explained.upper:.0%}]"
+        fit_label = (
+            f"appendix C, start fitted: R² {explained.estimate:.2f} [{explained.lower:.2f}, {explained.upper:.2f}]"
+        )
         panels[1].plot(path[0], path[1], "--", lw=0.9, color=style.PALETTE[3], label=said(fit_label))
         panels[1].plot(*fitted.start, "o", ms=4, mfc="none", color=style.PALETTE[3], label=said("its fitted start"))
-        start_label = f"observed start: explains {fixed.estimate:.0%} [{fixed.lower:.0%}, {fixed.upper:.0%}] from there"
+        start_label = f"observed start: R² {fixed.estimate:.2f} [{fixed.lower:.2f}, {fixed.upper:.2f}]"
         panels[1].plot(*fitted.observed, "X", ms=5, color="black", label=said(start_label))
         edge_label = f"separatrix, q* = {star.estimate:.2f} [{star.lower:.2f}, {star.upper:.2f}]"
         panels[1].plot(edge[:, 0], edge[:, 1], ":", lw=0.8, color="0.4", label=said(edge_label))
@@ -216,7 +218,8 @@ def phase_plane(runs: Runs) -> Figure:
         xlim=(-0.03, 1.03),
         ylim=(-0.03, 1.03),
     )
-    panels[1].legend(frameon=False, fontsize=6)
+    # above the axes, because the trajectories fill them
+    panels[1].legend(frameon=False, fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     panels[2].set(xlabel="training step", ylabel="q and p (semantic share), each seed", ylim=(-0.03, 1.03))
     panels[2].legend(frameon=False, fontsize=6.5)
     return figure

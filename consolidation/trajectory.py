@@ -151,7 +151,9 @@ def _checksum(table: pd.DataFrame, columns: dict[str, str]) -> str:
 
 
 def write(path: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
-    """Write a table of this schema, atomically, with its version, the run's facts (seed, configuration and its digest) and a checksum in the metadata."""
+    """Write a table of this schema, atomically, with its version, the run's facts (seed, configuration and
+    its digest) and a checksum in the metadata.
+    """
     columns = TABLES[path.stem]
     arrow = pa.table({name: pa.array(table[name]).cast(kind) for name, kind in columns.items()})
     about = {
@@ -165,8 +167,8 @@ def write(path: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A table and the facts of its run.
 
-    Raises UserError when the file is missing, is no Parquet, is damaged, is not of this schema or another table of it, is of a newer version, or lacks columns.
-    Version 1 had no checksum.
+    Raises UserError when the file is missing, is no Parquet, is damaged, is not of this schema or another
+    table of it, is of a newer version, or lacks columns. Version 1 had no checksum.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist. Name the folder of a run that `python -m consolidation.train` made.")
@@ -222,7 +224,9 @@ def seeds(run: Path) -> list[Path]:
 
 
 def _json(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object with the needed keys. Raises UserError for what is missing, unreadable, or something else."""
+    """A JSON object with the needed keys. Raises UserError for what is missing, unreadable, or something
+    else.
+    """
     repair = f"Restore it, or remove {path.parent} and train that seed again."
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -237,13 +241,15 @@ def _json(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of one seed.
 
-    Raises UserError when it is missing or damaged, and when it is that of another seed than the folder's name says.
+    Raises UserError when it is missing or damaged, and when it is that of another seed than the folder's name
+    says.
     """
     config = _json(folder / "config.json", ("model", "seed", "steps", "evaluation", "benchmark", "cram"))
     named = folder.name.removeprefix("seed-")
     if folder.name.startswith("seed-") and named != str(config["seed"]):
         raise UserError(
-            f"{folder} holds seed {config['seed']!r} by its config.json. Give the folder the name of its seed, or train that seed again."
+            f"{folder} holds seed {config['seed']!r} by its config.json. Give the folder the name of its "
+            "seed, or train that seed again."
         )
     return config
 
@@ -272,20 +278,25 @@ def read_summary(folder: Path) -> dict[str, Any]:
         wrong.append("something that is no number where one belongs")
     if wrong:
         raise UserError(
-            f"{folder / 'summary.json'} does not belong to its run ({'; '.join(wrong)}). Restore it, or train that seed again."
+            f"{folder / 'summary.json'} does not belong to its run ({'; '.join(wrong)}). Restore it, or "
+            "train that seed again."
         )
     return found
 
 
 def load(run: Path, table: str) -> pd.DataFrame:
-    """A table of all finished seeds of a run, with a column `seed`. Raises UserError when one does not belong to its seed."""
+    """A table of all finished seeds of a run, with a column `seed`. Raises UserError when one does not belong
+    to its seed.
+    """
     return pd.concat(
         [_belonging(folder, table).assign(seed=read_config(folder)["seed"]) for folder in seeds(run)], ignore_index=True
     )
 
 
 def _belonging(folder: Path, name: str) -> pd.DataFrame:
-    """A table of one seed. Raises UserError when its metadata, or its own numbers, are of another seed or configuration."""
+    """A table of one seed. Raises UserError when its metadata, or its own numbers, are of another seed or
+    configuration.
+    """
     path, config = folder / f"{name}.parquet", read_config(folder)
     table, facts = read(path)
     wrong = [d for d in differences(facts.get("config"), config) if d] or (
@@ -297,7 +308,8 @@ def _belonging(folder: Path, name: str) -> pd.DataFrame:
         last = int(table["step"].max()) if len(table) else -1
         if counted != {positions} or last != config["steps"]:
             wrong = [
-                f"positions: there {sorted(counted)}, asked {positions}; last step: there {last}, asked {config['steps']}"
+                f"positions: there {sorted(counted)}, asked {positions}; last step: there {last}, asked "
+                f"{config['steps']}"
             ]
     elif not wrong and len(table):
         patterns = int(table["pattern"].max())

@@ -1,14 +1,17 @@
 """Whether a trajectory changes at a point, where and how sharply, and whether a schedule moves it.
 
-preferred  the form of the mean trajectory with the smallest AICc (the error variance counts as a parameter): `constant`; `linear`, a drift from the first
-           to the last step; `step`, two levels with one break between neighbouring steps; `ramp`, two levels joined by a straight line between
-           two steps. Only `step` and `ramp` are a transition. `support` is the share of resamplings of the units that prefer the same
-location   the split of a trajectory into two levels with the smallest squared error (the single change point of Dynp in `ruptures`,
-           for all bootstrap replicates at once), midway between the two steps around it
-width      from where the trajectory has made 10 % to where it has made 90 % of the way from the first level to the second,
-           by linear interpolation
-half-time  the step at which the trajectory of one unit has fallen for good to half of its largest value; `schedule_slope` asks by how many steps it moves
-           when a scheduled step is moved by one: 0 when nothing follows the schedule, 1 when everything does
+preferred  the form of the mean trajectory with the smallest AICc (the error variance counts as a parameter):
+           `constant`; `linear`, a drift from the first to the last step; `step`, two levels with one break
+           between neighbouring steps; `ramp`, two levels joined by a straight line between two steps. Only
+           `step` and `ramp` are a transition. `support` is the share of resamplings of the units that prefer
+           the same
+location   the split of a trajectory into two levels with the smallest squared error (the single change point
+           of Dynp in `ruptures`, for all bootstrap replicates at once), midway between the two steps around it
+width      from where the trajectory has made 10 % to where it has made 90 % of the way from the first level to
+           the second, by linear interpolation
+half-time  the step at which the trajectory of one unit has fallen for good to half of its largest value;
+           `schedule_slope` asks by how many steps it moves when a scheduled step is moved by one: 0 when
+           nothing follows the schedule, 1 when everything does
 """
 
 from collections.abc import Mapping
@@ -29,7 +32,9 @@ BREAKS = 60
 
 @dataclass(frozen=True)
 class ScheduleShift:
-    """How far half-times move with a scheduled step: `slope` in steps per step, n units; the half-times by unit and scheduled step."""
+    """How far half-times move with a scheduled step: `slope` in steps per step, n units; the half-times by
+    unit and scheduled step.
+    """
 
     event: str
     slope: Estimate
@@ -45,7 +50,8 @@ class Transition:
     ----------
     location, width : with intervals over units; they mean something only when `preferred` is a transition.
     events : scheduled events within the interval of the location.
-    preferred, support, aicc : the preferred alternative, the share of resamplings that prefer it, and the AICc of each.
+    preferred, support, aicc : the preferred alternative, the share of resamplings that prefer it, and the
+        AICc of each.
     schedule : what runs with a shifted schedule say, if there are some.
     """
 
@@ -153,7 +159,9 @@ def transition(x: Array, y: Array, events: Mapping[str, float] | None = None, se
 
 
 def half_times(x: Array, y: Array) -> Array:
-    """The step at which every row of y (unit, n) has fallen for good to half of its largest value, by linear interpolation; nan when it never has."""
+    """The step at which every row of y (unit, n) has fallen for good to half of its largest value, by linear
+    interpolation; nan when it never has.
+    """
     out = np.full(len(y), np.nan)
     for i, row in enumerate(y):
         level = row.max() / 2
@@ -165,12 +173,13 @@ def half_times(x: Array, y: Array) -> Array:
 
 
 def schedule_slope(event: str, half: Mapping[float, Mapping[str, float]]) -> ScheduleShift:
-    """By how many steps half-times move when a scheduled step is moved by one: least squares with a level for every unit, Student's interval.
+    """By how many steps half-times move when a scheduled step is moved by one: least squares with a level for
+    every unit, Student's interval.
 
     Parameters
     ----------
-    half : the half-time of every unit (seed) by the step of the event; the same name is the same unit. Units at a single place, and those without a
-        half-time, say nothing about the slope and are left out.
+    half : the half-time of every unit (seed) by the step of the event; the same name is the same unit. Units
+        at a single place, and those without a half-time, say nothing about the slope and are left out.
 
     Raises UserError when fewer than 2 units are at several places.
     """
@@ -184,7 +193,8 @@ def schedule_slope(event: str, half: Mapping[float, Mapping[str, float]]) -> Sch
     free = points - len(courses) - 1
     if len(courses) < 2 or free < 1:
         raise UserError(
-            f"{len(courses)} units have half-times at several places of the event {event!r}; at least 2 are needed, and 4 half-times. "
+            f"{len(courses)} units have half-times at several places of the event {event!r}; at least 2 are "
+            "needed, and 4 half-times. "
             "Train more seeds of the shifted schedules."
         )
     at = np.concatenate([np.array(list(c)) - np.mean(list(c)) for c in courses.values()])
@@ -209,7 +219,8 @@ def schedule_slope(event: str, half: Mapping[float, Mapping[str, float]]) -> Sch
         for unit, c in courses.items()
     )
     verdict = (
-        f"half-times by the step at which {event!r} happens: {shown}. Moved by one step it moves them by {estimate:.2f} steps "
+        f"half-times by the step at which {event!r} happens: {shown}. Moved by one step it moves them by "
+        f"{estimate:.2f} steps "
         f"[{slope.lower:.2f}, {slope.upper:.2f}] (n = {len(courses)} units); {said}."
     )
     return ScheduleShift(event, slope, courses, verdict)

@@ -1,7 +1,8 @@
 """What an axis of a decay curve may count, and in which unit: checked and converted by pint, never guessed.
 
-Repetitions, training steps and items are dimensions of their own, so that none of them passes for another or for a time. `count` is accepted on each of
-these clocks. A clock in the user's own words may have any unit that pint knows.
+Repetitions, training steps and items are dimensions of their own, so that none of them passes for another or
+for a time. `count` is accepted on each of these clocks. A clock in the user's own words may have any unit
+that pint knows.
 """
 
 from functools import cache
@@ -48,14 +49,17 @@ def _registry() -> "pint.UnitRegistry[float]":
 
 
 def _parsed(counts: str, unit: str) -> pint.Unit:
-    """`unit` as pint knows it. Raises UserError for what is no unit, or not one that is multiplied (a temperature in degrees Celsius)."""
+    """`unit` as pint knows it. Raises UserError for what is no unit, or not one that is multiplied (a
+    temperature in degrees Celsius).
+    """
     thing = THINGS.get(counts, "repetition")
     try:
         found = _registry().Unit(thing if unit.strip() in COUNT else unit.strip())
         _registry().Quantity(2.0, found).to_base_units()
     except Exception as error:  # pint's parser raises whatever Python's tokenizer and evaluator do
         raise UserError(
-            f"{unit!r} is no unit ({error}). For the clock {counts!r} there are for instance {examples(counts)}. Change --clock-unit."
+            f"{unit!r} is no unit ({error}). For the clock {counts!r} there are for instance "
+            f"{examples(counts)}. Change --clock-unit."
         ) from error
     if unit.strip() == "" or not _registry().Quantity(1.0, found)._is_multiplicative:
         raise UserError(
@@ -74,7 +78,8 @@ def check(counts: str, unit: str) -> None:
     found = _parsed(counts, unit)
     if counts in CLOCKS and found.dimensionality != _parsed(counts, CLOCKS[counts]).dimensionality:
         raise UserError(
-            f"the clock {counts!r} cannot count in {unit!r}, which pint reads as {found}; it takes for instance {examples(counts)}. "
+            f"the clock {counts!r} cannot count in {unit!r}, which pint reads as {found}; it takes for "
+            f"instance {examples(counts)}. "
             "Change --clock-unit or --clock."
         )
 
@@ -92,7 +97,9 @@ def factor(counts: str, first: str, second: str) -> float:
 
 
 def one_count(counts: str, unit: str) -> float | None:
-    """One repetition, step or item in the unit of a clock: 1 in counts, .001 in kilosteps; None for a clock that is no count."""
+    """One repetition, step or item in the unit of a clock: 1 in counts, .001 in kilosteps; None for a clock
+    that is no count.
+    """
     for thing in dict.fromkeys(THINGS.values()):
         if _parsed(counts, unit).dimensionality == _registry().Unit(thing).dimensionality:
             return float(_registry().Quantity(1.0, thing).to(_parsed(counts, unit)).magnitude)

@@ -90,7 +90,9 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Inside `guarded`: the first Ctrl-C or SIGTERM ends the command, for work that has no state worth saving."""
+    """Inside `guarded`: the first Ctrl-C or SIGTERM ends the command, for work that has no state worth
+    saving.
+    """
 
     def end(signum: int, frame: types.FrameType | None) -> None:
         raise KeyboardInterrupt("No result was written; repeat the same command.")

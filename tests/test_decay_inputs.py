@@ -1,4 +1,6 @@
-"""What a decay fit is given: units, clocks, tables, outputs. Nothing wrong passes in silence, and nothing is left half-written."""
+"""What a decay fit is given: units, clocks, tables, outputs. Nothing wrong passes in silence, and nothing is
+left half-written.
+"""
 
 import json
 import os
@@ -52,8 +54,8 @@ def test_a_physical_clock_without_a_unit_is_an_error_and_the_unit_given_is_kept(
     path = forgetting(tmp_path / "forget.csv")
     said = fails(fit_command.main, capsys, [path, *RETENTION])
     assert (
-        "does not say in which unit delay_days measures the clock 'retention interval'. Say it with --clock-unit"
-        in said
+        "does not say in which unit delay_days measures the clock 'retention interval'. Say it with "
+        "--clock-unit" in said
     )
     fit_command.main([path, *RETENTION, "--clock-unit", "days", *FEW, "--out", str(tmp_path / "run")])
     assert "clock unit days (--clock-unit)" in capsys.readouterr().out
@@ -98,7 +100,8 @@ def test_one_more_count_is_one_count_in_any_unit():
     for curve in (steps, kilo):
         t = multiverse({"c": curve}, (0.4, 0.5)).table
         shifted = t.query(
-            "form == 'power' and offset == '1 + x' and normalisation == 'as given' and floor == 'none' and window == 'all'"
+            "form == 'power' and offset == '1 + x' and normalisation == 'as given' and floor == 'none' and "
+            "window == 'all'"
         )
         assert shifted["gamma"].dropna().to_numpy() == pytest.approx(0.5, abs=1e-6)
 
@@ -553,3 +556,40 @@ def test_the_first_interrupt_ends_a_fit_at_once(number, tmp_path):
     assert time.monotonic() - began < 4
     assert "interrupted. No result was written" in errors
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.full(8, 0.5), "what does not change has no exponent"),
+        (1e150 * DAYS**-0.4, "Choose another unit of y"),
+        (1e-150 * DAYS**-0.4, "Choose another unit of y"),
+    ],
+)
+def test_what_has_no_exponent_is_refused(y, words, tmp_path, capsys):
+    path = table(tmp_path / "t.csv", x=DAYS, value=y)
+    out = tmp_path / "run"
+    assert words in fails(fit_command.main, capsys, [path, "--clock", "repetition", "--out", str(out)])
+    assert not out.exists()
+
+
+def test_wide_ranges_of_x_overflow_in_no_fit():
+    x = np.geomspace(1e-6, 1e6, 5)
+    found = analyse(Curve("wide", x, np.array([-1.1, -0.9, 0.1, -0.5, 0.4]), REPETITIONS), forms=("power", "constant"))
+    assert found.headline["form"] == "power"
+
+
+def test_damaged_workbooks_are_one_paragraph(tmp_path, capsys):
+    pd.DataFrame({"x": DAYS, "value": DAYS**-0.4}).to_excel(tmp_path / "t.xlsx", index=False)
+    whole = (tmp_path / "t.xlsx").read_bytes()
+    g = np.random.default_rng(0)
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in g.integers(len(data), size=3):
+            data[place] = int(g.integers(256))
+        (tmp_path / "t.xlsx").write_bytes(bytes(data))
+        try:
+            curve = read(FitConfig(source=str(tmp_path / "t.xlsx"), clock="repetition")).curve
+        except UserError:
+            continue
+        assert np.array_equal(curve.x, DAYS)
