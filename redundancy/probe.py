@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from labbook import processes
-from labbook.console import UserError, choice, console, guarded
+from labbook.console import UserError, choice, console, guarded, literal
 from labbook.estimate import Bootstrap
 from redundancy.capture import Feature
 from redundancy.measure import measure
@@ -101,7 +101,7 @@ def main(args: list[str] | None = None) -> None:
             if processes.rank() == 0:
                 draw(tables.folder, tables.folder)
                 print_tables(tables)
-                console.print(str(tables.folder))
+                console.print(literal(tables.folder))
 
     guarded(body)
 
