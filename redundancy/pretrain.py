@@ -22,17 +22,29 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
-from labbook.console import Interrupted, UserError, choice, console, guarded, progress, stopping
-from labbook.run import Run, load_tensors, provenance, replacing, save_tensors
+from labbook.console import Interrupted, UserError, choice, console, guarded, literal, progress, stopping
+from labbook.run import (
+    Run,
+    digest,
+    load_tensors,
+    owner,
+    provenance,
+    read_json,
+    read_table,
+    replacing,
+    save_tensors,
+    write_json,
+)
 from redundancy.ngram import NGram
-from redundancy.text import Corpus, read_corpus, split_documents
+from redundancy.setup import check_seed
+from redundancy.text import Corpus, TextOptions, read_corpus, split_documents
 
 END = "<|endoftext|>"
 STATE_SECONDS = 120
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(TextOptions):
     """What is trained, on what, for how long."""
 
     corpus: Annotated[str, tyro.conf.Positional]
@@ -67,6 +79,26 @@ class PretrainConfig:
     """Compile the loss with torch.compile: a fifth faster on two CPU cores; needs a C++ compiler there."""
     precision: Literal["auto", "no", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs and CPUs with native bf16 arithmetic, else float32. Weights stay float32."""
+
+
+def check(config: PretrainConfig) -> None:
+    """Raise UserError for numbers that no training can have, before anything is read."""
+    least = {"layers": 1, "heads": 1, "width": 1, "context": 1, "batch": 1, "vocabulary": 257, "characters": 1}
+    least |= {"validation_tokens": 1} | ({} if config.steps is None else {"steps": 1})
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value < bound:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {value} was asked for; it has to be at least {bound}. Change {flag}.")
+    if config.width % config.heads:
+        raise UserError(
+            f"--width {config.width} was asked for with --heads {config.heads}; the width is a multiple of the heads. Change one."
+        )
+    if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)):
+        raise UserError(
+            f"--learning-rate {config.learning_rate} was asked for; it has to be positive and finite. Change --learning-rate."
+        )
+    check_seed(config.seed)
 
 
 def processes() -> PartialState:
@@ -160,7 +192,7 @@ class Trainer:
         choice("precision", precision, "matrix products; weights, optimiser and losses stay float32")
         self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
         self.windows = (len(tokens) - 1) // config.context
-        self.steps = config.steps or self.windows // config.batch
+        self.steps = self.windows // config.batch if config.steps is None else config.steps
         if self.steps < 1:
             raise UserError(
                 f"the corpus has {len(tokens)} tokens, one step needs {config.batch * config.context}. Give more text or a smaller --batch."
@@ -210,12 +242,27 @@ class Trainer:
                 self.run.folder / "state.safetensors",
                 {**weights, **self._moments(), "recent": self.recent},
                 {"step": str(self.step)},
+                owner(self.run.folder / "state.safetensors"),
             )
 
     def _restore(self) -> None:
-        tensors, metadata = load_tensors(self.run.folder / "state.safetensors")
-        self.step, self.recent = int(metadata["step"]), tensors["recent"]
-        self.rows = pd.read_csv(self.run.folder / "trajectory.csv").query("step <= @self.step").to_dict("records")  # type: ignore[assignment]
+        path = self.run.folder / "state.safetensors"
+        tensors, metadata = load_tensors(path, owner(path))
+        wanted = {"recent", *(f"weight:{name}" for name, _ in self.bare.named_parameters())}
+        step = metadata.get("step", "")
+        if not step.isdecimal() or int(step) > self.steps or not wanted <= set(tensors):
+            raise UserError(
+                f"{path} is no state of this training (step {step or 'missing'} of {self.steps}). Remove it to start again."
+            )
+        self.step, self.recent = int(step), tensors["recent"]
+        table = read_table(self.run.folder / "trajectory.csv")
+        columns = {"step", "tokens", "train_loss", "validation_loss"}
+        if set(table.columns) != columns:
+            raise UserError(
+                f"{self.run.folder / 'trajectory.csv'} has the columns {', '.join(table.columns)} and not {', '.join(sorted(columns))}. "
+                "Restore it from a copy, or choose another --out."
+            )
+        self.rows = table.query("step <= @self.step").to_dict("records")  # type: ignore[assignment]
         with torch.no_grad():
             for name, p in self.bare.named_parameters():
                 p.copy_(tensors[f"weight:{name}"])
@@ -335,19 +382,23 @@ same context.
 
 
 def pretrain(config: PretrainConfig, out: Path) -> Path:
-    """Train as configured into `out` and return it. A finished run is left as it is."""
+    """Train as configured into `out` and return it. A finished run is left as it is.
+
+    Raises UserError for numbers, text or a folder that it cannot be done with.
+    """
+    check(config)
     with processes().main_process_first():
         run = Run(out, config)
     if run.finished:
         console.print("this run is finished; nothing to do")
         return out
-    corpus = read_corpus(config.corpus, config.characters)
+    corpus = read_corpus(config.corpus, config.characters, config)
     if config.validation is None:
         parts = split_documents(corpus.documents, config.seed)
         train_documents, held = parts["train"] + parts["evaluation"], parts["validation"]
         corpus = Corpus(corpus.source, corpus.unit, tuple(train_documents))
     else:
-        held = list(read_corpus(config.validation, config.characters).documents)
+        held = list(read_corpus(config.validation, config.characters, config).documents)
         shared = {d.id for d in corpus.documents} & {d.id for d in held}
         if shared:
             raise UserError(
@@ -391,16 +442,31 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
 
 
 def tokenise(config: PretrainConfig, corpus: Corpus, out: Path) -> tuple[Any, npt.NDArray[Any]]:
-    """The tokenizer and the tokenised training text, made once and kept in the run folder."""
-    store = out / "tokens.npy"
-    if store.exists():
-        return GPT2TokenizerFast.from_pretrained(out / "model"), np.load(store, mmap_mode="r")
-    with console.status("training the tokenizer and encoding the text"):
-        tokenizer = train_tokenizer(corpus, config.vocabulary, config.context, out / "model")
-        tokens = encode([d.text for d in corpus.documents], tokenizer)
-    with replacing(store) as partial, partial.open("wb") as file:
-        np.save(file, tokens.astype(np.uint16 if config.vocabulary <= 2**16 else np.int32))
-    return tokenizer, np.load(store, mmap_mode="r")
+    """The tokenizer and the tokenised training text, made once and kept in the run folder with what they were made of.
+
+    Raises UserError when the folder holds others: of another text, damaged, or changed.
+    """
+    store, about, model = out / "tokens.npy", out / "tokens.json", out / "model" / "tokenizer.json"
+
+    def contents() -> dict[str, str]:
+        files = {path.name: digest([path.read_bytes()]) for path in (store, model) if path.is_file()}
+        return {"text": corpus.hash, **files}
+
+    if not about.exists():
+        with console.status("training the tokenizer and encoding the text"):
+            tokenizer = train_tokenizer(corpus, config.vocabulary, config.context, out / "model")
+            tokens = encode([d.text for d in corpus.documents], tokenizer)
+        with replacing(store) as partial, partial.open("wb") as file:
+            np.save(file, tokens.astype(np.uint16 if config.vocabulary <= 2**16 else np.int32))
+        write_json(about, contents())
+    stated, found = read_json(about), contents()
+    if stated != found:
+        changed = ", ".join(sorted(k for k in {*stated, *found} if stated.get(k) != found.get(k)))
+        raise UserError(
+            f"{out} holds the tokens of another text, or they were changed ({changed}). Choose another --out, or restore that folder "
+            "and the text from a copy."
+        )
+    return GPT2TokenizerFast.from_pretrained(out / "model"), np.load(store, mmap_mode="r")
 
 
 def ship(out: Path, folder: Path, steps: tuple[int, ...]) -> None:
@@ -438,7 +504,7 @@ def main(args: list[str] | None = None) -> None:
         pretrain(command.config, command.out)
         if command.ship is not None and processes().is_main_process:
             ship(command.out, command.ship, command.ship_steps)
-        console.print(str(command.ship or command.out))
+        console.print(literal(command.ship or command.out))
 
     guarded(body)
 

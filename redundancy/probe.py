@@ -13,7 +13,7 @@ import pandas as pd
 import tyro
 
 from labbook import processes
-from labbook.console import UserError, choice, console, guarded
+from labbook.console import UserError, choice, console, guarded, literal
 from labbook.estimate import Studentised
 from redundancy.capture import Feature
 from redundancy.measure import Task, measure, measure_twins
@@ -136,7 +136,7 @@ def main(args: list[str] | None = None) -> None:
             if processes.rank() == 0:
                 draw(tables.folder, tables.folder)
                 print_tables(tables)
-                console.print(str(tables.folder))
+                console.print(literal(tables.folder))
 
     guarded(body)
 

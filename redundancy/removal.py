@@ -27,7 +27,7 @@ import tyro
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import UserError, console, guarded
+from labbook.console import UserError, console, guarded, literal
 from labbook.estimate import Studentised
 from redundancy.controls import Fitted, Predictor
 from redundancy.losses import ORDERS, ROUNDS, Evaluated, Losses, crossings, print_losses, tabulate_losses
@@ -55,12 +55,16 @@ LOGITS = 2**26
 class RemovalConfig(Request):
     """Everything that changes a number of a removal run. `None` means chosen automatically, and the choice is printed."""
 
-    eval_tokens: int | None = 20_000
-    """Held-out tokens; every way of running the model reads all of them."""
+    eval_tokens: int | None = None
+    """Held-out tokens; every way of running the model reads all of them. Default: 20,000."""
     parts: tuple[Part, ...] = PARTS
     """Which experiments; each layer, head, or point of the curve is one more run over the held-out text."""
     shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
     """Shares of the attention operations at which the removal curve is measured."""
+
+    def default_eval_tokens(self, tokens: int) -> int:
+        """20,000: each of the many ways of running the model reads them all."""
+        return 20_000
 
 
 def execute(config: RemovalConfig, settings: Settings) -> Losses:
@@ -303,7 +307,7 @@ def main(args: list[str] | None = None) -> None:
             if processes.rank() == 0:
                 draw_removal(losses.folder, losses.folder)
                 print_losses(losses)
-                console.print(str(losses.folder))
+                console.print(literal(losses.folder))
 
     guarded(body)
 

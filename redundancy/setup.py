@@ -1,5 +1,7 @@
 """What every command on a model shares: the request, its automatic choices, the model, the text, the run folder."""
 
+import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +13,7 @@ import tyro
 
 from labbook import processes
 from labbook.console import UserError, choice, console, warn
-from labbook.run import Run, provenance
+from labbook.run import Busy, Run, provenance
 from redundancy.capture import Feature, check_identity
 from redundancy.measure import Task
 from redundancy.models import (
@@ -19,19 +21,30 @@ from redundancy.models import (
     Source,
     choose_device,
     choose_dtype,
+    dimensions,
     load_config,
     load_model,
     load_tokenizer,
     locate,
 )
-from redundancy.text import FEWEST_DOCUMENTS, SPLITS, Corpus, Windows, cut_windows, read_corpus, split_documents
+from redundancy.text import (
+    FEWEST_DOCUMENTS,
+    SPLITS,
+    Corpus,
+    TextOptions,
+    Windows,
+    bos_token,
+    cut_windows,
+    read_corpus,
+    split_documents,
+)
 
 # Characters per token when a stream has to be bounded before its tokenizer has seen it; generous, so that text does not run out.
 CHARACTERS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(TextOptions):
     """Everything that changes a number. `None` means chosen automatically, and the choice is printed."""
 
     model: tyro.conf.Positional[str] = "embedded"
@@ -44,6 +57,10 @@ class Request:
     """Training tokens; default: 150 per column of the hidden state, at least 100,000, at most what the text holds."""
     eval_tokens: int | None = None
     """Held-out tokens; default: as many as training tokens."""
+    quick: bool = False
+    """A first look: 20,000 training and 10,000 held-out tokens unless given."""
+    bos: Literal["auto", "yes", "no"] = "auto"
+    """Whether every window begins with the BOS token, at position 0, which is not scored; auto: as the model was trained."""
     context: int = 256
     """Tokens per window."""
     layers: tuple[int, ...] | None = None
@@ -61,6 +78,10 @@ class Request:
     trust_remote_code: bool = False
     """Allow a hub model to run its own Python code."""
 
+    def default_eval_tokens(self, tokens: int) -> int:
+        """Held-out tokens where none are asked for, given the training tokens."""
+        return tokens
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -74,8 +95,6 @@ class Settings:
     """Run folder; default: runs/<model>-<time>. The same command with the same folder resumes it."""
     resume: bool = False
     """Go on with the newest unfinished run of this configuration under runs/."""
-    quick: bool = False
-    """A first look: 20,000 training and 10,000 held-out tokens unless given."""
 
 
 R = TypeVar("R", bound=Request)
@@ -83,11 +102,38 @@ R = TypeVar("R", bound=Request)
 FEW_DOCUMENTS = 10
 
 
-def resolve(config: R, settings: Settings, width: int, depth: int, positions: int) -> R:
+# Seeds of several generators are made of one by adding small numbers.
+LARGEST_SEED = 2**62
+
+
+def check(config: Request) -> None:
+    """Raise UserError for what no model can serve, before anything is loaded."""
+    for name, value in (("--tokens", config.tokens), ("--eval-tokens", config.eval_tokens)):
+        if value is not None and value < 1:
+            raise UserError(
+                f"{name} {value} was asked for; at least 1 token is needed. Change {name}, or leave it out."
+            )
+    if config.ridge != "auto" and not (config.ridge > 0 and math.isfinite(config.ridge)):
+        raise UserError(
+            f"--ridge {config.ridge} was asked for; the penalty has to be positive and finite. Change --ridge, or use auto."
+        )
+    check_seed(config.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError for a seed that the random generators do not take."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(
+            f"--seed {seed} was asked for; seeds are whole numbers from 0 to {LARGEST_SEED}. Change --seed."
+        )
+
+
+def resolve(config: R, width: int, depth: int, positions: int) -> R:
     """Check the request against the model's dimensions and fill in the automatic choices.
 
     Raises UserError for a context, layers, token numbers or penalty that the model cannot serve.
     """
+    check(config)
     if not 8 <= config.context <= positions:
         raise UserError(
             f"--context {config.context} was asked for; {config.model} takes 8 to {positions} tokens. Change --context."
@@ -102,29 +148,28 @@ def resolve(config: R, settings: Settings, width: int, depth: int, positions: in
             f"--random-seeds {config.random_seeds} was asked for; the spread between random networks needs at least 2. "
             "Change --random-seeds."
         )
-    if config.ridge != "auto" and config.ridge <= 0:
-        raise UserError(
-            f"--ridge {config.ridge} was asked for; the penalty has to be positive. Change --ridge, or use auto."
-        )
     tokens, why = config.tokens, "asked for"
     if tokens is None:
         tokens, why = (
             (20_000, "--quick")
-            if settings.quick
+            if config.quick
             else (max(100_000, 150 * (width + 1)), "150 per fitted row, at least 100,000")
         )
     choice("training tokens", f"{tokens:,}", f"{why}; {tokens / (width + 1):.0f} per fitted row")
-    evaluation = config.eval_tokens or (min(10_000, tokens) if settings.quick else tokens)
-    for name, value, least in (("--tokens", tokens, width + 1), ("--eval-tokens", evaluation, 1)):
-        if value < least:
-            raise UserError(
-                f"{name} {value} was asked for; {config.model} needs at least {least} (d_model + 1 to fit a probe). Change {name}."
-            )
+    evaluation = config.eval_tokens
+    if evaluation is None:
+        evaluation = min(10_000, tokens) if config.quick else config.default_eval_tokens(tokens)
+    if tokens < width + 1:
+        raise UserError(
+            f"--tokens {tokens} was asked for; {config.model} needs at least {width + 1} (d_model + 1 to fit a probe). Change --tokens."
+        )
     return replace(config, tokens=tokens, eval_tokens=evaluation, layers=layers)
 
 
-def prepare_windows(config: R, corpus: Corpus, tokenizer: Any, decoder: Decoder) -> dict[str, Windows]:
+def prepare_windows(config: R, corpus: Corpus, tokenizer: Any, decoder: Decoder, bos: int | None) -> dict[str, Windows]:
     """Split the corpus by document and cut it into token windows; training windows in random order.
+
+    With `bos` every window begins with that token (see `text.cut_windows`).
 
     Raises UserError when there is too little text for the probe, or tokens the model does not know.
     """
@@ -137,7 +182,7 @@ def prepare_windows(config: R, corpus: Corpus, tokenizer: Any, decoder: Decoder)
     parts = split_documents(corpus.documents, config.seed)
     windows = {}
     for number, split in enumerate(SPLITS):
-        cut = cut_windows(parts[split], tokenizer, config.context, budget[split])
+        cut = cut_windows(parts[split], tokenizer, config.context, budget[split], bos)
         if cut.tokens and int(cut.ids.max()) >= decoder.vocabulary:
             raise UserError(
                 f"the tokenizer gives token id {cut.ids.max()}, {decoder.name} has {decoder.vocabulary}: they do not belong together. Choose another MODEL."
@@ -188,7 +233,8 @@ def batch_size(settings: Settings, decoder: Decoder, context: int) -> int:
 
 def run_folder(config: dict[str, Any], settings: Settings) -> Path:
     """The folder of this run: --out, the newest unfinished run of the same configuration, or a new one under runs/."""
-    name = config["model"].replace("/", "--").replace(":", "-").strip(".-") or "model"
+    # a name is part of a file name, which has at most 255 bytes
+    name = re.sub(r"[^\w.-]", "-", config["model"].replace("/", "--"))[:80].strip(".-") or "model"
     if settings.out is not None:
         return settings.out
     if settings.resume:
@@ -197,6 +243,8 @@ def run_folder(config: dict[str, Any], settings: Settings) -> Path:
                 Run(folder, config)
                 if not (folder / "summary.json").exists():
                     return folder
+            except Busy:
+                raise
             except UserError:
                 continue  # a run with another configuration
         raise UserError(
@@ -251,17 +299,18 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
 
     `source` stands for config.model where that names several. Raises UserError for everything that cannot be met.
     """
+    check(config)
     name = (Path(config.model).resolve().name if Path(config.model).is_dir() else config.model) if source else None
     source = source or locate(config.model, config.revision, config.trust_remote_code)
     if source.gguf:
         own = source.gguf
         types = ", ".join(f"{count} {kind}" for kind, count in own.tensor_types.items())
         choice("model", source.name, f"{own.path.name} calls itself {own.name!r}; its tensors are {types}")
-    shape = load_config(source).get_text_config(decoder=True)
+    shape = dimensions(load_config(source), source.name)
     positions = getattr(shape, "max_position_embeddings", None) or 2**31
-    config = resolve(config, settings, shape.hidden_size, shape.num_hidden_layers, positions)
+    config = resolve(config, shape.hidden_size, shape.num_hidden_layers, positions)
     assert config.tokens is not None and config.eval_tokens is not None
-    corpus = read_corpus(config.corpus, CHARACTERS_PER_TOKEN * 2 * (config.tokens + config.eval_tokens))
+    corpus = read_corpus(config.corpus, CHARACTERS_PER_TOKEN * 2 * (config.tokens + config.eval_tokens), config)
     device, why = choose_device(settings.device)
     choice("device", device, why)
     dtype, why = choose_dtype(config.dtype, device)
@@ -269,7 +318,20 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
     config = replace(config, dtype=str(dtype).removeprefix("torch."))  # type: ignore[arg-type]
     tokenizer = load_tokenizer(source)
     decoder = load_model(source, device, dtype, config.seed, split=settings.device == "split")
-    windows = prepare_windows(config, corpus, tokenizer, decoder)
+    if decoder.besides:
+        others = ", ".join(decoder.besides)
+        choice(
+            "attention", decoder.attention_name, f"{others} in the same blocks mixes positions too and is not measured"
+        )
+    bos, why = bos_token(tokenizer, config.bos, source.gguf.add_bos if source.gguf else None)
+    if bos is not None and config.keep_position_0:
+        raise UserError(
+            f"--keep-position-0 was asked for, but position 0 is the BOS token {tokenizer.decode([bos])!r}, the same in every window ({why}). "
+            "Leave it out, or use --bos no."
+        )
+    choice("BOS token", "none" if bos is None else repr(tokenizer.decode([bos])), why)
+    config = replace(config, bos="no" if bos is None else "yes")
+    windows = prepare_windows(config, corpus, tokenizer, decoder, bos)
     identity = check_identity(decoder, torch.from_numpy(windows["train"].ids[:2]))
     console.print(f"[dim]sum_h z_h W_O\\[h] + b_O = attn_out holds to[/dim] {identity:.0e}")
     facts = {
@@ -279,6 +341,7 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
         "data_hash": corpus.hash,
         "corpus": corpus.source,
         "unit": corpus.unit,
+        "bos": bos,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": processes.count(),
         "documents": {split: list(w.names) for split, w in windows.items()},

@@ -210,7 +210,7 @@ def evaluate(
     """
     documents = len(task.windows["evaluation"].names)
     saved = Saved(state)
-    found, done = saved.load()
+    found, done = saved.load(task.counts)
     sums = torch.zeros(len(variants) + 1, documents, len(FIELDS), dtype=torch.float64)
     if found:
         sums = found[0]["sums"]

@@ -4,25 +4,27 @@ A corpus is a list of documents. Everything is split by document, with a keyed h
 split does not depend on order, on the other documents or on the file the document came in, and two copies of one
 text can never stand on both sides.
 
-    document  "It was the best of times, it was ..."          one row, one file, or one section of a single file
+    document  "It was the best of times, it was ..."          rows (see TextOptions), one file, or one section of a single file
     split     train | validation | evaluation                 sha256(seed, text) against fixed thresholds
     windows   [0 1 2 3 ... 255] [0 1 2 ... 255] [0 1 ... 97]  consecutive, no overlap; the last one may be shorter
 """
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labbook.console import UserError
+from labbook.console import UserError, choice
 
 DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "validation", "evaluation")
@@ -61,51 +63,188 @@ class Corpus:
         return hashlib.sha256("".join(sorted(d.id for d in self.documents)).encode()).hexdigest()
 
 
-def _rows(path: Path) -> Iterator[Document]:
-    """The documents of one .txt, .parquet or .jsonl file; the two tables need a `text` column."""
-    if path.suffix == ".txt":
-        yield Document(path.name, path.read_text(encoding="utf-8", errors="replace"))
-        return
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """How documents are made of the rows of a table (.parquet, .jsonl) or of a hub data set."""
+
+    text_column: str = "text"
+    """Column of a table or hub data set that holds the text."""
+    split: str | None = None
+    """Split of a hub data set; default: train."""
+    document_column: str | None = None
+    """Column that says which document a row belongs to; rows of one document are joined in their order."""
+    rows: Literal["auto", "documents", "lines"] = "auto"
+    """What a row is: a document, or a line of a longer one that runs from heading to heading (`= Title =`), or from blank row to blank row
+    where there are no headings; auto: lines where rows are blank or headings, documents where they are long, else you are asked."""
+
+
+Row = tuple[str, str, str | None]
+"""Name, text and document (the value of --document-column) of one row."""
+# Rows that are looked at to tell lines from documents.
+SAMPLE = 2000
+# A document has at least about a paragraph; the median row of a data set of lines or sentences is shorter.
+SHORTEST = 200
+HEADING = re.compile(r"^\s*(= [^=\n]+ =|# [^#\n]+)\s*$")
+
+
+def _decoded(content: bytes, place: str) -> str:
+    """UTF-8 text. Raises UserError for another encoding and for what is not text."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = (
+            "UTF-16"
+            if content[:2] in (b"\xff\xfe", b"\xfe\xff")
+            else f"another encoding, such as Latin-1, or damaged (byte {content[error.start]:#04x} at {error.start})"
+        )
+        raise UserError(
+            f"{place} is not UTF-8 text: it is {kind}. Convert it (`iconv -f LATIN1 -t UTF-8`), or give --corpus another file."
+        ) from error
+    if "\0" in text:
+        raise UserError(
+            f"{place} holds NUL characters: it is binary or UTF-16. Convert it, or give --corpus a text file."
+        )
+    return text
+
+
+def _regular(path: Path) -> Path:
+    """`path`, which has to be a file that can be read. Raises UserError for dangling links, pipes, devices, missing permission."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to nothing. Remove it, or give --corpus another file.")
+    if not path.is_file():
+        raise UserError(f"{path} is a pipe or device and no file. Remove it, or give --corpus another file.")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read (no permission). Change that, or give --corpus another file.")
+    return path
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a .jsonl or .parquet file. Raises UserError, with the line, for what is damaged."""
     if path.suffix == ".jsonl":
-        lines = path.read_text(encoding="utf-8").splitlines()
-        try:
-            records: Iterable[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path} is not JSON lines ({error}). Give one JSON object with a `text` field per line."
-            ) from error
+        # only line feeds end a line of JSON; str.splitlines would cut at U+2028 inside of strings too
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(_decoded(line, f"{path}, line {number},"))
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise UserError(
+                    f"{path} is not JSON lines (line {number}: {error}). Give one JSON object with a text field per line."
+                ) from error
+        return
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        for batch in file.iter_batches(64):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not a readable Parquet file ({error}). Get it again, or check the file given to --corpus."
+        ) from error
+
+
+def _row(record: Any, name: str, place: str, options: TextOptions) -> Row:
+    """One row. Raises UserError when it lacks a column."""
+    column, document = options.text_column, options.document_column
+    if not isinstance(record, dict) or not isinstance(record.get(column), str):
+        found = ", ".join(sorted(map(str, record))) if isinstance(record, dict) else type(record).__name__
+        raise UserError(
+            f"{place} has no string column `{column}` (it has: {found}). Rename the column that holds the text, or name it with --text-column."
+        )
+    text = record[column]
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise UserError(
+            f"{place} holds half a surrogate pair, which is no character. Repair the text, or leave the row out."
+        )
+    if document is not None and record.get(document) is None:
+        raise UserError(
+            f"{place} has no column `{document}` (it has: {', '.join(sorted(map(str, record)))}). Change --document-column."
+        )
+    return str(record.get("title") or name), text, None if document is None else str(record[document])
+
+
+def _rows(path: Path, options: TextOptions) -> Iterator[Row]:
+    """The rows of a .jsonl or .parquet file."""
+    for number, record in enumerate(_records(path)):
+        yield _row(record, f"{path.stem}-{number}", f"{path}, row {number},", options)
+
+
+def _documents(path: Path, options: TextOptions) -> Iterator[Document]:
+    """The documents of one .txt, .parquet or .jsonl file."""
+    if path.suffix == ".txt":
+        yield Document(path.name, _decoded(_regular(path).read_bytes(), str(path)))
     else:
-        try:
-            file = pq.ParquetFile(path)
-            columns = [c for c in ("text", "title") if c in file.schema_arrow.names]
-            records = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(64, columns=columns or None))
-        except (pa.ArrowInvalid, OSError) as error:
+        yield from _joined(_rows(_regular(path), options), path.name, options)
+
+
+def _joined(rows: Iterator[Row], source: str, options: TextOptions) -> Iterator[Document]:
+    """Documents of rows, by the rule that `options` ask for or that the first rows suggest; printed.
+
+    Raises UserError when the rows are neither documents nor lines between headings or blank rows, as far as can be told.
+    """
+    if options.document_column is not None:
+        parts: dict[str, list[str]] = {}
+        for _, text, document in rows:
+            assert document is not None
+            parts.setdefault(document, []).append(text)
+        choice("documents", f"{len(parts):,} of {source}", f"rows of one {options.document_column}, --document-column")
+        yield from (Document(name, "\n".join(texts)) for name, texts in parts.items())
+        return
+    first = list(islice(rows, SAMPLE))
+    whole = chain(first, rows)
+    texts = [text for _, text, _ in first if text.strip()]
+    headings, blank = sum(bool(HEADING.match(t)) for t in texts), len(first) - len(texts)
+    median = float(np.median([len(t) for t in texts])) if texts else 0.0
+    seen = f"the median of the first {len(first):,} rows is {median:.0f} characters, {headings} are headings, {blank} blank"
+    kind = options.rows
+    if kind == "auto" and texts:
+        if headings > 1 and headings + blank > len(first) // 20:
+            kind = "lines"
+        elif median < SHORTEST or blank > len(first) // 10:
             raise UserError(
-                f"{path} is not a readable Parquet file ({error}). Check the file given to --corpus."
-            ) from error
-    for number, record in enumerate(records):
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            found = ", ".join(sorted(record)) if isinstance(record, dict) else type(record).__name__
-            raise UserError(
-                f"{path} has no string column `text` (row {number} has: {found}). Rename the column that holds the text."
+                f"the rows of {source} look like lines or sentences and not like documents ({seen}). Name the column that says which "
+                "document a row belongs to with --document-column, or say --rows lines (documents run from heading to heading, or from "
+                "blank row to blank row) or --rows documents (each row is one)."
             )
-        yield Document(str(record.get("title") or f"{path.stem}-{number}"), record["text"])
+        else:
+            kind = "documents"
+    if kind != "lines":
+        if texts:
+            choice("documents", f"rows of {source}", seen if options.rows == "auto" else "--rows documents")
+        yield from (Document(name, text) for name, text, _ in whole)
+        return
+    between = "headings" if headings else "blank rows"
+    choice("documents", f"lines of {source}, between {between}", seen if options.rows == "auto" else "--rows lines")
+    yield from _runs(whole, source, bool(headings))
 
 
-def _hub(name: str) -> Iterator[Document]:
-    """Stream `id` or `id:configuration` from the Hugging Face hub, split `train`."""
+def _runs(rows: Iterable[Row], source: str, headings: bool) -> Iterator[Document]:
+    """Documents that are runs of rows, each from a heading on, or between blank rows."""
+    name, lines = source, list[str]()
+    for number, (_, text, _) in enumerate(rows):
+        ends = bool(HEADING.match(text)) if headings else not text.strip()
+        if ends:
+            if any(line.strip() for line in lines):
+                yield Document(name, "\n".join(lines))
+            name, lines = (text.strip() if headings else f"{source}, row {number}"), []
+        lines.append(text.rstrip("\n"))
+    if any(line.strip() for line in lines):
+        yield Document(name, "\n".join(lines))
+
+
+def _hub(name: str, options: TextOptions) -> Iterator[Row]:
+    """Stream `id` or `id:configuration` from the Hugging Face hub."""
     from datasets import load_dataset  # a second to import, and only hub corpora need it
 
     identifier, _, configuration = name.partition(":")
+    split = options.split or "train"
+    choice("split", split, "of the hub data set; --split" if options.split else "the default for a hub data set")
     try:
-        rows: Any = load_dataset(identifier, configuration or None, split="train", streaming=True)
+        rows: Any = load_dataset(identifier, configuration or None, split=split, streaming=True)
         for number, row in enumerate(rows):
-            if not isinstance(row.get("text"), str):
-                raise UserError(
-                    f"the dataset {name} has no `text` column (it has: {', '.join(row)}). Choose another --corpus."
-                )
-            yield Document(f"{name}-{number}", row["text"])
-    except (OSError, ValueError, RuntimeError) as error:
+            yield _row(row, f"{name}-{number}", f"the data set {name}, row {number},", options)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if "split" in str(error).lower():
+            raise UserError(f"the data set {name!r} has no split {split!r} ({error}). Change --split.") from error
         raise UserError(
             f"the corpus {name!r} is neither a local file or folder nor a hub dataset that can be reached "
             f"({type(error).__name__}: {error}). Give --corpus a .txt, .parquet or .jsonl file or a folder of them, "
@@ -124,35 +263,49 @@ def _sections(document: Document) -> list[Document]:
     return sections
 
 
-def read_corpus(source: str | None, characters: int | None = None) -> Corpus:
+def read_corpus(source: str | None, characters: int | None = None, options: TextOptions | None = None) -> Corpus:
     """Read `source`: None (the embedded text), a .txt, .parquet or .jsonl file, a folder of them, or a hub dataset id.
 
     A single .txt file is cut into sections, and `unit` says so: intervals then describe variation within that
     text only. Exact duplicates are kept once. `characters` bounds how much is read of a streamed hub dataset.
+    `options` say how documents are made of the rows of tables and data sets.
 
-    Raises UserError when there is nothing to read, when a file is damaged, or when a table has no `text` column.
+    Raises UserError when there is nothing to read, when a file is damaged or is not UTF-8 text, when a table lacks a column, and when it
+    cannot be told what its rows are.
     """
     path = DATA / "text.parquet" if source is None else Path(source)
+    options = options or TextOptions()
     stream: Iterator[Document]
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES)
+    try:
+        folder, exists = path.is_dir(), path.exists() or path.is_symlink()
+    except OSError as error:
+        raise UserError(
+            f"--corpus {source} cannot be a path ({error.strerror}). Give an existing file or folder."
+        ) from error
+    local = exists or path.suffix in SUFFIXES or str(source).startswith((".", "/", "~"))
+    if local and options.split is not None:
+        raise UserError(
+            f"--split {options.split} was given, but {path} is a local corpus, which has no splits. Leave --split out."
+        )
+    if folder:
+        files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and not f.is_dir())
         if not files:
             raise UserError(
                 f"the folder {path} holds no .txt, .parquet or .jsonl file. Point --corpus at a folder with some."
             )
-        stream = chain.from_iterable(_rows(f) for f in files)
-    elif path.is_file():
+        stream = chain.from_iterable(_documents(f, options) for f in files)
+    elif exists:
         if path.suffix not in SUFFIXES:
             raise UserError(
                 f"{path} is not a .txt, .parquet or .jsonl file. Convert it, or give --corpus another file."
             )
-        stream = _rows(path)
-    elif path.suffix in SUFFIXES or str(source).startswith((".", "/", "~")):
+        stream = _documents(path, options)
+    elif local:
         raise UserError(
             f"{source} does not exist. Give --corpus an existing file or folder, or leave it out for the embedded text."
         )
     else:
-        stream = _within(_hub(str(source)), characters)
+        stream = _within(_joined(_hub(str(source), options), str(source), options), characters)
     unique = {d.id: d for d in stream if d.text.strip()}
     documents, unit = list(unique.values()), "document"
     if len(documents) == 1 and path.suffix == ".txt":
@@ -202,7 +355,7 @@ class Windows:
     Attributes
     ----------
     ids : (window, position) int64, right-padded with 0; padding never influences earlier positions of a causal model.
-    lengths : (window,) number of real tokens in each.
+    lengths : (window,) number of real tokens in each, a BOS token at position 0 included.
     document : (window,) index into `names`.
     names : document names.
     """
@@ -228,17 +381,52 @@ class Windows:
         return replace(self, ids=self.ids[part], lengths=self.lengths[part], document=self.document[part])
 
 
-def cut_windows(documents: Sequence[Document], tokenizer: Any, context: int, budget: int) -> Windows:
+def bos_token(
+    tokenizer: Any, wanted: Literal["auto", "yes", "no"], stated: bool | None = None
+) -> tuple[int | None, str]:
+    """The token id that every window begins with, or None, and the reason.
+
+    `auto` follows what the model was trained with: what its GGUF file states, else whether its tokenizer puts a special token before a text.
+
+    Raises UserError when a token is asked for and the tokenizer has none.
+    """
+    bare, full = (tokenizer("The sea.", add_special_tokens=special)["input_ids"] for special in (False, True))
+    first = full[0] if len(full) > len(bare) and full[1 : 1 + len(bare)] == bare else None
+    token = getattr(tokenizer, "bos_token_id", None)
+    token = first if token is None else token
+    if wanted == "no":
+        return None, "asked for"
+    if wanted == "auto" and stated is False:
+        return None, "the model's file says that texts begin without one"
+    if wanted == "auto" and stated is None and first is None:
+        return None, "the model's tokenizer puts none before a text"
+    if token is None:
+        raise UserError(
+            "a BOS token was asked for (--bos yes, or by the model's file), but the tokenizer has none. Use --bos no."
+        )
+    if wanted == "yes":
+        return int(token), "asked for"
+    return int(token), "the model's file says so" if stated else "the model's tokenizer puts it before a text"
+
+
+def cut_windows(
+    documents: Sequence[Document], tokenizer: Any, context: int, budget: int, bos: int | None = None
+) -> Windows:
     """Tokenise `documents` and cut them into windows of `context` tokens, about `budget` tokens in all.
 
+    With `bos` every window begins with that token, which takes position 0 and one of the `context` tokens: the text starts at position 1.
+    Position 0 is never scored then, so no score is about the BOS token.
+
     When there is more text than the budget, every document gives windows from its start in turn, so the number of
-    documents, which the intervals rest on, stays as large as it can. Windows of fewer than 2 tokens are dropped.
+    documents, which the intervals rest on, stays as large as it can. Windows of fewer than 2 tokens of text are dropped.
     """
+    before = [] if bos is None else [bos]
+    size = context - len(before)
     per_document = []
     for document in documents:
         tokens = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
-        cuts = [tokens[i : i + context] for i in range(0, len(tokens), context)]
-        per_document.append([piece for piece in cuts if len(piece) >= 2])
+        cuts = [tokens[i : i + size] for i in range(0, len(tokens), size)]
+        per_document.append([before + piece for piece in cuts if len(piece) >= 2])
     chosen: list[tuple[int, list[int]]] = []
     used, rounds = 0, max((len(p) for p in per_document), default=0)
     for number in range(rounds):

@@ -12,7 +12,7 @@ import tyro
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import UserError, choice, console, guarded, warn
+from labbook.console import UserError, choice, console, guarded, literal, warn
 from labbook.estimate import Studentised
 from labbook.run import load_tensors, save_tensors
 from redundancy.attention import attention_statistics
@@ -161,7 +161,7 @@ def main(args: list[str] | None = None) -> None:
             if processes.rank() == 0:
                 draw_course(course.folder, course.folder)
                 print_course(course)
-                console.print(str(course.folder))
+                console.print(literal(course.folder))
 
     guarded(body)
 

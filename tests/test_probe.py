@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,11 @@ from transformers import BertConfig, BertLMHeadModel, T5Config
 import redundancy
 from labbook import console
 from labbook.run import Run
-from redundancy import measure, probe
+from redundancy import measure, probe, removal
 from redundancy.controls import CONTROLS, RANDOM
 from redundancy.figures import FIGURES
 from redundancy.models import load_model, locate
+from redundancy.setup import resolve
 from redundancy.tables import Tables, converged
 from tests.conftest import SIZE, TINY, build, fails
 
@@ -198,6 +200,64 @@ def test_random_weights_and_quick(gpt2_folder, text_folder, tmp_path):
     assert first.weight_hash() == again.weight_hash() != other.weight_hash()
 
 
+@pytest.mark.parametrize("command", [probe.ProbeConfig, removal.RemovalConfig])
+def test_quick_is_part_of_the_configuration_and_takes_what_help_says(command):
+    config = command(quick=True)
+    resolved = resolve(config, 128, 6, 1024)
+    assert (resolved.tokens, resolved.eval_tokens) == (20_000, 10_000)
+    assert asdict(resolved)["quick"]
+    assert resolve(command(quick=True, eval_tokens=500), 128, 6, 1024).eval_tokens == 500
+    assert not hasattr(redundancy.Settings(), "quick")
+    slow = resolve(command(), 128, 6, 1024)
+    assert (slow.tokens, slow.eval_tokens) == (100_000, 20_000 if command is removal.RemovalConfig else 100_000)
+
+
+def test_bos_is_an_option_that_changes_numbers_and_is_recorded(finished, gpt2_folder, text_folder, tmp_path):
+    config = json.loads((finished / "config.json").read_text())
+    about = json.loads((finished / "provenance.json").read_text())
+    assert (config["bos"], about["bos"]) == ("no", None)  # this tokenizer puts none before a text
+    probe.main(arguments(gpt2_folder, text_folder, tmp_path / "bos", "--bos", "yes"))
+    config = json.loads((tmp_path / "bos" / "config.json").read_text())
+    about = json.loads((tmp_path / "bos" / "provenance.json").read_text())
+    assert (config["bos"], about["bos"]) == ("yes", 0)
+    other = Tables.read(tmp_path / "bos").layers
+    assert not other["estimate"].equals(Tables.read(finished).layers["estimate"])
+
+
+def test_long_names_are_user_errors(capsys, monkeypatch, tmp_path, gpt2_folder, text_folder):
+    assert "cannot be a path" in fails(probe.main, capsys, ["x" * 5000])
+    assert "cannot be a path" in fails(probe.main, capsys, ["--corpus", "x" * 5000])
+    monkeypatch.chdir(tmp_path)
+    deep = tmp_path / ("m" * 200) / ("m" * 200)
+    shutil.copytree(gpt2_folder, deep)
+    probe.main([*arguments(deep, text_folder, "x")[:-2], "--layers", "0"])
+    assert len(next((tmp_path / "runs").iterdir()).name) < 120
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b"\xff\xfe"),
+        ("config.json", b'{"model_type": "gpt2", "n_head": "four"}'),
+        ("config.json", b'{"model_type": "gpt2", "n_head": 0}'),
+        ("config.json", b'{"model_type": "gpt2", "n_layer": -1}'),
+        ("config.json", b'{"model_type": "gpt2", "n_embd": 33, "n_head": 4}'),
+        ("config.json", b'{"model_type": "nothing"}'),
+        ("config.json", b"[]"),
+        ("tokenizer.json", b"{"),
+        ("tokenizer.json", b""),
+        ("tokenizer_config.json", b"[]"),
+    ],
+)
+def test_damaged_files_of_a_model_are_user_errors(capsys, tmp_path, gpt2_folder, text_folder, file, content):
+    folder = shutil.copytree(gpt2_folder, tmp_path / "broken")
+    (folder / file).write_bytes(content)
+    text = fails(probe.main, capsys, arguments(folder, text_folder, tmp_path / "o"))
+    assert "broken" in text
+    assert not (tmp_path / "o").exists()
+
+
 def test_the_paper_is_beside_the_models_it_names(finished, monkeypatch, gpt2_folder, text_folder, tmp_path):
     assert "paper" not in Tables.read(finished).summary
     monkeypatch.setattr("redundancy.tables.PAPER_R", {(3, 32): 0.84})
@@ -271,6 +331,16 @@ def test_a_model_without_tokenizer_is_refused(capsys, tmp_path, text_folder):
         (["--device", "cuda:7"], "cannot be used"),
         (["--batch-size", "0"], "at least 1"),
         (["--random-seeds", "1"], "Change --random-seeds"),
+        (["--eval-tokens", "0"], "--eval-tokens 0 was asked for"),
+        (["--eval-tokens", "-5"], "--eval-tokens -5 was asked for"),
+        (["--tokens", "0"], "--tokens 0 was asked for"),
+        (["--ridge", "inf"], "positive and finite"),
+        (["--ridge", "nan"], "positive and finite"),
+        (["--ridge", "-1"], "positive and finite"),
+        (["--seed", "-1"], "--seed -1 was asked for"),
+        (["--seed", str(2**70)], "seeds are whole numbers from 0 to"),
+        (["--bos", "yes", "--keep-position-0"], "position 0 is the BOS token '<|endoftext|>'"),
+        (["--text-column", "body", "--split", "test"], "which has no splits"),
     ],
 )  # fmt: skip
 def test_impossible_requests_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path, more, message):

@@ -1,9 +1,11 @@
 """What holds the project together: dependencies, directions of imports, notebooks, the embedded run."""
 
 import ast
+import importlib
 import json
 import re
 import tomllib
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import tyro
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -100,15 +103,100 @@ def test_pyproject_constraints_and_conda_environment_agree():
     assert wanted["transformers"].specifier.contains("5.9.0")
 
 
+def imported(source: str, modules: set[str]) -> set[str]:
+    """The `modules` that a source imports, in any form and at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used here"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names & modules
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from redundancy.text import DATA",
+        "from redundancy import text",
+        "import redundancy.text",
+        "import redundancy.text as t",
+        "def f():\n    from redundancy import ngram, text as t",
+        "if True:\n    import json, redundancy.text",
+    ],
+)
+def test_every_form_of_import_is_seen(source):
+    assert "redundancy.text" in imported(source, {"redundancy.text"})
+
+
 def test_imports_run_one_way():
     floor = {module: number for number, modules in enumerate(FLOORS) for module in modules}
     for module, number in floor.items():
-        tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module in floor:
-                assert floor[node.module] < number, f"{module} imports {node.module}"
+        source = (ROOT / (module.replace(".", "/") + ".py")).read_text()
+        for other in imported(source, set(floor)):
+            assert floor[other] < number, f"{module} imports {other}"
     modules = {f"{p.parent.name}.{p.stem}" for package in PACKAGES for p in (ROOT / package).glob("*.py")}
     assert modules - {f"{package}.__init__" for package in PACKAGES} == set(floor)
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w>-])")
+# of pip, torchrun and git
+FLAGS_OF_OTHERS = {"--no-deps", "--nproc-per-node", "--porcelain", "--untracked-files"}
+
+
+def flags_named(source: str) -> set[str]:
+    """Every flag in messages and docstrings of a source."""
+    strings = (n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+    return {flag for text in strings for flag in FLAG.findall(text)}
+
+
+class Asked(Exception):
+    """Stands for a parsed command line; holds what tyro was asked to parse."""
+
+
+@pytest.fixture
+def flags_there(monkeypatch):
+    """The flags of all commands of a package, from the parsers that tyro builds for them."""
+
+    def ask(f, default=None, **_):
+        raise Asked(f, default)
+
+    def collect(package: str) -> set[str]:
+        flags = set()
+        for path in sorted((ROOT / package).glob("*.py")):
+            if "\ndef main(" not in path.read_text():
+                continue
+            with monkeypatch.context() as patch, pytest.raises(Asked) as asked:
+                patch.setattr(tyro, "cli", ask)
+                importlib.import_module(f"{package}.{path.stem}").main([])
+            command, default = asked.value.args
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                parser = tyro.extras.get_parser(command, **({} if default is None else {"default": default}))
+            flags |= {option for action in parser._actions for option in action.option_strings}
+        return flags
+
+    return collect
+
+
+def test_flags_are_told_from_drawings():
+    assert flags_named("x = 'use --eval-tokens 5, --bos; a --z--> b --attn_out--> c' \nf'--out {x}'") == {
+        "--eval-tokens",
+        "--bos",
+        "--out",
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_advice_names_flags_that_exist(package, flags_there):
+    # the ground floor and the top floor speak of every command
+    speaks_of = PACKAGES if package in ("labbook", "replication") else (package,)
+    there = set().union(*map(flags_there, speaks_of))
+    assert {"--out"} < there
+    for path in sorted((ROOT / package).glob("*.py")):
+        unknown = flags_named(path.read_text()) - there - FLAGS_OF_OTHERS
+        assert not unknown, f"{path.name} names {sorted(unknown)}"
 
 
 def test_notebooks_are_stored_without_outputs():
