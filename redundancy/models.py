@@ -70,7 +70,8 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
         return Source("embedded", str(DATA / "model"), {})
     if spec.startswith("random:"):
         inner = locate(spec.removeprefix("random:") or None, revision, trust_remote_code)
-        return replace(inner, name=f"random:{inner.name}", random=True)
+        # weights that are drawn are neither tuned nor quantised
+        return replace(inner, name=f"random:{inner.gguf.title if inner.gguf else inner.name}", random=True)
     if spec == "embedded":
         return locate(None)
     path = Path(spec)

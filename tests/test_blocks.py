@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from accelerate import dispatch_model
 
 from labbook.console import UserError
 from redundancy.capture import activations, check_identity
@@ -106,6 +107,23 @@ def test_the_stream_is_found_whatever_the_dtype_of_the_run():
             assert decoder.stream(1).path == path
             assert decoder.stream(1).scale == pytest.approx(scale, rel=1e-3)
             assert check_identity(decoder, IDS) < 5e-3
+
+
+def test_the_stream_of_layers_on_disk_is_that_of_layers_in_memory(tmp_path):
+    more, path, _ = DECODERS["Olmo2"]
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    places |= {"model.layers.0": "cpu", "model.layers.1": "disk"}
+    whole = Decoder(named("Olmo2", more), "olmo2")
+    model = dispatch_model(named("Olmo2", more), places, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+    spread = Decoder(model, "olmo2")
+    assert next(spread.layers[1].parameters()).is_meta
+    assert check_identity(spread, IDS) < 1e-5
+    rows = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    for layer in (0, 1):
+        assert spread.stream(layer).path == path
+        assert torch.allclose(spread.to_stream(layer, rows), whole.to_stream(layer, rows), atol=1e-6)
+    before = next(spread.layers[1].parameters())
+    assert before.is_meta  # nothing was left in memory
 
 
 def test_a_block_that_adds_something_else_can_be_probed_and_not_removed_from():
