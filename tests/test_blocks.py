@@ -134,6 +134,23 @@ def test_a_block_that_adds_something_else_can_be_probed_and_not_removed_from():
         decoder.to_stream(1, IDS)
 
 
+def test_attention_that_reaches_the_stream_through_another_sublayer_is_refused():
+    more = {
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 4,
+        "mamba_d_state": 8,
+        "mamba_headdim": 8,
+        "n_mamba_heads": 8,
+    }
+    more |= {"layers_block_type": ["hybrid"] * 3, "layer_types": ["hybrid"] * 3}
+    decoder = Decoder(named("Zamba2", more), "zamba2")
+    assert decoder.besides == ("mamba_decoder",)
+    with pytest.raises(UserError, match="differs from the attention output"):
+        check_identity(decoder, IDS)
+    with pytest.raises(UserError, match="it does not come from attention"):
+        decoder.stream(0)
+
+
 def test_the_attention_of_a_block_with_a_state_space_part_is_the_one_that_is_measured():
     decoder = Decoder(named("FalconH1", FALCON_H1), "hybrid")
     assert decoder.attention_name == "self_attn"
@@ -148,6 +165,9 @@ def test_the_attention_of_a_block_with_a_state_space_part_is_the_one_that_is_mea
         ("Bamba", MAMBA | {"attn_layer_indices": []}, "of which none computes softmax attention"),
         ("MiniMax", MOE, "block 1 that mix positions are self_attn, of which none"),
         ("RecurrentGemma", {"head_dim": 8}, "of which none computes softmax attention"),
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "block 0 that mix positions are conv"),
+        ("Qwen3Next", {"head_dim": 8}, "block 0 that mix positions are linear_attn"),
+        ("Gemma4Text", {"head_dim": 8}, "the same matrix shape in every block"),
         ("Bert", {}, "not causal"),
         ("Roberta", {}, "not causal"),
     ],
