@@ -240,8 +240,12 @@ def find_stream(block: nn.Module, call: Call, attention: str, projection: str) -
             norms.append(step.module)
             path, current = paths[id(step.module)], step.left
     current = current.double()
+    if not bool(torch.isfinite(added).all()) or not bool(added.any()):
+        raise NotLocated(
+            "nothing finite is added to the residual stream without the MLP, so it does not come from attention"
+        )
     scale = float((added * current).sum() / current.square().sum().clamp_min(1e-300))
-    error = float((added - scale * current).norm() / added.norm().clamp_min(1e-300))
+    error = float((added - scale * current).norm() / added.norm())
     if not error < TOLERANCE:
         raise NotLocated(
             f"resid_post - resid_pre without the MLP differs by {error:.1e} (relative) from what attention gives"

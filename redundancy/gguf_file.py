@@ -44,19 +44,21 @@ class GgufFile:
     values: dict[str, int]
 
     @property
-    def label(self) -> str:
-        """The model's name with tuning and quantisation: `SmolLM2-135M-Instruct (GGUF, Q4_1)`.
-
-        The name is that of the file, which says more (`Instruct`), unless it has nothing in common with the file's own `general.name`, as after
-        renaming; then it is that.
+    def title(self) -> str:
+        """The model's name: that of the file, which says more (`Instruct`), unless it has nothing in common with the file's own
+        `general.name`, as after renaming; then it is that.
         """
         stem = re.sub(rf"[-._](mostly[-._])?{re.escape(self.quantisation)}$", "", self.path.stem, flags=re.IGNORECASE)
         own = self.basename or (self.name or "").split(" ")[0]
-        title = stem if not own or _letters(own) in _letters(stem) else (self.name or self.basename or stem)
+        return stem if not own or _letters(own) in _letters(stem) else (self.name or self.basename or stem)
+
+    @property
+    def label(self) -> str:
+        """The title with tuning and quantisation: `SmolLM2-135M-Instruct (GGUF, Q4_1)`."""
         notes = ["GGUF", self.quantisation]
-        if self.chat_template and not TUNED.search(title):
+        if self.chat_template and not TUNED.search(self.title):
             notes.append("chat template")
-        return f"{title} ({', '.join(notes)})"
+        return f"{self.title} ({', '.join(notes)})"
 
     @property
     def facts(self) -> dict[str, Any]:

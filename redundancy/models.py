@@ -70,7 +70,8 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
         return Source("embedded", str(DATA / "model"), {})
     if spec.startswith("random:"):
         inner = locate(spec.removeprefix("random:") or None, revision, trust_remote_code)
-        return replace(inner, name=f"random:{inner.name}", random=True)
+        # weights that are drawn are neither tuned nor quantised
+        return replace(inner, name=f"random:{inner.gguf.title if inner.gguf else inner.name}", random=True)
     if spec == "embedded":
         return locate(None)
     path = Path(spec)
@@ -503,19 +504,17 @@ class Decoder:
 
         Raises UserError where a block has none, or several, or another one than the first block.
         """
-        # kernels other than these two compute their softmax out of sight
-        seen = getattr(self.model.config, "_attn_implementation", "sdpa") in ("eager", "sdpa", None)
-        for number, found in enumerate(mixing):
-            attention = found.attention if seen else found.all
-            if len(attention) != 1 or attention != (mixing[0].attention if seen else mixing[0].all):
+        # kernels other than these two compute their softmax out of sight; then what mixes positions has to be one sublayer
+        seen = getattr(self.model.config, "_attn_implementation", None) in ("eager", "sdpa", None)
+        candidates = [found.attention if seen else found.all for found in mixing]
+        for number, (found, candidate) in enumerate(zip(mixing, candidates, strict=True)):
+            if len(candidate) != 1 or candidate != candidates[0]:
                 raise UserError(
                     f"{self.name!r} ({self.model.config.model_type}): the sublayers of block {number} that mix positions are "
-                    f"{', '.join(found.all) or 'none'}, of which {', '.join(attention) or 'none'} computes softmax attention; "
-                    f"one attention sublayer, the same in every block, can be probed. {WAYS_ON}."
+                    f"{', '.join(found.all) or 'none'}, of which {', '.join(found.attention) or 'none'} computes softmax "
+                    f"attention; one attention sublayer, the same in every block, can be probed. {WAYS_ON}."
                 )
-            if not seen and len(found.all) > 1:
-                break
-        name = (mixing[0].attention if seen else mixing[0].all)[0]
+        name = candidates[0][0]
         return name, tuple(other for other in mixing[0].all if other != name)
 
     def to_stream(self, layer: int, attn_out: Tensor) -> Tensor:

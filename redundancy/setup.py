@@ -302,7 +302,7 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
     check(config)
     name = (Path(config.model).resolve().name if Path(config.model).is_dir() else config.model) if source else None
     source = source or locate(config.model, config.revision, config.trust_remote_code)
-    if source.gguf:
+    if source.gguf and not source.random:
         own = source.gguf
         types = ", ".join(f"{count} {kind}" for kind, count in own.tensor_types.items())
         choice("model", source.name, f"{own.path.name} calls itself {own.name!r}; its tensors are {types}")
@@ -336,7 +336,7 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
     console.print(f"[dim]sum_h z_h W_O\\[h] + b_O = attn_out holds to[/dim] {identity:.0e}")
     facts = {
         "model": name or decoder.name,
-        **(source.gguf.facts if source.gguf else {}),
+        **(source.gguf.facts if source.gguf and not source.random else {}),
         "weight_hash": decoder.weight_hash(),
         "data_hash": corpus.hash,
         "corpus": corpus.source,

@@ -14,7 +14,7 @@ from torch import Tensor
 from labbook import processes
 from labbook.console import UserError, choice, console, guarded, literal, warn
 from labbook.estimate import Studentised
-from labbook.run import load_tensors, save_tensors
+from labbook.run import load_tensors, owner, save_tensors
 from redundancy.attention import attention_statistics
 from redundancy.checkpoints import Checkpoint, check_same, find_checkpoints
 from redundancy.courses import Course, Measured, print_course, tabulate_course
@@ -115,11 +115,11 @@ def _save(one: Measured, path: Path) -> None:
     for n, scores in one.scores.items():
         tensors |= {f"scores/{n}/{name}": values for name, values in scores.sums.items()}
         tensors |= {f"map/{n}/weight": scores.weight, f"map/{n}/bias": scores.bias}
-    save_tensors(path, tensors, {"weight_hash": one.weight_hash})
+    save_tensors(path, tensors, {"weight_hash": one.weight_hash}, owner(path))
 
 
 def _restore(checkpoint: Checkpoint, path: Path, task: Task, decoder: Decoder) -> Measured:
-    tensors, metadata = load_tensors(path)
+    tensors, metadata = load_tensors(path, owner(path))
     parts: dict[str, dict[int, dict[str, Tensor]]] = {}
     for key, value in tensors.items():
         if key.count("/") >= 2:

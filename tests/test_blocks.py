@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from accelerate import dispatch_model
 
 from labbook.console import UserError
 from redundancy.capture import activations, check_identity
@@ -108,12 +109,46 @@ def test_the_stream_is_found_whatever_the_dtype_of_the_run():
             assert check_identity(decoder, IDS) < 5e-3
 
 
+def test_the_stream_of_layers_on_disk_is_that_of_layers_in_memory(tmp_path):
+    more, path, _ = DECODERS["Olmo2"]
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    places |= {"model.layers.0": "cpu", "model.layers.1": "disk"}
+    whole = Decoder(named("Olmo2", more), "olmo2")
+    model = dispatch_model(named("Olmo2", more), places, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+    spread = Decoder(model, "olmo2")
+    assert next(spread.layers[1].parameters()).is_meta
+    assert check_identity(spread, IDS) < 1e-5
+    rows = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    for layer in (0, 1):
+        assert spread.stream(layer).path == path
+        assert torch.allclose(spread.to_stream(layer, rows), whole.to_stream(layer, rows), atol=1e-6)
+    before = next(spread.layers[1].parameters())
+    assert before.is_meta  # nothing was left in memory
+
+
 def test_a_block_that_adds_something_else_can_be_probed_and_not_removed_from():
     config = transformers.GPTNeoXJapaneseConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **SIZE)
     decoder = Decoder(build(config), "japanese")  # its last block adds a bias outside of attention
     assert check_identity(decoder, IDS) < 1e-5
     with pytest.raises(UserError, match="layer 1: what attention adds to the residual stream cannot be told"):
         decoder.to_stream(1, IDS)
+
+
+def test_attention_that_reaches_the_stream_through_another_sublayer_is_refused():
+    more = {
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 4,
+        "mamba_d_state": 8,
+        "mamba_headdim": 8,
+        "n_mamba_heads": 8,
+    }
+    more |= {"layers_block_type": ["hybrid"] * 3, "layer_types": ["hybrid"] * 3}
+    decoder = Decoder(named("Zamba2", more), "zamba2")
+    assert decoder.besides == ("mamba_decoder",)
+    with pytest.raises(UserError, match="differs from the attention output"):
+        check_identity(decoder, IDS)
+    with pytest.raises(UserError, match="it does not come from attention"):
+        decoder.stream(0)
 
 
 def test_the_attention_of_a_block_with_a_state_space_part_is_the_one_that_is_measured():
@@ -130,6 +165,9 @@ def test_the_attention_of_a_block_with_a_state_space_part_is_the_one_that_is_mea
         ("Bamba", MAMBA | {"attn_layer_indices": []}, "of which none computes softmax attention"),
         ("MiniMax", MOE, "block 1 that mix positions are self_attn, of which none"),
         ("RecurrentGemma", {"head_dim": 8}, "of which none computes softmax attention"),
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "block 0 that mix positions are conv"),
+        ("Qwen3Next", {"head_dim": 8}, "block 0 that mix positions are linear_attn"),
+        ("Gemma4Text", {"head_dim": 8}, "the same matrix shape in every block"),
         ("Bert", {}, "not causal"),
         ("Roberta", {}, "not causal"),
     ],

@@ -189,6 +189,7 @@ def test_a_gguf_file_is_called_what_it_is(tmp_path):
         "quantisation": "Q4_1",
         "tensor_types": {"Q4_1": 14, "F32": 7},
     }
+    assert locate(f"random:{path}").name == "random:Tiny-135M-Instruct"
     path.rename(tmp_path / "model.gguf")  # after renaming the file's own name and template still say what it is
     assert locate(str(tmp_path / "model.gguf")).name == "Tiny 135M 8k (GGUF, Q4_1, chat template)"
     write_gguf(tmp_path / "tiny.gguf", model)
