@@ -131,9 +131,11 @@ ORDER_LOOK: dict[str, tuple[Any, str, str]] = {
     "known_displacement": (style.PALETTE[2], "o", ":"),
     "predicted_relative": (style.PALETTE[0], "s", "-"),
     "predicted_displacement": (style.PALETTE[2], "s", "-"),
+    "predicted_fisher": (style.PALETTE[4], "s", "-"),
     "random": ("0.4", "x", "-"),
     "heads_relative": (style.PALETTE[0], "^", "--"),
     "heads_displacement": (style.PALETTE[2], "^", "--"),
+    "heads_fisher": (style.PALETTE[4], "^", "--"),
     "layers_cosine": (style.PALETTE[3], "D", "-"),
     "layers_dropped": (style.PALETTE[1], "v", "--"),
 }

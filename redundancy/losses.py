@@ -38,9 +38,11 @@ ORDERS = {
     "known_displacement": "displacement, known",
     "predicted_relative": "relative error, predicted before attention",
     "predicted_displacement": "displacement, predicted before attention",
+    "predicted_fisher": "change of the loss, predicted before attention",
     "random": "random",
     "heads_relative": "whole heads by relative error",
     "heads_displacement": "whole heads by displacement",
+    "heads_fisher": "whole heads by change of the loss",
     "layers_cosine": "whole layers by cosine, replaced",
     "layers_dropped": "whole layers by cosine, dropped",
 }

@@ -171,11 +171,13 @@ def collect(
     label: str,
     target: Target | None = None,
     target_width: int = 0,
+    reader: "Callable[[Decoder, Task, Visit], Any] | None" = None,
 ) -> dict[int, LayerMoments]:
     """Pass 1: the moments of every layer over training and validation documents, of all processes together.
 
-    `target` maps (layer, x, z) to what is regressed on x, `target_width` wide; None is z itself.
+    `target` maps (layer, x, z) to what is regressed on x, `target_width` wide; None is z itself. `reader` runs the batches, see `Reader`.
     """
+    reading = reader or Reader
     k, types, saved = target_width or decoder.d_z, len(task.types), Saved(state)
     positions = max(w.ids.shape[1] for w in task.windows.values())
     layers = {
@@ -214,10 +216,10 @@ def collect(
             for moments in layers.values():
                 moments.begin()
             if first:  # what one process would have met on its way here
-                with Reader(decoder, task, look) as read:
+                with reading(decoder, task, look) as read:
                     for start in (0, first - task.batch):
                         read(next(task.batches(split, decoder.device, start)))
-        with Reader(decoder, task, add) as read:
+        with reading(decoder, task, add) as read:
             each_batch(task, split, done.get(split, 0), decoder.device, f"{label}: moments, {split}", read, save, saved)
     for moments in layers.values():
         processes.add_up(moments.sums.values())

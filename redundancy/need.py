@@ -2,10 +2,12 @@
 
     relative       |e_h| / |a_h|          1 - R of Definition 1 for one head and token
     displacement   |d_h| / |resid_pre|    how far the error moves the residual stream
+    fisher         (g_h . (z_h - z_hat_h))^2   squared first-order change of the loss, see `gradients`
 
 with a_h = z_h W_O[h] and e_h the error of the replacement in it. d_h is what the error changes in what attention adds to the stream:
 e_h itself in most models; where a multiplier or a norm stands between (Granite, Gemma 2, OLMo 2), the difference that is left
-behind it. A known need is not the outcome: neither of the two sees the loss, and another need may allow more.
+behind it. g is the gradient of the loss with a label that the model drew itself, so `fisher` is one noisy draw, and only its prediction and
+its mean over a head are used as orders. A known need is not the outcome: another need may allow more.
 
 The prediction is a ridge regression of the logarithm of a need on resid_pre and position, fitted on the training documents like the
 probe itself: it is what a router could know before attention is computed. Thresholds are quantiles of the need on the validation
@@ -21,16 +23,21 @@ from torch import Tensor
 
 from labbook.estimate import Array
 from redundancy.controls import Fitted, PositionAffine, fit_with_position
-from redundancy.measure import Reader, Task, collect
+from redundancy.gradients import GradientReader
+from redundancy.measure import Task, Visit, collect
 from redundancy.models import Decoder
 from redundancy.moments import Batch
 from redundancy.scores import head_coordinates, head_isometry
 from redundancy.substitution import Site
 
-NEEDS = ("relative", "displacement")
+NEEDS = ("relative", "displacement", "fisher")
+# those that can be known while the model runs
+AT_ONCE = NEEDS[:2]
 # Kept validation tokens behind the thresholds: a quantile over (token, layer, head) is then known to far better than a share of 1 %.
 CALIBRATION_TOKENS = 8192
 FLOOR = 1e-6
+# of the squared change of the loss, in nats squared
+SMALLEST_CHANGE = 1e-20
 # elements of one temporary of the head-by-head differences behind a norm
 CHUNK = 2**24
 
@@ -56,7 +63,7 @@ class LayerNeed:
         self.n_heads = decoder.n_heads
 
     def logs(self, x: Tensor, z: Tensor, predicted: Tensor) -> Tensor:
-        """Logarithm of both needs, floored at FLOOR, in the order of NEEDS: (rows, 2, n_heads) from (rows, width) tensors."""
+        """Logarithm of the needs AT_ONCE, floored at FLOOR: (rows, 2, n_heads) from (rows, width) tensors."""
         z = z.to(self.isometry.dtype)
         difference = z - predicted.to(z)
         error = torch.linalg.vector_norm(head_coordinates(difference, self.isometry), dim=-1)
@@ -65,6 +72,11 @@ class LayerNeed:
         tiny = torch.finfo(z.dtype).tiny
         moved = self._moved(z, difference) if self.stream.norms else error * abs(self.stream.scale)
         return torch.stack([error / norm.clamp_min(tiny), moved / before.clamp_min(tiny)], -2).clamp_min(FLOOR).log()
+
+    def log_fisher(self, z: Tensor, predicted: Tensor, gradient: Tensor) -> Tensor:
+        """Logarithm of the squared first-order change of the loss for every head, floored: (rows, n_heads)."""
+        change = (gradient.float() * (predicted.float() - z.float())).unflatten(-1, (self.n_heads, -1)).sum(-1)
+        return change.square().clamp_min(SMALLEST_CHANGE).log()
 
     def _moved(self, z: Tensor, difference: Tensor) -> Tensor:
         """Norm of the change in the stream when one head at a time has its error, (rows, n_heads)."""
@@ -91,8 +103,8 @@ class Needs:
     Attributes
     ----------
     layers : layer -> its needs.
-    predictors : layer -> map from resid_pre and position to both log needs, (rows, 2 n_heads).
-    known, predicted : (2, tokens, layers, heads) log needs on validation tokens, the order of layers as in `predictors`.
+    predictors : layer -> map from resid_pre and position to all log needs, (rows, len(NEEDS) n_heads).
+    known, predicted : (len(NEEDS), tokens, layers, heads) log needs on validation tokens, the order of layers as in `predictors`.
     fit : share of the variance of each log need, within a head, that its prediction explains on the validation tokens.
     cosine : layer -> mean cosine of the stream before and after attention.
     """
@@ -105,7 +117,7 @@ class Needs:
     cosine: dict[int, float]
 
     def at(self, site: Site, need: int, known: bool) -> Tensor:
-        """One log need of every head at a site: (batch, position, head)."""
+        """One log need of every head at a site: (batch, position, head); of the known ones only those AT_ONCE."""
         shape = site.x.shape[:2]
         x = site.x.flatten(0, 1)
         if known:
@@ -128,23 +140,31 @@ class Needs:
 
 
 def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state: Path | None) -> Needs:
-    """Fit the predictions on the training documents and collect both kinds of need on the validation documents.
+    """Fit the predictions on the training documents and collect known and predicted needs on the validation documents.
 
     The replacement whose error is needed is `with_position`, which `fitted` has to hold.
     """
     layers = {n: LayerNeed(decoder, n) for n in fitted}
     width = len(NEEDS) * decoder.n_heads
 
-    def logs(layer: int, x: Tensor, z: Tensor, position: Tensor) -> Tensor:
+    reading: list[GradientReader] = []
+
+    def reader(decoder: Decoder, task: Task, visit: Visit) -> GradientReader:
+        reading[:] = [GradientReader(decoder, task, visit)]
+        return reading[0]
+
+    def logs(layer: int, x: Tensor, z: Tensor) -> Tensor:
+        """All log needs at every position of a batch: (batch, position, len(NEEDS) n_heads)."""
         replacement = fitted[layer].with_position
         assert replacement is not None
-        return layers[layer].logs(x, z, replacement(x.float(), position)).flatten(-2)
-
-    def target(layer: int, x: Tensor, z: Tensor) -> Tensor:
+        rows, truth, slope = (t.flatten(0, 1) for t in (x, z, reading[0].gradient[layer]))
         position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
-        return logs(layer, x.flatten(0, 1), z.flatten(0, 1), position).unflatten(0, x.shape[:2])
+        predicted = replacement(rows.float(), position)
+        at_once = layers[layer].logs(rows, truth, predicted)
+        fisher = layers[layer].log_fisher(truth, predicted, slope)
+        return torch.cat([at_once, fisher.unsqueeze(-2)], -2).flatten(-2).unflatten(0, x.shape[:2])
 
-    moments = collect(decoder, task, False, state, "needs", target, width)
+    moments = collect(decoder, task, False, state, "needs", logs, width, reader)
     identity = torch.eye(width, dtype=torch.float64)
     predictors = {n: fit_with_position(sums, identity.to(sums.device), None)[0] for n, sums in moments.items()}
 
@@ -155,12 +175,12 @@ def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state
     def gather(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
         position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
         rows, truth = x[batch.keep].float(), z[batch.keep].float()
-        known[layer].append(logs(layer, rows, truth, position).unflatten(-1, (len(NEEDS), -1)).cpu())
+        known[layer].append(logs(layer, x, z)[batch.keep].unflatten(-1, (len(NEEDS), -1)).cpu())
         predicted[layer].append(predictors[layer](rows, position).unflatten(-1, (len(NEEDS), -1)).cpu())
         cosines[layer].append(layers[layer].cosine(rows, truth).cpu())
 
     tokens = 0
-    with Reader(decoder, task, gather) as read:  # every process reads the same windows, so all have the same thresholds
+    with reader(decoder, task, gather) as read:  # every process reads the same windows, so all have the same thresholds
         for batch in task.batches("validation", decoder.device):
             read(batch)
             tokens += int(batch.keep.sum())

@@ -154,8 +154,9 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             run.scale,
             removable_share(at[best]),
             False,
-            "The best order is chosen on the documents it is scored on, which favours the claim. Two criteria were tried, neither of "
-            "which sees the loss; others may spare more, so this is a lower bound on what can go, not the most.",
+            "The best order is chosen on the documents it is scored on, which favours the claim. Three criteria were tried, one of which "
+            "knows the gradient of the loss; the replacement is a linear map that was not trained in place. This is a lower bound on what "
+            "can go.",
             f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )

@@ -50,6 +50,7 @@ FLOORS = (
         "redundancy.attention",
         "redundancy.checkpoints",
     },
+    {"redundancy.gradients"},
     {"redundancy.need", "redundancy.courses"},
     {"redundancy.losses", "redundancy.skipping"},
     {"redundancy.figures"},

@@ -1,5 +1,7 @@
 """Substitution against hand-made replacements, planted models and plain losses; skipping against substitution."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 from labbook.estimate import Studentised
 from redundancy.capture import activations
 from redundancy.controls import affine
+from redundancy.gradients import GradientReader, sample_labels
 from redundancy.losses import BUDGETS, ROUNDS, Evaluated, crossings, interpolated, measures, removable
 from redundancy.measure import collect, measure, solve
 from redundancy.models import Decoder
-from redundancy.need import NEEDS, LayerNeed, measure_needs
+from redundancy.need import AT_ONCE, NEEDS, SMALLEST_CHANGE, LayerNeed, measure_needs
 from redundancy.ridge import RidgePath
 from redundancy.rivals import RANKS, low_rank, train_mlps
 from redundancy.scores import head_coordinates, head_isometry
@@ -175,9 +178,11 @@ def test_the_predicted_need_is_the_ridge_of_scikit_learn(fitted_gpt2):
         replaced = fitted[1].with_position(x, torch.from_numpy(rows["position"]))
         return needs.layers[1].logs(x, z, replaced).flatten(-2).double().numpy()
 
+    at_once = slice(0, len(AT_ONCE) * decoder.n_heads)
+
     x, y = within_positions(train["x"], target(train), train["position"])
     held_x = torch.from_numpy(held["x"]).float()
-    ours = needs.predictors[1](held_x, torch.from_numpy(held["position"])).numpy()
+    ours = needs.predictors[1](held_x, torch.from_numpy(held["position"])).numpy()[:, at_once]
     scale = x.std(0)
     differences = ours[1:] - ours[:1]  # of two tokens at one position the intercept cancels
     same = held["position"][1:] == held["position"][0]
@@ -433,3 +438,68 @@ def test_a_dropped_layer_adds_nothing_to_the_stream(name, tokenizer):
         substitution.read(batch)
         found = activations(decoder, batch.ids, 1)
     assert (found["projected"] == 0).all() or (found["attn_out"] == 0).all()
+
+
+def test_the_gradient_is_the_slope_of_the_loss_and_its_labels_are_those_of_the_model(tokenizer):
+    """Finite differences of the loss with the same labels, in float64, for an error in one head of one token."""
+    decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
+    t = task(tokenizer)
+    batch = first_batch(decoder, t)
+    kept = {}
+    with GradientReader(decoder, t, lambda n, x, z, b: kept.setdefault(n, z)) as reader:
+        reader(batch)
+    layer, row, place, head = 1, 0, 5, 2
+    error = torch.zeros_like(kept[layer])
+    own = slice(head * decoder.d_head, (head + 1) * decoder.d_head)
+    error[row, place, own] = torch.randn(decoder.d_head, generator=torch.Generator().manual_seed(0)).double()
+
+    def loss(step: float) -> float:
+        hook = decoder.projection(layer).register_forward_pre_hook(lambda m, a: (a[0] + step * error,))
+        try:
+            log_p = log_probabilities(decoder, batch.ids)
+        finally:
+            hook.remove()
+        valid = batch.keep[:, :-1] & batch.keep[:, 1:]
+        return float(-(log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1) * valid).sum())
+
+    labels = sample_labels(log_probabilities(decoder, batch.ids), batch, t.seed)
+    slope = (loss(1e-4) - loss(-1e-4)) / 2e-4
+    assert float((reader.gradient[layer] * error).sum()) == pytest.approx(slope, rel=1e-5)
+    need = LayerNeed(decoder, layer).log_fisher(
+        kept[layer][row], (kept[layer] + error)[row], reader.gradient[layer][row]
+    )
+    assert float(need[place, head]) == pytest.approx(np.log(slope**2), abs=1e-4)
+    assert float(need[place, 0]) == pytest.approx(np.log(SMALLEST_CHANGE))  # no error, no change
+
+
+def test_sampled_labels_have_the_distribution_that_they_are_sampled_from():
+    p = torch.tensor([0.1, 0.0, 0.6, 0.3])
+    number = torch.arange(4000)
+    batch = type("B", (), {"number": number})()
+    labels = sample_labels(p.log().expand(4000, 1, 4), batch, 0).flatten()
+    counts = torch.bincount(labels, minlength=4)
+    assert counts[1] == 0
+    assert torch.allclose(counts / 4000, p, atol=0.03)
+
+
+def test_the_squared_change_of_the_loss_has_the_fisher_information_as_its_mean(tokenizer):
+    """E over labels of (g . e)^2 is the curvature of KL(intact || changed): checked by KL itself for a small error."""
+    decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
+    t = task(tokenizer)
+    whole = first_batch(decoder, t)
+    batch = type(whole)(*(getattr(whole, f)[:1] for f in whole.__dataclass_fields__))
+    layer, place = 1, 6
+    error = torch.zeros(1, batch.ids.shape[1], decoder.d_z, dtype=torch.float64)
+    error[0, place] = 0.05 * torch.randn(decoder.d_z, generator=torch.Generator().manual_seed(1)).double()
+    squares = []
+    for seed in range(1500):
+        with GradientReader(decoder, replace(t, seed=seed, layers=(layer,)), lambda *a: None) as reader:
+            reader(batch)
+        squares.append(float((reader.gradient[layer] * error).sum()) ** 2)
+    intact = log_probabilities(decoder, batch.ids)
+    hook = decoder.projection(layer).register_forward_pre_hook(lambda m, a: (a[0] + error,))
+    changed = log_probabilities(decoder, batch.ids)
+    hook.remove()
+    valid = batch.keep[:, :-1] & batch.keep[:, 1:]
+    kl = float(((intact.exp() * (intact - changed)).sum(-1) * valid).sum())
+    assert np.mean(squares) == pytest.approx(2 * kl, rel=0.15)
