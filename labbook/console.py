@@ -96,28 +96,32 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def shortage(error: BaseException) -> str | None:
-    """What ran out or was refused, with the way on, where `error` says so; None for everything else.
+def exhausted(error: BaseException) -> str | None:
+    """Which of disk and memory ran out, with the way on, where `error` says so; None for everything else.
 
-    Libraries report a full disk and a refused allocation in their own classes, with the system's words in the text.
+    Libraries report both in classes of their own, with the system's words in the text; NumPy only says how much it wrote.
     """
     text = str(error)
-    quoted = re.search(r"\(os error (\d+)\)", text)  # how libraries in Rust quote the system
-    number = error.errno if isinstance(error, OSError) else int(quoted.group(1)) if quoted else None
     place = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+    short = isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", text)
+    if short or _number(error) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
         return (
             f"no space left on the device{place or ' while writing a result'}. What was written before is complete and "
             "readable; free some space or choose another --out, then run again."
         )
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+    refused = "allocate memory" in text or "can't start new thread" in text
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused:
         return (
             f"out of memory ({type(error).__name__}: {text or 'no message'}). Use smaller batches or a shorter text, or a "
             "machine with more memory; the same command with the same folder goes on where it stopped."
         )
-    if number in REFUSALS:
-        return f"{error}. Check the path and its permissions, or choose another --out."
     return None
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error; libraries in Rust quote it."""
+    quoted = re.search(r"\(os error (\d+)\)", str(error))
+    return error.errno if isinstance(error, OSError) else int(quoted.group(1)) if quoted else None
 
 
 # What the file system answers to a path that it cannot serve: no permission, read-only, no such or not a folder, a loop of links, too long.
@@ -146,7 +150,9 @@ def guarded(body: Callable[[], None]) -> None:
         errors.print(f"interrupted. {literal(stop)}")
         sys.exit(130)
     except Exception as error:
-        said = shortage(error)
+        said = exhausted(error)
+        if said is None and _number(error) in REFUSALS:
+            said = f"{error}. Check the path and its permissions, or choose another --out."
         if said is None:
             raise
         errors.print(f"[red]error:[/red] {literal(said)}")

@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from labbook import processes
-from labbook.console import UserError
+from labbook.console import UserError, exhausted
 from labbook.run import digest
 from redundancy.blocks import Mixing, ToStream, differences, find_mixing, find_stream, record
 from redundancy.gguf_file import GgufFile, read_gguf, unread_tensors
@@ -208,11 +208,11 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
             model = model.eval().requires_grad_(False)
             if not hasattr(model, "hf_device_map"):
                 model = model.to(device)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(
-            f"{source.name!r} does not fit on {device} ({_first_line(error)}). Use --device cpu or --dtype bfloat16."
-        ) from error
     except Exception as error:
+        if exhausted(error):
+            raise UserError(
+                f"{source.name!r} does not fit on {device} ({_first_line(error)}). Use --device cpu or --dtype bfloat16."
+            ) from error
         raise UserError(
             f"the weights of {source.name!r} cannot be loaded ({_first_line(error)}). Only safetensors and GGUF files are read, and a damaged "
             f"file has to be replaced. {WAYS_ON}."
@@ -469,6 +469,8 @@ class Decoder:
                 hook.remove()
             mixing = find_mixing(list(self.layers), lambda: self.backbone(input_ids=ids, use_cache=False), epsilon)
         except Exception as error:  # whatever a foreign architecture raises when it is run like a decoder
+            if exhausted(error):
+                raise
             raise UserError(
                 f"{self.name!r} ({self.model.config.model_type}) cannot be run as a decoder-only model on {self.device} in {self.dtype} "
                 f"({_first_line(error)}). Change --dtype or --device, or choose another model. {WAYS_ON}."
@@ -542,6 +544,8 @@ class Decoder:
             try:
                 found[number] = find_stream(block, call, self.attention_name, self._path)
             except Exception as error:  # also what a foreign block raises when its copy runs
+                if exhausted(error):
+                    raise
                 raise UserError(
                     f"{self.name!r} ({self.model.config.model_type}), layer {number}: what attention adds to the residual stream cannot be "
                     f"told ({_first_line(error)}), so attention cannot be removed from it. The probe does not need that; choose another model here."

@@ -134,6 +134,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         for batch in file.iter_batches(64):
             yield from batch.to_pylist()
+    except MemoryError:  # Arrow's own is one of its other errors too
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is not a readable Parquet file ({error}). Get it again, or check the file given to --corpus."
