@@ -1,4 +1,6 @@
-"""Run folders and messages under hostile conditions: two writers, refused paths, damaged files, names that hold markup."""
+"""Run folders and messages under hostile conditions: two writers, refused paths, damaged files, names that
+hold markup.
+"""
 
 import errno
 import json
