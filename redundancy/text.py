@@ -316,7 +316,10 @@ def read_corpus(source: str | None, characters: int | None = None, options: Text
             f"{source} does not exist. Give --corpus an existing file or folder, or leave it out for the embedded text."
         )
     else:
-        stream = _within(_joined(_hub(str(source), options), str(source), options), characters)
+        rows = _hub(str(source), options)
+        if options.document_column is not None:
+            rows = _rows_within(rows, characters)
+        stream = _within(_joined(rows, str(source), options), characters)
     unique = {d.id: d for d in stream if d.text.strip()}
     documents, unit = list(unique.values()), "document"
     if len(documents) == 1 and path.suffix == ".txt":
@@ -325,12 +328,27 @@ def read_corpus(source: str | None, characters: int | None = None, options: Text
 
 
 def _within(documents: Iterator[Document], characters: int | None) -> Iterator[Document]:
-    """Stop a stream once `characters` have been read."""
+    """Stop a stream of documents once `characters` have been read."""
     read = 0
     for document in documents:
         yield document
         read += len(document.text)
         if characters is not None and read >= characters:
+            return
+
+
+def _rows_within(rows: Iterator[Row], characters: int | None) -> Iterator[Row]:
+    """Stop a stream of rows once `characters` have been read: documents that rows are gathered for have no earlier end."""
+    read = 0
+    for row in rows:
+        yield row
+        read += len(row[1])
+        if characters is not None and read >= characters:
+            choice(
+                "rows",
+                f"the first {read:,} characters",
+                "of the hub data set; what follows of its documents is not read",
+            )
             return
 
 
