@@ -1,8 +1,8 @@
 """What the user sees: messages, progress with time left, and errors that say what to do.
 
 A command wraps its body in `guarded`, so a `UserError` ends it with one paragraph and exit code 2, Ctrl-C and
-SIGTERM end it, at the next point where the state is whole, with the way to resume. A full disk, refused memory and
-refused paths are named as such. Nothing else is caught: a bug keeps its traceback.
+SIGTERM end it, at the next point where the state is whole, with the way to resume. A full disk, refused
+memory and refused paths are named as such. Nothing else is caught: a bug keeps its traceback.
 """
 
 import errno
@@ -32,7 +32,9 @@ class Interrupted(Exception):
 
 
 def literal(text: object) -> str:
-    """`text` as one paragraph of literal text for `print`: names and messages of others hold neither markup nor control characters."""
+    """`text` as one paragraph of literal text for `print`: names and messages of others hold neither markup
+    nor control characters.
+    """
     return markup(re.sub(r"\s+", " ", str(text)).strip())
 
 
@@ -113,31 +115,38 @@ def at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def shortage(error: BaseException) -> str | None:
-    """What ran out or was refused, with the way on, where `error` says so; None for everything else.
+def exhausted(error: BaseException) -> str | None:
+    """Which of disk and memory ran out, with the way on, where `error` says so; None for everything else.
 
-    Libraries report a full disk and a refused allocation in their own classes, with the system's words in the text.
+    Libraries report both in classes of their own, with the system's words in the text; NumPy only says how
+    much it wrote.
     """
     text = str(error)
-    quoted = re.search(r"\(os error (\d+)\)", text)  # how libraries in Rust quote the system
-    number = error.errno if isinstance(error, OSError) else int(quoted.group(1)) if quoted else None
     place = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+    short = isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", text)
+    if short or _number(error) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
         return (
-            f"no space left on the device{place or ' while writing a result'}. What was written before is complete and "
-            "readable; free some space or choose another --out, then run again."
+            f"no space left on the device{place or ' while writing a result'}. What was written before is "
+            "complete and readable; free some space or choose another --out, then run again."
         )
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+    refused = "allocate memory" in text or "can't start new thread" in text
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused:
         return (
-            f"out of memory ({type(error).__name__}: {text or 'no message'}). Use smaller batches or a shorter text, or a "
-            "machine with more memory; the same command with the same folder goes on where it stopped."
+            f"out of memory ({type(error).__name__}: {text or 'no message'}). Use smaller batches or a "
+            "shorter text, or a machine with more memory; the same command with the same folder goes on "
+            "where it stopped."
         )
-    if number in REFUSALS:
-        return f"{error}. Check the path and its permissions, or choose another --out."
     return None
 
 
-# What the file system answers to a path that it cannot serve: no permission, read-only, no such or not a folder, a loop of links, too long.
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error; libraries in Rust quote it."""
+    quoted = re.search(r"\(os error (\d+)\)", str(error))
+    return error.errno if isinstance(error, OSError) else int(quoted.group(1)) if quoted else None
+
+
+# What the file system answers to a path that it cannot serve: no permission, read-only, no such or not a
+# folder, a loop of links, too long.
 REFUSALS = (
     errno.EACCES,
     errno.EPERM,
@@ -152,7 +161,9 @@ REFUSALS = (
 
 
 def guarded(body: Callable[[], None]) -> None:
-    """Run a command body; exit with 2 on a `UserError` or when disk, memory or a path is refused, and with 130 when interrupted."""
+    """Run a command body; exit with 2 on a `UserError` or when disk, memory or a path is refused, and with
+    130 when interrupted.
+    """
     try:
         with terminable():
             body()
@@ -163,7 +174,9 @@ def guarded(body: Callable[[], None]) -> None:
         errors.print(f"interrupted. {literal(stop)}")
         sys.exit(130)
     except Exception as error:
-        said = shortage(error)
+        said = exhausted(error)
+        if said is None and _number(error) in REFUSALS:
+            said = f"{error}. Check the path and its permissions, or choose another --out."
         if said is None:
             raise
         errors.print(f"[red]error:[/red] {literal(said)}")

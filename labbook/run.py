@@ -38,11 +38,14 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scip
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a new, empty file beside `path` and move it into place at the end; on any error `path` stays as it was.
+    """Yield a new, empty file beside `path` and move it into place at the end; on any error `path` stays as
+    it was.
 
-    The name of the new file is random and it is opened exclusively, so that two writers never share one and no planted link is followed.
+    The name of the new file is random and it is opened exclusively, so that two writers never share one and
+    no planted link is followed.
 
-    Raises UserError where the place cannot be written to (permission, read-only, below a file, a dangling link, too long a name).
+    Raises UserError where the place cannot be written to (permission, read-only, below a file, a dangling
+    link, too long a name).
     """
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
     try:
@@ -112,7 +115,8 @@ def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -
 def save_tensors(
     path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], belongs: str | None = None
 ) -> None:
-    """Write tensors as safetensors, atomically, with a checksum of the contents and what they belong to (see `owner`).
+    """Write tensors as safetensors, atomically, with a checksum of the contents and what they belong to (see
+    `owner`).
 
     Raises UserError where `path` cannot be written, OSError (ENOSPC) when the disk is full.
     """
@@ -130,8 +134,8 @@ def save_tensors(
 def load_tensors(path: Path, belongs: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read what `save_tensors` wrote: tensors, and the metadata that it was given.
 
-    Raises UserError when the file is damaged, when its contents differ from their checksum, and, where `belongs` is given, when it belongs to
-    something else or does not say to what.
+    Raises UserError when the file is damaged, when its contents differ from their checksum, and, where
+    `belongs` is given, when it belongs to something else or does not say to what.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -144,19 +148,22 @@ def load_tensors(path: Path, belongs: str | None = None) -> tuple[dict[str, torc
     stated = about.pop(CHECKSUM, None)
     if stated is not None and stated != checksum(tensors, about):
         raise UserError(
-            f"{path} is damaged: its contents are not those of its checksum. Remove it to start again, or restore it from a copy."
+            f"{path} is damaged: its contents are not those of its checksum. Remove it to start again, or "
+            "restore it from a copy."
         )
     found = about.pop(BELONGS, None)
     if belongs is not None and (found != belongs or stated is None):
         raise UserError(
-            f"{path} belongs to another run or another part of this one: its contents would not fit the configuration here. "
-            "Remove it to start again, or choose another --out."
+            f"{path} belongs to another run or another part of this one: its contents would not fit the "
+            "configuration here. Remove it to start again, or choose another --out."
         )
     return tensors, about
 
 
 def owner(path: Path) -> str:
-    """What a file inside a run folder belongs to: SHA-256 over the configuration of the run and the file's place in its folder."""
+    """What a file inside a run folder belongs to: SHA-256 over the configuration of the run and the file's
+    place in its folder.
+    """
     for folder in path.parents:
         config = folder / "config.json"
         if config.is_file():
@@ -165,17 +172,20 @@ def owner(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError, naming the file, when it is damaged or holds something else."""
+    """A JSON object from a file. Raises UserError, naming the file, when it is damaged or holds something
+    else.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise UserError(
-            f"{path} is not readable JSON ({error}). Restore it from a copy, choose another --out, or remove that folder."
+            f"{path} is not readable JSON ({error}). Restore it from a copy, choose another --out, or remove "
+            "that folder."
         ) from error
     if not isinstance(found, dict):
         raise UserError(
-            f"{path} holds a {type(found).__name__} and no JSON object. Restore it from a copy, choose another --out, or "
-            "remove that folder."
+            f"{path} holds a {type(found).__name__} and no JSON object. Restore it from a copy, choose "
+            "another --out, or remove that folder."
         )
     return found
 
@@ -186,15 +196,16 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path)
     except (ValueError, OSError, pd.errors.ParserError) as error:  # empty, ragged, not UTF-8
         raise UserError(
-            f"{path} is not a readable table ({error}). Restore it from a copy, or remove the run's summary.json and run again."
+            f"{path} is not a readable table ({error}). Restore it from a copy, or remove the run's "
+            "summary.json and run again."
         ) from error
 
 
 def read_finished(folder: Path, tables: Iterable[str], kind: str) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """Summary and tables of a finished run.
 
-    Raises UserError when `folder` is not a finished run of that kind, when a file is damaged, and when a table is not the one that the
-    summary was written with.
+    Raises UserError when `folder` is not a finished run of that kind, when a file is damaged, and when a
+    table is not the one that the summary was written with.
     """
     names = {name: folder / f"{name}.csv" for name in tables}
     missing = [path.name for path in (folder / "summary.json", *names.values()) if not path.is_file()]
@@ -207,8 +218,8 @@ def read_finished(folder: Path, tables: Iterable[str], kind: str) -> tuple[dict[
     for path in names.values():
         if path.name in stated and stated[path.name] != digest([path.read_bytes()]):
             raise UserError(
-                f"{path} is not the table that this run wrote: it was changed, or comes from another run. Restore it from a "
-                "copy, or remove the run's summary.json and run again."
+                f"{path} is not the table that this run wrote: it was changed, or comes from another run. "
+                "Restore it from a copy, or remove the run's summary.json and run again."
             )
     return summary, {name: read_table(path) for name, path in names.items()}
 
@@ -256,7 +267,8 @@ class Busy(UserError):
 class _Lock:
     """An exclusive lock on a run folder, for as long as somebody in this process holds this object.
 
-    It is the system's lock (flock) on the folder itself: it leaves no file, and it is gone when its process is killed.
+    It is the system's lock (flock) on the folder itself: it leaves no file, and it is gone when its process
+    is killed.
     """
 
     held: ClassVar[WeakValueDictionary[tuple[int, int], "_Lock"]] = WeakValueDictionary()
@@ -268,7 +280,8 @@ class _Lock:
         except BlockingIOError as error:
             os.close(self.handle)
             raise Busy(
-                f"{folder} is being written by another process. Wait until that run ends, stop it, or choose another --out."
+                f"{folder} is being written by another process. Wait until that run ends, stop it, or choose "
+                "another --out."
             ) from error
         except OSError as error:  # some network file systems lock no folders
             warn(f"{folder} cannot be locked ({error.strerror}): start no second run with the same --out.")
@@ -276,7 +289,9 @@ class _Lock:
 
     @classmethod
     def of(cls, folder: Path) -> "_Lock":
-        """The lock of `folder`, which several parts of this process may hold. Raises Busy (a UserError) when another process has it."""
+        """The lock of `folder`, which several parts of this process may hold. Raises Busy (a UserError) when
+        another process has it.
+        """
         try:
             status = folder.stat()
             key = (status.st_dev, status.st_ino)
@@ -298,8 +313,8 @@ class Run:
 
     Raises
     ------
-    UserError : when `folder` holds something else, or a run with another configuration (the text names the difference), when another process
-        is writing into it, and when it cannot be written.
+    UserError : when `folder` holds something else, or a run with another configuration (the text names the
+        difference), when another process is writing into it, and when it cannot be written.
     """
 
     def __init__(self, folder: Path, config: Any):
@@ -345,7 +360,9 @@ class Run:
         return processes.agree((self.folder / "summary.json").exists())
 
     def finish(self, tables: dict[str, pd.DataFrame], summary: dict[str, Any]) -> None:
-        """Write all tables, then `summary.json` with their checksums, whose presence says that the run is finished."""
+        """Write all tables, then `summary.json` with their checksums, whose presence says that the run is
+        finished.
+        """
         for name, table in tables.items():
             self.table(f"{name}.csv", table)
         files = [self.folder / f"{name}.csv" for name in tables]

@@ -4,9 +4,10 @@
                                        ^ mixes positions             ^ OLMo-2   ^ Granite  |
                                          with a softmax                Gemma 2             what reaches the residual stream
 
-A sublayer mixes positions when a change at one position changes its output at later ones; it is attention when a softmax (or
-torch's own attention, which contains one) runs in it. What reaches the residual stream is resid_post - resid_pre of a copy of
-the block whose other weight matrices are zero, so that the MLP adds nothing.
+A sublayer mixes positions when a change at one position changes its output at later ones; it is attention
+when a softmax (or torch's own attention, which contains one) runs in it. What reaches the residual stream is
+resid_post - resid_pre of a copy of the block whose other weight matrices are zero, so that the MLP adds
+nothing.
 """
 
 import copy
@@ -26,7 +27,8 @@ SOFTMAXES = (
     torch.nn.functional.softmax,
     torch.nn.functional.scaled_dot_product_attention,
 )
-# Relative; rounding alone stays far below it, although norms of many models compute in float32 whatever enters them.
+# Relative; rounding alone stays far below it, although norms of many models compute in float32 whatever
+# enters them.
 TOLERANCE = 1e-4
 
 
@@ -74,7 +76,9 @@ def _states(value: Any) -> Tensor | None:
 
 
 def record(modules: Sequence[nn.Module], forward: Callable[[], object]) -> list[Call]:
-    """The calls of `modules` while `forward` runs, in the order in which they return. Of a module that ran twice, both."""
+    """The calls of `modules` while `forward` runs, in the order in which they return. Of a module that ran
+    twice, both.
+    """
     calls: list[Call] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -167,7 +171,8 @@ def _mixes(call: Call, epsilon: float) -> bool:
 
 
 def differences(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """By how much rows 0 and 1 of x (3, position, width) differ at each position (position,), and the noise of the arithmetic.
+    """By how much rows 0 and 1 of x (3, position, width) differ at each position (position,), and the noise
+    of the arithmetic.
 
     Both relative to the largest value; rows 0 and 2 have the same input.
     """
@@ -178,11 +183,13 @@ def differences(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class ToStream:
-    """How the attention output of one block becomes what is added to the residual stream: scale * norms(attn_out).
+    """How the attention output of one block becomes what is added to the residual stream: scale *
+    norms(attn_out).
 
     Attributes
     ----------
-    path : within the block, the module whose output times `scale` is added: the output projection, or a norm behind it.
+    path : within the block, the module whose output times `scale` is added: the output projection, or a norm
+        behind it.
     norms : copies in float64 of the norms in between, in order; empty in most models.
     scale : 1 in most models; Granite's residual multiplier.
     error : by how much resid_post - resid_pre of the block without its MLP differs from this (relative).
@@ -211,10 +218,12 @@ class ToStream:
 
 @torch.no_grad()
 def find_stream(block: nn.Module, call: Call, attention: str, projection: str) -> ToStream:
-    """How attn_out = z W_O + b_O, the output of `projection` in the child `attention`, reaches the residual stream.
+    """How attn_out = z W_O + b_O, the output of `projection` in the child `attention`, reaches the residual
+    stream.
 
-    A copy of the block runs in float64 on the states of `call`, with every weight matrix outside of `attention` set to zero.
-    Its norms are followed from attn_out on; the scale is fitted, and resid_post - resid_pre = scale * norms(attn_out) has to hold.
+    A copy of the block runs in float64 on the states of `call`, with every weight matrix outside of
+    `attention` set to zero. Its norms are followed from attn_out on; the scale is fitted, and resid_post -
+    resid_pre = scale * norms(attn_out) has to hold.
 
     Raises NotLocated when it does not: something else is added too, or attention is not added at all.
     """
@@ -256,14 +265,18 @@ def find_stream(block: nn.Module, call: Call, attention: str, projection: str) -
 
 
 def _run(twin: nn.Module, projection: str, attention: str, call: Call, dtype: torch.dtype) -> list[Call]:
-    """The calls of the block, of the projection and of everything outside of attention, on the states of `call` in `dtype`."""
+    """The calls of the block, of the projection and of everything outside of attention, on the states of
+    `call` in `dtype`.
+    """
     outside = [m for path, m in twin.named_modules() if path and path.split(".")[0] != attention]
     modules = [twin, twin.get_submodule(projection), *outside]
     return record(modules, lambda: twin(*in_dtype(call.args, dtype), **in_dtype(call.kwargs, dtype)))
 
 
 def copy_of(module: nn.Module, zero: Callable[[str], bool], dtype: torch.dtype) -> nn.Module:
-    """A copy in `dtype` without hooks; modules that hold a matrix are all zero where `zero(path)`. Offloaded weights are brought in."""
+    """A copy in `dtype` without hooks; modules that hold a matrix are all zero where `zero(path)`. Offloaded
+    weights are brought in.
+    """
     memo: dict[int, Any] = {}
     for path, part in module.named_modules():
         with align_module_device(part):

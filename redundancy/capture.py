@@ -87,10 +87,11 @@ class Capture:
 
 @torch.inference_mode()
 def activations(decoder: Decoder, ids: Tensor, layer: int) -> dict[str, Tensor]:
-    """`resid_pre`, `ln1`, `z`, `projected` and `attn_out` of one layer, each (batch, position, width), mostly TransformerLens' names.
+    """`resid_pre`, `ln1`, `z`, `projected` and `attn_out` of one layer, each (batch, position, width), mostly
+    TransformerLens' names.
 
-    `projected` is what the output projection returns and `attn_out` what the attention module itself returns; `check_identity` holds both
-    against z W_O + b_O.
+    `projected` is what the output projection returns and `attn_out` what the attention module itself returns;
+    `check_identity` holds both against z W_O + b_O.
 
     Raises UserError for an attention module that returns neither a tensor nor a tuple that begins with one.
     """
@@ -107,8 +108,8 @@ def activations(decoder: Decoder, ids: Tensor, layer: int) -> dict[str, Tensor]:
             first = output[0] if isinstance(output, tuple) else output
             if not isinstance(first, Tensor):
                 raise UserError(
-                    f"{decoder.name!r}: the attention module returns a {type(output).__name__} and no tensor; this architecture is "
-                    "not supported. Choose another MODEL."
+                    f"{decoder.name!r}: the attention module returns a {type(output).__name__} and no "
+                    "tensor; this architecture is not supported. Choose another MODEL."
                 )
             found[name] = first
 
@@ -138,7 +139,8 @@ def check_identity(decoder: Decoder, ids: Tensor) -> float:
     Returns the largest relative error of what was seen in the forward pass, in the run's own dtype.
 
     In three steps, so that a wrong map fails whatever the precision of the run:
-    1. the projection as the model has it, copied to float64, maps the z seen in the forward pass to sum_h z_h W_O[h] + b_O (1e-4);
+    1. the projection as the model has it, copied to float64, maps the z seen in the forward pass to sum_h z_h
+       W_O[h] + b_O (1e-4);
     2. what it returned in the forward pass is that, up to the rounding of the run's dtype;
     3. what the attention module returned is what the projection returned.
 
@@ -161,7 +163,8 @@ def check_identity(decoder: Decoder, ids: Tensor) -> float:
             exact = differs(copy_of(decoder.projection(layer), lambda path: False, torch.float64)(z))
         seen = differs(found["projected"])
         truth, projected = found["attn_out"].double(), found["projected"].double()
-        # BLOOM's attention module adds the residual stream to its output before it returns, and rounds the sum
+        # BLOOM's attention module adds the residual stream to its output before it returns, and rounds the
+        # sum
         residual = found["resid_pre"].double()
         added = float(residual.norm() / size) * torch.finfo(decoder.dtype).eps
         returned, with_residual = (float((truth - p).norm() / size) for p in (projected, projected + residual))
@@ -172,8 +175,9 @@ def check_identity(decoder: Decoder, ids: Tensor) -> float:
         ):
             if not error < tolerance:
                 raise UserError(
-                    f"{decoder.name!r}, layer {layer}: sum_h z_h W_O[h] + b_O differs from the attention output, here {what}, by {error:.1e} "
-                    f"(relative; at most {tolerance:.0e}); this architecture is not supported. Choose another MODEL."
+                    f"{decoder.name!r}, layer {layer}: sum_h z_h W_O[h] + b_O differs from the attention "
+                    f"output, here {what}, by {error:.1e} (relative; at most {tolerance:.0e}); this "
+                    "architecture is not supported. Choose another MODEL."
                 )
         worst = max(worst, seen)
     return worst

@@ -104,8 +104,8 @@ def _of_folder(folder: Path, model: str) -> list[Checkpoint]:
         steps = read_table(trajectory).get("step", pd.Series(dtype="int64"))
         if steps.empty or not pd.api.types.is_integer_dtype(steps):
             raise UserError(
-                f"{trajectory} has no column `step` of whole numbers, so the step of the final model is not known. Repair it, "
-                "or list the models with --checkpoints."
+                f"{trajectory} has no column `step` of whole numbers, so the step of the final model is not "
+                "known. Repair it, or list the models with --checkpoints."
             )
         last = int(steps.max())
         if all(c.step < last for c in found):

@@ -1,7 +1,8 @@
 """What a GGUF file says about itself: its name, how it was tuned and quantised, and which tensors it holds.
 
 The format keeps this under keys such as `general.name` and `general.file_type`
-(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); transformers reads the configuration of the network and no more.
+(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); transformers reads the configuration of the
+network and no more.
 """
 
 import importlib.util
@@ -24,8 +25,10 @@ class GgufFile:
     ----------
     path : of the file.
     architecture : `general.architecture`.
-    name, basename, finetune : `general.name`, `general.basename` and `general.finetune`; None where the file does not say.
-    quantisation : `general.file_type` (Q4_1, Q4_K_M, F16, ...), or the type of most values, or both where they contradict each other.
+    name, basename, finetune : `general.name`, `general.basename` and `general.finetune`; None where the file
+        does not say.
+    quantisation : `general.file_type` (Q4_1, Q4_K_M, F16, ...), or the type of most values, or both where
+        they contradict each other.
     tensor_types : number of tensors of each type.
     chat_template : whether the file carries a template for dialogues, which base models do not have.
     add_bos : whether texts begin with the BOS token; None where the file does not say.
@@ -45,8 +48,8 @@ class GgufFile:
 
     @property
     def title(self) -> str:
-        """The model's name: that of the file, which says more (`Instruct`), unless it has nothing in common with the file's own
-        `general.name`, as after renaming; then it is that.
+        """The model's name: that of the file, which says more (`Instruct`), unless it has nothing in common
+        with the file's own `general.name`, as after renaming; then it is that.
         """
         stem = re.sub(rf"[-._](mostly[-._])?{re.escape(self.quantisation)}$", "", self.path.stem, flags=re.IGNORECASE)
         own = self.basename or (self.name or "").split(" ")[0]
@@ -78,7 +81,9 @@ def _letters(text: str) -> str:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read the metadata of a file. Raises UserError when it is damaged, is no GGUF file, or the package gguf is missing."""
+    """Read the metadata of a file. Raises UserError when it is damaged, is no GGUF file, or the package gguf
+    is missing.
+    """
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{path.name} needs the package gguf to be read. Run `pip install gguf`.")
     from gguf import GGUFReader, LlamaFileType
@@ -106,7 +111,8 @@ def read_gguf(path: Path) -> GgufFile:
         )
     except Exception as error:  # the reader trusts its input: index, key, value, memory-map and decoding errors
         raise UserError(
-            f"{path} cannot be loaded as a GGUF file ({type(error).__name__}: {error}). Get it again, or give another MODEL."
+            f"{path} cannot be loaded as a GGUF file ({type(error).__name__}: {error}). Get it again, or "
+            "give another MODEL."
         ) from error
 
 
@@ -122,7 +128,8 @@ def _text(reader: Any, key: str) -> str | None:
 def unread_tensors(model: Any, file: GgufFile) -> list[str]:
     """Tensors of `file` that no parameter of the model took: transformers passes over them in silence.
 
-    File and model are compared by their numbers of values, since the loader splits and joins tensors; names only explain a difference.
+    File and model are compared by their numbers of values, since the loader splits and joins tensors; names
+    only explain a difference.
     """
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 

@@ -84,7 +84,8 @@ class Saved:
     def load(self, windows: Mapping[str, int]) -> tuple[State, dict[str, int]]:
         """What was saved, or nothing; `windows` are the numbers of windows of each split.
 
-        Raises UserError when the file is damaged, belongs to another run or part, or counts windows that there are not.
+        Raises UserError when the file is damaged, belongs to another run or part, or counts windows that
+        there are not.
         """
         if self.path is None or not self.path.exists():
             return {}, {}

@@ -1,9 +1,9 @@
 """Load a causal language model from anywhere, and find its attention by what it does rather than by its class name.
 
-The output projection of attention is the first linear map in a decoder block whose input at a position depends on the
-tokens before it; everything called earlier (query, key, value) and, in a parallel block, the feed-forward part sees its
-own position only. So one perturbed token finds it in GPT-2, GPT-NeoX, Llama, OPT, Falcon, Qwen, ... alike, and shows
-at the same time whether the model is causal.
+The sublayer of a block that mixes positions with a softmax is its attention (see `blocks`). The output projection
+is the first linear map in it whose input at a position depends on the tokens before it; everything called earlier
+(query, key, value) sees its own position only. So one perturbed token finds it in GPT-2, GPT-NeoX, Llama, OPT,
+Falcon, Qwen, ... alike, and shows at the same time whether the model is causal.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from labbook import processes
-from labbook.console import UserError
+from labbook.console import UserError, exhausted
 from labbook.run import digest
 from redundancy.blocks import Mixing, ToStream, differences, find_mixing, find_stream, record
 from redundancy.gguf_file import GgufFile, read_gguf, unread_tensors
@@ -161,12 +161,14 @@ def load_config(source: Source) -> Any:
 
 
 def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: int, split: bool = False) -> "Decoder":
-    """Load weights (safetensors or GGUF only), or draw them at random from `seed`, and find the attention in them.
+    """Load weights (safetensors or GGUF only), or draw them at random from `seed`, and find the attention in
+    them.
 
     With `split` accelerate spreads the layers over all devices, and what does not fit over memory and disk.
 
-    Raises UserError for missing, damaged or pickled weights, for weights that lack a tensor of the architecture, hold one that it
-    does not have, or one of another shape, for values that are not finite, and for models that are not decoder-only and causal.
+    Raises UserError for missing, damaged or pickled weights, for weights that lack a tensor of the
+    architecture, hold one that it does not have, or one of another shape, for values that are not finite, and
+    for models that are not decoder-only and causal.
     """
     config = load_config(source)
     spread = {"device_map": "auto", "offload_folder": tempfile.mkdtemp(prefix="offload-")} if split else {}
@@ -208,11 +210,12 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
             model = model.eval().requires_grad_(False)
             if not hasattr(model, "hf_device_map"):
                 model = model.to(device)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(
-            f"{source.name!r} does not fit on {device} ({_first_line(error)}). Use --device cpu or --dtype bfloat16."
-        ) from error
     except Exception as error:
+        if exhausted(error):
+            raise UserError(
+                f"{source.name!r} does not fit on {device} ({_first_line(error)}). Use --device cpu or "
+                "--dtype bfloat16."
+            ) from error
         raise UserError(
             f"the weights of {source.name!r} cannot be loaded ({_first_line(error)}). Only safetensors and GGUF files are read, and a damaged "
             f"file has to be replaced. {WAYS_ON}."
@@ -230,10 +233,11 @@ COMPUTED = re.compile(
 
 
 def require_complete(model: Any, source: Source, report: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the tensors, unless weights and architecture have the same ones in the same shapes.
+    """Raise UserError, naming the tensors, unless weights and architecture have the same ones in the same
+    shapes.
 
-    `report` is what from_pretrained says with output_loading_info: tied tensors that are stored once, and what the model's class declares to be
-    ignorable, are not in it.
+    `report` is what from_pretrained says with output_loading_info: tied tensors that are stored once, and
+    what the model's class declares to be ignorable, are not in it.
     """
     missing = sorted(report["missing_keys"])
     declared = set(model.state_dict())
@@ -251,8 +255,9 @@ def require_complete(model: Any, source: Source, report: Mapping[str, Any]) -> N
     problems += [str(message) for message in report.get("error_msgs", ())][:3]
     if problems:
         raise UserError(
-            f"the weights of {source.name!r} are not those of a complete {type(model).__name__}: they {', '.join(problems)}. What is missing would "
-            f"be drawn at random. Get the whole model again, or repair its config.json. {WAYS_ON}."
+            f"the weights of {source.name!r} are not those of a complete {type(model).__name__}: they "
+            f"{', '.join(problems)}. What is missing would be drawn at random. Get the whole model again, or "
+            f"repair its config.json. {WAYS_ON}."
         )
 
 
@@ -267,8 +272,9 @@ def require_finite_weights(model: Any, name: str) -> None:
                     damaged.append(leaf)
     if damaged:
         raise UserError(
-            f"the weights of {name!r} are not finite (NaN or infinity) in {len(damaged)} tensors ({', '.join(damaged[:3])}"
-            f"{', ...' if len(damaged) > 3 else ''}). The file is damaged, or --dtype float16 is too narrow for it: get it again, or change --dtype."
+            f"the weights of {name!r} are not finite (NaN or infinity) in {len(damaged)} tensors "
+            f"({', '.join(damaged[:3])}{', ...' if len(damaged) > 3 else ''}). The file is damaged, or "
+            "--dtype float16 is too narrow for it: get it again, or change --dtype."
         )
 
 
@@ -314,8 +320,8 @@ def _works_on(module: Any) -> torch.device:
 def dimensions(config: Any, name: str) -> Any:
     """The part of a configuration that describes the text decoder.
 
-    Raises UserError where it does not say how many blocks, attention heads, columns and token ids there are: recurrent and
-    state-space models have no heads to probe.
+    Raises UserError where it does not say how many blocks, attention heads, columns and token ids there are:
+    recurrent and state-space models have no heads to probe.
     """
     text = config.get_text_config(decoder=True)
     for field, what in (
@@ -327,8 +333,9 @@ def dimensions(config: Any, name: str) -> Any:
         value = getattr(text, field, None)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(
-                f"{name!r} ({config.model_type}) has no number of {what} in its configuration ({field} is {value!r}): it is not "
-                f"a decoder with softmax attention of one width throughout, so there is nothing to probe. {WAYS_ON}."
+                f"{name!r} ({config.model_type}) has no number of {what} in its configuration ({field} is "
+                f"{value!r}): it is not a decoder with softmax attention of one width throughout, so there "
+                f"is nothing to probe. {WAYS_ON}."
             )
     return text
 
@@ -340,13 +347,16 @@ class Decoder:
     ----------
     model : the transformers model; `backbone` is the part of it without the unembedding.
     layers : its decoder blocks.
-    n_heads, d_head, d_model, d_z : heads per layer, width of one head's output z_h, of the residual stream, of all heads.
+    n_heads, d_head, d_model, d_z : heads per layer, width of one head's output z_h, of the residual stream,
+        of all heads.
     n_positions, vocabulary : longest context and number of token ids.
-    besides : sublayers that mix positions beside attention in every block, which are not measured; empty in most models.
+    besides : sublayers that mix positions beside attention in every block, which are not measured; empty in
+        most models.
 
     Raises
     ------
-    UserError : for encoders, for recurrent and state-space models, and for blocks without an attention output projection.
+    UserError : for encoders, for recurrent and state-space models, and for blocks without an attention output
+        projection.
     """
 
     def __init__(self, model: Any, name: str):
@@ -368,8 +378,8 @@ class Decoder:
         shapes = {tuple(weight.shape) for weight in weights}
         if len(shapes) > 1 or len(next(iter(shapes))) != 2:
             raise UserError(
-                f"{name!r}: the weights of {self._path!r} have the shapes {sorted(shapes)}; the same matrix shape in every block "
-                "is supported. Choose another MODEL."
+                f"{name!r}: the weights of {self._path!r} have the shapes {sorted(shapes)}; the same matrix "
+                "shape in every block is supported. Choose another MODEL."
             )
         self.d_z, self.d_model = self.output_map(0)[0].shape
         self.d_head = self.d_z // self.n_heads
@@ -444,7 +454,8 @@ class Decoder:
 
     @torch.inference_mode()
     def _find_projection(self) -> tuple[str, tuple[str, ...]]:
-        """The path, inside a block, of the first linear map in attention whose input mixes positions (see the module's text).
+        """The path, inside a block, of the first linear map in attention whose input mixes positions (see the
+        module's text).
 
         Also the names of other sublayers that mix positions.
         """
@@ -469,9 +480,12 @@ class Decoder:
                 hook.remove()
             mixing = find_mixing(list(self.layers), lambda: self.backbone(input_ids=ids, use_cache=False), epsilon)
         except Exception as error:  # whatever a foreign architecture raises when it is run like a decoder
+            if exhausted(error):
+                raise
             raise UserError(
-                f"{self.name!r} ({self.model.config.model_type}) cannot be run as a decoder-only model on {self.device} in {self.dtype} "
-                f"({_first_line(error)}). Change --dtype or --device, or choose another model. {WAYS_ON}."
+                f"{self.name!r} ({self.model.config.model_type}) cannot be run as a decoder-only model on "
+                f"{self.device} in {self.dtype} ({_first_line(error)}). Change --dtype or --device, or "
+                f"choose another model. {WAYS_ON}."
             ) from error
         finally:
             for hook in hooks:
@@ -483,7 +497,8 @@ class Decoder:
             if path.split(".")[0] == attention and difference[8:].max() > tolerance:
                 return path, besides
         raise UserError(
-            f"{self.name!r}: no linear map in the {attention!r} of its first block sees earlier tokens, so there is no attention output to probe. {WAYS_ON}."
+            f"{self.name!r}: no linear map in the {attention!r} of its first block sees earlier tokens, so "
+            f"there is no attention output to probe. {WAYS_ON}."
         )
 
     def _require_causal(self, calls: list[tuple[str, Tensor]], epsilon: float) -> None:
@@ -504,31 +519,36 @@ class Decoder:
 
         Raises UserError where a block has none, or several, or another one than the first block.
         """
-        # kernels other than these two compute their softmax out of sight; then what mixes positions has to be one sublayer
+        # kernels other than these two compute their softmax out of sight; then what mixes positions has to be
+        # one sublayer
         seen = getattr(self.model.config, "_attn_implementation", None) in ("eager", "sdpa", None)
         candidates = [found.attention if seen else found.all for found in mixing]
         for number, (found, candidate) in enumerate(zip(mixing, candidates, strict=True)):
             if len(candidate) != 1 or candidate != candidates[0]:
                 raise UserError(
-                    f"{self.name!r} ({self.model.config.model_type}): the sublayers of block {number} that mix positions are "
-                    f"{', '.join(found.all) or 'none'}, of which {', '.join(found.attention) or 'none'} computes softmax "
-                    f"attention; one attention sublayer, the same in every block, can be probed. {WAYS_ON}."
+                    f"{self.name!r} ({self.model.config.model_type}): the sublayers of block {number} that "
+                    f"mix positions are {', '.join(found.all) or 'none'}, of which "
+                    f"{', '.join(found.attention) or 'none'} computes softmax attention; one attention "
+                    f"sublayer, the same in every block, can be probed. {WAYS_ON}."
                 )
         name = candidates[0][0]
         return name, tuple(other for other in mixing[0].all if other != name)
 
     def to_stream(self, layer: int, attn_out: Tensor) -> Tensor:
-        """What `layer` adds to the residual stream for the attention output attn_out = z W_O + b_O, (..., d_model).
+        """What `layer` adds to the residual stream for the attention output attn_out = z W_O + b_O, (...,
+        d_model).
 
-        attn_out itself in most models; norm(attn_out) in OLMo-2 and Gemma, r * attn_out with Granite's residual multiplier r. In the dtype of
-        `attn_out`.
+        attn_out itself in most models; norm(attn_out) in OLMo-2 and Gemma, r * attn_out with Granite's
+        residual multiplier r. In the dtype of `attn_out`.
 
         Raises UserError where it cannot be verified that this and nothing else is added.
         """
         return self.stream(layer)(attn_out)
 
     def stream(self, layer: int) -> ToStream:
-        """The map of `to_stream`, found and verified when it is first asked for (see `blocks.find_stream`). Raises UserError."""
+        """The map of `to_stream`, found and verified when it is first asked for (see `blocks.find_stream`).
+        Raises UserError.
+        """
         if not self._stream:
             self._stream.update(self._find_streams())
         return self._stream[layer]
@@ -542,8 +562,11 @@ class Decoder:
             try:
                 found[number] = find_stream(block, call, self.attention_name, self._path)
             except Exception as error:  # also what a foreign block raises when its copy runs
+                if exhausted(error):
+                    raise
                 raise UserError(
-                    f"{self.name!r} ({self.model.config.model_type}), layer {number}: what attention adds to the residual stream cannot be "
-                    f"told ({_first_line(error)}), so attention cannot be removed from it. The probe does not need that; choose another model here."
+                    f"{self.name!r} ({self.model.config.model_type}), layer {number}: what attention adds to "
+                    f"the residual stream cannot be told ({_first_line(error)}), so attention cannot be "
+                    "removed from it. The probe does not need that; choose another model here."
                 ) from error
         return found

@@ -92,11 +92,13 @@ def check(config: PretrainConfig) -> None:
             raise UserError(f"{flag} {value} was asked for; it has to be at least {bound}. Change {flag}.")
     if config.width % config.heads:
         raise UserError(
-            f"--width {config.width} was asked for with --heads {config.heads}; the width is a multiple of the heads. Change one."
+            f"--width {config.width} was asked for with --heads {config.heads}; the width is a multiple of "
+            "the heads. Change one."
         )
     if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)):
         raise UserError(
-            f"--learning-rate {config.learning_rate} was asked for; it has to be positive and finite. Change --learning-rate."
+            f"--learning-rate {config.learning_rate} was asked for; it has to be positive and finite. Change "
+            "--learning-rate."
         )
     check_seed(config.seed)
 
@@ -252,15 +254,16 @@ class Trainer:
         step = metadata.get("step", "")
         if not step.isdecimal() or int(step) > self.steps or not wanted <= set(tensors):
             raise UserError(
-                f"{path} is no state of this training (step {step or 'missing'} of {self.steps}). Remove it to start again."
+                f"{path} is no state of this training (step {step or 'missing'} of {self.steps}). Remove it "
+                "to start again."
             )
         self.step, self.recent = int(step), tensors["recent"]
         table = read_table(self.run.folder / "trajectory.csv")
         columns = {"step", "tokens", "train_loss", "validation_loss"}
         if set(table.columns) != columns:
             raise UserError(
-                f"{self.run.folder / 'trajectory.csv'} has the columns {', '.join(table.columns)} and not {', '.join(sorted(columns))}. "
-                "Restore it from a copy, or choose another --out."
+                f"{self.run.folder / 'trajectory.csv'} has the columns {', '.join(table.columns)} and not "
+                f"{', '.join(sorted(columns))}. Restore it from a copy, or choose another --out."
             )
         self.rows = table.query("step <= @self.step").to_dict("records")  # type: ignore[assignment]
         with torch.no_grad():
@@ -442,7 +445,8 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
 
 
 def tokenise(config: PretrainConfig, corpus: Corpus, out: Path) -> tuple[Any, npt.NDArray[Any]]:
-    """The tokenizer and the tokenised training text, made once and kept in the run folder with what they were made of.
+    """The tokenizer and the tokenised training text, made once and kept in the run folder with what they were
+    made of.
 
     Raises UserError when the folder holds others: of another text, damaged, or changed.
     """
@@ -463,8 +467,8 @@ def tokenise(config: PretrainConfig, corpus: Corpus, out: Path) -> tuple[Any, np
     if stated != found:
         changed = ", ".join(sorted(k for k in {*stated, *found} if stated.get(k) != found.get(k)))
         raise UserError(
-            f"{out} holds the tokens of another text, or they were changed ({changed}). Choose another --out, or restore that folder "
-            "and the text from a copy."
+            f"{out} holds the tokens of another text, or they were changed ({changed}). Choose another "
+            "--out, or restore that folder and the text from a copy."
         )
     return GPT2TokenizerFast.from_pretrained(out / "model"), np.load(store, mmap_mode="r")
 

@@ -60,7 +60,9 @@ class Request(TextOptions):
     quick: bool = False
     """A first look: 20,000 training and 10,000 held-out tokens unless given."""
     bos: Literal["auto", "yes", "no"] = "auto"
-    """Whether every window begins with the BOS token, at position 0, which is not scored; auto: as the model was trained."""
+    """Whether every window begins with the BOS token, at position 0, which is not scored; auto: as the model
+    was trained.
+    """
     context: int = 256
     """Tokens per window."""
     layers: tuple[int, ...] | None = None
@@ -115,7 +117,8 @@ def check(config: Request) -> None:
             )
     if config.ridge != "auto" and not (config.ridge > 0 and math.isfinite(config.ridge)):
         raise UserError(
-            f"--ridge {config.ridge} was asked for; the penalty has to be positive and finite. Change --ridge, or use auto."
+            f"--ridge {config.ridge} was asked for; the penalty has to be positive and finite. Change "
+            "--ridge, or use auto."
         )
     check_seed(config.seed)
 
@@ -161,7 +164,8 @@ def resolve(config: R, width: int, depth: int, positions: int) -> R:
         evaluation = min(10_000, tokens) if config.quick else config.default_eval_tokens(tokens)
     if tokens < width + 1:
         raise UserError(
-            f"--tokens {tokens} was asked for; {config.model} needs at least {width + 1} (d_model + 1 to fit a probe). Change --tokens."
+            f"--tokens {tokens} was asked for; {config.model} needs at least {width + 1} (d_model + 1 to fit "
+            "a probe). Change --tokens."
         )
     return replace(config, tokens=tokens, eval_tokens=evaluation, layers=layers)
 
@@ -326,8 +330,8 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
     bos, why = bos_token(tokenizer, config.bos, source.gguf.add_bos if source.gguf else None)
     if bos is not None and config.keep_position_0:
         raise UserError(
-            f"--keep-position-0 was asked for, but position 0 is the BOS token {tokenizer.decode([bos])!r}, the same in every window ({why}). "
-            "Leave it out, or use --bos no."
+            f"--keep-position-0 was asked for, but position 0 is the BOS token {tokenizer.decode([bos])!r}, "
+            f"the same in every window ({why}). Leave it out, or use --bos no."
         )
     choice("BOS token", "none" if bos is None else repr(tokenizer.decode([bos])), why)
     config = replace(config, bos="no" if bos is None else "yes")

@@ -1,8 +1,8 @@
 """Text in, token windows out.
 
-A corpus is a list of documents. Everything is split by document, with a keyed hash of the document's own text, so the
-split does not depend on order, on the other documents or on the file the document came in, and two copies of one
-text can never stand on both sides.
+A corpus is a list of documents. Everything is split by document, with a keyed hash of the document's own
+text, so the split does not depend on order, on the other documents or on the file the document came in, and
+two copies of one text can never stand on both sides.
 
     document  "It was the best of times, it was ..."          rows (see TextOptions), one file, or one section of a single file
     split     train | validation | evaluation                 sha256(seed, text) against fixed thresholds
@@ -74,8 +74,10 @@ class TextOptions:
     document_column: str | None = None
     """Column that says which document a row belongs to; rows of one document are joined in their order."""
     rows: Literal["auto", "documents", "lines"] = "auto"
-    """What a row is: a document, or a line of a longer one that runs from heading to heading (`= Title =`), or from blank row to blank row
-    where there are no headings; auto: lines where rows are blank or headings, documents where they are long, else you are asked."""
+    """What a row is: a document, or a line of a longer one that runs from heading to heading (`= Title =`),
+    or from blank row to blank row where there are no headings; auto: lines where rows are blank or headings,
+    documents where they are long, else you are asked.
+    """
 
 
 Row = tuple[str, str, str | None]
@@ -98,7 +100,8 @@ def _decoded(content: bytes, place: str) -> str:
             else f"another encoding, such as Latin-1, or damaged (byte {content[error.start]:#04x} at {error.start})"
         )
         raise UserError(
-            f"{place} is not UTF-8 text: it is {kind}. Convert it (`iconv -f LATIN1 -t UTF-8`), or give --corpus another file."
+            f"{place} is not UTF-8 text: it is {kind}. Convert it (`iconv -f LATIN1 -t UTF-8`), or give "
+            "--corpus another file."
         ) from error
     if "\0" in text:
         raise UserError(
@@ -108,7 +111,9 @@ def _decoded(content: bytes, place: str) -> str:
 
 
 def _regular(path: Path) -> Path:
-    """`path`, which has to be a file that can be read. Raises UserError for dangling links, pipes, devices, missing permission."""
+    """`path`, which has to be a file that can be read. Raises UserError for dangling links, pipes, devices,
+    missing permission.
+    """
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path} is a link to nothing. Remove it, or give --corpus another file.")
     if not path.is_file():
@@ -129,13 +134,16 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(_decoded(line, f"{path}, line {number},"))
             except (json.JSONDecodeError, RecursionError) as error:
                 raise UserError(
-                    f"{path} is not JSON lines (line {number}: {error}). Give one JSON object with a text field per line."
+                    f"{path} is not JSON lines (line {number}: {error}). Give one JSON object with a text "
+                    "field per line."
                 ) from error
         return
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         for batch in file.iter_batches(64):
             yield from batch.to_pylist()
+    except MemoryError:  # Arrow's own is one of its other errors too
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is not a readable Parquet file ({error}). Get it again, or check the file given to --corpus."
@@ -148,7 +156,8 @@ def _row(record: Any, name: str, place: str, options: TextOptions) -> Row:
     if not isinstance(record, dict) or not isinstance(record.get(column), str):
         found = ", ".join(sorted(map(str, record))) if isinstance(record, dict) else type(record).__name__
         raise UserError(
-            f"{place} has no string column `{column}` (it has: {found}). Rename the column that holds the text, or name it with --text-column."
+            f"{place} has no string column `{column}` (it has: {found}). Rename the column that holds the "
+            "text, or name it with --text-column."
         )
     text = record[column]
     if any("\ud800" <= c <= "\udfff" for c in text):
@@ -157,7 +166,8 @@ def _row(record: Any, name: str, place: str, options: TextOptions) -> Row:
         )
     if document is not None and record.get(document) is None:
         raise UserError(
-            f"{place} has no column `{document}` (it has: {', '.join(sorted(map(str, record)))}). Change --document-column."
+            f"{place} has no column `{document}` (it has: {', '.join(sorted(map(str, record)))}). Change "
+            "--document-column."
         )
     return str(record.get("title") or name), text, None if document is None else str(record[document])
 
@@ -179,7 +189,8 @@ def _documents(path: Path, options: TextOptions) -> Iterator[Document]:
 def _joined(rows: Iterator[Row], source: str, options: TextOptions) -> Iterator[Document]:
     """Documents of rows, by the rule that `options` ask for or that the first rows suggest; printed.
 
-    Raises UserError when the rows are neither documents nor lines between headings or blank rows, as far as can be told.
+    Raises UserError when the rows are neither documents nor lines between headings or blank rows, as far as
+    can be told.
     """
     if options.document_column is not None:
         parts: dict[str, list[str]] = {}
@@ -201,9 +212,10 @@ def _joined(rows: Iterator[Row], source: str, options: TextOptions) -> Iterator[
             kind = "lines"
         elif median < SHORTEST or blank > len(first) // 10:
             raise UserError(
-                f"the rows of {source} look like lines or sentences and not like documents ({seen}). Name the column that says which "
-                "document a row belongs to with --document-column, or say --rows lines (documents run from heading to heading, or from "
-                "blank row to blank row) or --rows documents (each row is one)."
+                f"the rows of {source} look like lines or sentences and not like documents ({seen}). Name "
+                "the column that says which document a row belongs to with --document-column, or say --rows "
+                "lines (documents run from heading to heading, or from blank row to blank row) or --rows "
+                "documents (each row is one)."
             )
         else:
             kind = "documents"
@@ -264,14 +276,15 @@ def _sections(document: Document) -> list[Document]:
 
 
 def read_corpus(source: str | None, characters: int | None = None, options: TextOptions | None = None) -> Corpus:
-    """Read `source`: None (the embedded text), a .txt, .parquet or .jsonl file, a folder of them, or a hub dataset id.
+    """Read `source`: None (the embedded text), a .txt, .parquet or .jsonl file, a folder of them, or a hub
+    dataset id.
 
     A single .txt file is cut into sections, and `unit` says so: intervals then describe variation within that
     text only. Exact duplicates are kept once. `characters` bounds how much is read of a streamed hub dataset.
     `options` say how documents are made of the rows of tables and data sets.
 
-    Raises UserError when there is nothing to read, when a file is damaged or is not UTF-8 text, when a table lacks a column, and when it
-    cannot be told what its rows are.
+    Raises UserError when there is nothing to read, when a file is damaged or is not UTF-8 text, when a table
+    lacks a column, and when it cannot be told what its rows are.
     """
     path = DATA / "text.parquet" if source is None else Path(source)
     options = options or TextOptions()
@@ -305,7 +318,10 @@ def read_corpus(source: str | None, characters: int | None = None, options: Text
             f"{source} does not exist. Give --corpus an existing file or folder, or leave it out for the embedded text."
         )
     else:
-        stream = _within(_joined(_hub(str(source), options), str(source), options), characters)
+        rows = _hub(str(source), options)
+        if options.document_column is not None:
+            rows = _rows_within(rows, characters)
+        stream = _within(_joined(rows, str(source), options), characters)
     unique = {d.id: d for d in stream if d.text.strip()}
     documents, unit = list(unique.values()), "document"
     if len(documents) == 1 and path.suffix == ".txt":
@@ -314,12 +330,27 @@ def read_corpus(source: str | None, characters: int | None = None, options: Text
 
 
 def _within(documents: Iterator[Document], characters: int | None) -> Iterator[Document]:
-    """Stop a stream once `characters` have been read."""
+    """Stop a stream of documents once `characters` have been read."""
     read = 0
     for document in documents:
         yield document
         read += len(document.text)
         if characters is not None and read >= characters:
+            return
+
+
+def _rows_within(rows: Iterator[Row], characters: int | None) -> Iterator[Row]:
+    """Stop a stream of rows once `characters` have been read: documents that rows are gathered for have no earlier end."""
+    read = 0
+    for row in rows:
+        yield row
+        read += len(row[1])
+        if characters is not None and read >= characters:
+            choice(
+                "rows",
+                f"the first {read:,} characters",
+                "of the hub data set; what follows of its documents is not read",
+            )
             return
 
 
@@ -386,7 +417,8 @@ def bos_token(
 ) -> tuple[int | None, str]:
     """The token id that every window begins with, or None, and the reason.
 
-    `auto` follows what the model was trained with: what its GGUF file states, else whether its tokenizer puts a special token before a text.
+    `auto` follows what the model was trained with: what its GGUF file states, else whether its tokenizer puts
+    a special token before a text.
 
     Raises UserError when a token is asked for and the tokenizer has none.
     """
@@ -414,11 +446,12 @@ def cut_windows(
 ) -> Windows:
     """Tokenise `documents` and cut them into windows of `context` tokens, about `budget` tokens in all.
 
-    With `bos` every window begins with that token, which takes position 0 and one of the `context` tokens: the text starts at position 1.
-    Position 0 is never scored then, so no score is about the BOS token.
+    With `bos` every window begins with that token, which takes position 0 and one of the `context` tokens:
+    the text starts at position 1. Position 0 is never scored then, so no score is about the BOS token.
 
-    When there is more text than the budget, every document gives windows from its start in turn, so the number of
-    documents, which the intervals rest on, stays as large as it can. Windows of fewer than 2 tokens of text are dropped.
+    When there is more text than the budget, every document gives windows from its start in turn, so the
+    number of documents, which the intervals rest on, stays as large as it can. Windows of fewer than 2 tokens
+    of text are dropped.
     """
     before = [] if bos is None else [bos]
     size = context - len(before)

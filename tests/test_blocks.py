@@ -1,4 +1,6 @@
-"""Attention among the sublayers of a block, and what of it reaches the residual stream, over many architectures."""
+"""Attention among the sublayers of a block, and what of it reaches the residual stream, over many
+architectures.
+"""
 
 import pytest
 import torch
@@ -167,7 +169,7 @@ def test_the_attention_of_a_block_with_a_state_space_part_is_the_one_that_is_mea
         ("RecurrentGemma", {"head_dim": 8}, "of which none computes softmax attention"),
         ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "block 0 that mix positions are conv"),
         ("Qwen3Next", {"head_dim": 8}, "block 0 that mix positions are linear_attn"),
-        ("Gemma4Text", {"head_dim": 8}, "the same matrix shape in every block"),
+        ("Gemma4Text", {"head_dim": 8, "vocab_size_per_layer_input": 2048}, "the same matrix shape in every block"),
         ("Bert", {}, "not causal"),
         ("Roberta", {}, "not causal"),
     ],

@@ -110,7 +110,9 @@ def test_a_listed_file_has_to_hold_every_tensor_and_no_other(tmp_path, damage):
 
 
 def test_what_may_be_absent_or_left_over_is_not_an_error(folder):
-    """The tied unembedding is stored once, masks that GPT-2 used to store are computed, a bare body has its names without a prefix."""
+    """The tied unembedding is stored once, masks that GPT-2 used to store are computed, a bare body has its
+    names without a prefix.
+    """
     file = folder / "model.safetensors"
     tensors = {k.removeprefix("transformer."): v for k, v in load_file(file).items()}
     assert "lm_head.weight" not in tensors

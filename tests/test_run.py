@@ -1,4 +1,6 @@
-"""Run folders and messages under hostile conditions: two writers, refused paths, damaged files, names that hold markup."""
+"""Run folders and messages under hostile conditions: two writers, refused paths, damaged files, names that
+hold markup.
+"""
 
 import errno
 import json
@@ -8,6 +10,7 @@ import subprocess
 import sys
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -141,13 +144,32 @@ def test_what_runs_out_is_named(capsys):
     assert "no space left on the device" in said(capsys, OSError(errno.ENOSPC, "No space left on device", "a.npy"))
     assert "no space left on the device" in said(capsys, OSError(errno.EDQUOT, "Disk quota exceeded", "a.npy"))
     assert "no space left on the device" in said(capsys, Exception("No space left on device (os error 28)"))
+    assert "no space left on the device" in said(capsys, OSError("44924 requested and 1984 written"))  # NumPy's words
     assert "out of memory" in said(capsys, MemoryError())
+    assert "out of memory" in said(capsys, pa.ArrowMemoryError("realloc of size 167936 failed"))
+    assert "out of memory" in said(capsys, RuntimeError("can't start new thread"))
     assert "out of memory" in said(capsys, torch.OutOfMemoryError("CUDA out of memory"))
     text = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
     assert "out of memory" in said(capsys, RuntimeError(text))
     assert "Check the path" in said(capsys, PermissionError(errno.EACCES, "Permission denied", "/there"))
     with pytest.raises(ZeroDivisionError):
         guarded(lambda: 1 / 0)
+
+
+def test_refused_memory_is_not_taken_for_damage(capsys, monkeypatch, gpt2_folder, text_folder, tmp_path):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 201326592 bytes")
+
+    def refuse_table(*args, **kwargs):
+        raise pa.ArrowMemoryError("realloc of size 167936 failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.GPT2LMHeadModel.from_pretrained", refuse)
+        text = fails(probe.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o"))
+    assert "does not fit on cpu" in text
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.ParquetFile.iter_batches", refuse_table)
+        assert "out of memory" in fails(probe.main, capsys, [str(gpt2_folder), "--context", "32"])
 
 
 def test_a_full_disk_in_pretraining_is_named(capsys, monkeypatch, text_folder, tmp_path):

@@ -301,6 +301,15 @@ def test_split_and_columns_of_a_hub_data_set(monkeypatch):
         read_corpus("someone/books")
 
 
+def test_rows_gathered_by_document_are_streamed_up_to_the_bound(monkeypatch):
+    monkeypatch.setattr(
+        "datasets.load_dataset",
+        lambda *args, **_: ({"text": f"part {i} of a page. ", "page": i // 5} for i in range(10**9)),
+    )
+    corpus = read_corpus("someone/books", characters=1000, options=TextOptions(document_column="page"))
+    assert 8 <= len(corpus.documents) <= 12
+
+
 class Marked(Letters):
     """Puts token 99 before a text."""
 
