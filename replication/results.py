@@ -169,6 +169,8 @@ def probe_section(run: Finished) -> Iterator[str]:
         f"Probe minus random weights ({s['random_seeds']} seeds, paired over documents): R {show(difference['R'], 2, True)}, centred R² "
         f"{show(difference['R2'], 2, True)}."
     )
+    if not s["learning"]:
+        yield "Whether more training text would change these numbers was not measured in this run (`--learning-curve`)."
     for model, found in s["learning"].items():
         gain = show(number(found["R2_gain"]), 4, True)
         state = "has converged" if found["converged"] else "still changes"
