@@ -260,7 +260,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     Raises UserError when it is missing or damaged, and when it is not that of the configuration beside it.
     """
     path = folder / "summary.json"
-    config, found = read_config(folder), opened(_json(path, SUMMARY), path)
+    config, found = read_config(folder), _json(path, SUMMARY)
     # summaries of older runs carry no digest, but seed, model and steps
     wrong = [
         f"{key}: {found[key]!r}, its config.json {config[key]!r}"
@@ -282,7 +282,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{folder / 'summary.json'} does not belong to its run ({'; '.join(wrong)}). Restore it, or "
             "train that seed again."
         )
-    return found
+    return opened(found, path)
 
 
 def load(run: Path, table: str) -> pd.DataFrame:

@@ -84,9 +84,9 @@ def _equal(one: Path, other: Path) -> bool:
     return bool(tables[0].equals(tables[1]))
 
 
-def kills(folder: Path, rng: np.random.Generator, rounds: int) -> Iterator[Kill]:
-    """Each command killed `rounds` times, by SIGKILL and SIGTERM in turn."""
-    for module, args in commands(folder).items():
+def kills(tiny: dict[str, list[str]], folder: Path, rng: np.random.Generator, rounds: int) -> Iterator[Kill]:
+    """Each command of `tiny` killed `rounds` times, by SIGKILL and SIGTERM in turn."""
+    for module, args in tiny.items():
         whole = folder / module / "whole"
         began = time.monotonic()
         finish(start(module, args, whole))
