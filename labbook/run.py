@@ -35,6 +35,8 @@ from labbook.console import REFUSALS, UserError, warn
 CHECKSUM, BELONGS, CHECKSUMS = "sha256", "belongs", "sha256"
 # Key of a summary that holds the checksum of everything else in it.
 SEAL = "checksum"
+# It begins so, wherever it stands: a summary whose key SEAL was damaged is none without a checksum.
+SEALED = "SHA-256 of everything else: "
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "scikit-learn")
 
 
@@ -195,7 +197,7 @@ def _content(summary: Mapping[str, Any]) -> str:
     """SHA-256 of a summary as it is read again, without its own checksum."""
     rest = {key: value for key, value in summary.items() if key != SEAL}
     written = json.loads(json.dumps(_defined(rest), default=str))
-    return digest([json.dumps(written, sort_keys=True).encode()])
+    return SEALED + digest([json.dumps(written, sort_keys=True).encode()])
 
 
 def sealed(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +210,8 @@ def opened(summary: dict[str, Any], path: Path) -> dict[str, Any]:
 
     Summaries of older runs have none.
     """
-    if summary.get(SEAL, _content(summary)) != _content(summary):
+    elsewhere = any(isinstance(v, str) and v.startswith(SEALED) for k, v in summary.items() if k != SEAL)
+    if elsewhere or summary.get(SEAL, _content(summary)) != _content(summary):
         raise UserError(
             f"{path} is not the summary that this run wrote: it was changed or is damaged. Restore it from a copy, or remove it and run "
             "again."

@@ -235,7 +235,7 @@ REAL = ("F64", "F32", "F16", "BF16")
 
 
 def require_plausible(source: Source, config: Any) -> None:
-    """Raise UserError, from the headers of local safetensors files, before an architecture is built that these weights cannot fill, or truth
+    """Raise UserError, from the headers of local safetensors and GGUF files, before an architecture is built that these weights cannot fill, or truth
     values and whole numbers are taken for weights.
 
     A wrong type of model or number of layers in config.json would otherwise cost minutes and all memory before the missing tensors are named.
@@ -245,9 +245,12 @@ def require_plausible(source: Source, config: Any) -> None:
     paths = (
         [Path(source.weights)] if source.weights else sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     )
-    if source.random or source.gguf or not paths or getattr(config, "quantization_config", None) is not None:
+    if source.random or not (paths or source.gguf) or getattr(config, "quantization_config", None) is not None:
         return
     types, values = dict[str, str](), 0
+    if source.gguf:
+        # its types of quantised values are read and named by `gguf_file`
+        paths, types, values = [], dict.fromkeys(source.gguf.values, REAL[0]), sum(source.gguf.values.values())
     try:
         for path in paths:
             with safe_open(path, framework="pt") as file:
@@ -275,9 +278,9 @@ def require_plausible(source: Source, config: Any) -> None:
         return
     if wanted > 2 * values or layers > len(types):
         raise UserError(
-            f"the weights of {source.name!r} are not those of its config.json: the files hold {len(types):,} tensors with {values:,} values, and a "
+            f"the weights of {source.name!r} are not those of its configuration: the files hold {len(types):,} tensors with {values:,} values, and a "
             f"{config.model_type} of {layers:,} layers as it is described there has at least {wanted:,}. Get the whole model again, or repair its "
-            f"config.json. {WAYS_ON}."
+            f"configuration. {WAYS_ON}."
         )
 
 

@@ -19,9 +19,11 @@ from labbook.run import Run, opened, read_finished, read_json, read_table, seale
 from redundancy.models import load_config, load_model, locate
 from redundancy.text import read_corpus
 from replication.__main__ import read_run
+from tests.conftest import TINY, build
 from tests.fuzz.campaign import KINDS, campaign, counts
-from tests.fuzz.judge import FAULTS, OUTCOMES, Case, judge
+from tests.fuzz.judge import FAULTS, OUTCOMES, Case, judge, limited
 from tests.fuzz.models import WEIGHT, folder_of
+from tests.test_models import write_gguf
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,8 +113,20 @@ def test_an_architecture_that_the_weights_cannot_fill_is_not_built(tmp_path, cha
     if "model_type" in change:
         config = {"vocab_size": 48}
     (place / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(UserError, match=rf"not those of its config.json.*{words}"):
+    with pytest.raises(UserError, match=rf"not those of its configuration.*{words}"):
         load(place)
+
+
+@pytest.mark.parametrize("field", ["block_count", "embedding_length", "feed_forward_length"])
+def test_a_gguf_file_that_describes_more_than_it_holds_is_refused(tmp_path, field):
+    path = tmp_path / "m.gguf"
+    write_gguf(path, build(TINY["llama"]))
+    data = path.read_bytes()
+    # a string ends, four bytes of type follow, and the number itself: its highest byte
+    place = data.index(f"llama.{field}".encode()) + len(f"llama.{field}") + 4 + 3
+    path.write_bytes(data[:place] + b"\x51" + data[place + 1 :])
+    with limited(10), pytest.raises(UserError, match="not those of its configuration"):
+        load_model(locate(str(path)), torch.device("cpu"), torch.float32, seed=0)
 
 
 def test_a_summary_carries_its_checksum(tmp_path):
@@ -131,6 +145,8 @@ def test_a_summary_carries_its_checksum(tmp_path):
     assert opened({"R": 0.5}, tmp_path) == {"R": 0.5}, "older summaries have none"
     with pytest.raises(UserError, match="not the summary"):
         opened({**sealed({"R": 0.5}), "R": 0.6}, tmp_path)
+    with pytest.raises(UserError, match="not the summary"):
+        opened({"R": 0.5, "checksun": sealed({"R": 0.5})["checksum"]}, tmp_path)
 
 
 def test_pages_are_not_made_of_changed_runs(tmp_path):

@@ -35,7 +35,7 @@ def read(path: Path) -> object:
     """All weights by name, and the configuration."""
     model = load(str(path)).model
     weights = {name: p.numpy().copy() for name, p in model.state_dict().items()}
-    return weights, {key: getattr(model.config, key) for key in CONFIG.to_dict() if key not in IGNORED}
+    return weights, {key: getattr(model.config, key, None) for key in CONFIG.to_dict() if key not in IGNORED}
 
 
 # where it was read from, by which version, and how it is asked to compute
@@ -59,7 +59,7 @@ def by_numpy(folder: Path) -> Right:
         names = {n if n in weights else f"transformer.{n}": v for n, v in stored.items()}
         tied = {"lm_head.weight": names.get("transformer.wte.weight"), **names}
         stated = GPT2Config().to_dict() | json.loads((folder / "config.json").read_text())
-        agrees = all(stated[key] == value for key, value in config.items())
+        agrees = all(stated.get(key) == value for key, value in config.items())
         return agrees and equal(weights)(tied)
 
     return right
