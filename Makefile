@@ -1,12 +1,13 @@
 # make probe   install, then measure the embedded model on the embedded text
 # make test    install, then lint, type-check and run the whole suite
+# make fuzz    install, then damage input of every kind and kill runs for about six minutes
 # make figures execute every notebook and rewrite figures/
 # make lab     open JupyterLab on the notebooks
 PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: probe test figures lab smollm2 clean
+.PHONY: probe test fuzz figures lab smollm2 clean
 
 probe: .venv/installed
 	$(BIN)/python -m redundancy.probe
@@ -16,6 +17,9 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+fuzz: .venv/installed
+	$(BIN)/python -m tests.fuzz --seed 0 --minutes 6
 
 figures: .venv/installed
 	$(BIN)/jupyter execute notebooks/*.ipynb

@@ -30,7 +30,7 @@ from consolidation.transitions import ScheduleShift, Transition, half_times, sch
 from labbook.console import UserError, at_once, choice, console, guarded, warn
 from labbook.escape import markup, plain
 from labbook.estimate import REPLICATES
-from labbook.run import Run, provenance, replacing
+from labbook.run import Run, provenance, replacing, sealed
 
 REFERENCE = "reference"
 REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
@@ -405,7 +405,7 @@ def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
         for file, text in texts.items():
             with replacing(run.folder / file) as partial:
                 partial.write_text(text, encoding="utf-8")
-        run.json("fit.json", to_json(found))
+        run.json("fit.json", sealed(to_json(found)))
     return found, run.folder
 
 

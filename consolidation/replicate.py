@@ -36,7 +36,7 @@ from consolidation.presets import TrainConfig, parse
 from consolidation.trainer import Settings, Trainer
 from labbook.console import UserError, console, guarded
 from labbook.estimate import LEVEL, Estimate
-from labbook.run import write_json, write_table
+from labbook.run import CHECKSUMS, digest, sealed, write_json, write_table
 
 # table 1 and table 4 of the paper: dynamics MSE, retrieval, attention share, attention against its start
 PAPER: dict[tuple[str, str], dict[str, float]] = {
@@ -338,10 +338,9 @@ def execute(command: Command, out: Path) -> pd.DataFrame:
         raise UserError(f"{out} holds no finished run of the tables {', '.join(command.tables)}. Increase --seeds.")
     if PartialState().is_main_process:
         write_table(out / "cells.csv", table)
-        write_json(
-            out / "summary.json",
-            {"config": asdict(command.config), "tables": command.tables, "cells": len(table["cell"].unique())},
-        )
+        sums = {"cells.csv": digest([(out / "cells.csv").read_bytes()])}
+        summary = {"config": asdict(command.config), "tables": command.tables, "cells": len(table["cell"].unique())}
+        write_json(out / "summary.json", sealed({**summary, CHECKSUMS: sums}))
     return table
 
 

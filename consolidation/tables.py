@@ -278,7 +278,8 @@ def _excel(path: Path) -> tuple[Field, list[Field], list[int]]:
 
 def _parquet(path: Path) -> tuple[Field, list[Field], list[int]]:
     try:
-        arrow = pq.read_table(path)
+        # most writers leave checksums out; where there are some, a damaged page is no number
+        arrow = pq.read_table(path, page_checksum_verification=True)
         columns = [[_cell(value) for value in column.to_pylist()] for column in arrow.columns]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged or is no Parquet file ({plain(error)}). Restore it.") from error

@@ -26,7 +26,7 @@ from consolidation.presets import TrainConfig
 from consolidation.srcd import Batch, generate, generator
 from labbook import processes
 from labbook.console import Interrupted, UserError, choice, progress, stopping
-from labbook.run import Run, digest, load_tensors, provenance, save_tensors
+from labbook.run import Run, digest, load_tensors, provenance, save_tensors, sealed
 
 STATE = "state.safetensors"
 STATE_SECONDS = 60
@@ -371,7 +371,7 @@ class Trainer:
             trajectory.write(folder / "trajectory.parquet", table, facts)
             trajectory.write(folder / "patterns.parquet", self.table.table(), facts)
             save_tensors(folder / "model.safetensors", self.bare.state_dict(), {"model": self.config.model})
-            self.run.json("summary.json", summary)
+            self.run.json("summary.json", sealed(summary))
             (folder / STATE).unlink(missing_ok=True)
         self.accelerator.end_training()
         return summary

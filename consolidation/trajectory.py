@@ -39,7 +39,7 @@ from consolidation.srcd import CLOCKS, Batch, Exposures
 from consolidation.units import CLOCKS as UNITS
 from labbook.console import UserError
 from labbook.escape import plain
-from labbook.run import digest, replacing
+from labbook.run import digest, opened, replacing, unrepeated
 
 SCHEMA = "consolidation-trajectory"
 VERSION = 2
@@ -229,7 +229,7 @@ def _json(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
     """
     repair = f"Restore it, or remove {path.parent} and train that seed again."
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({plain(error)}). {repair}") from error
     missing = [key for key in needed if not isinstance(found, dict) or key not in found]
@@ -259,7 +259,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
     Raises UserError when it is missing or damaged, and when it is not that of the configuration beside it.
     """
-    config, found = read_config(folder), _json(folder / "summary.json", SUMMARY)
+    path = folder / "summary.json"
+    config, found = read_config(folder), _json(path, SUMMARY)
     # summaries of older runs carry no digest, but seed, model and steps
     wrong = [
         f"{key}: {found[key]!r}, its config.json {config[key]!r}"
@@ -281,7 +282,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{folder / 'summary.json'} does not belong to its run ({'; '.join(wrong)}). Restore it, or "
             "train that seed again."
         )
-    return found
+    return opened(found, path)
 
 
 def load(run: Path, table: str) -> pd.DataFrame:

@@ -33,6 +33,10 @@ from labbook.console import REFUSALS, UserError, warn
 
 # Keys of the metadata that save_tensors adds, and of the summary that Run.finish adds.
 CHECKSUM, BELONGS, CHECKSUMS = "sha256", "belongs", "sha256"
+# Key of a summary that holds the checksum of everything else in it.
+SEAL = "checksum"
+# It begins so, wherever it stands: a summary whose key SEAL was damaged is none without a checksum.
+SEALED = "SHA-256 of everything else: "
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "scikit-learn")
 
 
@@ -171,13 +175,22 @@ def owner(path: Path) -> str:
     return digest([path.name.encode()])
 
 
+def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `object_pairs_hook` of json: an object. Raises ValueError when it holds a name twice, of which json would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+    return found
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises UserError, naming the file, when it is damaged or holds something
     else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
+    except (ValueError, RecursionError, OSError) as error:  # JSON's and UTF-8's own errors are ValueErrors
         raise UserError(
             f"{path} is not readable JSON ({error}). Restore it from a copy, choose another --out, or remove "
             "that folder."
@@ -190,6 +203,32 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def _content(summary: Mapping[str, Any]) -> str:
+    """SHA-256 of a summary as it is read again, without its own checksum."""
+    rest = {key: value for key, value in summary.items() if key != SEAL}
+    written = json.loads(json.dumps(_defined(rest), default=str))
+    return SEALED + digest([json.dumps(written, sort_keys=True).encode()])
+
+
+def sealed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary with a checksum of its content, which `opened` compares."""
+    return {**summary, SEAL: _content(summary)}
+
+
+def opened(summary: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The summary without its checksum. Raises UserError, naming the file, when its content is not that of the checksum.
+
+    Summaries of older runs have none.
+    """
+    elsewhere = any(isinstance(v, str) and v.startswith(SEALED) for k, v in summary.items() if k != SEAL)
+    if elsewhere or summary.get(SEAL, _content(summary)) != _content(summary):
+        raise UserError(
+            f"{path} is not the summary that this run wrote: it was changed or is damaged. Restore it from a copy, or remove it and run "
+            "again."
+        )
+    return {key: value for key, value in summary.items() if key != SEAL}
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """A table from a CSV file. Raises UserError, naming the file, when it is damaged."""
     try:
@@ -199,6 +238,21 @@ def read_table(path: Path) -> pd.DataFrame:
             f"{path} is not a readable table ({error}). Restore it from a copy, or remove the run's "
             "summary.json and run again."
         ) from error
+
+
+def check_files(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary of the run in `folder` without the checksums of the run's files, which are compared.
+
+    Raises UserError, naming the file, when one is missing or is not what the summary was written with.
+    """
+    for name, stated in summary.get(CHECKSUMS, {}).items():
+        path = folder / Path(name).name
+        if not path.is_file() or stated != digest([path.read_bytes()]):
+            raise UserError(
+                f"{path} is not the {'configuration' if path.suffix == '.json' else 'table'} that this run wrote: it was changed, or "
+                "comes from another run. Restore it from a copy, or remove the run's summary.json and run again."
+            )
+    return {key: value for key, value in summary.items() if key != CHECKSUMS}
 
 
 def read_finished(folder: Path, tables: Iterable[str], kind: str) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
@@ -213,14 +267,7 @@ def read_finished(folder: Path, tables: Iterable[str], kind: str) -> tuple[dict[
         raise UserError(
             f"{folder} is not a finished {kind} run (no {', '.join(missing)}). Finish it with --resume, or name another folder."
         )
-    summary = read_json(folder / "summary.json")
-    stated = summary.pop(CHECKSUMS, {})
-    for path in names.values():
-        if path.name in stated and stated[path.name] != digest([path.read_bytes()]):
-            raise UserError(
-                f"{path} is not the table that this run wrote: it was changed, or comes from another run. "
-                "Restore it from a copy, or remove the run's summary.json and run again."
-            )
+    summary = check_files(folder, opened(read_json(folder / "summary.json"), folder / "summary.json"))
     return summary, {name: read_table(path) for name, path in names.items()}
 
 
@@ -365,9 +412,9 @@ class Run:
         """
         for name, table in tables.items():
             self.table(f"{name}.csv", table)
-        files = [self.folder / f"{name}.csv" for name in tables]
+        files = [self.folder / "config.json", *(self.folder / f"{name}.csv" for name in tables)]
         sums = {p.name: digest([p.read_bytes()]) for p in files if processes.rank() == 0 and p.is_file()}
-        self.json("summary.json", {**summary, CHECKSUMS: sums})
+        self.json("summary.json", sealed({**summary, CHECKSUMS: sums}))
 
     def json(self, name: str, value: Any) -> None:
         """Write `name` (a .json file) into the folder."""

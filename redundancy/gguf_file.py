@@ -14,6 +14,10 @@ from typing import Any
 
 from labbook.console import UserError
 
+# What every decoder's file states by the format's specification, and what transformers replaces by a default where it is missing; of the
+# last two, the one that belongs to the kind of norm.
+REQUIRED = ("context_length", "embedding_length", "block_count", "attention.head_count")
+EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 TUNED = re.compile(r"(^|[^a-z])(instruct|chat|it|sft|dpo)([^a-z]|$)", re.IGNORECASE)
 
 
@@ -95,11 +99,17 @@ def read_gguf(path: Path) -> GgufFile:
             types[tensor.tensor_type.name] += 1
             sizes[tensor.tensor_type.name] += int(tensor.n_elements)
         most = sizes.most_common(1)[0][0]
+        architecture = _text(reader, "general.architecture") or ""
+        missing = [key for key in REQUIRED if f"{architecture}.{key}" not in reader.fields]
+        if not any(f"{architecture}.{key}" in reader.fields for key in EPSILONS):
+            missing.append(" or ".join(EPSILONS))
+        if missing:
+            raise ValueError(f"its metadata for the architecture {architecture!r} lack {', '.join(missing)}")
         number = _field(reader, "general.file_type")
         stated = LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_") if number is not None else most
         return GgufFile(
             path=path,
-            architecture=_text(reader, "general.architecture") or "",
+            architecture=architecture,
             name=_text(reader, "general.name"),
             basename=_text(reader, "general.basename"),
             finetune=_text(reader, "general.finetune"),

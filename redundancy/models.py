@@ -7,7 +7,9 @@ Falcon, Qwen, ... alike, and shows at the same time whether the model is causal.
 """
 
 import importlib.util
+import json
 import logging
+import math
 import os
 import re
 import tempfile
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import align_module_device
+from safetensors import safe_open
 from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -28,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from labbook import processes
 from labbook.console import UserError, exhausted
-from labbook.run import digest
+from labbook.run import digest, unrepeated
 from redundancy.blocks import Mixing, ToStream, differences, find_mixing, find_stream, record
 from redundancy.gguf_file import GgufFile, read_gguf, unread_tensors
 from redundancy.text import DATA
@@ -150,6 +153,9 @@ def load_config(source: Source) -> Any:
     """The model's configuration. Raises UserError when it cannot be had or is not a decoder-only causal language model."""
     try:
         with quiet_loading():
+            file = Path(source.path) / "config.json"
+            if file.is_file():
+                json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
             config = AutoConfig.from_pretrained(source.path, **source.options)
     except Exception as error:
         raise UserError(f"the model {source.name!r} cannot be loaded ({_first_line(error)}). {WAYS_ON}.") from error
@@ -171,6 +177,7 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
     for models that are not decoder-only and causal.
     """
     config = load_config(source)
+    require_plausible(source, config)
     spread = {"device_map": "auto", "offload_folder": tempfile.mkdtemp(prefix="offload-")} if split else {}
     report: dict[str, Any] = {}
     try:
@@ -224,6 +231,60 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
         require_complete(model, source, report)
         require_finite_weights(model, source.name)
     return Decoder(model, source.name)
+
+
+# Types of numbers that a trained weight can be stored in, as safetensors names them.
+REAL = ("F64", "F32", "F16", "BF16")
+
+
+def require_plausible(source: Source, config: Any) -> None:
+    """Raise UserError, from the headers of local safetensors and GGUF files, before an architecture is built that these weights cannot fill, or truth
+    values and whole numbers are taken for weights.
+
+    A wrong type of model or number of layers in config.json would otherwise cost minutes and all memory before the missing tensors are named.
+    Quantised weights, which are packed into whole numbers, are left to their own loader.
+    """
+    folder = Path(source.path)
+    paths = (
+        [Path(source.weights)] if source.weights else sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    )
+    if source.random or not (paths or source.gguf) or getattr(config, "quantization_config", None) is not None:
+        return
+    types, values = dict[str, str](), 0
+    if source.gguf:
+        # its types of quantised values are read and named by `gguf_file`
+        paths, types, values = [], dict.fromkeys(source.gguf.values, REAL[0]), sum(source.gguf.values.values())
+    try:
+        for path in paths:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    part = file.get_slice(name)
+                    types[name], values = part.get_dtype(), values + math.prod(part.get_shape())
+        layers = dimensions(config, source.name).num_hidden_layers
+        wanted = layers  # a layer has one value at least; more than the files hold need not be built to be refused
+        if layers <= len(types):
+            with quiet_loading(), torch.device("meta"):
+                empty = AutoModelForCausalLM.from_config(config)
+            wanted = sum(p.numel() for p in empty.parameters())
+            prefix = f"{empty.base_model_prefix}."
+            parameters = {name.removeprefix(prefix) for name, _ in empty.named_parameters()}
+            unreal = {k: t for k, t in types.items() if t not in REAL and k.removeprefix(prefix) in parameters}
+            if unreal:
+                name, kind = next(iter(unreal.items()))
+                raise UserError(
+                    f"the weights of {source.name!r} hold {len(unreal)} tensors that are no real numbers ({name} is {kind}). "
+                    f"Get the model again. {WAYS_ON}."
+                )
+    except UserError:
+        raise
+    except Exception:  # what cannot be read or built is named, with its own words, when it is loaded
+        return
+    if wanted > 2 * values or layers > len(types):
+        raise UserError(
+            f"the weights of {source.name!r} are not those of its configuration: the files hold {len(types):,} tensors with {values:,} values, and a "
+            f"{config.model_type} of {layers:,} layers as it is described there has at least {wanted:,}. Get the whole model again, or repair its "
+            f"configuration. {WAYS_ON}."
+        )
 
 
 # Buffers that older checkpoints store and that are computed from the configuration today.

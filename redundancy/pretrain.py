@@ -6,6 +6,7 @@ project embeds, in half precision. A killed run, repeated with the same command,
 are pure functions of (seed, step), and the state holds weights and optimiser moments, so the result is the same.
 """
 
+import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -243,7 +244,7 @@ class Trainer:
             save_tensors(
                 self.run.folder / "state.safetensors",
                 {**weights, **self._moments(), "recent": self.recent},
-                {"step": str(self.step)},
+                {"step": str(self.step), "rows": _rows_digest(self.rows)},
                 owner(self.run.folder / "state.safetensors"),
             )
 
@@ -266,6 +267,11 @@ class Trainer:
                 f"{', '.join(sorted(columns))}. Restore it from a copy, or choose another --out."
             )
         self.rows = table.query("step <= @self.step").to_dict("records")  # type: ignore[assignment]
+        if metadata.get("rows", _rows_digest(self.rows)) != _rows_digest(self.rows):
+            raise UserError(
+                f"{self.run.folder / 'trajectory.csv'} is not the table that belongs to the state of step {self.step}: it was changed. "
+                "Restore it from a copy, or choose another --out."
+            )
         with torch.no_grad():
             for name, p in self.bare.named_parameters():
                 p.copy_(tensors[f"weight:{name}"])
@@ -337,6 +343,11 @@ class Trainer:
                     saved = time.monotonic()
                 if stopping():
                     raise Interrupted(f"The state of step {self.step} is saved; repeat the same command to go on.")
+
+
+def _rows_digest(rows: list[dict[str, float]]) -> str:
+    """SHA-256 over the rows of `trajectory.csv`, whether their whole numbers were read as such or not."""
+    return digest([json.dumps([{k: float(row[k]) for k in sorted(row)} for row in rows]).encode()])
 
 
 def baselines(train: npt.NDArray[np.int64], validation: torch.Tensor, vocabulary: int) -> dict[str, float]:

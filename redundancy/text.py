@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labbook.console import UserError, choice
+from labbook.run import unrepeated
 
 DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "validation", "evaluation")
@@ -131,8 +132,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield json.loads(_decoded(line, f"{path}, line {number},"))
-            except (json.JSONDecodeError, RecursionError) as error:
+                yield json.loads(_decoded(line, f"{path}, line {number},"), object_pairs_hook=unrepeated)
+            except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{path} is not JSON lines (line {number}: {error}). Give one JSON object with a text "
                     "field per line."

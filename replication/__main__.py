@@ -14,7 +14,7 @@ import tyro
 
 from labbook.console import UserError, console, guarded
 from labbook.escape import cell, markup
-from labbook.run import replacing
+from labbook.run import check_files, opened, replacing, unrepeated
 from replication.consolidation import experiment_rows, fit_rows
 from replication.redundancy import probe_rows, removal_rows, training_rows
 from replication.results import findings, results
@@ -80,12 +80,14 @@ def read_run(folder: Path) -> Finished:
             "for those shipped."
         )
     try:
-        found = json.loads(summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(summary.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{summary} cannot be read ({error}). Restore it from a copy, or make the run again."
         ) from error
-    return Finished(kinds[0], folder.resolve(), found)
+    if not isinstance(found, dict):
+        raise UserError(f"{summary} holds no JSON object. Restore it from a copy, or make the run again.")
+    return Finished(kinds[0], folder.resolve(), check_files(folder, opened(found, summary)))
 
 
 def shipped() -> list[Path]:
