@@ -198,7 +198,11 @@ def _cautions(curve: Curve, comparison: Comparison, head: dict[str, Any]) -> tup
 
 
 def require_size(curve: Curve) -> None:
-    """Raise UserError for more data than can be fitted in every way in reasonable time."""
+    """Raise UserError for data of which nothing can decay, and for more than can be fitted in every way in reasonable time."""
+    if len(curve.y) and curve.y.max() <= 0:
+        raise UserError(
+            f"{curve.name}: no value lies above 0, so nothing decays towards it. Change the sign or choose another --y."
+        )
     rows, x, units = len(curve.x), len(np.unique(curve.x)), len(units_of(curve))
     if rows > MOST_ROWS or x > MOST_X or units > MOST_UNITS:
         raise UserError(

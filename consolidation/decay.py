@@ -100,6 +100,8 @@ class Curve:
                 raise UserError(
                     f"{self.name}: the binomial error model needs the number of trials of every point, all positive."
                 )
+            if (self.count != np.round(self.count)).any():
+                raise UserError(f"{self.name}: numbers of trials are whole numbers. Change --count.")
             if (self.y < 0).any() or (self.y > 1).any():
                 raise UserError(f"{self.name}: the binomial error model needs proportions between 0 and 1.")
 

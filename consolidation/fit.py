@@ -293,6 +293,11 @@ def _from_table(path: Path, config: FitConfig) -> Curve:
     clock = _clock(table, config)
     numbers = table.numbers([c for c in (config.x, config.y, config.count) if c])
     unit = None if config.unit is None else table.columns[config.unit]
+    if unit is not None and len(np.unique(unit)) < 2:
+        raise UserError(
+            f"{path}: --unit {config.unit} was asked for, but all rows are of one unit, which has no spread. Leave --unit out; the interval "
+            "is then over the points."
+        )
     if unit is not None and (unit == "").any():
         raise UserError(
             f"{path}: row {table.lines[int((unit == '').argmax())]} has no {config.unit}. Fill it, or remove the row."

@@ -37,6 +37,10 @@ ERRORS: dict[Estimator, ErrorModel] = {
 FAILURES = 0.05
 
 
+# relative rounding of data as they are stored and read
+ROUNDING = 1e-9
+
+
 @dataclass(frozen=True)
 class Collapsed:
     """A curve as one point per x for a batch of unit weights: x (m,), y and w (batch, m)."""
@@ -163,7 +167,9 @@ class Fit:
         ):  # a fit that left the domain of the logarithm did not converge, and says so
             y, f = (np.log(self.y), np.log(self.fitted)) if self.estimator == "loglog" else (self.y, self.fitted)
         scale = self.weight / self.weight.mean()
-        variance = max(float(np.mean(scale * (y - f) ** 2)), 1e-300)
+        # below the rounding of y one fit is as good as another: no form wins by the last digits
+        floor = float(np.mean(scale)) * (ROUNDING * float(np.abs(y).max())) ** 2
+        variance = max(float(np.mean(scale * (y - f) ** 2)), floor, 1e-300)
         jacobian = -np.log(self.y) if self.estimator == "loglog" else 0.0
         return np.asarray(
             0.5 * np.log(scale / (2 * np.pi * variance)) - 0.5 * scale * (y - f) ** 2 / variance + jacobian

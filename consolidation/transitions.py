@@ -65,6 +65,11 @@ class Transition:
     schedule: ScheduleShift | None = None
 
 
+def _steps(number: Estimate) -> str:
+    """Steps are whole."""
+    return f"{number.estimate:.0f} [{number.lower:.0f}, {number.upper:.0f}] (n = {number.n})"
+
+
 def split(y: Array) -> Array:
     """Index of the first point after the best single split of every row of y (batch, n): (batch,)."""
     n = y.shape[-1]
@@ -150,7 +155,7 @@ def transition(x: Array, y: Array, events: Mapping[str, float] | None = None, se
         return Transition(location, width, (), preferred, support, aicc, verdict)
     inside = tuple(name for name, step in (events or {}).items() if location.lower <= step <= location.upper)
     shape = "a sharp step" if preferred == "step" else "a gradual ramp"
-    verdict = f"the transition is {shape} ({compared}), at {location} with a 10-90 % width of {width}"
+    verdict = f"the transition is {shape} ({compared}), at {_steps(location)} with a 10-90 % width of {_steps(width)}"
     if events:
         verdict += (
             f"; {'it coincides with ' + ', '.join(inside) if inside else 'no scheduled event lies within the interval'}"

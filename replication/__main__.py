@@ -111,7 +111,7 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
             if run.kind == kind:
                 try:
                     rows += list(build(run))
-                except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
+                except (KeyError, TypeError, AttributeError, IndexError, StopIteration, OSError) as error:
                     raise UserError(
                         f"{run.folder}: its summary or tables lack what the page needs ({type(error).__name__}: {error}). Make the run "
                         "again with this version."

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from labbook.console import UserError
 from labbook.estimate import Estimate
 from redundancy.losses import BUDGETS, ORDERS, best_order, show_share
 from replication import paper
@@ -53,9 +54,11 @@ def probe_rows(run: Finished) -> Iterator[Row]:
     controls = {name: {m: number(v) for m, v in values.items()} for name, values in s["controls"].items()}
     r, own = metrics["R"], "paper" in s
     assert r is not None
+    _require_own_tables(run, r)
     stated = s["paper"]["R"] if own else None
     yield Row(
-        "Most of attention's output is predictable from the hidden state: R of Definition 1",
+        "Attention's output is predictable from the hidden state: R of Definition 1 as high as stated (for another model: at least the "
+        f"smaller value less its spread, {paper.R_SMALL - paper.R_SPREAD:.2f})",
         f"R = {stated:.2f} (this model)"
         if stated
         else f"R = {paper.R_SMALL} and {paper.R_MEDIUM} (GPT-2 124M and 355M; mean {paper.REDUNDANT})",
@@ -97,6 +100,17 @@ def probe_rows(run: Finished) -> Iterator[Row]:
         f"{len(s['layers']) * s['heads_per_layer']} heads.",
         f"{run.figure('redundancy_by_head')}{run.link}",
     )
+
+
+def _require_own_tables(run: Finished, r: Estimate) -> None:
+    """Raise UserError when the headline of a summary is not the mean of the run's own table."""
+    layers = pd.read_csv(run.folder / "layers.csv")
+    rows = layers[(layers["feature"] == run.summary["feature"]) & (layers["metric"] == "R")]
+    if not abs(float(rows["estimate"].mean()) - r.estimate) < 1e-6:
+        raise UserError(
+            f"{run.folder}: summary.json says R = {r.estimate:.4f}, layers.csv has a mean of {rows['estimate'].mean():.4f}. One of "
+            "them was changed; restore it from a copy, or make the run again."
+        )
 
 
 def training_rows(run: Finished) -> Iterator[Row]:
@@ -155,8 +169,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             removable_share(at[best]),
             False,
             "The best order is chosen on the documents it is scored on, which favours the claim. Three criteria were tried, one of which "
-            "knows the gradient of the loss; the replacement is a linear map that was not trained in place. This is a lower bound on what "
-            "can go.",
+            "knows the gradient of the loss; the replacement is a linear map that was not trained in place. Others may spare more.",
             f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )

@@ -81,7 +81,7 @@ def findings(runs: Sequence[Finished]) -> list[str]:
             r = {name: number(values["R"]) for name, values in s["controls"].items()}
             own = number(s["metrics"]["R"])
             parts.append(
-                f"{interval(own)} on {s['model']} (training mean alone {interval(r['training_mean'])}, random weights "
+                f"{show(own)} on {s['model']} (training mean alone {interval(r['training_mean'])}, random weights "
                 f"{interval(r['random_weights'])})"
             )
         lines.append(
@@ -94,10 +94,11 @@ def findings(runs: Sequence[Finished]) -> list[str]:
         for run in of["removal"]:
             best = best_order(run.summary["removable"], BUDGETS[1])
             at = run.summary["removable"][best][f"{BUDGETS[1]:g}"]
-            parts.append(f"{show_share(at)} on {run.summary['model']} ({ORDERS[best]})")
+            parts.append(f"{show_share(at)} (n = {at['n']}) on {run.summary['model']} ({ORDERS[best]})")
         lines.append(
             f"**How much can go.** For a rise of {BUDGETS[1]} nats per token, the best of the orders tried replaces {'; '.join(parts)} of "
-            "the attention operations by a linear prediction. Other criteria, or replacements trained in place, may spare more."
+            "the attention operations by a linear prediction. The best order is chosen on the documents that it is scored on, which is "
+            "optimistic; other criteria, or replacements trained in place, may spare more."
         )
     for run in of["experiments"]:
         lines.append(_consolidation(run))
@@ -110,8 +111,8 @@ def _consolidation(run: Finished) -> str:
     config = run.summary["config"]
     return (
         f"**Consolidation.** With {config['cram']['keys']} keys and {config['benchmark']['patterns']} patterns, attention of the rebuilt CRAM "
-        f"model ends at {interval(found.get('cram'), 4)} of positions, and that of the control without any semantic memory at "
-        f"{interval(found.get('control'), 4)}. The result depends on the choice of keys, and the experiment that separates memory "
+        f"model ends at {show(found.get('cram'), 4)} of positions, and that of the control without any semantic memory at "
+        f"{show(found.get('control'), 4)}. The result depends on the choice of keys, and the experiment that separates memory "
         "from its use is still to be made, so nothing is claimed about the mechanism."
     )
 
@@ -122,7 +123,7 @@ def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:
         "# Results",
         "",
         "Written by `python -m replication` from the run folders that come with the project. Numbers are estimate [95 % interval]; `n` "
-        "counts the held-out documents, or seeds, that the interval is over.",
+        "counts what the interval is over: held-out documents, seeds, human studies, or the points of a curve.",
         "",
         "## Claims of the preprint",
         "",
@@ -203,6 +204,13 @@ def training_section(run: Finished) -> Iterator[str]:
                 f"Trend of {trend['metric']}: {show(number(trend), 3, True)} per tenfold of steps over the {trend['checkpoints']} checkpoints "
                 f"after step 0; Page's test: rising p = {trend['p_rising']:.2g}, falling p = {trend['p_falling']:.2g}."
             )
+    trained = [place for place in s["course"] if place["step"] > 0]
+    ends = [pick(trained, key=lambda c: c[s["feature"]]["R"]["estimate"]) for pick in (max, min)]
+    if len(trained) > 2:
+        yield (
+            f"A slope says little about a course that turns: R is highest at step {ends[0]['step']:,}, where the training mean alone has "
+            f"{show(number(ends[0]['training_mean']['R']))}, and lowest at step {ends[1]['step']:,}."
+        )
 
 
 def removal_section(run: Finished) -> Iterator[str]:
@@ -239,12 +247,17 @@ def experiment_section(run: Finished) -> Iterator[str]:
     )
     yield ""
     table = pd.read_csv(run.folder / "cells.csv")
+    first = dict[tuple[tuple[str, ...], int], str]()
     metrics = ("retrieval", "novel", "attention", "at_recurring", "at_novel", "consolidated")
     rows = []
     for (name, cell), part in table.groupby(["table", "cell"], sort=False):
         by = {str(r["metric"]): number(r) for r in part.to_dict("records")}
         count = max((e.n for e in by.values() if e is not None), default=0)
-        rows.append((str(name), str(cell), *(_of_cell(metric, by.get(metric)) for metric in metrics), str(count)))
+        numbers = tuple(_of_cell(metric, by.get(metric)) for metric in metrics)
+        # cells that several tables share are trained once
+        same = first.setdefault((numbers, count), f"{name}, {cell}")
+        shown = numbers if same == f"{name}, {cell}" else (f"the same runs as {same}", *[""] * (len(metrics) - 1))
+        rows.append((str(name), str(cell), *shown, str(count)))
     head = (
         "table",
         "cell",
@@ -277,7 +290,12 @@ def fit_section(run: Finished) -> Iterator[str]:
     yield s["forms_verdict"]
     yield ""
     rows = [
-        (row["form"].replace("_", " "), row["estimator"], interval(_gamma(row)), f"{row['method']} over {row['unit']}s")
+        (
+            row["form"].replace("_", " "),
+            row["estimator"],
+            "no fit" if row["failures"] else show(_gamma(row)),
+            row["failures"] or f"{row['method']} over {row['unit']}s",
+        )
         for row in s["exponents"]
     ]
     yield from markdown(("form", "estimator", "γ", "interval"), rows)

@@ -68,9 +68,8 @@ def all_of(parts: Sequence[Verdict]) -> Verdict:
     """A claim of several parts."""
     if not parts:
         return Verdict.UNTESTED
-    if Verdict.HOLDS in parts and Verdict.FAILS in parts:
+    if Verdict.PARTLY in parts or (Verdict.HOLDS in parts and Verdict.FAILS in parts):
         return Verdict.PARTLY
-    for alone in (Verdict.HOLDS, Verdict.FAILS):
-        if all(part is alone for part in parts):
-            return alone
-    return Verdict.PARTLY if Verdict.PARTLY in parts else Verdict.UNDECIDED
+    if Verdict.FAILS in parts:  # no part is known to hold, and the whole cannot
+        return Verdict.FAILS
+    return Verdict.HOLDS if all(part is Verdict.HOLDS for part in parts) else Verdict.UNDECIDED

@@ -593,3 +593,35 @@ def test_damaged_workbooks_are_one_paragraph(tmp_path, capsys):
         except UserError:
             continue
         assert np.array_equal(curve.x, DAYS)
+
+
+def write_curve(path, y, **columns):
+    rows = pd.DataFrame({"k": np.arange(1, len(y) + 1), "p": y, **columns})
+    rows.to_csv(path, index=False)
+    return [str(path), "--x", "k", "--y", "p", "--clock", "repetition", "--bootstrap", "100"]
+
+
+def test_an_exact_power_law_is_not_rejected_for_its_last_digits():
+    """Fits that agree to the rounding of the data are told apart by their number of parameters alone."""
+    x = np.arange(1.0, 13.0)
+    table = compare(
+        Curve("exact", x, 0.8 * x**-0.4, Clock("repetition", "count")), ("power", "power_asymptote", "logistic")
+    )
+    assert table.best == "power"
+    assert table.standing("power").state == "survives"
+
+
+@pytest.mark.parametrize(
+    ("y", "columns", "more", "message"),
+    [
+        (-0.8 * np.arange(1.0, 13.0) ** -0.4, {}, [], "no value lies above 0"),
+        (0.8 * np.arange(1.0, 13.0) ** -0.4, {"u": "one"}, ["--unit", "u"], "all rows are of one unit"),
+        (0.8 * np.arange(1.0, 13.0) ** -0.4, {"n": 10.5}, ["--count", "n"], "trials are whole numbers"),
+    ],
+)
+def test_curves_that_cannot_be_what_was_asked_for(capsys, tmp_path, y, columns, more, message):
+    text = fails(
+        fit_command.main, capsys, [*write_curve(tmp_path / "c.csv", y, **columns), *more, "--out", str(tmp_path / "o")]
+    )
+    assert message in text
+    assert not (tmp_path / "o").exists()
