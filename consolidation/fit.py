@@ -9,6 +9,7 @@ The unit of x is given (--clock-unit, or a column `clock_unit`) and never guesse
 repetitions, steps or items is in counts unless it says so.
 """
 
+import difflib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -330,6 +331,12 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
         raise UserError(
             f"{table.path} does not say what {config.x} counts. Say it with --clock, for instance "
             f"{', '.join(map(repr, units.CLOCKS))}."
+        )
+    close = difflib.get_close_matches(counts, units.CLOCKS, 1, 0.85)
+    if counts not in units.CLOCKS and close:
+        raise UserError(
+            f"{table.path}: the clock {counts!r} is not one of the registry, but nearly {close[0]!r}. Say which with --clock: under another "
+            "name the curve is compared with nothing."
         )
     written = table.only("clock_unit", "One curve has one unit: convert the rows, or give each unit its own series.")
     for unit in (written, config.clock_unit):

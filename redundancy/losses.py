@@ -20,6 +20,7 @@ from redundancy.measure import Task
 from redundancy.need import Needs
 from redundancy.scores import METRICS, LayerScores
 from redundancy.substitution import FIELDS, Variant
+from redundancy.tables import part_of
 
 KEYS = ("part", "layer", "head", "replacement")
 NUMBER = ("estimate", "lower", "upper", "n")
@@ -267,6 +268,7 @@ def tabulate_losses(
         "documents": {split: len(names) for split, names in facts["documents"].items()},
         "unit": facts["unit"],
         "layers": list(task.layers),
+        "depth": facts["depth"],
         "position_0": "substituted" if task.start_position == 0 else "left intact and not counted",
         "loss_intact": row(loss[:, FIELDS.index("loss")] / loss[:, 0]),
         "predictors": {m: {k: row(np.mean(v, axis=0)) for k, v in values.items()} for m, values in means.items()},
@@ -312,11 +314,11 @@ def _verdict(summary: dict[str, Any], n: int) -> str:
         return f"{e.estimate:.2f} [{e.lower:.2f}, {e.upper:.2f}]"
 
     feature = "resid_pre"
-    text = f"The probe reaches R = {show(summary['predictors'][feature]['R'])}."
+    text = f"{part_of(summary)}The probe reaches R = {show(summary['predictors'][feature]['R'])}."
     if summary["all_layers"]:
         lost = summary["all_layers"]
         text += (
-            f" In place of attention in every layer it costs {show(lost['probe'])} nats per token, with the position "
+            f" In place of attention in {'every layer' if not part_of(summary) else 'these layers'} it costs {show(lost['probe'])} nats per token, with the position "
             f"{show(lost['with_position'])}; the mean per position costs {show(lost['position_mean'])}, the training mean "
             f"{show(lost['training_mean'])}, nothing at all {show(lost['zero'])}."
         )
@@ -357,7 +359,7 @@ def print_losses(losses: Losses) -> None:
         return f"{row['estimate']:.3f} [{row['lower']:.3f}, {row['upper']:.3f}]"
 
     summary = losses.summary
-    title = f"{summary['model']}: every layer replaced, {summary['loss_intact']['estimate']:.3f} nats per token intact, position 0 {summary['position_0']}"
+    title = f"{summary['model']}: {'every layer' if not part_of(summary) else 'layers ' + ', '.join(map(str, summary['layers']))} replaced, {summary['loss_intact']['estimate']:.3f} nats per token intact, position 0 {summary['position_0']}"
     every = losses.substitution[losses.substitution["part"] == "all"]
     if len(every):
         _print(title, "replacement", every, every["replacement"].unique(), "replacement", cell)

@@ -74,7 +74,7 @@ class Request(TextOptions):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Of weights and activations; statistics are float32 and float64 in any case."""
     random_seeds: int = 3
-    """Networks of the same architecture with random weights that the control is averaged over."""
+    """Networks of the same architecture with random weights that the control is averaged over, at least 2."""
     seed: int = 0
     """Of the document split, the order of windows, random weights and the bootstrap."""
     trust_remote_code: bool = False
@@ -102,6 +102,8 @@ class Settings:
 R = TypeVar("R", bound=Request)
 # held-out documents below which a warning comes with every interval
 FEW_DOCUMENTS = 10
+# training tokens per fitted row below which a warning comes with a corpus that is too short for the request
+ENOUGH_PER_ROW = 150
 
 
 # Seeds of several generators are made of one by adding small numbers.
@@ -208,6 +210,12 @@ def prepare_windows(config: R, corpus: Corpus, tokenizer: Any, decoder: Decoder,
         raise UserError(
             f"the corpus leaves {held_out} held-out {corpus.unit}s and {windows['validation'].tokens} validation tokens; an interval over "
             f"{corpus.unit}s needs at least {FEWEST_DOCUMENTS} of them. Give --corpus more or longer documents."
+        )
+    per_row = windows["train"].tokens / (decoder.d_model + 1)
+    if windows["train"].tokens < budget["train"] and per_row < ENOUGH_PER_ROW:
+        warn(
+            f"the training documents hold {per_row:.0f} tokens per fitted row where {ENOUGH_PER_ROW} are wanted; the probe may be "
+            "better than it looks here. Give --corpus more text, and see --learning-curve."
         )
     if held_out < FEW_DOCUMENTS:
         warn(
@@ -350,6 +358,7 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
         "processes": processes.count(),
         "documents": {split: list(w.names) for split, w in windows.items()},
         "tokens": {split: w.tokens for split, w in windows.items()},
+        "depth": len(decoder.layers),
         "bytes_per_token": bytes_per_token(windows["evaluation"], tokenizer),
         "seed": config.seed,
     }

@@ -211,8 +211,7 @@ def tabulate(
         distribution.add(Sampled.mean(parts), {"feature": name, **bins})
     means = {name: mean_over_layers(parts) for name, parts in over_layers.items()}
     groups = {name: _head_groups(parts, bootstrap) for name, parts in head_scores.items()}
-    summary = _summarise(decoder, task, means, groups, penalties, bootstrap, facts)
-    summary["random_seeds"] = len(twins)
+    summary = _summarise(decoder, task, means, groups, penalties, bootstrap, facts, len(twins))
     summary["learning"] = converged(learning)
     for name, found in starts.items():
         at_zero = {m: vars(sampled.estimate(bootstrap)) for m, sampled in mean_over_layers(found).items()}
@@ -308,6 +307,7 @@ def _summarise(
     penalties: dict[int, dict[str, float]],
     bootstrap: Studentised,
     facts: dict[str, Any],
+    seeds: int,
 ) -> dict[str, Any]:
     """The machine-readable headline."""
 
@@ -320,6 +320,8 @@ def _summarise(
         "model": facts["model"],
         "feature": feature,
         "layers": list(task.layers),
+        "depth": facts["depth"],
+        "random_seeds": seeds,
         "heads_per_layer": decoder.n_heads,
         "aggregation": "mean over layers; intervals over held-out documents, of random weights over their seeds too",
         "tokens": facts["tokens"],
@@ -357,6 +359,15 @@ def _cell(number: dict[str, Any]) -> str:
     return f"{estimate:.3f} [{lower:.3f}, {upper:.3f}]"
 
 
+def part_of(summary: dict[str, Any]) -> str:
+    """Which layers a sentence is about where they are not all."""
+    # runs of an older version had all layers or do not say
+    layers, depth = summary["layers"], summary.get("depth", len(summary["layers"]))
+    if len(layers) == depth:
+        return ""
+    return f"Layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {depth} only: "
+
+
 def _verdict(summary: dict[str, Any]) -> str:
     """One sentence: the score, and how much of it the controls reach."""
 
@@ -366,11 +377,11 @@ def _verdict(summary: dict[str, Any]) -> str:
 
     metrics, controls = summary["metrics"], summary["controls"]
     text = (
-        f"R = {show(metrics, 'R')}; the training mean alone reaches {show(controls['training_mean'], 'R')}, the mean per "
+        f"{part_of(summary)}R = {show(metrics, 'R')}; the previous token alone reaches {show(controls['previous_token'], 'R')}, the training mean {show(controls['training_mean'], 'R')}, the mean per "
         f"position {show(controls['position_mean'], 'R')}, the token id {show(controls['token_mean'], 'R')}, the same architecture "
         f"with random weights {show(controls[RANDOM], 'R')}. Centred R2 = {show(metrics, 'R2')}, with the position "
         f"{show(controls['with_position'], 'R2')}, with random weights {show(controls[RANDOM], 'R2')} "
-        f"(95 % intervals over {metrics['R']['n']} held-out {summary['unit']}s)."
+        f"(95 % intervals over {metrics['R']['n']} held-out {summary['unit']}s; of random weights over {summary['random_seeds']} seeds too)."
     )
     if "paper" in summary:
         gap = Estimate(**summary["paper"]["gap"])

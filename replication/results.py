@@ -81,8 +81,9 @@ def findings(runs: Sequence[Finished]) -> list[str]:
             r = {name: number(values["R"]) for name, values in s["controls"].items()}
             own = number(s["metrics"]["R"])
             parts.append(
-                f"{show(own)} on {s['model']} (training mean alone {interval(r['training_mean'])}, random weights "
-                f"{interval(r['random_weights'])})"
+                f"{show(own)} on {s['model']} (previous token alone {interval(r['previous_token'])}, "
+                f"mean per position {interval(r['position_mean'])}, training mean {interval(r['training_mean'])}, random weights, over "
+                f"{s['random_seeds']} seeds too, {interval(r['random_weights'])})"
             )
         lines.append(
             f"**How much is predictable.** A linear map of the hidden state predicts attention's output with R = {'; '.join(parts)}. The "

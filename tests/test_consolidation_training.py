@@ -314,7 +314,8 @@ def test_replicate_runs_every_cell_once_and_tabulates(tmp_path, capsys):
     assert "table4: mean over seeds" in out
     table = pd.read_csv(tmp_path / "cells.csv")
     assert set(table["table"]) == {"table4", "transfer"}
-    assert set(table["n"]) == {2}
+    # a seed that attends nowhere has nothing to consolidate
+    assert set(table[table["metric"] != "consolidated"]["n"]) == {2}
     row = table.query("table == 'table4' and cell == 'control' and metric == 'attention'").iloc[0]
     values = [
         json.loads((tmp_path / "control" / f"seed-{i}" / "summary.json").read_text())["attention"]["all"]

@@ -625,3 +625,10 @@ def test_curves_that_cannot_be_what_was_asked_for(capsys, tmp_path, y, columns, 
     )
     assert message in text
     assert not (tmp_path / "o").exists()
+
+
+def test_a_clock_that_is_nearly_one_of_the_registry_is_asked_about(capsys, tmp_path):
+    args = write_curve(tmp_path / "c.csv", 0.8 * np.arange(1.0, 13.0) ** -0.4)
+    args[args.index("repetition")] = "repetitions"
+    text = fails(fit_command.main, capsys, [*args, "--clock-unit", "count", "--out", str(tmp_path / "o")])
+    assert "nearly 'repetition'" in text

@@ -464,3 +464,16 @@ def test_a_curve_that_has_flattened_is_called_converged():
     assert converged(table)["trained"]["converged"]
     table.loc[1, "lower"] = -0.02  # it may still rise by .02
     assert not converged(table)["trained"]["converged"]
+
+
+def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_path, finished):
+    probe.main(arguments(gpt2_folder, text_folder, tmp_path / "o", "--layers", "0", "2"))
+    assert Tables.read(tmp_path / "o").summary["verdict"].startswith("Layers 0, 2 of 3 only: R = ")
+    assert Tables.read(finished).summary["verdict"].startswith("R = ")
+
+
+def test_too_little_text_for_a_good_probe_is_a_warning(capsys, gpt2_folder, text_folder, tmp_path):
+    args = arguments(gpt2_folder, text_folder, tmp_path / "o")
+    args[args.index("2000")] = "50000"
+    probe.main(args)
+    assert "tokens per fitted row where 150 are wanted" in " ".join(capsys.readouterr().err.split())
