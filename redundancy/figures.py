@@ -58,7 +58,7 @@ def by_layer(tables: Tables) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(
-        f"{tables.summary['model']}: attention output predicted from {feature}; bands are 95 % intervals over {tables.summary['metrics']['R']['n']} {tables.summary['unit']}s "
+        f"{tables.summary['model']}: attention output predicted from {feature}\nbands are 95 % intervals over {tables.summary['metrics']['R']['n']} {tables.summary['unit']}s "
         f"(random weights: and {tables.summary['random_seeds']} seeds)",
         fontsize=9,
     )
