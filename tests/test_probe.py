@@ -472,8 +472,9 @@ def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_pa
     assert Tables.read(finished).summary["verdict"].startswith("R = ")
 
 
-def test_too_little_text_for_a_good_probe_is_a_warning(capsys, gpt2_folder, text_folder, tmp_path):
+def test_too_little_text_for_a_good_probe_is_a_warning(capsys, gpt2_folder, text_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("redundancy.setup.ENOUGH_PER_ROW", 10_000)
     args = arguments(gpt2_folder, text_folder, tmp_path / "o")
     args[args.index("2000")] = "50000"
     probe.main(args)
-    assert "tokens per fitted row where 150 are wanted" in " ".join(capsys.readouterr().err.split())
+    assert "tokens per fitted row where 10000 are wanted" in " ".join(capsys.readouterr().err.split())
