@@ -54,11 +54,9 @@ class Studentised:
     """
 
     def __init__(self, units: int, seed: int, replicates: int = REPLICATES):
-        if units < 2:
-            raise ValueError(f"an interval needs at least 2 independent units, got {units}")
+        draws = _resamples(units, seed, replicates)
         self.units = units
         self.weights: Array = np.vstack([np.ones(units), 1 - np.eye(units)])
-        draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=replicates)
         # a resample of one unit alone has no spread; the tails are those of the others
         self._draws: Array = draws[(draws > 0).sum(1) > 1] / units
         self.tails = _expanded_tails(units)
@@ -121,6 +119,13 @@ def over_seeds(interval: tuple[Array, Array, Array], seeds: Array | None) -> tup
     return estimate, estimate - np.hypot(estimate - lower, half), estimate + np.hypot(upper - estimate, half)
 
 
+def _resamples(units: int, seed: int, replicates: int) -> npt.NDArray[np.int64]:
+    """How often each unit is drawn: (replicates, units). Raises ValueError for fewer than 2 units, which have no spread."""
+    if units < 2:
+        raise ValueError(f"an interval needs at least 2 independent units, got {units}")
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=replicates)
+
+
 def _expanded_tails(units: int) -> tuple[float, float]:
     """Percentiles Phi(-+ sqrt(n / (n - 1)) t_(n-1)) at which a percentile interval keeps its level for few units."""
     tail = stats.norm.cdf(-np.sqrt(units / (units - 1)) * stats.t.ppf(1 - (1 - LEVEL) / 2, units - 1))
@@ -150,9 +155,7 @@ class Bootstrap:
     """
 
     def __init__(self, units: int, seed: int, replicates: int = REPLICATES):
-        if units < 2:
-            raise ValueError(f"an interval needs at least 2 independent units, got {units}")
-        draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=replicates)
+        draws = _resamples(units, seed, replicates)
         self.weights: Array = np.vstack([np.ones(units), draws]).astype(np.float64)
         self.units = units
         self.tails = _expanded_tails(units)

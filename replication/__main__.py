@@ -64,7 +64,7 @@ UNTESTED = (
 RULES = {
     Verdict.HOLDS: "the 95 % interval lies where the claim puts it, give or take the margin that the sentence or the claim names",
     Verdict.PARTLY: "some parts of the claim hold and some do not",
-    Verdict.FAILS: "the interval lies outside",
+    Verdict.FAILS: "the interval lies outside; of several parts, one lies outside and none is known to hold",
     Verdict.UNDECIDED: "the interval lies on both sides, is missing, or rests on fewer than 3 units",
     Verdict.UNTESTED: "no run of the claim exists",
 }
