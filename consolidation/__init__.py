@@ -1,14 +1,21 @@
 """Can a model learn to need less attention, and does it do so as people forget?"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from consolidation.decay.curve import Curve
+    from consolidation.fit.report import DecayReport
 
 __all__ = ["fit_decay"]
 
 
-def __getattr__(name: str) -> Any:
-    # resolved on first use, so that `python -m consolidation.fit` does not find its own modules imported already
-    if name == "fit_decay":
-        from consolidation.report import fit_decay
+def fit_decay(curve: "Curve", **options: Any) -> "DecayReport":
+    """Fit a curve in every way that applies to it, as `python -m consolidation.fit` does.
 
-        return fit_decay
-    raise AttributeError(f"module 'consolidation' has no attribute {name!r}")
+    `options` are those of `consolidation.decay.analysis.analyse`. Raises UserError when no form, or no power
+    law, can be fitted.
+    """
+    # here and not above: `python -m consolidation.fit --help` should not wait for scipy and torch
+    from consolidation.fit.report import fit_decay as fit
+
+    return fit(curve, **options)

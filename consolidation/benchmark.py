@@ -22,13 +22,14 @@ import tyro
 from scipy.optimize import OptimizeWarning, curve_fit
 from torch.profiler import ProfilerActivity, profile
 
-from consolidation.baselines import Attention, MixerLayer, build
 from consolidation.cram import EPISODIC, CRAMConfig, CRAMLayer, objective, routing_noise
-from consolidation.decay import FORMS, Array
-from consolidation.fitting import fit_best, solve
-from consolidation.presets import preset
+from consolidation.decay.forms import FORMS
+from consolidation.decay.solver import fit_best, solve
+from consolidation.rivals import Attention, MixerLayer, build
 from consolidation.srcd import generate, generator
+from consolidation.train.presets import preset
 from labbook.console import console, guarded, progress
+from labbook.estimate import Array
 from labbook.run import write_table
 
 CHOSEN = (

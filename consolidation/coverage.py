@@ -18,11 +18,12 @@ import pandas as pd
 import tyro
 from scipy import stats
 
-from consolidation.decay import FORMS, Array, Clock, Curve, ErrorModel
-from consolidation.fitting import fit_best
-from consolidation.inference import ERRORS, Estimator, bootstrap, fit, profile
+from consolidation.decay.curve import Clock, Curve, ErrorModel
+from consolidation.decay.forms import FORMS
+from consolidation.decay.inference import ERRORS, Estimator, bootstrap, fit, profile
+from consolidation.decay.solver import fit_best
 from labbook.console import Interrupted, UserError, console, guarded, progress, stopping
-from labbook.estimate import LEVEL, Estimate
+from labbook.estimate import LEVEL, Array, Estimate
 from labbook.run import write_table
 
 # parameters of every form, between 1 and 100, for which y lies between .05 and .95; and the parameter whose interval is checked

@@ -6,7 +6,9 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe & Ito's palette as seaborn ships it: blue, orange, green, vermilion, purple, brown, pink, grey, yellow, sky
@@ -26,6 +28,15 @@ def apply() -> None:
             "pdf.fonttype": 42,
         }
     )
+
+
+def band(
+    axes: Axes, rows: pd.DataFrame, label: str, look: tuple[Any, str, str], width: float = 1.2, over: str = "layer"
+) -> None:
+    """Estimates over a column (layers or steps) with their intervals as a band."""
+    rows, (colour, marker, line) = rows.sort_values(over), look
+    axes.plot(rows[over], rows["estimate"], marker=marker, ls=line, ms=4, lw=width, color=colour, label=label)
+    axes.fill_between(rows[over], rows["lower"], rows["upper"], color=colour, alpha=0.18, lw=0)
 
 
 def draw(results: Any, figures: Mapping[str, Callable[[Any], Figure]], folder: Path) -> list[Path]:

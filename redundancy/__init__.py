@@ -1,19 +1,32 @@
 """How much of what attention computes could be predicted from the hidden state alone?"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ProbeConfig", "Settings", "Tables", "probe_model"]
+if TYPE_CHECKING:
+    from redundancy.probe.tables import Tables
+    from redundancy.request import Settings
+
+__all__ = ["probe_model"]
 
 
-def __getattr__(name: str) -> Any:
-    # resolved on first use: importing torch and transformers takes seconds, and `python -m redundancy.probe` must not
-    # find its own module imported already
-    if name == "Tables":
-        from redundancy.tables import Tables
+def probe_model(model: str | None = None, *, settings: "Settings | None" = None, **options: Any) -> "Tables":
+    """Measure attention redundancy of `model`, as `python -m redundancy.probe` does, and return its tables.
 
-        return Tables
-    if name in __all__:
-        from redundancy import probe
+    Parameters
+    ----------
+    model : as MODEL on the command line; None is the embedded model.
+    settings : device, batch size, folder.
+    options : fields of `ProbeConfig`, such as corpus="books/", tokens=100_000, layers=(0, 5).
 
-        return getattr(probe, name)
-    raise AttributeError(f"module 'redundancy' has no attribute {name!r}")
+    Returns
+    -------
+    Tables : `layers`, `heads`, `controls`, `histogram` as DataFrames, `summary` as a dict, `folder` of the run.
+
+    Raises
+    ------
+    UserError : with what was asked, what is available, and the option to change.
+    """
+    # here and not above: torch and transformers take seconds to import
+    from redundancy.probe.__main__ import run_probe
+
+    return run_probe(model, settings, options)

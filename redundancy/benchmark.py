@@ -25,11 +25,12 @@ import tyro
 
 from labbook.console import choice, console, guarded
 from labbook.run import write_table
-from redundancy.capture import Capture
-from redundancy.controls import fit
-from redundancy.measure import Task, collect, measure, solve
-from redundancy.models import Decoder, choose_device, choose_dtype, load_model, load_tokenizer, locate
-from redundancy.moments import LayerMoments
+from redundancy.model.capture import Capture
+from redundancy.model.decoder import Decoder
+from redundancy.model.loading import choose_device, choose_dtype, load_model, load_tokenizer, locate
+from redundancy.passes import Task, collect, measure, solve
+from redundancy.regression.controls import fit
+from redundancy.regression.moments import LayerMoments
 from redundancy.text import SPLITS, cut_windows, read_corpus, split_documents
 
 

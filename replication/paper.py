@@ -1,8 +1,8 @@
 """What the examined preprint states, arXiv:2602.12204v1, where nothing below needs it: one name for every number."""
 
-from consolidation.replicate import PAPER as EXPERIMENTS
-from redundancy.tables import PAPER_HEADS as HEAD_GROUPS
-from redundancy.tables import PAPER_R
+from consolidation.replicate.__main__ import PAPER as EXPERIMENTS
+from redundancy.probe.tables import PAPER_HEADS as HEAD_GROUPS
+from redundancy.probe.tables import PAPER_R
 
 __all__ = ["EXPERIMENTS", "HEAD_GROUPS", "PAPER_R"]
 

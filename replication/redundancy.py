@@ -7,7 +7,7 @@ import pandas as pd
 
 from labbook.console import UserError
 from labbook.estimate import Estimate
-from redundancy.losses import BUDGETS, ORDERS, best_order, show_share
+from redundancy.removal.tables import BUDGETS, ORDERS, best_order, show_share
 from replication import paper
 from replication.rows import Finished, Row, number, show
 from replication.verdict import Verdict, all_of, at_least, at_most, equals

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from labbook.estimate import Estimate
-from redundancy.losses import BUDGETS, ORDERS, best_order, show_share
-from redundancy.tables import CONTROL_NAMES
+from redundancy.aggregate import CONTROL_NAMES
+from redundancy.removal.tables import BUDGETS, ORDERS, best_order, show_share
 from replication.rows import ROOT, Finished, number, show
 
 # figures by section, with captions that hold whatever the numbers are

@@ -20,7 +20,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from redundancy.models import Decoder
+from redundancy.model.decoder import Decoder
 from redundancy.text import DATA, read_corpus
 
 SIZE = {"vocab_size": 2048, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}

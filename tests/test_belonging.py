@@ -11,12 +11,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from consolidation import coverage, humans, replicate, trajectory
-from consolidation import fit as fit_command
-from consolidation.presets import preset
+from consolidation import coverage
+from consolidation.decay import humans
+from consolidation.decay.transitions import alternatives, half_times, schedule_slope, transition
+from consolidation.fit import __main__ as fit_command
+from consolidation.replicate import __main__ as replicate
 from consolidation.theory import PhasePlane, fit_phase_plane, fit_phase_planes
-from consolidation.trainer import STATE, Trainer
-from consolidation.transitions import alternatives, half_times, schedule_slope, transition
+from consolidation.train import trajectory
+from consolidation.train.presets import preset
+from consolidation.train.trainer import STATE, Trainer
 from labbook.console import UserError
 from labbook.run import load_tensors, save_tensors
 from tests.conftest import fails

@@ -12,18 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.test_models import write_gguf
 
-from consolidation import tables, trajectory
+from consolidation.train import trajectory
+from labbook import reading as tables
 from labbook.console import UserError
 from labbook.run import Run, opened, read_finished, read_json, read_table, sealed, write_table
-from redundancy.models import load_config, load_model, locate
+from redundancy.model.loading import load_config, load_model, locate
 from redundancy.text import read_corpus
 from replication.__main__ import read_run
 from tests.conftest import TINY, build
 from tests.fuzz.campaign import KINDS, campaign, counts
 from tests.fuzz.judge import FAULTS, OUTCOMES, Case, judge, limited
 from tests.fuzz.models import WEIGHT, folder_of
-from tests.test_models import write_gguf
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from transformers import GPT2TokenizerFast
 
-from consolidation import trajectory
+from consolidation.train import trajectory
 from redundancy.text import DATA, read_corpus
 from tests.conftest import TINY, build
 

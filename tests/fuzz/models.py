@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tests.test_models import write_gguf
 from tokenizers import Tokenizer
 from transformers import GPT2Config
 
-from redundancy.models import Decoder, load_model, load_tokenizer, locate
+from redundancy.model.decoder import Decoder
+from redundancy.model.loading import load_model, load_tokenizer, locate
 from redundancy.text import DATA
 from tests.conftest import TINY, build
 from tests.fuzz.judge import Case, Right, damage, equal
-from tests.test_models import write_gguf
 
 CONFIG = GPT2Config(
     n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=48, bos_token_id=0, eos_token_id=0,

@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from consolidation import trajectory
-from consolidation.presets import preset
+from consolidation.decay.from_run import episodic_curve
 from consolidation.srcd import CLOCKS
-from consolidation.trainer import STATE, Trainer
+from consolidation.train import trajectory
+from consolidation.train.presets import preset
+from consolidation.train.trainer import STATE, Trainer
 from labbook.run import Run
-from redundancy import measure
-from redundancy.tables import FRAMES, Tables
+from redundancy import passes as measure
+from redundancy.probe.tables import FRAMES, Tables
 from tests.fuzz.judge import Case, damage, equal
 
 QUICK = replace(preset("tiny"), steps=6, evaluations=1, evaluation=4, batch=2, pressure_start=2, pressure_ramp=2)
@@ -89,7 +90,7 @@ def finished_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
 
 def read_training(run: Path) -> object:
     """Both tables, the summaries and the curve of a consolidation run, as `fit` and the figures read them."""
-    curve = trajectory.episodic_curve(run, CLOCKS[2], least=1)
+    curve = episodic_curve(run, CLOCKS[2], least=1)
     tables = {name: frame(trajectory.load(run, name)) for name in trajectory.TABLES}
     return tables, trajectory.summaries(run), curve.x.tolist(), curve.y.tolist()
 

@@ -10,7 +10,7 @@ import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consolidation import fit
+from consolidation.fit import __main__ as fit
 from tests.fuzz.judge import Case, Right, damage, equal
 
 HEADER = ("subject", "days", "recall")

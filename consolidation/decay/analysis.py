@@ -1,0 +1,334 @@
+"""One curve, everything that can honestly be said about its exponent: `analyse`.
+
+Steps: rival forms and their verdict; the exponent of each power form under every estimator with its interval;
+the multiverse; single units and the averaging test where there are units; human series of the same clock and
+form in the same unit, and the equivalence test for each class of measure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from consolidation.decay import humans
+from consolidation.decay.comparison import Averaging, Comparison, averaging, compare
+from consolidation.decay.curve import MEASURES, Clock, Curve
+from consolidation.decay.equivalence import Equivalence, Exponent, Margin, equivalence
+from consolidation.decay.forms import FORMS
+from consolidation.decay.inference import ESTIMATORS, Estimator, Interval, fit, interval, labels, profile, units_of
+from consolidation.decay.multiverse import Multiverse, multiverse
+from consolidation.decay.transitions import Transition
+from consolidation.decay.units import THINGS
+from labbook.console import UserError
+from labbook.estimate import REPLICATES, Estimate
+
+# Section 6 of arXiv:2602.12204: "gamma about .4-.5 across studies"
+HUMAN_RANGE = (0.4, 0.5)
+PRACTICE = Clock("repetition", "count")
+POWERS = ("power", "power_asymptote", "shifted_power")
+# beyond these a fit in every way takes hours, and says no more than one of the means per x and unit
+MOST_ROWS, MOST_X, MOST_UNITS = 100_000, 500, 500
+
+
+@dataclass(frozen=True)
+class DecayFit:
+    """Everything that `analyse` found.
+
+    Attributes
+    ----------
+    curve, comparison : the data, and the rival forms.
+    exponents : one row per power form and estimator: gamma with interval, method, unit, failures.
+    multiverse : the specification curve.
+    averaging : or the reason why there is none, in `missing`.
+    equivalences : one for each class of measure of which there are human series; empty with the reason in
+        `missing`.
+    humans : exponents of the human series on the same clock and form, in the unit of the curve.
+    shown : exponents of human practice when the curve counts repetitions on another clock: shown, never
+        compared.
+    cautions : what a reader has to know before citing the exponent.
+    change : where the trajectory of a trained model changes, if the curve came with one.
+    missing : what could not be done, by name, and why.
+    seed, replicates : of the bootstrap.
+    """
+
+    curve: Curve
+    comparison: Comparison
+    exponents: pd.DataFrame
+    multiverse: Multiverse
+    averaging: Averaging | None
+    equivalences: tuple[Equivalence, ...]
+    humans: list[Exponent]
+    shown: list[Exponent]
+    change: Transition | None
+    missing: dict[str, str]
+    cautions: tuple[str, ...]
+    seed: int
+    replicates: int
+
+    @property
+    def headline(self) -> dict[str, Any]:
+        """The row of `exponents` to cite, see `headline`."""
+        return headline(self.curve, self.exponents)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The exponents of every power form and estimator."""
+        return self.exponents
+
+
+def headline(curve: Curve, exponents: pd.DataFrame) -> dict[str, Any]:
+    """The exponent to cite: of the pure power law, or where it is not defined (x = 0) of the first form of
+    POWERS that is; by least squares, or maximum likelihood where trials are counted.
+    """
+    wanted = "ml" if curve.count is not None else "nls"
+    known = exponents[exponents["gamma"].notna()]
+    form = next(name for name in POWERS if (known["form"] == name).any())
+    rows = known[known["form"] == form]
+    chosen = rows[rows["estimator"] == wanted]
+    found = (chosen if len(chosen) else rows).iloc[0]
+    return {str(k): v for k, v in found.to_dict().items()}
+
+
+def _exponents(curve: Curve, unit: str | None, seed: int, replicates: int) -> tuple[pd.DataFrame, dict[str, str]]:
+    """gamma of every power form under every estimator."""
+    rows, missing = list[dict[str, Any]](), dict[str, str]()
+    for form in POWERS:
+        for estimator in ESTIMATORS:
+            try:
+                fitted = fit(curve, form, estimator)
+                found: Interval = interval(fitted, "gamma", unit, seed, replicates)
+            except UserError as error:
+                missing[f"{form}, {estimator}"] = str(error)
+                continue
+            number = found.number
+            rows.append(
+                {
+                    "form": form,
+                    "estimator": estimator,
+                    "gamma": number.estimate,
+                    "lower": number.lower,
+                    "upper": number.upper,
+                    "n": number.n,
+                    "method": found.method,
+                    "unit": found.unit,
+                    "clock": str(curve.clock),
+                    "window": curve.window,
+                    "normalisation": curve.normalisation,
+                    "failures": "; ".join((*fitted.failures, *found.failures)),
+                }
+            )
+    if not any(np.isfinite(row["gamma"]) for row in rows):
+        raise UserError(f"{curve.name}: no power law could be fitted. " + next(iter(missing.values()), ""))
+    return pd.DataFrame(rows), missing
+
+
+@cache
+def _human_number(name: str, unit: str, form: str) -> Estimate | str:
+    """The exponent of a shipped series with x in `unit`, or why there is none."""
+    try:
+        number = profile(fit(humans.load(name).in_unit(unit), form), "gamma").number
+    except UserError as error:
+        return str(error)
+    if not np.isfinite([number.lower, number.upper]).all():
+        return f"{name}: the interval of its exponent is open on one side."
+    return number
+
+
+def human_exponents(
+    clock: Clock, form: str = "power", series: Sequence[str] | None = None, without: str = ""
+) -> tuple[list[Exponent], dict[str, str]]:
+    """Exponents of the shipped human series on one clock, x converted to its unit, and why series on it have
+    none.
+
+    Parameters
+    ----------
+    series : names; they have to be on the clock and take the form. None is every series that is on it.
+    without : subjects whose series are left out, those of the curve itself.
+    """
+    registry = humans.list_series()
+    names = list(series) if series else [n for n in registry["series"] if n != humans.PAPER_SERIES]
+    out, left = list[Exponent](), dict[str, str]()
+    for name in names:
+        curve = humans.load(name)
+        if curve.clock.counts != clock.counts:
+            if series:
+                clock.require_same(curve.clock)
+            continue
+        if without and curve.study == without:
+            left[name] = f"{name} is of the same subjects as the curve itself."
+            continue
+        number = _human_number(name, clock.unit, form)
+        if isinstance(number, Estimate):
+            out.append(Exponent(name, number, form, clock, curve.window, curve.study, curve.measure))
+        elif series:
+            raise UserError(f"{number} Change --human.")
+        else:
+            left[name] = number
+    return out, left
+
+
+def _cautions(curve: Curve, comparison: Comparison, head: dict[str, Any]) -> tuple[str, ...]:
+    """What has to stand beside the exponent."""
+    said = []
+    if head["gamma"] < 0:
+        sure = np.isfinite(head["upper"]) and head["upper"] < 0
+        said.append(
+            f"y rises with x (gamma is negative{'' if sure else ', though its interval reaches 0'}): this is "
+            "growth and no decay, "
+            "and gamma is no exponent of forgetting or learning"
+        )
+    elif head["lower"] <= 0:
+        said.append("the interval of gamma reaches 0: that y falls at all is not certain")
+    if head["form"] != "power":
+        said.append(
+            f"x = 0 is among the data, where a x^-gamma is not defined, so the exponent is that of {head['form']}"
+        )
+    standing = comparison.standing(head["form"])
+    if standing.state == "not compared":
+        said.append("the form is compared with no other")
+    elif standing.state != "survives":
+        rejected = "rejected" if standing.state == "does not survive" else "weakened"
+        said.append(
+            f"the form is {rejected}: its AICc is {standing.gap:.1f} above that of {comparison.best}, so "
+            "gamma describes a curve that the data "
+            f"{'do not follow' if rejected == 'rejected' else 'may not follow'}"
+        )
+    return tuple(said)
+
+
+def require_size(curve: Curve) -> None:
+    """Raise UserError for data of which nothing can decay, and for more than can be fitted in every way in reasonable time."""
+    if len(curve.y) and curve.y.max() <= 0:
+        raise UserError(
+            f"{curve.name}: no value lies above 0, so nothing decays towards it. Change the sign or choose another --y."
+        )
+    rows, x, units = len(curve.x), len(np.unique(curve.x)), len(units_of(curve))
+    if rows > MOST_ROWS or x > MOST_X or units > MOST_UNITS:
+        raise UserError(
+            f"{curve.name}: {rows:,} rows at {x:,} different x of {units:,} units; at most {MOST_ROWS:,} "
+            f"rows, {MOST_X} x and {MOST_UNITS} units are "
+            "fitted. Average y per x and unit first, put x into bins (of equal width in ln x), or choose a "
+            "part with --window."
+        )
+
+
+def analyse(
+    curve: Curve,
+    forms: Sequence[str] = tuple(FORMS),
+    unit: str | None = None,
+    replicates: int = REPLICATES,
+    human: Sequence[str] | None = None,
+    estimator: Estimator | None = None,
+    seed: int = 0,
+    clocks: Sequence[Curve] = (),
+    change: Transition | None = None,
+    margin: Margin | None = None,
+) -> DecayFit:
+    """Fit a curve in every way that applies to it.
+
+    Parameters
+    ----------
+    forms : rival forms; names of `decay.FORMS`.
+    unit : what the curve's units are (seed, pattern, list, subject), for the bootstrap; None uses profile
+        likelihood.
+    human : series to compare with; None is all on the same clock.
+    estimator : of the comparison of forms; None is `ml` where trials are counted, else `nls`.
+    clocks : the same data read by other clocks; they join the multiverse.
+    change : carried along into the report.
+    margin : of the equivalence tests; None is the standard deviation between the human studies.
+
+    Raises
+    ------
+    UserError : when y does not change, when no form, or no power law, can be fitted, and when there is more data than can be fitted
+        in reasonable time.
+    """
+    require_size(curve)
+    if np.ptp(curve.y) == 0:
+        raise UserError(f"{curve.name}: all y are {curve.y[0]:g}; what does not change has no exponent. Check --y.")
+    estimator = estimator or ("ml" if curve.count is not None else "nls")
+    comparison = compare(curve, forms, estimator)
+    exponents, missing = _exponents(curve, unit, seed, replicates)
+    missing |= {f"form {name}": reason for name, reason in comparison.reasons.items()}
+    found_averaging = None
+    if len(units_of(curve)) > 1:
+        try:
+            found_averaging = averaging(curve, "nls", seed=seed)
+        except UserError as error:
+            missing["averaging"] = str(error)
+    else:
+        missing["averaging"] = f"{curve.name} has no units to fit one by one (--unit names their column)."
+    head = headline(curve, exponents)
+    others, left = human_exponents(curve.clock, head["form"], human, curve.study)
+    missing |= {f"human {name}": reason for name, reason in left.items()}
+    repetitions = THINGS.get(curve.clock.counts) == "repetition"
+    shown = human_exponents(PRACTICE, head["form"])[0] if repetitions and not others and not human else []
+    if shown:
+        missing["humans"] = (
+            f"{curve.name} is on the clock {curve.clock}, human practice on the clock {PRACTICE}: shown side "
+            "by side, not compared. "
+            "Compare them on purpose with --on-clock."
+        )
+    elif not others:
+        missing["humans"] = f"no human series on the clock {curve.clock} takes the form {head['form']}."
+    number = Estimate(head["gamma"], head["lower"], head["upper"], int(head["n"]))
+    own = Exponent(curve.name, number, head["form"], curve.clock, curve.window, curve.study, curve.measure)
+    by_measure = {m: [h for h in others if h.measure == m] for m in MEASURES}
+    if others and not curve.measure:
+        missing["measure"] = (
+            f"what kind of measure {curve.name} is, is not said (--measure): it is held against every class "
+            "of human measures, one at a time."
+        )
+    return DecayFit(
+        curve=curve,
+        comparison=comparison,
+        exponents=exponents,
+        multiverse=multiverse({str(c.clock): c for c in (curve, *clocks)}, HUMAN_RANGE),
+        averaging=found_averaging,
+        equivalences=tuple(
+            equivalence(own, part, margin) for m, part in by_measure.items() if part and curve.measure in ("", m)
+        ),
+        humans=others,
+        shown=shown,
+        change=change,
+        missing=missing,
+        cautions=_cautions(curve, comparison, head),
+        seed=seed,
+        replicates=replicates,
+    )
+
+
+def units_table(curve: Curve) -> pd.DataFrame:
+    """gamma of the power law of every unit, or of the one curve."""
+    rows = []
+    for unit in units_of(curve):
+        keep = labels(curve) == unit
+        count = None if curve.count is None else curve.count[keep]
+        one = Curve(
+            f"{curve.name}/{unit}" if unit else curve.name, curve.x[keep], curve.y[keep], curve.clock, count=count
+        )
+        try:
+            number = profile(fit(one, "power"), "gamma").number
+            rows.append(
+                {
+                    "unit": unit,
+                    "gamma": number.estimate,
+                    "lower": number.lower,
+                    "upper": number.upper,
+                    "n": number.n,
+                    "failures": "",
+                }
+            )
+        except UserError as error:
+            rows.append(
+                {
+                    "unit": unit,
+                    "gamma": np.nan,
+                    "lower": np.nan,
+                    "upper": np.nan,
+                    "n": int(keep.sum()),
+                    "failures": str(error),
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,266 @@
+"""Rival forms side by side, a verdict in words, and the averaging artefact.
+
+AICc, BIC           of the points, the error variance counted as a parameter (Hurvich & Tsai 1989; Schwarz 1978)
+held_out            root mean squared error of points predicted by a fit without them, one x at a time (one unit at a time where there are
+                    at least 5 units)
+last_decade         the same for all x within a factor of ten of the largest, predicted from the x before
+Vuong               z and two-sided p of the pointwise likelihood ratio of non-nested forms, BIC-corrected (Vuong 1989, Econometrica
+                    57, 307-333); its normal distribution is that of many points, so it is left out below
+                    VUONG_LEAST of them
+averaging           Anderson & Tweney 1997; Heathcote, Brown & Mewhort 2000: the mean of exponentials can look like a power law
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+from scipy.stats import binomtest
+
+from consolidation.decay.curve import Curve
+from consolidation.decay.forms import form
+from consolidation.decay.inference import Estimator, Fit, fit, fit_all, labels, units_of
+from consolidation.decay.solver import fit_best, solve
+from labbook.console import UserError
+from labbook.estimate import Array
+
+FOLDS = 72
+VUONG_LEAST = 30
+POWERS = ("power", "power_asymptote", "shifted_power", "broken_power")
+# differences in AICc in the sense of Burnham & Anderson 2002, section 2.6
+WORDS = (
+    (2.0, "cannot be told apart from"),
+    (4.0, "is somewhat better than"),
+    (10.0, "is clearly better than"),
+    (np.inf, "is decisively better than"),
+)
+
+
+def vuong(first: Fit, second: Fit) -> tuple[float, float]:
+    """z (positive: the first is better) and its two-sided p, for two non-nested forms on the same points."""
+    m = first.pointwise - second.pointwise
+    n = len(m)
+    correction = (len(first.form.parameters) - len(second.form.parameters)) * np.log(n) / 2
+    spread = float(np.std(m)) * np.sqrt(n)
+    z = (float(m.sum()) - correction) / spread if spread > 0 else 0.0
+    return z, float(2 * stats.norm.sf(abs(z)))
+
+
+def _rmse(curve: Curve, keep: npt.NDArray[np.bool_], form_name: str, estimator: Estimator) -> float:
+    """Error on the rows outside `keep` of a fit to the rows inside."""
+    try:
+        fitted = fit(curve.rows(keep), form_name, estimator)
+    except UserError:
+        return float("nan")
+    return float(np.sqrt(np.mean((curve.y[~keep] - fitted.predict(curve.x[~keep])) ** 2)))
+
+
+def held_out(curve: Curve, form_name: str, estimator: Estimator) -> float:
+    """Root mean squared error of left-out units (at least 5 of them) or left-out x; nan when a fit without
+    them is not possible.
+
+    More than FOLDS units or x are left out in FOLDS turns, each turn every FOLDS-th of them.
+    """
+    _, groups = np.unique(labels(curve) if len(units_of(curve)) >= 5 else curve.x, return_inverse=True)
+    groups = groups % FOLDS
+    errors = [_rmse(curve, groups != g, form_name, estimator) for g in np.unique(groups)]
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+def last_decade(curve: Curve, form_name: str, estimator: Estimator) -> float:
+    """Root mean squared error of the last decade of x predicted from what comes before; nan when too little does."""
+    return _rmse(curve, curve.x < curve.x.max() / 10, form_name, estimator)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whether a form survives the comparison with its rivals, and how far its AICc is above that of the best."""
+
+    state: Literal["survives", "is weakened", "does not survive", "not compared"]
+    gap: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rival forms of one curve.
+
+    Attributes
+    ----------
+    table : one row per form; `fits` the fits, `reasons` why a form has none or takes no part.
+    best : the form of the smallest AICc; None when there are too few points to compare forms.
+    verdict : it in words.
+    """
+
+    table: pd.DataFrame
+    fits: dict[str, Fit]
+    reasons: dict[str, str]
+    best: str | None
+    verdict: str
+
+    def standing(self, name: str) -> Standing:
+        """How a form stands against the best one."""
+        rows = self.table.loc[self.table["form"] == name, "delta_aicc"].to_list()
+        gap = float(rows[0]) if rows else float("nan")
+        if self.best is None or not np.isfinite(gap):
+            return Standing("not compared", gap)
+        return Standing("survives" if gap <= 2 else "is weakened" if gap <= 10 else "does not survive", gap)
+
+
+def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") -> Comparison:
+    """Fit every form and rank them. Raises UserError when none can be fitted."""
+    for name in forms:
+        form(name)  # an unknown name is an error, a form that does not fit this curve a reason
+    fits, reasons = fit_all(curve, forms, estimator)
+    converged = {name: f for name, f in fits.items() if "did not converge" not in f.failures}
+    if not converged:
+        raise UserError(f"{curve.name}: no form could be fitted. " + " ".join(reasons.values()))
+    sound = {name: f for name, f in converged.items() if np.isfinite(f.aicc)}
+    undefined = [name for name in converged if name not in sound]
+    for name in undefined:
+        f = fits[name]
+        reasons[name] = (
+            f"{curve.name}: {f.points} points leave the AICc of {name} undefined (it needs more than its "
+            f"{len(f.form.parameters)} parameters, the error variance and one), so it is not compared."
+        )
+    if undefined and not set(sound) - {"constant"}:
+        sound = {}
+    lowest = min((f.aicc for f in sound.values()), default=float("nan"))
+    weight = {name: np.exp(-(f.aicc - lowest) / 2) for name, f in sound.items()}
+    total = sum(weight.values()) if weight else float("nan")
+    best = min(sound, key=lambda name: sound[name].aicc) if sound else None
+    rows = []
+    for name, f in sorted(fits.items(), key=lambda item: item[1].aicc):
+        z = p = float("nan")
+        if best is not None and name != best and not nested(name, best) and f.points >= VUONG_LEAST:
+            z, p = vuong(f, sound[best])
+        rows.append(
+            {
+                "form": name,
+                "k": len(f.form.parameters),
+                "points": f.points,
+                **{key: f.parameters.get(key, float("nan")) for key in ("gamma", "tau", "c")},
+                "log_likelihood": f.log_likelihood,
+                "aicc": f.aicc,
+                "delta_aicc": f.aicc - lowest,
+                "weight": weight.get(name, 0.0) / total,
+                "bic": f.bic,
+                "held_out_rmse": held_out(curve, name, estimator),
+                "last_decade_rmse": last_decade(curve, name, estimator),
+                "vuong_z_against_best": z,
+                "vuong_p": p,
+                "failures": "; ".join(f.failures),
+            }
+        )
+    table = pd.DataFrame(rows)
+    if best is None:
+        points = max(f.points for f in fits.values())
+        verdict = f"{curve.name}: the forms cannot be compared: {points} points leave AICc undefined for every form that changes."
+        return Comparison(table, fits, reasons, None, verdict)
+    return Comparison(table, fits, reasons, best, _verdict(curve, sound, best))
+
+
+def _verdict(curve: Curve, sound: dict[str, Fit], best: str) -> str:
+    """Which form is best, how decisively, and whether the power law survives."""
+    ranked = sorted(sound, key=lambda name: sound[name].aicc)
+    text = f"{curve.name}: the best form is {best} ({sound[best].form.formula})"
+    if len(ranked) > 1:
+        gap = sound[ranked[1]].aicc - sound[best].aicc
+        words = next(word for limit, word in WORDS if gap <= limit)
+        text += f", which {words} {ranked[1]} (AICc difference {gap:.1f})"
+    powers = [name for name in ranked if name in POWERS]
+    if "power" in sound:
+        gap = sound["power"].aicc - sound[best].aicc
+        state = "survives" if gap <= 2 else "is weakened" if gap <= 10 else "does not survive"
+        text += f"; the pure power law {state} (AICc {gap:+.1f} against the best)"
+        if gap > 2 and powers and powers[0] != "power" and sound[powers[0]].aicc - sound[best].aicc <= 2:
+            text += f", but one with more parameters ({powers[0]}) does"
+    return text + "."
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Fits of single units against the fit of their mean, and how often averaged exponentials would look like a power law.
+
+    Attributes
+    ----------
+    units : one row per unit: gamma of its power law, tau of its exponential, and the AICc difference (power minus exponential).
+    power_wins : share of units better described by the power law; mean_power_wins : whether their mean is.
+    simulated : share of simulated means of exponentials that the power law describes better, with its 95 % interval (Wilson) and n.
+    """
+
+    units: pd.DataFrame
+    power_wins: float
+    mean_power_wins: bool
+    simulated: tuple[float, float, float, int]
+    verdict: str
+
+
+def averaging(curve: Curve, estimator: Estimator = "nls", simulations: int = 500, seed: int = 0) -> Averaging:
+    """The averaging test. Raises UserError for fewer than 3 units that can be fitted one by one."""
+    rows, logs, noise = [], [], []
+    for unit in units_of(curve):
+        one = replace(curve.rows(labels(curve) == unit), unit=None)
+        fits, _ = fit_all(one, ("power", "exponential"), estimator)
+        if len(fits) < 2:
+            continue
+        power, exponential = fits["power"], fits["exponential"]
+        rows.append(
+            {
+                "unit": unit,
+                "points": power.points,
+                "gamma": power.exponent,
+                "tau": exponential.parameters["tau"],
+                "delta_aicc_power_minus_exponential": power.aicc - exponential.aicc,
+            }
+        )
+        a, tau = exponential.parameters["a"], exponential.parameters["tau"]
+        if a > 0 and not exponential.failures:
+            logs.append((np.log(a), np.log(tau)))
+            free = max(exponential.points - 2, 1)
+            noise.append(np.sum((exponential.y - exponential.fitted) ** 2) / free)
+    if len(logs) < 3:
+        raise UserError(
+            f"{curve.name}: {len(logs)} units can be fitted one by one; the averaging test needs at least 3. Give --unit with more units."
+        )
+    table = pd.DataFrame(rows)
+    whole, lacking = fit_all(replace(curve, unit=None), ("power", "exponential"), estimator)
+    if lacking:
+        raise UserError(next(iter(lacking.values())))
+    x = whole["power"].x
+    parameters: Array = np.array(logs)
+    g = np.random.default_rng(seed)
+    draws = g.multivariate_normal(parameters.mean(0), np.cov(parameters.T), size=(simulations, len(table)))
+    y = np.exp(draws[..., :1]) * np.exp(-x / np.exp(draws[..., 1:]))
+    mean = y.mean(1) + np.sqrt(np.mean(noise) / len(table)) * g.standard_normal((simulations, len(x)))
+    losses = {}
+    for name in ("power", "exponential"):
+        f = form(name)
+        best, _ = fit_best(f, x, mean.mean(0), np.ones(len(x)), "gaussian")
+        start = np.tile(best.parameters, (simulations, 1))
+        losses[name] = solve(f, x, mean, np.ones_like(mean), start).objective
+    wins = int((losses["power"] < losses["exponential"]).sum())
+    limits = binomtest(wins, simulations).proportion_ci(method="wilson")
+    share = float((table["delta_aicc_power_minus_exponential"] < 0).mean())
+    mean_wins = whole["power"].aicc < whole["exponential"].aicc
+    verdict = (
+        f"{curve.name}: the power law describes {share:.0%} of {len(table)} single units better than the exponential, and {'also' if mean_wins else 'not'} their mean; "
+        f"means of as many exponentials with the observed spread look like a power law in {wins / simulations:.0%} [{limits.low:.0%}, {limits.high:.0%}] of {simulations} "
+        "simulations, so a mean alone " + ("decides nothing." if limits.high > 0.05 else "is evidence here.")
+    )
+    return Averaging(table, share, bool(mean_wins), (wins / simulations, limits.low, limits.high, simulations), verdict)
+
+
+def nested(first: str, second: str) -> bool:
+    """Whether one of two forms is a special case of the other, so that a likelihood-ratio test and not Vuong's applies."""
+    pairs: Any = {
+        frozenset(p)
+        for p in (
+            ("power", "power_asymptote"), ("power", "broken_power"), ("exponential", "exponential_asymptote"),
+            ("exponential", "stretched_exponential"), ("exponential", "double_exponential"), ("hyperbolic", "shifted_power"),
+            ("hyperbolic", "logistic"),
+        )
+    }  # fmt: skip
+    return "constant" in (first, second) or frozenset((first, second)) in pairs

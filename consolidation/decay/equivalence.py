@@ -1,0 +1,171 @@
+"""Is an exponent that of humans? Two one-sided tests against human studies of one class of measure, on the same
+form and clock.
+
+Latencies, errors, recall and savings have exponents of their own, so they are never pooled. Series of the
+same subjects are averaged first: a study counts once. The human side is the mean over studies with a t
+interval; beside it stands the prediction interval in which the exponent of one new study of that kind is
+expected, mean +- t_(n-1) s sqrt(1 + 1 / n). The difference is equivalent to zero when its 90 % interval lies
+within the margin (TOST, Schuirmann 1987), different when its 95 % interval excludes zero, else undecided;
+both may hold at once: a difference that is real and too small to matter counts as equivalent. Fewer than 3
+studies decide nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from consolidation.decay.curve import Clock
+from labbook.console import UserError
+from labbook.estimate import LEVEL, Estimate
+
+LEAST_STUDIES = 3
+State = Literal["equivalent", "different", "undecided", "too few studies"]
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """An exponent with everything it depends on; `study` names the subjects, `measure` the class of measure,
+    where they are known.
+    """
+
+    name: str
+    number: Estimate
+    form: str
+    clock: Clock
+    window: str
+    study: str = ""
+    measure: str = ""
+
+
+@dataclass(frozen=True)
+class Margin:
+    """A difference too small to matter, and why."""
+
+    value: float
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.value) and self.value > 0):
+            raise UserError(f"--margin {self.value} has to be a positive number.")
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """One exponent against the studies of one class of measure.
+
+    Attributes
+    ----------
+    difference : to the mean of the studies, with its 95 % interval; n counts studies.
+    mean, new_study : of the human exponents, with the 95 % interval of the mean, and that of the exponent of
+        a new study.
+    p_equivalence : the larger p of the two one-sided tests.
+    overlap : share of the series whose interval overlaps the model's own.
+    """
+
+    measure: str
+    state: State
+    difference: Estimate
+    mean: Estimate
+    new_study: Estimate
+    p_equivalence: float
+    overlap: float
+    margin: float
+    margin_reason: str
+    verdict: str
+
+
+def require_comparable(first: Exponent, others: Sequence[Exponent]) -> None:
+    """Raise UserError unless form and clock are the same for all, and the measure for all others."""
+    for other in others:
+        if other.form != first.form:
+            raise UserError(
+                f"exponents of different forms cannot be compared: {first.name} ({first.form}), {other.name} ({other.form}). Fit one form to both."
+            )
+        first.clock.require_same(other.clock)
+        if other.measure != others[0].measure or (first.measure and first.measure != other.measure):
+            raise UserError(
+                f"exponents of different measures cannot be compared: {other.name} is of "
+                f"{other.measure or 'no known measure'}, "
+                f"not of {first.measure or others[0].measure or 'no known measure'}. Compare one class of "
+                "measure at a time (--measure)."
+            )
+
+
+def by_study(humans: Sequence[Exponent]) -> dict[str, float]:
+    """The mean exponent of every study; a series without a named study is a study of its own."""
+    parts: dict[str, list[float]] = {}
+    for human in humans:
+        parts.setdefault(human.study or human.name, []).append(human.number.estimate)
+    return {study: float(np.mean(values)) for study, values in parts.items()}
+
+
+def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | None = None) -> Equivalence:
+    """Hold an exponent against human ones of one class of measure.
+
+    Parameters
+    ----------
+    margin : None takes the standard deviation between the studies, the distance at which human studies differ
+        from one another.
+
+    Raises UserError for different forms, clocks or measures.
+    """
+    require_comparable(model, humans)
+    measure = humans[0].measure if humans else ""
+    studies = by_study(humans)
+    values = np.array(list(studies.values()))
+    n = len(values)
+    of = f"of {measure} " if measure else ""
+    if n < LEAST_STUDIES:
+        nan = float("nan")
+        nothing = Estimate(nan, nan, nan, n)
+        verdict = (
+            f"{model.name}: {n} human {'study' if n == 1 else 'studies'} {of}on the clock {model.clock} "
+            f"{'is' if n == 1 else 'are'} too few studies, {LEAST_STUDIES} are needed; nothing is said about "
+            "equivalence."
+        )
+        return Equivalence(measure, "too few studies", nothing, nothing, nothing, nan, nan, nan, "none", verdict)
+    spread = float(values.std(ddof=1))
+    if margin is None:
+        margin = Margin(
+            max(spread, 1e-12),
+            f"the standard deviation between the {n} studies: no further off than they are from one another",
+        )
+    own = (model.number.upper - model.number.lower) / 2 / stats.norm.ppf(1 - (1 - LEVEL) / 2)
+    theirs = spread / np.sqrt(n)
+    error = max(float(np.hypot(own, theirs)), 1e-12)
+    edge = float(stats.t.ppf(1 - (1 - LEVEL) / 2, n - 1))
+    mean = float(values.mean())
+    human = Estimate(mean, mean - edge * theirs, mean + edge * theirs, n)
+    reach_new = edge * spread * np.sqrt(1 + 1 / n)
+    new_study = Estimate(mean, mean - reach_new, mean + reach_new, n)
+    gap = float(model.number.estimate - mean)
+    overlap = float(
+        np.mean([h.number.lower <= model.number.upper and model.number.lower <= h.number.upper for h in humans])
+    )
+    if np.isfinite(error):
+        # Welch-Satterthwaite; the model's own interval counts as known
+        freedom = error**4 / (theirs**4 / (n - 1)) if theirs > 0 else np.inf
+        reach = float(stats.t.ppf(1 - (1 - LEVEL) / 2, freedom)) * error
+        over, under = (gap + margin.value) / error, (margin.value - gap) / error
+        p = float(max(stats.t.sf(over, freedom), stats.t.sf(under, freedom)))
+    else:
+        reach, p = float("inf"), 1.0
+    difference = Estimate(gap, gap - reach, gap + reach, n)
+    state: State = (
+        "equivalent" if p < 0.05 else "different" if difference.lower > 0 or difference.upper < 0 else "undecided"
+    )
+    inside = new_study.lower <= model.number.estimate <= new_study.upper
+    verdict = (
+        f"{model.name} is {state} (difference to the mean of {n} human studies "
+        f"{of}{difference.estimate:+.2f} "
+        f"[{difference.lower:+.2f}, {difference.upper:+.2f}], margin {margin.value:.2g}: {margin.reason}; "
+        f"equivalence p = {p:.2g}). "
+        f"The exponent of a new study is expected within [{new_study.lower:.2f}, {new_study.upper:.2f}], "
+        f"and {model.number.estimate:.2f} lies {'inside' if inside else 'outside'}; {overlap:.0%} of the "
+        f"intervals of {len(humans)} series "
+        f"overlap its own; form {model.form}, clock {model.clock}."
+    )
+    return Equivalence(measure, state, difference, human, new_study, p, overlap, margin.value, margin.reason, verdict)

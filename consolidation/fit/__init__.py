@@ -1,0 +1,1 @@
+"""A decay curve fitted in every way that applies: `python -m consolidation.fit`."""

@@ -1,0 +1,124 @@
+"""A decay exponent that can be cited: `python -m consolidation.fit [SOURCE]`.
+
+SOURCE is the folder of a training run (`python -m consolidation.train`), a table (.csv, .tsv, .txt, .xlsx,
+.parquet), the name of a shipped human series, or nothing: then the shipped reference run is fitted,
+P_episodic of eq 14 against the number of exposures over training, with all three clocks in the multiverse and
+the human practice curves beside it.
+
+The unit of x is given (--clock-unit, or a column `clock_unit`) and never guessed; only a count of
+repetitions, steps or items is in counts unless it says so.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from consolidation.decay.analysis import DecayFit, units_table
+from consolidation.decay.equivalence import Margin
+from consolidation.fit.report import bibtex, data_hash, fit_decay, latex, summary, to_json
+from consolidation.fit.source import FitConfig, read
+from labbook.console import UserError, at_once, console, guarded, warn
+from labbook.escape import markup, plain
+from labbook.run import Run, provenance, replacing, sealed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What changes no number."""
+
+    out: Path | None = None
+    """Run folder; default: runs/fit-<source>-<time>."""
+
+
+@contextmanager
+def opened(out: Path, config: dict[str, Any]) -> Iterator[Run]:
+    """The run folder, there and writable before the analysis begins; a new one is taken away again when the
+    analysis fails.
+
+    Raises UserError when it cannot be made or holds something else.
+    """
+    try:
+        new, fresh = not out.exists(), not (out / "config.json").exists()
+        run = Run(out, config)
+    except OSError as error:
+        raise UserError(
+            f"--out {plain(out)[:200]} cannot be made a run folder ({error.strerror}). Choose another --out."
+        ) from error
+    try:
+        yield run
+    except BaseException:
+        if fresh and not (out / "fit.json").exists():
+            (out / "config.json").unlink(missing_ok=True)
+            if new:
+                with suppress(OSError):  # something else was written there in the meantime
+                    out.rmdir()
+        raise
+
+
+def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
+    """The analysis: read, fit in every way, write the run folder."""
+    source = read(config)
+    curve = source.curve
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(config.source).stem)
+    out = settings.out or Path("runs") / f"fit-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    asked = {**asdict(config), "read_on_clock": str(curve.clock), "data_hash": data_hash(curve)}
+    with opened(out, asked) as run:
+        found = fit_decay(
+            curve,
+            forms=config.forms,
+            unit=source.unit,
+            replicates=config.bootstrap,
+            human=None if config.human == ("all",) else config.human,
+            seed=config.seed,
+            clocks=source.clocks,
+            change=source.change,
+            margin=None if config.margin is None else Margin(config.margin, "given by --margin"),
+        )
+        texts = {"gamma.tex": latex(found), "gamma.bib": bibtex(found)}
+        per_unit = units_table(curve)
+        run.json("provenance.json", provenance(data_hash=data_hash(curve), seed=config.seed))
+        run.table("forms.csv", found.comparison.table)
+        run.table("exponents.csv", found.exponents)
+        run.table("multiverse.csv", found.multiverse.table)
+        run.table("units.csv", per_unit)
+        for file, text in texts.items():
+            with replacing(run.folder / file) as partial:
+                partial.write_text(text, encoding="utf-8")
+        run.json("fit.json", sealed(to_json(found)))
+    return found, run.folder
+
+
+@dataclass(frozen=True)
+class Command:
+    """Fit a decay curve in every way that applies, compare the forms, and hold the exponent against humans."""
+
+    config: tyro.conf.OmitArgPrefixes[FitConfig]
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line."""
+
+    def body() -> None:
+        command = tyro.cli(Command, args=args, prog="python -m consolidation.fit")
+        with at_once():
+            # plotting libraries are slow to import; errors of the options should be fast
+            from consolidation.fit.figures import draw
+
+            found, folder = execute(command.config, command.settings)
+            draw(found, folder)
+        for caution in found.cautions:
+            warn(markup(caution))
+        console.print(summary(found), markup=False)
+        console.print(markup(folder))
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""A decay fit as text, JSON, LaTeX and BibTeX."""
+
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from consolidation.decay import humans
+from consolidation.decay.analysis import DecayFit, analyse
+from consolidation.decay.curve import Curve
+from labbook import escape
+from labbook.console import UserError
+from labbook.run import digest
+
+
+class DecayReport(DecayFit):
+    """A decay fit that can show itself."""
+
+    def summary(self) -> str:
+        """The report as text."""
+        return summary(self)
+
+    def to_latex(self) -> str:
+        """Macros and a sentence for a paper."""
+        return latex(self)
+
+    def plot(self) -> Figure:
+        """The data with their fits."""
+        from consolidation.fit.figures import data_and_fits  # plotting libraries are slow to import
+
+        return data_and_fits(self)
+
+
+def fit_decay(curve: Curve, **options: Any) -> DecayReport:
+    """Fit a curve in every way that applies to it, as `python -m consolidation.fit` does; `options` are those of `analysis.analyse`.
+
+    Raises UserError when no form, or no power law, can be fitted.
+    """
+    return DecayReport(**vars(analyse(curve, **options)))
+
+
+SCHEMA = 3
+# figure 4A of arXiv:2602.12204: P_episodic(k) = .89 k^-.43
+PAPER_LINE = (0.89, 0.43)
+# a form in LaTeX
+FORMULAS = {
+    "power": r"a\,x^{-\gamma}",
+    "power_asymptote": r"c + a\,x^{-\gamma}",
+    "shifted_power": r"a\,(1 + x / \tau)^{-\gamma}",
+}
+
+
+def _number(row: dict[str, Any]) -> str:
+    return f"{row['gamma']:.3f} [{row['lower']:.3f}, {row['upper']:.3f}] (n = {row['n']:.0f})"
+
+
+def data_hash(curve: Curve) -> str:
+    """SHA-256 of x, y, trials and units."""
+    parts = [np.ascontiguousarray(a).tobytes() for a in (curve.x, curve.y, curve.count) if a is not None]
+    return digest([*parts, *([] if curve.unit is None else [str(u).encode() for u in curve.unit])])
+
+
+def summary(found: DecayFit) -> str:
+    """The report on the terminal: data, rival forms, exponents, multiverse, units, humans, and what could not be done."""
+    curve = found.curve
+    points = len(np.unique(curve.x))
+    lines = [
+        f"[[Data]] {curve.name}: {len(curve.x)} observations at {points} x; clock {curve.clock}; window {curve.window}; normalisation {curve.normalisation}",
+        f"    {curve.source}",
+        "[[Forms]] by AICc",
+    ]
+    for _, row in found.comparison.table.iterrows():
+        fitted = found.comparison.fits[row["form"]]
+        values = ", ".join(f"{k} = {v:.4g}" for k, v in fitted.parameters.items())
+        note = f"  !! {row['failures']}" if row["failures"] else ""
+        lines.append(
+            f"    {row['form']:<22} AICc {row['aicc']:9.2f} (+{row['delta_aicc']:.2f}, weight {row['weight']:.2f})  BIC {row['bic']:9.2f}  held out {row['held_out_rmse']:.4g}  "
+            f"last decade {row['last_decade_rmse']:.4g}  {values}{note}"
+        )
+    lines.append(f"    {found.comparison.verdict}")
+    if curve.name == humans.PAPER_SERIES:
+        lines.append(f"    {drawn_line(curve)}")
+        lines.append(f"    {with_asymptote(found)}")
+    lines.append("[[Exponent]] 95 % intervals")
+    for _, row in found.exponents.iterrows():
+        note = f"  !! {row['failures']}" if row["failures"] else ""
+        lines.append(
+            f"    {row['form']:<16} {row['estimator']:<9} gamma = {_number(dict(row))}  {row['method']} over {row['unit']}s{note}"
+        )
+    lines += [f"    !! {caution}." for caution in found.cautions]
+    lines += ["[[Multiverse]]", f"    {found.multiverse.verdict}"]
+    if len(found.multiverse.by_clock) > 1:
+        for clock, part in found.multiverse.by_clock.items():
+            lines.append(
+                f"    {clock}: median {part['median']:.2f}, quartiles {part['lower_quartile']:.2f} to {part['upper_quartile']:.2f}, {part['fitted']} specifications, "
+                f"{part['share_in_human_range']:.0%} in the human range"
+            )
+    if found.change:
+        lines += ["[[Change point]]", f"    {found.change.verdict}"]
+        if found.change.schedule:
+            lines.append(f"    {found.change.schedule.verdict}")
+    if found.averaging:
+        lines += ["[[Single units and their mean]]", f"    {found.averaging.verdict}"]
+    if found.equivalences:
+        lines += ["[[Humans]]", *(f"    {one.verdict}" for one in found.equivalences)]
+    if found.missing:
+        lines.append("[[Not done]]")
+        lines += [f"    {name}: {reason}" for name, reason in found.missing.items()]
+    return "\n".join(map(escape.plain, lines))
+
+
+def with_asymptote(found: DecayFit) -> str:
+    """What the power law with an asymptote says by least squares: the reading of figure 4A that gives the
+    paper's own number.
+    """
+    table = found.exponents
+    rows = table[(table["form"] == "power_asymptote") & (table["estimator"] == "nls")]
+    if rows.empty:
+        return "the power law with an asymptote could not be fitted by nls."
+    row = rows.iloc[0]
+    return (
+        f"with an asymptote, c + a k^-gamma by nls, gamma = {_number(dict(row))}: the paper's "
+        f"{PAPER_LINE[1]} comes out of that form, which the line "
+        "that it draws, without an asymptote, is not."
+    )
+
+
+def drawn_line(curve: Curve) -> str:
+    """How far the line that the examined paper draws, .89 k^-.43, passes from the points of its own figure 4A."""
+    line = PAPER_LINE[0] * curve.x ** -PAPER_LINE[1]
+    worst = int(np.argmax(np.abs(line / curve.y - 1)))
+    return (
+        f"the drawn line {PAPER_LINE[0]} k^-{PAPER_LINE[1]} misses the points of its figure by {np.sqrt(np.mean((line - curve.y) ** 2)):.3f} (root mean square over {len(curve.x)} points), "
+        f"most at k = {curve.x[worst]:g}, where it is {line[worst]:.3f} and the point {curve.y[worst]:.3f}."
+    )
+
+
+def to_json(found: DecayFit) -> dict[str, Any]:
+    """Every number with interval, n, form, clock, window, normalisation, estimator, unit of resampling, seed, versions and data hash."""
+    curve = found.curve
+    return {
+        "schema": SCHEMA,
+        "curve": curve.name,
+        "source": curve.source,
+        "clock": {"counts": curve.clock.counts, "unit": curve.clock.unit},
+        "window": curve.window,
+        "normalisation": curve.normalisation,
+        "data_hash": data_hash(curve),
+        "gamma": found.headline,
+        "exponents": found.exponents.to_dict("records"),
+        "best_form": found.comparison.best,
+        "forms_verdict": found.comparison.verdict,
+        "standing": vars(found.comparison.standing(found.headline["form"])),
+        "cautions": list(found.cautions),
+        "multiverse": found.multiverse.summary,
+        "averaging": None
+        if found.averaging is None
+        else {"simulated": found.averaging.simulated, "verdict": found.averaging.verdict},
+        "equivalences": [
+            {
+                "measure": one.measure,
+                "state": one.state,
+                "difference": vars(one.difference),
+                "human_mean": vars(one.mean),
+                "new_study": vars(one.new_study),
+                "margin": one.margin,
+                "margin_reason": one.margin_reason,
+                "p": one.p_equivalence,
+                "overlap": one.overlap,
+                "verdict": one.verdict,
+            }
+            for one in found.equivalences
+        ],
+        "humans": [{"series": h.name, "study": h.study, "measure": h.measure, **vars(h.number)} for h in found.humans],
+        "shown": [{"series": h.name, "clock": str(h.clock), **vars(h.number)} for h in found.shown],
+        "by_clock": found.multiverse.by_clock,
+        "change_point": None
+        if found.change is None
+        else {
+            "location": vars(found.change.location),
+            "width": vars(found.change.width),
+            "events": found.change.events,
+            "preferred": found.change.preferred,
+            "support": found.change.support,
+            "aicc": found.change.aicc,
+            "schedule": None
+            if found.change.schedule is None
+            else {**vars(found.change.schedule), "slope": vars(found.change.schedule.slope)},
+            "verdict": found.change.verdict,
+        },
+        "missing": found.missing,
+        "seed": found.seed,
+        "replicates": found.replicates,
+        "versions": {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "pandas")},
+    }
+
+
+def read_fit(path: Path) -> dict[str, Any]:
+    """A `fit.json` of this or an older version; what an older one does not have is empty.
+
+    Raises UserError when the file is missing, is no fit, or is of a newer version.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read as a fit ({error}). Name the fit.json of a run of `python -m consolidation.fit`."
+        ) from error
+    if not isinstance(found, dict) or "schema" not in found or "gamma" not in found:
+        raise UserError(f"{path} is JSON but no fit: it has no `schema` and `gamma`.")
+    if found["schema"] > SCHEMA:
+        raise UserError(f"{path} has version {found['schema']}; this code reads up to {SCHEMA}. Update it.")
+    # version 1 knew one clock and no change points, version 2 no classes of measures and no cautions
+    return {
+        "shown": [],
+        "by_clock": {},
+        "change_point": None,
+        "equivalences": [],
+        "cautions": [],
+        "standing": None,
+        **found,
+    }
+
+
+def _macro(name: str) -> str:
+    """The part of a name before its first comma, in ASCII letters only: LaTeX macros have no digits, and no
+    others without packages.
+    """
+    words = re.sub(r"[^A-Za-z0-9]", " ", name.split(",")[0]).split()
+    digits = dict(
+        zip("0123456789", ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"), strict=True)
+    )
+    words = [word if word.isupper() else word.capitalize() for word in words]
+    return "".join("".join(digits.get(c, c) for c in word) for word in words) or "Curve"
+
+
+def _tex_number(value: float) -> str:
+    """A number as LaTeX text, also one that does not exist."""
+    if np.isnan(value):
+        return "undefined"
+    return f"{value:.3f}" if np.isfinite(value) else r"\ensuremath{" + ("-" if value < 0 else "") + r"\infty}"
+
+
+def latex(found: DecayFit) -> str:
+    """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window,
+    interval and what speaks against citing it.
+    """
+    head, curve, comparison = found.headline, found.curve, found.comparison
+    name = _macro(curve.name)
+    estimate, lower, upper = (_tex_number(head[key]) for key in ("gamma", "lower", "upper"))
+    standing = comparison.standing(head["form"])
+    if comparison.best is None:
+        rivals = escape.latex(comparison.verdict.removeprefix(f"{curve.name}: ").rstrip("."))
+    else:
+        best = escape.latex(comparison.best.replace("_", " "))
+        rivals = f"the best of the rival forms is {best}"
+        if comparison.best != head["form"]:
+            rivals += f", AICc {standing.gap:.1f} lower" if np.isfinite(standing.gap) else ""
+    opening = "This form is rejected: a" if standing.state == "does not survive" else "A"
+    caution = "".join(f" Caution: {escape.latex(text)}." for text in found.cautions)
+    failures = f" The fit reports: {escape.latex(head['failures'])}." if head["failures"] else ""
+    return "\n".join(
+        [
+            f"\\newcommand{{\\gamma{name}}}{{{estimate}}}",
+            f"\\newcommand{{\\gamma{name}Lower}}{{{lower}}}",
+            f"\\newcommand{{\\gamma{name}Upper}}{{{upper}}}",
+            f"\\newcommand{{\\gamma{name}Sentence}}{{{opening} power law ${FORMULAS[head['form']]}$ fitted by {head['estimator']} to "
+            f"{escape.latex(curve.name)} against {escape.latex(curve.clock)} (window: "
+            f"{escape.latex(curve.window)}; normalisation: "
+            f"{escape.latex(curve.normalisation)}) has $\\gamma = {estimate}$ "
+            f"(95\\,\\% interval {lower} to {upper}, {head['method']} over {head['n']:.0f} "
+            f"{escape.latex(head['unit'])}s); "
+            f"{rivals}.{caution}{failures}}}",
+            "",
+        ]
+    )
+
+
+def bibtex(found: DecayFit) -> str:
+    """`gamma.bib`: this software, the examined paper, and the source of every human curve used of which the
+    registry names author and year.
+    """
+    version = importlib.metadata.version("attention-redundancy")
+    entries = [
+        "@misc{attention_redundancy,\n  title = {attention-redundancy},\n  author = {{The "
+        "attention-redundancy developers}},\n"
+        f"  year = {{2026}},\n  note = {{version {escape.bibtex(version)}}}\n}}",
+        "@misc{cram2026,\n  title = {Learning to Forget Attention: Memory Consolidation for Adaptive Compute Reduction},\n"
+        "  author = {Shihab and Akter and Sharma},\n  year = {2026},\n  eprint = {2602.12204},\n  archivePrefix = {arXiv}\n}",
+    ]
+    table = humans.list_series().set_index("series")
+    for exponent in (*found.humans, *found.shown):
+        row, known = table.loc[exponent.name], humans.bibliography(exponent.name)
+        key = re.sub(r"[^A-Za-z0-9_]", "_", exponent.name)
+        if known is None:
+            # text outside of entries is a comment in BibTeX
+            entries.append(
+                f"{key} has no entry: the registry does not name its author and year "
+                f"({escape.bibtex(row['study']).replace('@', ' at ')})."
+            )
+            continue
+        doi: str = "" if pd.isna(row["doi"]) else f"\n  doi = {{{escape.bibtex(row['doi'])}}},"
+        entries.append(
+            f"@misc{{{key},\n  title = {{{escape.bibtex(row['study'])}}},\n  author = {{{escape.bibtex(known[0])}}},\n  year = {{{known[1]}}},{doi}\n"
+            f"  note = {{{escape.bibtex(row['measure'])}; {escape.bibtex(row['how_read'])}}}\n}}"
+        )
+    return "\n\n".join(entries) + "\n"

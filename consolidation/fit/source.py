@@ -1,0 +1,351 @@
+"""What is fitted: a human series, a training run, or a table, read as a curve with its clock."""
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from consolidation.decay import humans, units
+from consolidation.decay.analysis import require_size
+from consolidation.decay.curve import Clock, Curve
+from consolidation.decay.equivalence import Margin
+from consolidation.decay.forms import FORMS
+from consolidation.decay.from_run import episodic_curve
+from consolidation.decay.transitions import ScheduleShift, Transition, half_times, schedule_slope, transition
+from consolidation.srcd import CLOCKS as EXPOSURES
+from consolidation.train import trajectory
+from labbook import reading as tables
+from labbook.console import UserError, choice, warn
+from labbook.escape import markup, plain
+from labbook.estimate import REPLICATES
+
+REFERENCE = "reference"
+
+
+REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
+
+
+LEAST_REPLICATES = 100
+
+
+MOST_PARAMETERS = max(len(form.parameters) for form in FORMS.values())
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What is fitted, and how."""
+
+    source: Annotated[str, tyro.conf.Positional] = REFERENCE
+    """The folder of a training run, a table (.csv, .tsv, .txt, .xlsx, .parquet), or a series of `python -m
+    consolidation.humans` (cram2026_fig4a is the paper's own figure 4A);
+    default: the shipped reference run."""
+    x: str = "x"
+    """Column of the table that is counted."""
+    y: str = "value"
+    """Column of the table that decays."""
+    series: str | None = None
+    """Which series of the table, where its column `series` holds several."""
+    clock: str | None = None
+    """What x counts: one of the clocks of the registry, or your own words; needed for a table without a
+    column `clock`.
+    """
+    clock_unit: str | None = None
+    """Unit of x, for instance days or count; needed for a clock that is no count (retention interval, your
+    own words) unless the table has a column
+    `clock_unit`."""
+    on_clock: str | None = None
+    """Read x on this clock of the registry, in the unit that it has there, so that exponents on it may be
+    compared; the result says so.
+    """
+    on_clock_factor: float | None = None
+    """How many units of --on-clock one unit of x is (1: each counts as one); needed because no clock says how
+    much of another it holds.
+    """
+    measure: Literal["time", "error", "recall", "savings"] | None = None
+    """What y is, so that it is held against human measures of that class only; default: against every class,
+    one at a time.
+    """
+    margin: float | None = None
+    """Difference of exponents that is too small to matter; default: the standard deviation between human
+    studies.
+    """
+    unit: str | None = None
+    """Column of independent units (seed, pattern, list, subject); resampled as wholes."""
+    count: str | None = None
+    """Column of trials behind each proportion, for binomial likelihood."""
+    window: tuple[float, float] | None = None
+    """First and last x that are used; default: all, and of a training run the part from the largest value on."""
+    forms: tuple[str, ...] = tuple(FORMS)
+    """Rival forms."""
+    bootstrap: int = REPLICATES
+    """Replicates."""
+    human: tuple[str, ...] = ("all",)
+    """Human series to compare with, or all on the same clock."""
+    seed: int = 0
+    """Of the bootstrap and of the simulations."""
+
+    def __post_init__(self) -> None:
+        if self.bootstrap < LEAST_REPLICATES:
+            raise UserError(
+                f"--bootstrap {self.bootstrap}: at least {LEAST_REPLICATES} replicates are needed for the "
+                "limits of 95 % intervals."
+            )
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} has to be 0 or more.")
+        if self.margin is not None:
+            Margin(self.margin, "given")
+        if self.on_clock is None and self.on_clock_factor is not None:
+            raise UserError(
+                "--on-clock-factor says how to read x on another clock. Name that clock with --on-clock, or "
+                "leave it out."
+            )
+        if not self.forms:
+            raise UserError(f"--forms names no form; there are {', '.join(FORMS)}.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is fitted: the curve, the same data on other clocks, the change point of its trajectory, and what a unit is."""
+
+    curve: Curve
+    clocks: tuple[Curve, ...] = ()
+    change: Transition | None = None
+    unit: str | None = None
+
+
+def read(config: FitConfig) -> Source:
+    """The data asked for. Raises UserError for missing files, columns, series and units, and for values that
+    are no numbers.
+    """
+    path = REFERENCE_RUN if config.source == REFERENCE else Path(config.source)
+    try:
+        folder, there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise UserError(
+            f"{plain(config.source)[:100]} cannot be read ({error.strerror}). Name a folder, a table or a series."
+        ) from error
+    if folder:
+        _refuse(config, ("x", "y", "series", "unit", "count", "clock_unit"), "a training run names its own")
+        source = _from_run(path, config)
+    elif there or tables.is_table(config.source):
+        source = Source(_within(_from_table(path, config), config), unit=config.unit)
+    else:
+        _refuse(
+            config,
+            ("x", "y", "series", "unit", "count", "clock", "clock_unit", "measure"),
+            "the registry names its own",
+        )
+        source = Source(_within(humans.load(config.source), config), unit=config.unit)
+    curve = source.curve
+    choice(
+        "clock",
+        markup(curve.clock),
+        "of the run" if folder else "of the table" if there else "of the registry of human series",
+    )
+    if config.measure is not None:
+        curve = replace(curve, measure=config.measure)
+    if config.on_clock is not None:
+        curve = _on_clock(curve, config.on_clock, config.on_clock_factor)
+    require_size(curve)
+    return replace(source, curve=curve)
+
+
+def _refuse(config: FitConfig, names: tuple[str, ...], why: str) -> None:
+    """Raise UserError when a field that this kind of source does not read was given."""
+    for name in names:
+        if getattr(config, name) != getattr(FitConfig(), name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} is for tables; of {plain(config.source)} {why}. Leave {flag} out.")
+
+
+def _on_clock(curve: Curve, counts: str, factor: float | None) -> Curve:
+    """The curve on another clock of the registry. Raises UserError when nobody says how the two are related."""
+    if counts not in units.CLOCKS:
+        raise UserError(
+            f"there is no clock {counts!r}; there are {', '.join(map(repr, units.CLOCKS))}. Change --on-clock."
+        )
+    clock = Clock(counts, units.CLOCKS[counts])
+    if curve.clock.counts == counts:
+        if factor is not None:
+            raise UserError(
+                f"x is on the clock {counts!r} already, so its unit decides the factor. Leave --on-clock-factor out."
+            )
+        return curve.in_unit(clock.unit)
+    if factor is None:
+        raise UserError(
+            f"how many {clock.unit} of {counts!r} one unit of {curve.clock} is, is not known. Say it with "
+            "--on-clock-factor "
+            "(1: each counts as one), or leave --on-clock out."
+        )
+    if not (np.isfinite(factor) and factor > 0):
+        raise UserError(f"--on-clock-factor {factor} has to be a positive number.")
+    return curve.on_clock(clock, factor)
+
+
+def _within(curve: Curve, config: FitConfig) -> Curve:
+    if config.window is None:
+        return curve
+    part = curve.within(*config.window)
+    if len(part.x) == 0:
+        raise UserError(f"--window {config.window} leaves no point of {curve.name}. Change --window.")
+    return part
+
+
+def _from_run(run: Path, config: FitConfig) -> Source:
+    """P_episodic(k) of a training run on its three clocks, and the change point of its attention at recurring queries."""
+    # first, so that a damaged seed is named before its numbers are used
+    events = trajectory.summaries(run)[0]["events"]
+    chosen = config.clock or EXPOSURES[2]
+    curves = {clock: episodic_curve(run, clock) for clock in dict.fromkeys((chosen, *EXPOSURES))}
+    if config.window is None:
+        whole, curves = curves, {clock: c.falling() for clock, c in curves.items()}
+        # a clock on which nothing falls keeps its points only if there are enough of them
+        curves = {
+            clock: c if len(np.unique(c.x)) >= MOST_PARAMETERS + 2 else whole[clock] for clock, c in curves.items()
+        }
+        choice(
+            "window", curves[chosen].window, "from the largest mean on, because a decay is fitted; --window changes it"
+        )
+    else:
+        curves = {clock: _within(c, config) if clock == chosen else c for clock, c in curves.items()}
+    attention = _falling_attention(run)
+    change = None
+    if attention.shape[1] > 1:
+        change = transition(attention.index.to_numpy(float), attention.to_numpy(float).T, events, config.seed)
+        change = replace(change, schedule=_schedule(run))
+    others = tuple(c for clock, c in curves.items() if clock != chosen)
+    return Source(curves[chosen], others, change, "seed")
+
+
+def _falling_attention(run: Path) -> pd.DataFrame:
+    """Attention at recurring queries from its largest mean on: before that it is being learnt, not given up.
+    Index step, one column per seed.
+    """
+    attention = trajectory.course(run, "attention", "recurring").dropna()
+    return attention.loc[attention.mean(axis=1).iloc[::-1].idxmax() :]
+
+
+def _schedule(run: Path) -> ScheduleShift | None:
+    """Half-times of this run and of the finished ones beside it that differ in the onset of routing pressure
+    only; None when there are too few.
+    """
+
+    def conditions(folder: Path) -> dict[str, Any]:
+        config = trajectory.read_config(trajectory.seeds(folder)[0])
+        return {key: value for key, value in config.items() if key not in ("seed", "pressure_start")}
+
+    half: dict[float, dict[str, float]] = {}
+    for folder in sorted(run.resolve().parent.iterdir()):
+        if not list(folder.glob("seed-*/summary.json")):
+            continue
+        try:
+            if conditions(folder) != conditions(run):
+                continue
+            onset = float(trajectory.read_config(trajectory.seeds(folder)[0])["pressure_start"])
+            course = _falling_attention(folder)
+        except UserError as error:
+            warn(f"{markup(folder)} is left out of the change point: {markup(error)}")
+            continue
+        found = half_times(course.index.to_numpy(float), course.to_numpy(float).T)
+        half[onset] = dict(zip(map(str, course.columns), map(float, found), strict=True))
+    if len(half) < 2:
+        return None
+    try:
+        return schedule_slope("routing pressure sets in", half)
+    except UserError as error:
+        warn(markup(error))
+        return None
+
+
+def _from_table(path: Path, config: FitConfig) -> Curve:
+    table = tables.read(path)
+    named = {"--x": config.x, "--y": config.y, "--unit": config.unit, "--count": config.count}
+    for flag, column in named.items():
+        if column is not None and column not in table:
+            raise UserError(
+                f"{path} has no column {column!r}; it has {', '.join(map(plain, table.columns))}. Change {flag}."
+            )
+    if "series" in table:
+        names = list(dict.fromkeys(table.columns["series"].tolist()))
+        shown = ", ".join(map(plain, names[:20]))
+        if config.series is None and len(names) > 1:
+            raise UserError(f"{path} holds {len(names)} series ({shown}). Choose one with --series.")
+        if config.series is not None and config.series not in names:
+            raise UserError(f"{path} has no series {config.series!r}; there are {shown}. Change --series.")
+        table = table.rows(table.columns["series"] == (config.series or names[0]))
+    elif config.series is not None:
+        raise UserError(f"{path} has no column 'series', so --series {config.series!r} chooses nothing. Leave it out.")
+    clock = _clock(table, config)
+    numbers = table.numbers([c for c in (config.x, config.y, config.count) if c])
+    unit = None if config.unit is None else table.columns[config.unit]
+    if unit is not None and len(np.unique(unit)) < 2:
+        raise UserError(
+            f"{path}: --unit {config.unit} was asked for, but all rows are of one unit, which has no spread. Leave --unit out; the interval "
+            "is then over the points."
+        )
+    if unit is not None and (unit == "").any():
+        raise UserError(
+            f"{path}: row {table.lines[int((unit == '').argmax())]} has no {config.unit}. Fill it, or remove the row."
+        )
+    order = np.argsort(numbers[config.x], kind="stable")
+    return Curve(
+        name=config.series or path.stem,
+        x=numbers[config.x][order],
+        y=numbers[config.y][order],
+        clock=clock,
+        unit=None if unit is None else unit[order],
+        count=None if config.count is None else numbers[config.count][order],
+        error="binomial" if config.count else "gaussian",
+        source=f"{path.name}, columns {config.x} and {config.y}",
+    )
+
+
+def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
+    """What x counts and in which unit, by flag or column; a flag that contradicts its column is an error, and
+    a unit is never guessed.
+    """
+    told = table.only("clock", "One curve has one clock: give each its own series, or choose rows.")
+    if config.clock is not None and told is not None and config.clock != told:
+        raise UserError(
+            f"{table.path} has the clock {plain(told)!r} in its column `clock`, and --clock says "
+            f"{config.clock!r}. Leave --clock out, or correct one."
+        )
+    counts = config.clock or told
+    if counts is None:
+        raise UserError(
+            f"{table.path} does not say what {config.x} counts. Say it with --clock, for instance "
+            f"{', '.join(map(repr, units.CLOCKS))}."
+        )
+    close = difflib.get_close_matches(counts, units.CLOCKS, 1, 0.85)
+    if counts not in units.CLOCKS and close:
+        raise UserError(
+            f"{table.path}: the clock {counts!r} is not one of the registry, but nearly {close[0]!r}. Say which with --clock: under another "
+            "name the curve is compared with nothing."
+        )
+    written = table.only("clock_unit", "One curve has one unit: convert the rows, or give each unit its own series.")
+    for unit in (written, config.clock_unit):
+        if unit is not None:
+            units.check(counts, unit)
+    if written is not None and config.clock_unit is not None and units.factor(counts, written, config.clock_unit) != 1:
+        raise UserError(
+            f"{table.path} has the unit {plain(written)!r} in its column `clock_unit`, and --clock-unit says "
+            f"{config.clock_unit!r}. "
+            "Leave --clock-unit out, or correct one."
+        )
+    unit = config.clock_unit or written
+    if unit is not None:
+        choice("clock unit", markup(unit), "--clock-unit" if config.clock_unit else "column clock_unit")
+    elif counts in units.THINGS:
+        unit = units.CLOCKS[counts]
+        choice("clock unit", unit, f"{counts} is counted; --clock-unit says otherwise")
+    else:
+        raise UserError(
+            f"{table.path} does not say in which unit {config.x} measures the clock {plain(counts)!r}. Say "
+            "it with --clock-unit, for instance "
+            f"{units.examples(counts)}."
+        )
+    return Clock(counts, unit)

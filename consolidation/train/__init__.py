@@ -1,0 +1,1 @@
+"""Training of CRAM, its ablations and its rivals: `python -m consolidation.train`."""

@@ -1,0 +1,108 @@
+"""Train the reference model or a rival on SRCD: `python -m consolidation.train [tiny | small | base | paper] [flags]`.
+
+Every seed leaves a folder: `trajectory.parquet` and `patterns.parquet` (see `consolidation/trajectory.py`), the final weights, `config.json`,
+`provenance.json` and `summary.json`. A killed run goes on when the command is repeated. On several GPUs:
+`accelerate launch -m consolidation.train base`.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+from accelerate import PartialState
+from rich import box
+from rich.table import Table
+
+from consolidation.train.presets import TrainConfig, parse
+from consolidation.train.trainer import Settings, Trainer
+from labbook.console import UserError, console, guarded
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train on SRCD and leave trajectories."""
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    seeds: int = 1
+    """Number of seeds; each fixes the patterns, the sequences, the weights and the routing noise."""
+    first_seed: int = 0
+    """The first of them."""
+    out: Path | None = None
+    """Folder of the run; default: runs/train-<model>-<time>."""
+
+
+def execute(command: Command, out: Path) -> list[dict[str, Any]]:
+    """Train every seed into its folder, and return their summaries."""
+    if command.seeds < 1:
+        raise UserError(f"--seeds {command.seeds}: at least one seed is needed.")
+    summaries = []
+    for seed in range(command.first_seed, command.first_seed + command.seeds):
+        trainer = Trainer(command.config, seed, out / f"seed-{seed}", command.settings)
+        summaries.append(trainer.train())
+    return summaries
+
+
+def show(summaries: list[dict[str, Any]]) -> None:
+    """One line per seed."""
+    first = summaries[0]
+    title = (
+        f"{first['label']}, {first['parameters']:,} parameters, {first['steps']:,} steps. Right answers by kind of query, error of the dynamics, share of positions that "
+        f"attend: all, at both kinds of query, elsewhere; query-key pairs per position (causal attention: {first['pairs_dense']:.0f}); "
+        f"optimum (eq 13) {first['optimum']:.3f}, best static routing {first['static']:.3f}"
+    )
+    table = Table(box=box.SIMPLE, title=title, title_justify="left", collapse_padding=True)
+    names = (
+        "seed",
+        "recurring",
+        "novel",
+        "MSE",
+        "attend",
+        "recurring",
+        "novel",
+        "other",
+        "pairs",
+        "learnt",
+        "consolidated",
+        "min",
+    )
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for s in summaries:
+        a, accuracy = s["attention"], s["accuracy"]
+        table.add_row(
+            str(s["seed"]), _number(accuracy["recurring"]), _number(accuracy["novel"]), f"{s['dynamics_mse']:.4f}", f"{a['all']:.4f}", _number(a["recurring"]),
+            _number(a["novel"]), f"{a['other']:.4f}", f"{s['pairs']:.2f}", _yes(s["learnt"]), _yes(s["consolidated"]), f"{s['seconds'] / 60:.1f}",
+        )  # fmt: skip
+    console.print(table)
+    learnt, consolidated = (sum(s[key] for s in summaries) for key in ("learnt", "consolidated"))
+    console.print(f"{learnt} of {len(summaries)} seeds learnt retrieval, {consolidated} consolidated")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line."""
+
+    def body() -> None:
+        command = parse(sys.argv[1:] if args is None else args, Command, "python -m consolidation.train")
+        out = command.out or Path("runs") / f"train-{command.config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+        summaries = execute(command, out)
+        if PartialState().is_main_process:
+            show(summaries)
+            console.print(str(out))
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+"""One seed of one training run: steps, evaluations, state.
+
+The state (weights, optimiser moments, exposure counts, rows so far) is one safetensors file, replaced atomically, and every random number is a
+function of (seed, step); so a run that was killed at any moment goes on to the same trajectory, bit for bit on CPUs with the same number
+of threads (only `seconds` differs).
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from consolidation.cram import EPISODIC, Model, Part, objective, routing_noise
+from consolidation.rivals import build, parameters
+from consolidation.srcd import Batch, generate, generator
+from consolidation.train import trajectory
+from consolidation.train.evaluation import KNOCK_OUTS, accuracies, measure, memories, summarise
+from consolidation.train.presets import TrainConfig
+from labbook import processes
+from labbook.console import Interrupted, UserError, choice, progress, stopping
+from labbook.run import Run, digest, load_tensors, provenance, save_tensors, sealed
+
+STATE = "state.safetensors"
+STATE_SECONDS = 60
+HEADS = ("retrieve.", "predict.")
+# torch's counter knows attention on GPUs, but not by the name that it has on CPUs
+COUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+}
+Row = tuple[int, int, str, str, float, int]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What changes no number."""
+
+    tracker: str | None = None
+    """Also log to tensorboard, wandb or trackio, through accelerate; the package has to be installed."""
+
+
+def _checksum(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names and bytes of all tensors, by name."""
+    parts = (
+        (name.encode(), t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for name, t in sorted(tensors.items())
+    )
+    return digest(bytes(part) for pair in parts for part in pair)
+
+
+class Trainer:
+    """Train one seed into a run folder.
+
+    Parameters
+    ----------
+    start : folder of a finished seed whose weights this one starts from, its heads excepted.
+
+    Raises
+    ------
+    UserError : when the folder holds another run or a damaged state, and when a loss is not finite (the last state is kept).
+    Interrupted : after Ctrl-C or SIGTERM, with the state saved.
+    """
+
+    def __init__(
+        self, config: TrainConfig, seed: int, folder: Path, settings: Settings | None = None, start: Path | None = None
+    ):
+        settings = settings or Settings()
+        cpu = not torch.cuda.is_available()
+        precision = ("no" if cpu else "bf16") if config.precision == "auto" else config.precision
+        available = [str(tracker) for tracker in get_available_trackers()]
+        if settings.tracker and settings.tracker not in available:
+            raise UserError(
+                f"the tracker {settings.tracker!r} is not installed or not known to accelerate; available: {', '.join(available) or 'none'}. Install it, or leave --tracker out."
+            )
+        self.accelerator = Accelerator(
+            cpu=cpu, mixed_precision=precision, log_with=settings.tracker, project_dir=folder
+        )
+        if config.batch % self.accelerator.num_processes:
+            raise UserError(
+                f"--batch {config.batch} cannot be shared by {self.accelerator.num_processes} processes. Make it a multiple of that number."
+            )
+        weights = None if start is None else load_tensors(start / "model.safetensors")[0]
+        origin = None if weights is None else digest(t.numpy().tobytes() for t in weights.values())
+        if (folder / "config.json").exists():
+            trajectory.read_config(folder)  # a damaged one is named before it is compared
+        with self.accelerator.main_process_first():
+            self.run = Run(folder, {**asdict(config), "seed": seed, "start": origin})
+        self.config, self.seed, self.device = config.resolved(), seed, self.accelerator.device
+        torch.manual_seed(seed)
+        self.bare: Model = build(config.model, config.benchmark, config.cram).to(self.device)
+        layers = len(self.bare.layers)
+        if weights is not None:
+            kept = {k: t for k, t in weights.items() if not k.startswith(HEADS)}
+            self.bare.load_state_dict({**self.bare.state_dict(), **kept})
+        if config.trained == "heads":
+            for name, p in self.bare.named_parameters():
+                p.requires_grad_(name.startswith(HEADS))
+        self.optimizer = self._optimizer()
+        self.model, self.optimizer = self.accelerator.prepare(self.bare, self.optimizer)
+        if config.compile:
+            self.model = torch.compile(self.model)
+        c = self.config
+        shown = c.benchmark.recurrence * (c.benchmark.queries + c.benchmark.bindings) * c.benchmark.length
+        self.table = trajectory.PatternTable(
+            c.batch,
+            c.benchmark.patterns,
+            layers,
+            max(100.0, 2 * c.steps * c.batch * shown),
+            self.device,
+        )
+        self.step, self.seconds, self.rows = 0, 0.0, list[Row]()
+        self.recent: dict[str, list[float]] = {}
+        self.loss = math.nan
+        if settings.tracker:
+            self.accelerator.init_trackers("consolidation", config={**asdict(config), "seed": seed})
+        self.held_out = generate(c.benchmark, seed, 0, c.evaluation, self.device, "evaluation")
+        if (folder / STATE).exists():
+            self._restore()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with the semantic memory at its own rate, and weight decay on matrices only."""
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, p in self.bare.named_parameters():
+            if p.requires_grad:
+                rate = self.config.semantic_rate if ".semantic." in name else 1.0
+                groups.setdefault((rate, self.config.weight_decay if p.dim() > 1 else 0.0), []).append(p)
+        parts = [{"params": ps, "weight_decay": decay, "relative": rate} for (rate, decay), ps in groups.items()]
+        return torch.optim.AdamW(parts, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+
+    def _learning_rate(self, step: int) -> float:
+        """Linear warm-up, then cosine to zero."""
+        c = self.config
+        return (
+            c.learning_rate * min(1.0, (step + 1) / max(1, c.warmup)) * 0.5 * (1 + math.cos(math.pi * step / c.steps))
+        )
+
+    def _mine(self) -> tuple[int, int]:
+        """First and last row of the batch that belong to this process."""
+        share = self.config.batch // self.accelerator.num_processes
+        return share * self.accelerator.process_index, share * (self.accelerator.process_index + 1)
+
+    def train(self) -> dict[str, Any]:
+        """All remaining steps; returns the summary. A finished run is left as it is."""
+        if self.run.finished:
+            return trajectory.read_summary(self.run.folder)
+        self.run.json("provenance.json", self._provenance())
+        marks = self._marks()
+        if self.step == 0:
+            self._evaluate(knock_outs=True)
+        saved = time.monotonic()
+        label = f"{self.config.model}, seed {self.seed}"
+        with progress(label, self.config.steps, self.step) as advance:
+            while self.step < self.config.steps:
+                began = time.monotonic()
+                self._step()
+                self.seconds += time.monotonic() - began
+                if self.step in marks:
+                    self._evaluate(knock_outs=self.step == self.config.steps or self.step & (self.step - 1) == 0)
+                advance(1, self._note())
+                # saving adds up over all processes, so all of them have to save at the same step
+                stop, due = processes.agree((stopping(), time.monotonic() - saved > STATE_SECONDS))
+                if stop or due:
+                    self.save()
+                    saved = time.monotonic()
+                if stop:
+                    raise Interrupted(f"The state of step {self.step} is saved; repeat the same command to go on.")
+        return self._finish()
+
+    def _marks(self) -> set[int]:
+        """Steps that are evaluated: evenly spaced ones, powers of two, and the last."""
+        c = self.config
+        even = {round(i * c.steps / c.evaluations) for i in range(1, c.evaluations + 1)}
+        return even | {2**i for i in range(c.steps.bit_length()) if 2**i < c.steps}
+
+    def _step(self) -> None:
+        c, (first, last) = self.config, self._mine()
+        # every process draws everything and takes its rows, so the numbers do not depend on how many processes there are
+        everything = generate(c.benchmark, self.seed, self.step, c.batch, self.device)
+        noise = routing_noise(
+            len(self.bare.layers), everything, generator(self.device, "routing", self.seed, self.step)
+        )
+        batch, noise = everything.rows(first, last), noise[:, first:last]
+        rate = self._learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["relative"]
+        self.model.train()
+        try:
+            with self.accelerator.autocast():
+                outputs = self.model(batch, noise, c.temperature_at(self.step))
+            terms = objective(outputs, batch, c.objective_at(self.step))
+            self.accelerator.backward(terms["total"])
+        except RuntimeError as error:
+            said = str(error).partition("\n")[0]
+            # CPUs have no error class of their own for this
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in said:
+                raise
+            raise UserError(
+                f"out of memory at --batch {c.batch} and --length {c.benchmark.length} ({said}). Try --batch {max(1, c.batch // 2)}."
+            ) from error
+        # no clipping: what makes a router attend again are rare, large gradients, and a clipped sum of them lets the small, steady penalty win
+        share = torch.stack([(t.path == EPISODIC).float().mean() for t in outputs.traces]).mean()
+        measured = torch.stack([*(value.detach().float() for value in terms.values()), share])
+        *losses, episodic = self.accelerator.reduce(measured, "mean").tolist()
+        values = dict(zip(terms, losses, strict=True))
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            kept = (
+                f"the state of an earlier step is kept in {STATE}"
+                if (self.run.folder / STATE).exists()
+                else "no state was saved yet"
+            )
+            raise UserError(
+                f"the loss is not finite at step {self.step + 1}, term {bad[0]}; {kept}. Lower --learning-rate and choose another --out."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            self.table.add(everything, outputs, first, last)
+        self.step += 1
+        self.loss = values["total"]
+        for name, value in values.items():
+            self.recent.setdefault(f"loss_{name}", []).append(value)
+        self.recent.setdefault("attention_in_training", []).append(episodic)
+
+    def _note(self) -> str:
+        """Loss of the last step, and retrieval and attention of the last evaluation."""
+        last = {
+            f"{metric} {kind}": value
+            for _, layer, kind, metric, value, _ in self.rows[-200:]
+            if layer == -1 and metric in ("attention", "accuracy")
+        }
+        recurring, novel, attention = (
+            last.get(k, math.nan) for k in ("accuracy recurring", "accuracy novel", "attention all")
+        )
+        return f"loss {self.loss:.3f}, recurring {recurring:.2f}, novel {novel:.2f}, attention {attention:.3f}"
+
+    @torch.no_grad()
+    def _evaluate(self, knock_outs: bool) -> None:
+        """Measure on the held-out sequences and add the rows."""
+        self.bare.eval()
+        c, batch = self.config, self.held_out
+        with self.accelerator.autocast():
+            outputs = self.bare(batch)
+            everywhere = self.bare(batch, dense=True)
+        rows = measure(outputs, batch) + memories(everywhere, batch, c.cram.buffer)
+        if knock_outs:
+            knocks: dict[str, tuple[Part, ...]] = {**{part: (part,) for part in KNOCK_OUTS}, "all": KNOCK_OUTS}
+            for name, parts in knocks.items():
+                knocked = accuracies(self.bare(batch, without=frozenset(parts)), batch)
+                rows += [(-1, kind, f"accuracy_without_{name}", value, n) for kind, value, n in knocked]
+            rows += [(-1, "all", metric, value, batch.key.numel()) for metric, value in self._flops(batch).items()]
+        for metric, values in self.recent.items():
+            rows.append((-1, "all", metric, float(np.mean(values)), len(values)))
+        schedules = {
+            "temperature": c.temperature_at(self.step), "penalty": c.objective_at(self.step).attention_penalty,
+            "learning_rate": self._learning_rate(self.step), "seconds": self.seconds,
+        }  # fmt: skip
+        rows += [(-1, "all", metric, value, 1) for metric, value in schedules.items()]
+        self.recent = {}
+        self.rows += [(self.step, *row) for row in rows]
+        self.accelerator.log(
+            {f"{metric}/{kind}": v for layer, kind, metric, v, _ in rows if layer == -1}, step=self.step
+        )
+
+    def _flops(self, batch: Batch) -> dict[str, float]:
+        """Forward operations per position by torch's counter (matrix products and attention), with skipping and with attention computed everywhere."""
+        found = {}
+        for metric, dense in (("flops", False), ("flops_dense", True)):
+            with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+                self.bare(batch, dense=dense)
+            found[metric] = counter.get_total_flops() / batch.key.numel()
+        return found
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Everything the next step depends on, by name."""
+        tensors = {f"model:{name}": t for name, t in self.bare.state_dict().items()}
+        for name, p in self.bare.named_parameters():
+            tensors |= {f"optimizer:{key}:{name}": t for key, t in self.optimizer.state.get(p, {}).items()}
+        tensors["exposures"] = self.table.exposures.rows
+        tensors["patterns"] = self.accelerator.reduce(self.table.sums, "sum")
+        log = json.dumps({"rows": self.rows, "recent": self.recent})
+        tensors["log"] = torch.frombuffer(bytearray(log.encode()), dtype=torch.uint8)
+        return tensors
+
+    def save(self) -> None:
+        """Write the state, atomically; the next start goes on from here."""
+        tensors = self._tensors()
+        if self.accelerator.is_main_process:
+            about = {
+                "step": str(self.step),
+                "seconds": str(self.seconds),
+                "model": self.config.model,
+                "kind": "consolidation",
+                "config_digest": trajectory.config_digest(self.run.config),
+                "checksum": _checksum(tensors),
+            }
+            save_tensors(self.run.folder / STATE, tensors, about)
+
+    def _restore(self) -> None:
+        """Go on from the saved state. Raises UserError when it is damaged, of another run, or not a state
+        that this run can have.
+        """
+        path = self.run.folder / STATE
+        tensors, about = load_tensors(path)
+        remove = f"Remove {path} to start this seed again."
+        expected = {f"model:{name}": t.shape for name, t in self.bare.state_dict().items()}
+        missing = {*expected, "exposures", "patterns", "log"} - set(tensors)
+        if about.get("kind") != "consolidation" or missing:
+            raise UserError(
+                f"{path} is not the state of such a run ({about.get('model', 'no model named')}; "
+                f"{len(missing)} tensors are missing). {remove}"
+            )
+        if about.get("config_digest") != trajectory.config_digest(self.run.config):
+            raise UserError(f"{path} is the state of a run with another configuration or seed. {remove}")
+        if about.get("checksum") != _checksum(tensors):
+            raise UserError(f"{path} is damaged: its checksum is not that of its content. {remove}")
+        try:
+            self.step, self.seconds = int(about["step"]), float(about["seconds"])
+            log = json.loads(bytes(tensors["log"].numpy()).decode())
+            self.rows, self.recent = [tuple(row) for row in log["rows"]], log["recent"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged: its step or its rows cannot be read ({error}). {remove}") from error
+        last = max((row[0] for row in self.rows), default=0)
+        if not last <= self.step <= self.config.steps or not (math.isfinite(self.seconds) and self.seconds >= 0):
+            raise UserError(
+                f"{path} says that {self.step} steps in {self.seconds} s are done, with rows up to step "
+                f"{last}; the run has {self.config.steps} steps. {remove}"
+            )
+        shapes = {**expected, "exposures": self.table.exposures.rows.shape, "patterns": self.table.sums.shape}
+        wrong = [name for name, shape in shapes.items() if tensors[name].shape != shape]
+        if wrong:
+            raise UserError(
+                f"{path} has {wrong[0]} in the shape {tuple(tensors[wrong[0]].shape)}, asked "
+                f"{tuple(shapes[wrong[0]])}. {remove}"
+            )
+        self.bare.load_state_dict({k.removeprefix("model:"): t for k, t in tensors.items() if k.startswith("model:")})
+        for name, p in self.bare.named_parameters():
+            moments = {
+                k.split(":")[1]: t for k, t in tensors.items() if k.startswith("optimizer:") and k.endswith(f":{name}")
+            }
+            if moments:
+                # AdamW keeps its step counter in float32 beside the parameter
+                self.optimizer.state[p] = {k: t.to(p.device) for k, t in moments.items()}
+        self.table.exposures.rows = tensors["exposures"].to(self.device)
+        if self.accelerator.is_main_process:
+            self.table.sums = tensors["patterns"].to(self.device)
+        choice("resume", f"step {self.step}", f"{STATE} is there")
+
+    def _provenance(self) -> dict[str, Any]:
+        return provenance(
+            seed=self.seed, device=str(self.device), threads=torch.get_num_threads(), processes=self.accelerator.num_processes,
+            precision=self.accelerator.mixed_precision, parameters=parameters(self.bare),
+        )  # fmt: skip
+
+    def _finish(self) -> dict[str, Any]:
+        """Write both tables, the weights, and the summary."""
+        self.table.sums = self.accelerator.reduce(self.table.sums, "sum")
+        table = trajectory.tidy(self.rows)
+        facts = {"model": self.config.model, "seed": self.seed, "config": self.run.config}
+        summary = summarise(table, self.config, self.seed, parameters(self.bare))
+        summary["config_digest"] = trajectory.config_digest(self.run.config)
+        if self.accelerator.is_main_process:
+            folder = self.run.folder
+            trajectory.write(folder / "trajectory.parquet", table, facts)
+            trajectory.write(folder / "patterns.parquet", self.table.table(), facts)
+            save_tensors(folder / "model.safetensors", self.bare.state_dict(), {"model": self.config.model})
+            self.run.json("summary.json", sealed(summary))
+            (folder / STATE).unlink(missing_ok=True)
+        self.accelerator.end_training()
+        return summary

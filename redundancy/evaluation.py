@@ -1,0 +1,90 @@
+"""Run the intact model and every variant over the held-out documents, and count what the change costs.
+
+Of every next-token prediction from a scored position:
+
+    loss        -log p(next token), nats
+    kl          sum_v p_intact(v) log(p_intact(v) / p(v)), nats
+    agreement   whether the most probable token is that of the intact model
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labbook import processes
+from redundancy.batches import Batch
+from redundancy.model.decoder import Decoder
+from redundancy.model.substitution import Rule, Substitution
+from redundancy.passes import Saved, Task, each_batch
+
+FIELDS = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the model: the rules by layer, under the keys by which tables know it."""
+
+    keys: Mapping[str, Any]
+    rules: Mapping[int, Rule]
+
+
+@torch.inference_mode()
+def log_probabilities(decoder: Decoder, ids: Tensor) -> Tensor:
+    """log p(next token) at every position but the last: (batch, position - 1, vocabulary), float32 (float64 models: float64)."""
+    logits: Tensor = decoder.model(input_ids=ids, use_cache=False).logits[:, :-1]
+    return logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32).log_softmax(-1)
+
+
+def evaluate(
+    decoder: Decoder, task: Task, variants: Sequence[Variant], state: Path | None, label: str
+) -> tuple[Tensor, Tensor]:
+    """Run the intact model and every variant over the held-out documents.
+
+    Returns
+    -------
+    Sums per document in float64: of the intact model (document, FIELDS), of the variants (variant, document, FIELDS).
+    """
+    documents = len(task.windows["evaluation"].names)
+    saved = Saved(state)
+    found, done = saved.load(task.counts)
+    sums = torch.zeros(len(variants) + 1, documents, len(FIELDS), dtype=torch.float64)
+    if found:
+        sums = found[0]["sums"]
+    substitutions = [Substitution(decoder, v.rules, task.start_position) for v in variants]
+
+    @torch.inference_mode()
+    def body(batch: Batch) -> None:
+        intact = log_probabilities(decoder, batch.ids)
+        device = intact.device
+        valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(device)
+        goal, best = batch.ids[:, 1:].to(device).unsqueeze(-1), intact.argmax(-1)
+        operations = batch.keep.sum(-1).cpu() * decoder.n_heads * len(task.layers)
+        owner = batch.document.cpu()
+
+        def add(row: int, log_p: Tensor, skipped: Tensor) -> None:
+            per_token = (
+                torch.ones_like(valid),
+                -log_p.gather(-1, goal).squeeze(-1),
+                torch.zeros_like(valid) if row == 0 else (intact.exp() * (intact - log_p)).sum(-1),
+                log_p.argmax(-1) == best,
+            )
+            fields = [torch.where(valid, f, 0).sum(-1, dtype=torch.float64).cpu() for f in per_token]
+            sums[row].index_add_(0, owner, torch.stack([*fields, skipped, operations.double()], -1))
+
+        add(0, intact, torch.zeros(len(owner), dtype=torch.float64))
+        for row, substitution in enumerate(substitutions, 1):
+            with substitution:
+                substitution.read(batch)
+                log_p = log_probabilities(decoder, batch.ids)
+            add(row, log_p, substitution.skipped)
+
+    def save(count: int) -> None:
+        saved.save({0: {"sums": sums}}, {"evaluation": count})
+
+    each_batch(task, "evaluation", done.get("evaluation", 0), decoder.device, label, body, save, saved)
+    processes.add_up([sums])
+    return sums[0], sums[1:]

@@ -1,0 +1,1 @@
+"""Models: loading them, finding their attention, reading it, replacing it."""

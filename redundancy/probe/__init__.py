@@ -1,0 +1,1 @@
+"""How much of attention's output is predictable: `python -m redundancy.probe`."""

@@ -1,0 +1,118 @@
+"""Figures of probe, removal and training runs, drawn from their folders and never from live objects."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from labbook import style
+from redundancy.aggregate import CONTROL_NAMES
+from redundancy.probe.tables import Tables
+from redundancy.regression.controls import RANDOM
+
+# colour, marker and line of each control, the same in every figure
+LOOK: dict[str, tuple[Any, str, str]] = {
+    "with_position": (style.PALETTE[9], "o", "--"),
+    "training_mean": (style.PALETTE[1], "s", "-"),
+    "position_mean": (style.PALETTE[2], "v", "-"),
+    "token_mean": (style.PALETTE[3], "^", "-"),
+    "previous_token": (style.PALETTE[4], "D", "-"),
+    "shuffled": (style.PALETTE[7], "x", ":"),
+    "aligned_shuffled": (style.PALETTE[7], "+", ":"),
+    RANDOM: ("black", "P", "--"),
+}
+
+
+def by_layer(tables: Tables) -> Figure:
+    """R and centred R2 by layer, the probe beside every control, the paper's mean where it has one."""
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8), sharex=True)
+    feature = tables.summary["feature"]
+    for axes, metric, label in zip(
+        panels,
+        ("R", "R2"),
+        ("R of Definition 1 (share of the norm)", "centred R² (share of the variance)"),
+        strict=True,
+    ):
+        chosen = tables.layers[tables.layers["metric"] == metric]
+        style.band(axes, chosen[chosen["feature"] == feature], f"probe ({feature})", (style.PALETTE[0], "o", "-"), 2.0)
+        for name, title in CONTROL_NAMES.items():
+            style.band(axes, chosen[chosen["feature"] == name], title, LOOK[name])
+        if metric == "R" and "paper" in tables.summary:
+            axes.axhline(tables.summary["paper"]["R"], ls="-.", color="0.3", lw=1, label="paper, mean over layers")
+        axes.axhline(0, color="0.6", lw=0.6)
+        axes.set(xlabel="layer", ylabel=label, ylim=(min(-0.1, max(-0.5, chosen["estimate"].min() - 0.05)), 1.02))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(
+        f"{tables.summary['model']}: attention output predicted from {feature}\nbands are 95 % intervals over {tables.summary['metrics']['R']['n']} {tables.summary['unit']}s "
+        f"(random weights: and {tables.summary['random_seeds']} seeds)",
+        fontsize=9,
+    )
+    return figure
+
+
+def by_head(tables: Tables) -> Figure:
+    """R of every head, of the probe, of the training mean, and of the probe on random weights."""
+    feature = tables.summary["feature"]
+    chosen = tables.heads[tables.heads["metric"] == "R"]
+    depth = chosen["layer"].nunique()
+    figure, panels = plt.subplots(1, 3, figsize=(9.5, 1.6 + 0.17 * max(depth, 8)), sharey=True)
+    for axes, name, title in zip(
+        panels,
+        (feature, "training_mean", RANDOM),
+        (f"probe ({feature})", "training mean", "random weights"),
+        strict=True,
+    ):
+        grid = chosen[chosen["feature"] == name].pivot(index="layer", columns="head", values="estimate")
+        sns.heatmap(
+            grid,
+            ax=axes,
+            vmin=0,
+            vmax=1,
+            cmap="viridis",
+            cbar=axes is panels[-1],
+            cbar_kws={"label": "R (share of the norm)"},
+            annot=grid.size <= 64,
+            fmt=".2f",
+            annot_kws={"size": 7},
+        )
+        axes.set(title=title, xlabel="head", ylabel="layer" if axes is panels[0] else "")
+    half = (chosen["upper"] - chosen["lower"])[chosen["feature"] == feature] / 2
+    figure.suptitle(
+        f"{tables.summary['model']}: R per head; median half-width of the probe's 95 % intervals {half.median():.3f}",
+        fontsize=9,
+    )
+    return figure
+
+
+def distribution(tables: Tables) -> Figure:
+    """Distribution of R over tokens, mean over layers, of the probe, the training mean and random weights."""
+    figure, axes = plt.subplots(figsize=(5.6, 3.6))
+    probe = tables.summary["feature"]
+    for name, title in ((probe, "probe"), ("training_mean", "training mean"), (RANDOM, "random weights")):
+        rows = tables.distribution[tables.distribution["feature"] == name]
+        part, below = rows[(rows["left"] >= -1) & (rows["right"] <= 1)], rows[rows["left"] < -1]["estimate"].sum()
+        colour, _, line = LOOK.get(name, (style.PALETTE[0], "o", "-"))
+        centre = (part["left"] + part["right"]) / 2
+        label = f"{title} ({below:.1%} below −1)"
+        axes.plot(centre, part["estimate"], drawstyle="steps-mid", color=colour, ls=line, label=label)
+        axes.fill_between(centre, part["lower"], part["upper"], step="mid", color=colour, alpha=0.2, lw=0)
+    axes.set(
+        xlabel="R of a token (share of the norm)",
+        ylabel="share of tokens per bin of 0.02",
+        xlim=(-1, 1),
+        ylim=(0, None),
+    )
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(f"{tables.summary['model']}: R over tokens, mean over layers, 95 % bands", fontsize=9)
+    return figure
+
+
+FIGURES = {"redundancy_by_layer": by_layer, "redundancy_by_head": by_head, "redundancy_distribution": distribution}
+
+
+def draw(folder: Path, destination: Path) -> list[Path]:
+    """Draw every figure of the probe run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not one."""
+    return style.draw(Tables.read(folder), FIGURES, destination)

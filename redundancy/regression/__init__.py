@@ -1,0 +1,1 @@
+"""The mathematics of the probe: moments, ridge, controls, scores. No input, no output."""

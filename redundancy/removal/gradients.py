@@ -1,0 +1,91 @@
+"""How the loss would change with attention's output: one backward pass through the intact model for all layers.
+
+    block l:  resid_pre --> attention --z_l + delta_l--> W_O --> ... --> log p --> sum over tokens of -log p(y)
+
+g_l = d loss / d delta_l at delta = 0, with labels y sampled from the model's own distribution, so that no label of the text is used.
+For an error e of z the squared first-order change of the loss, (g . e)^2, has as its mean over labels e' F e with F the Fisher
+information of z (Amari 1998, Neural Computation 10, 251-276): the second-order change of the KL divergence, twice over.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from redundancy.batches import Batch
+from redundancy.model.capture import entering
+from redundancy.model.decoder import Decoder
+from redundancy.passes import Task, Visit
+
+# keeps the draws of labels apart from other draws of the same seed and window
+STREAM = 3
+
+
+def sample_labels(log_p: Tensor, batch: Batch, seed: int) -> Tensor:
+    """One label per position from log p (batch, position, vocabulary): (batch, position).
+
+    A function of the seed and of the number of the window alone, so the batch size changes no number.
+    """
+    size = log_p.shape[1]
+    draws = [np.random.default_rng([seed, STREAM, int(number)]).random(size) for number in batch.number.cpu()]
+    u = torch.from_numpy(np.stack(draws)).to(log_p).unsqueeze(-1)
+    below = log_p.exp().cumsum(-1) < u
+    return below.sum(-1).clamp_max(log_p.shape[-1] - 1)
+
+
+class GradientReader:
+    """Stands for `measure.Reader` where the gradient is needed too: runs a batch forward and backward, then visits every layer.
+
+    Attributes
+    ----------
+    gradient : layer -> g (batch, position, d_z) of the batch that is being visited.
+    """
+
+    def __init__(self, decoder: Decoder, task: Task, visit: Visit):
+        self.decoder, self.task, self.visit = decoder, task, visit
+        self.gradient: dict[int, Tensor] = {}
+        self._x: dict[int, Tensor] = {}
+        self._z: dict[int, Tensor] = {}
+        self._delta: dict[int, Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> "GradientReader":
+        for n in self.task.layers:
+            block, projection = self.decoder.layers[n], self.decoder.projection(n)
+            self._hooks.append(block.register_forward_pre_hook(self._keep(n), with_kwargs=True))
+            self._hooks.append(projection.register_forward_pre_hook(self._add(n)))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def _keep(self, n: int) -> Any:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._x[n] = entering(args, kwargs).detach()
+
+        return hook
+
+    def _add(self, n: int) -> Any:
+        def hook(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+            self._z[n] = args[0].detach()
+            self._delta[n] = torch.zeros_like(args[0], requires_grad=True)
+            return (args[0] + self._delta[n],)
+
+        return hook
+
+    def __call__(self, batch: Batch) -> None:
+        """Run one batch and visit its layers."""
+        with torch.enable_grad():
+            logits = self.decoder.model(input_ids=batch.ids.to(self.decoder.device), use_cache=False).logits[:, :-1]
+            log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+            labels = sample_labels(log_p.detach(), batch, self.task.seed)
+            valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(log_p.device)
+            loss = -(log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1) * valid).sum()
+            found = torch.autograd.grad(loss, [self._delta[n] for n in self.task.layers])
+        self.gradient = dict(zip(self.task.layers, found, strict=True))
+        for n in self.task.layers:
+            self.visit(n, self._x[n], self._z[n], batch.to(self._z[n].device))

@@ -1,0 +1,1 @@
+"""The same at every checkpoint of a training run: `python -m redundancy.training`."""

@@ -1,0 +1,210 @@
+"""Weights that are not those of a complete model are an error on every path that they can come by."""
+
+import json
+import shutil
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from labbook.console import UserError
+from redundancy.model.loading import load_model, locate
+from redundancy.text import DATA
+from redundancy.training.checkpoints import find_checkpoints
+from tests.conftest import TINY, build
+
+CPU = torch.device("cpu")
+KEY = "transformer.h.0.attn.c_attn.weight"
+
+
+def load(source, **options):
+    return load_model(source, CPU, torch.float32, 0, **options)
+
+
+def without(tensors):
+    tensors.pop(KEY)
+
+
+def renamed(tensors):
+    tensors["transformer.h.0.attn.c_attention.weight"] = tensors.pop(KEY)
+
+
+def reshaped(tensors):
+    tensors[KEY] = tensors[KEY][:, :-1].contiguous()
+
+
+def added(tensors):
+    tensors["transformer.h.9.attn.c_attn.weight"] = tensors[KEY].clone()
+
+
+def not_finite(tensors):
+    tensors[KEY][3, 5] = float("nan")
+
+
+DAMAGES = (
+    (without, f"they lack 1 tensor ({KEY})"),
+    (renamed, f"they lack 1 tensor ({KEY}), hold unknown 1 tensor (transformer.h.0.attn.c_attention.weight)"),
+    (reshaped, f"they hold mis-shaped 1 tensor ({KEY} (128, 383) for (128, 384))"),
+    (added, "they hold unknown 1 tensor (transformer.h.9.attn.c_attn.weight)"),
+    (not_finite, f"not finite (NaN or infinity) in 1 tensors ({KEY})"),
+)
+
+
+@pytest.fixture(params=DAMAGES, ids=lambda p: p[0].__name__)
+def damage(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(DATA / "model", tmp_path / "model")
+
+
+def change(file, damage):
+    tensors = load_file(file)
+    damage(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def refused(source, message):
+    with pytest.raises(UserError) as error:
+        load(source)
+    assert message in str(error.value)
+    assert "embedded" not in str(error.value).split(":")[0]
+
+
+def test_a_folder_has_to_hold_every_tensor_and_no_other(folder, damage):
+    change(folder / "model.safetensors", damage[0])
+    refused(locate(str(folder)), damage[1])
+
+
+def test_shards_have_to_hold_every_tensor_and_no_other(folder, damage):
+    model = load(locate(str(folder))).model
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="1MB")
+    assert load(locate(str(folder))).weight_hash() == load(locate(None)).weight_hash()
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    change(folder / index[KEY], damage[0])
+    refused(locate(str(folder)), damage[1])
+
+
+def test_a_checkpoint_folder_has_to_hold_every_tensor_and_no_other(tmp_path, damage):
+    for step in ("step-000001", "step-000002"):
+        shutil.copytree(DATA / "model", tmp_path / "course" / step)
+    change(tmp_path / "course" / "step-000002" / "model.safetensors", damage[0])
+    first, second = find_checkpoints(str(tmp_path / "course"), (), ())
+    assert load(first.source).weight_hash() == load(locate(None)).weight_hash()
+    refused(second.source, damage[1])
+
+
+def test_a_listed_file_has_to_hold_every_tensor_and_no_other(tmp_path, damage):
+    for name in ("a.safetensors", "b.safetensors"):
+        shutil.copy(DATA / "model" / "model.safetensors", tmp_path / name)
+    change(tmp_path / "b.safetensors", damage[0])
+    names = tuple(str(tmp_path / name) for name in ("a.safetensors", "b.safetensors"))
+    first, second = find_checkpoints("embedded", (), names)
+    assert load(first.source).weight_hash() == load(locate(None)).weight_hash()
+    refused(second.source, damage[1])
+
+
+def test_what_may_be_absent_or_left_over_is_not_an_error(folder):
+    """The tied unembedding is stored once, masks that GPT-2 used to store are computed, a bare body has its
+    names without a prefix.
+    """
+    file = folder / "model.safetensors"
+    tensors = {k.removeprefix("transformer."): v for k, v in load_file(file).items()}
+    assert "lm_head.weight" not in tensors
+    tensors |= {f"h.{n}.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8) for n in range(6)}
+    tensors |= {f"h.{n}.attn.masked_bias": torch.tensor(-1e4) for n in range(6)}
+    save_file(tensors, file, {"format": "pt"})
+    assert load(locate(str(folder))).weight_hash() == load(locate(None)).weight_hash()
+
+
+def test_a_missing_shard_is_an_error(folder):
+    model = load(locate(str(folder))).model
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="1MB")
+    next(folder.glob("model-00002*")).unlink()
+    refused(locate(str(folder)), "cannot be loaded")
+
+
+def write_gguf(path, model, leave=(), extra=(), **fields):
+    """A tiny Llama as a GGUF file."""
+    config, state = model.config, model.state_dict()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(fields.get("name", "Tiny Llama"))
+    if "finetune" in fields:
+        writer.add_finetune(fields["finetune"])
+    if "template" in fields:
+        writer.add_chat_template(fields["template"])
+    if "file_type" in fields:
+        writer.add_file_type(fields["file_type"])
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for key, value in state.items():
+        name = names.get_name(key, try_suffixes=(".weight",))
+        if name not in leave:
+            data, kind = value.numpy().astype(np.float32), None
+            if "quantise" in fields and value.dim() == 2 and value.shape[1] % 32 == 0:
+                kind = fields["quantise"]
+                data = gguf.quantize(data, kind)
+            writer.add_tensor(name, data, raw_dtype=kind)
+    for name in extra:
+        writer.add_tensor(name, np.ones((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_has_to_hold_every_tensor_and_no_other(tmp_path):
+    model = build(TINY["llama"])
+    write_gguf(tmp_path / "whole.gguf", model)
+    assert load(locate(str(tmp_path / "whole.gguf"))).n_heads == 4
+    write_gguf(tmp_path / "less.gguf", model, leave=("blk.1.attn_q.weight",))
+    refused(locate(str(tmp_path / "less.gguf")), "they lack 1 tensor (model.layers.1.self_attn.q_proj.weight)")
+    write_gguf(tmp_path / "more.gguf", model, extra=("blk.0.attn_extra.weight",))
+    refused(locate(str(tmp_path / "more.gguf")), "they hold unknown 1 tensor (blk.0.attn_extra.weight)")
+
+
+def test_a_gguf_file_is_called_what_it_is(tmp_path):
+    model = build(TINY["llama"])
+    q4 = {"quantise": gguf.GGMLQuantizationType.Q4_1, "file_type": int(gguf.LlamaFileType.MOSTLY_Q4_1)}
+    path = tmp_path / "Tiny-135M-Instruct.Q4_1.gguf"
+    write_gguf(path, model, name="Tiny 135M 8k", finetune="8k-mix1", template="{{ messages }}", **q4)
+    source = locate(str(path))
+    assert source.name == load(source).name == "Tiny-135M-Instruct (GGUF, Q4_1)"
+    assert source.gguf.facts == {
+        "file": "Tiny-135M-Instruct.Q4_1.gguf",
+        "general_name": "Tiny 135M 8k",
+        "finetune": "8k-mix1",
+        "chat_template": True,
+        "quantisation": "Q4_1",
+        "tensor_types": {"Q4_1": 14, "F32": 7},
+    }
+    assert locate(f"random:{path}").name == "random:Tiny-135M-Instruct"
+    path.rename(tmp_path / "model.gguf")  # after renaming the file's own name and template still say what it is
+    assert locate(str(tmp_path / "model.gguf")).name == "Tiny 135M 8k (GGUF, Q4_1, chat template)"
+    write_gguf(tmp_path / "tiny.gguf", model)
+    assert locate(str(tmp_path / "tiny.gguf")).name == "tiny (GGUF, F32)"
+    write_gguf(tmp_path / "tiny-f16.gguf", model, file_type=int(gguf.LlamaFileType.MOSTLY_F16))
+    assert locate(str(tmp_path / "tiny-f16.gguf")).name == "tiny-f16 (GGUF, F32, by its own account F16)"
+
+
+def test_a_damaged_gguf_file_is_an_error(tmp_path):
+    write_gguf(tmp_path / "whole.gguf", build(TINY["llama"]))
+    content = (tmp_path / "whole.gguf").read_bytes()
+    for number, damaged in enumerate((b"", b"GGUF", content[: len(content) // 2], b"x" + content[1:])):
+        path = tmp_path / f"{number}.gguf"
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be loaded as a GGUF file"):
+            locate(str(path))

@@ -1,0 +1,156 @@
+"""The removal command in-process: its tables, its order of operations, kill and resume, and how it fails."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.test_probe import arguments
+
+from labbook import console
+from redundancy import passes as measure
+from redundancy.model import substitution
+from redundancy.removal import __main__ as removal
+from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
+from redundancy.removal.tables import BUDGETS, FRAMES, ORDERS, Losses
+from tests.conftest import fails
+
+KEYS = ["part", "layer", "head", "replacement", "metric"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, gpt2_folder, text_folder):
+    out = tmp_path_factory.mktemp("run") / "removal"
+    removal.main(arguments(gpt2_folder, text_folder, out))
+    return out
+
+
+def test_a_run_folder_holds_tables_and_figures(finished):
+    names = {p.name for p in finished.iterdir()}
+    figures = {f"{name}.{kind}" for name in REMOVAL_FIGURES for kind in ("png", "pdf")}
+    tables = {f"{name}.csv" for name in (*FRAMES, "cost")}
+    assert names == {"config.json", "provenance.json", "summary.json", *tables, *figures}
+    losses = Losses.read(finished)
+    every = losses.substitution[losses.substitution["metric"] == "loss_increase"]
+    assert (every["part"] == "heads").sum() == 3 * 3 * 4
+    assert {"probe", "training_mean", "zero", "shuffled", "sequential", "mlp", "rank_4"} <= set(
+        every[every["part"] == "all"]["replacement"]
+    )
+    assert set(losses.curve["order"]) == set(ORDERS) == set(losses.removable["order"])
+    assert set(losses.removable["budget"]) == set(BUDGETS)
+    for table in (losses.substitution, losses.curve, losses.removable, losses.predictors):
+        assert {"estimate", "lower", "upper", "n"} <= set(table.columns)
+        assert (table["n"] == losses.summary["loss_intact"]["n"]).all()
+    assert "nats per token" in losses.summary["verdict"]
+
+
+def test_the_same_replacement_gives_the_same_loss_in_every_part(finished):
+    """All layers by the probe appear in `all`, `cumulative` and at the end of the curves; the first layer in two parts."""
+    losses = Losses.read(finished)
+    table = losses.substitution[losses.substitution["metric"] == "loss_increase"].set_index(
+        ["part", "layer", "replacement"]
+    )["estimate"]
+    whole = (
+        table["all"].loc[np.nan, "probe"]
+        if np.nan in table["all"].index
+        else table["all"].xs("probe", level="replacement").iloc[0]
+    )
+    assert table["cumulative"].loc[2, "probe"] == pytest.approx(whole, abs=1e-9)
+    assert table["cumulative"].loc[0, "probe"] == pytest.approx(table["layers"].loc[0, "probe"], abs=1e-9)
+    ends = losses.curve[(losses.curve["target_share"] == 1) & (losses.curve["order"] != "layers_dropped")]
+    placed = table["all"].xs("with_position", level="replacement").iloc[0]
+    assert np.allclose(ends[ends["metric"] == "loss_increase"]["estimate"], placed, atol=1e-9)
+    assert np.allclose(ends[ends["metric"] == "share"]["estimate"], 1)
+
+
+def test_realised_shares_are_near_their_targets_and_exact_where_they_can_be(finished):
+    shares = Losses.read(finished).curve.query("metric == 'share'").set_index(["order", "target_share"])["estimate"]
+    for order in ("known_relative", "predicted_displacement", "random"):
+        found = shares[order]
+        assert np.abs(found - found.index).max() < 0.12, order
+    heads = shares["heads_relative"]
+    assert np.allclose(heads * 12, np.round(heads * 12), atol=1e-9)
+
+
+def test_the_share_of_the_loss_recovered_is_that_of_the_two_losses(finished):
+    table = Losses.read(finished).substitution
+    whole = table[table["part"] == "all"].set_index(["metric", "replacement"])["estimate"]
+    if ("loss_recovered", "probe") in whole.index:
+        worst = whole["loss_increase", "training_mean"]
+        assert whole["loss_recovered", "probe"] == pytest.approx((worst - whole["loss_increase", "probe"]) / worst)
+    assert not (table["metric"].eq("loss_recovered") & table["replacement"].eq("training_mean")).any()
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return ["--parts", "all", "curve", "--shares", "0.3", "1", "--layers", "0", "2", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, gpt2_folder, text_folder, parts):
+    out = tmp_path_factory.mktemp("run") / "whole"
+    removal.main(arguments(gpt2_folder, text_folder, out, *parts))
+    return out
+
+
+@pytest.mark.parametrize(("stage", "stop_at"), [("moments", 5), ("moments", 24), ("losses", 60)])
+def test_a_killed_run_resumes_to_the_same_numbers(
+    uninterrupted, gpt2_folder, text_folder, tmp_path, monkeypatch, parts, stage, stop_at
+):
+    count, out = [0], tmp_path / "killed"
+    module, name = (measure.LayerMoments, "add") if stage == "moments" else (substitution, "log_probabilities")
+    original = getattr(module, name)
+
+    def counted(*args):
+        count[0] += 1
+        console._Signals.received = count[0] == stop_at
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, counted)
+        # a signal is seen at the end of a batch; keep it on until then
+        patch.setattr(measure, "stopping", lambda: count[0] >= stop_at)
+        with pytest.raises(SystemExit) as stop:
+            removal.main(arguments(gpt2_folder, text_folder, out, *parts))
+    assert stop.value.code == 130
+    assert not (out / "summary.json").exists()
+    removal.main(arguments(gpt2_folder, text_folder, out, *parts))
+    for table in FRAMES:
+        assert (out / f"{table}.csv").read_bytes() == (uninterrupted / f"{table}.csv").read_bytes(), table
+    assert not (out / "state").exists()
+
+
+def test_the_same_command_again_computes_nothing(uninterrupted, gpt2_folder, text_folder, parts, monkeypatch, capsys):
+    monkeypatch.setattr(removal, "evaluate", lambda *a, **k: pytest.fail("computed again"))
+    removal.main(arguments(gpt2_folder, text_folder, uninterrupted, *parts))
+    out = capsys.readouterr().out
+    assert "nothing is computed again" in out
+    assert out.strip().splitlines()[-1] == str(uninterrupted)
+
+
+@pytest.mark.parametrize("shares", [["0"], ["0.5", "1.2"], ["-0.1"]])
+def test_impossible_shares_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path, shares):
+    text = fails(removal.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", "--shares", *shares))
+    assert "Change --shares" in text
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_run_of_other_weights_is_refused(capsys, uninterrupted, gpt2_folder, text_folder, parts):
+    text = fails(
+        removal.main, capsys, [f"random:{gpt2_folder}", *arguments(gpt2_folder, text_folder, uninterrupted, *parts)[1:]]
+    )
+    assert "weight_hash: there" in text
+
+
+def test_a_folder_that_is_no_removal_run_is_named(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({}))
+    with pytest.raises(console.UserError, match="not a finished removal run"):
+        draw_removal(tmp_path, tmp_path)
+
+
+def test_position_0_can_be_removed_too(gpt2_folder, text_folder, tmp_path):
+    args = ["--parts", "all", "curve", "--shares", "1", "--keep-position-0"]
+    removal.main(arguments(gpt2_folder, text_folder, tmp_path / "o", *args))
+    losses = Losses.read(tmp_path / "o")
+    assert losses.summary["position_0"] == "substituted"
+    assert pd.Series(losses.curve.query("metric == 'share' and target_share == 1")["estimate"]).eq(1).all()
