@@ -1,7 +1,9 @@
-"""What training, skipping and fitting cost, as ratios in one process: `python -m consolidation.benchmark [steps] [attention] [growth] [fits]`.
+"""What training, skipping and fitting cost, as ratios in one process: `python -m consolidation.benchmark
+[steps] [attention] [growth] [fits]`.
 
 steps      training step of CRAM / of the Transformer of the same width, depth and length, alternating; and generating the batch / the step
-attention  the attention part alone, projections included: dense causal / read at the routed positions only, alternating
+attention  the attention part alone, projections included: dense causal / read at the routed positions only,
+alternating
 growth     one layer with routed reads at 1k to 16k positions: exponent of its time in the length, beside a Transformer layer's; memory beside time
 fits       1,000 bootstrap replicates x 8 forms x 30 curves by the batched solver; the loop of scipy.optimize.curve_fit is timed on a sample
        of the same replicates and scaled up; both have to reach the same optimum
@@ -33,9 +35,15 @@ from labbook.estimate import Array
 from labbook.run import write_table
 
 CHOSEN = (
-    "power", "power_asymptote", "shifted_power", "exponential", "exponential_asymptote", "stretched_exponential", "hyperbolic",
+    "power",
+    "power_asymptote",
+    "shifted_power",
+    "exponential",
+    "exponential_asymptote",
+    "stretched_exponential",
+    "hyperbolic",
     "logistic",
-)  # fmt: skip
+)
 
 
 Part = Literal["steps", "attention", "growth", "fits"]
@@ -109,7 +117,9 @@ def fits(config: Config) -> dict[str, float]:
 def _scipy(
     config: Config, name: str, x: Array, y: Array, w: Array, start: Array, objective: Array
 ) -> tuple[float, float]:
-    """Seconds of curve_fit, from the same start with the same gradient, on the first replicates, and the excess of our objective over its."""
+    """Seconds of curve_fit, from the same start with the same gradient, on the first replicates, and the
+    excess of our objective over its.
+    """
     form = FORMS[name]
     low, high = form.limits(x)
     seconds, excess = 0.0, 0.0
@@ -118,9 +128,15 @@ def _scipy(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)
             p, _ = curve_fit(
-                lambda x, *p: form.value(x, np.array(p)), x, y, p0=np.clip(start, low, high), sigma=w[i] ** -0.5, bounds=(low, high),
-                jac=lambda x, *p: form.gradient(x, np.array(p)), maxfev=5000,
-            )  # fmt: skip
+                lambda x, *p: form.value(x, np.array(p)),
+                x,
+                y,
+                p0=np.clip(start, low, high),
+                sigma=w[i] ** -0.5,
+                bounds=(low, high),
+                jac=lambda x, *p: form.gradient(x, np.array(p)),
+                maxfev=5000,
+            )
         seconds += time.perf_counter() - began
         theirs = 0.5 * np.sum(w[i] * (y - form.value(x, p)) ** 2)
         excess = max(excess, float(objective[i] / theirs - 1))
@@ -130,7 +146,9 @@ def _scipy(
 Row = dict[str, object]
 
 
-def _pairs(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
+def _pairs(
+    first: Callable[[], object], second: Callable[[], object], rounds: int
+) -> tuple[list[float], list[float]]:
     """Seconds of both, alternating, after one round that is not counted."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
@@ -169,7 +187,9 @@ def _device() -> torch.device:
 
 
 def steps(config: Config) -> list[Row]:
-    """Training steps of CRAM against the Transformer with the budget of CRAM, and the generator's share of the step."""
+    """Training steps of CRAM against the Transformer with the budget of CRAM, and the generator's share of
+    the step.
+    """
     base, device = preset(config.preset), _device()
     work, made = {}, {}
     for name in ("cram", "transformer"):
@@ -193,10 +213,14 @@ def steps(config: Config) -> list[Row]:
 
         work[name] = step
     cram, transformer = _pairs(work["cram"], work["transformer"], config.rounds)
-    drawn, again = _pairs(lambda: generate(base.benchmark, 0, 0, base.batch, device), work["cram"], config.rounds)
+    drawn, again = _pairs(
+        lambda: generate(base.benchmark, 0, 0, base.batch, device), work["cram"], config.rounds
+    )
     return [
         _ratio(f"training step, CRAM / Transformer, {config.preset}", cram, transformer, "at most 1.5"),
-        _ratio(f"generating the batch / training step of CRAM, {config.preset}", drawn, again, "at most 0.10"),
+        _ratio(
+            f"generating the batch / training step of CRAM, {config.preset}", drawn, again, "at most 0.10"
+        ),
     ]
 
 
@@ -223,7 +247,10 @@ def attention(config: Config) -> list[Row]:
         everywhere, routed = _pairs(
             partial(dense, x, None, 1.0, frozenset()), partial(layer.episodic, x, read), config.rounds
         )
-        what = f"attention part, dense / routed at {config.routed:.0%} of {length:,} positions, width {config.width}"
+        what = (
+            f"attention part, dense / routed at {config.routed:.0%} of {length:,} positions, width "
+            f"{config.width}"
+        )
         rows.append(_ratio(what, everywhere, routed, f"at least {least}"))
     return rows
 
@@ -247,7 +274,9 @@ def _peak(work: Callable[[], object]) -> float:
     kineto = record.profiler
     if kineto is None or kineto.kineto_results is None:
         return float("nan")
-    changes = sorted((e.start_ns(), e.nbytes()) for e in kineto.kineto_results.events() if e.name() == "[memory]")
+    changes = sorted(
+        (e.start_ns(), e.nbytes()) for e in kineto.kineto_results.events() if e.name() == "[memory]"
+    )
     return float(np.cumsum([size for _, size in changes]).max())
 
 
@@ -281,7 +310,9 @@ def growth(config: Config) -> list[Row]:
             target = "near 1" if (name, measure) == ("cram", "time") else ""
             # the longest half: at short lengths the fixed cost of a call hides the growth
             half = min(len(values) // 2, len(values) - 2)
-            exponent = float(np.polyfit(np.log(config.lengths[half:]), np.log(np.maximum(values[half:], 1e-9)), 1)[0])
+            exponent = float(
+                np.polyfit(np.log(config.lengths[half:]), np.log(np.maximum(values[half:], 1e-9)), 1)[0]
+            )
             what = f"one layer, {name}: exponent of {measure} from {config.lengths[half]:,} positions on"
             rows.append({"what": what, "ratio": exponent, "n": len(values) - half, "target": target})
     return rows

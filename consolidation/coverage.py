@@ -1,10 +1,12 @@
-"""Does a 95 % interval hold the truth in 95 of 100 cases: `python -m consolidation.coverage` simulates and counts.
+"""Does a 95 % interval hold the truth in 95 of 100 cases: `python -m consolidation.coverage` simulates and
+counts.
 
 points   one curve of independent points with Gaussian, log-normal or binomial noise; profile likelihood
 units    curves of several units whose parameters differ (a and the rate by 15 %, log-normal) with Gaussian noise; BCa or jackknife-t over units. The truth is the fit to
          the mean curve of 200,000 units
 
-Finished rows are skipped, so a killed command goes on. `figures/coverage.csv` is the committed result; the README claims no interval outside it.
+Finished rows are skipped, so a killed command goes on. `figures/coverage.csv` is the committed result; the
+README claims no interval outside it.
 """
 
 from collections.abc import Callable
@@ -26,7 +28,8 @@ from labbook.console import Interrupted, UserError, console, guarded, progress, 
 from labbook.estimate import LEVEL, Array, Estimate
 from labbook.run import write_table
 
-# parameters of every form, between 1 and 100, for which y lies between .05 and .95; and the parameter whose interval is checked
+# parameters of every form, between 1 and 100, for which y lies between .05 and .95; and the parameter whose
+# interval is checked
 PLANTED: dict[str, tuple[tuple[float, ...], str]] = {
     "power": ((0.9, 0.4), "gamma"),
     "power_asymptote": ((0.75, 0.6, 0.15), "gamma"),
@@ -97,7 +100,9 @@ def _unit_parameters(name: str, units: int, g: np.random.Generator) -> Array:
 
 
 def unit_truth(name: str, points: int = 13) -> float:
-    """The parameter of the fit to the mean curve of very many units: what the fit to the mean of few units estimates."""
+    """The parameter of the fit to the mean curve of very many units: what the fit to the mean of few units
+    estimates.
+    """
     x = _x(points)
     mean = FORMS[name].value(x, _unit_parameters(name, LARGE, np.random.default_rng(1))).mean(0)
     found, _ = fit_best(FORMS[name], x, mean, np.ones(points), ERRORS["nls"])
@@ -121,7 +126,9 @@ def unit_interval(name: str, units: int, replicates: int, g: np.random.Generator
 def count(
     interval: Callable[[np.random.Generator], Estimate], truth: float, simulations: int, seed: list[int]
 ) -> dict[str, float]:
-    """Coverage with Wilson's limits, and the shares of intervals that are open on a side and of curves without a fit."""
+    """Coverage with Wilson's limits, and the shares of intervals that are open on a side and of curves
+    without a fit.
+    """
     g = np.random.default_rng(seed)
     hits = opened = failed = 0
     for _ in range(simulations):
@@ -140,14 +147,31 @@ def count(
     made = simulations - failed
     limits = stats.binomtest(hits, made).proportion_ci(LEVEL, "wilson") if made else None
     return {
-        "coverage": hits / made if made else float("nan"), "lower": limits.low if limits else float("nan"), "upper": limits.high if limits else float("nan"),
-        "open": opened / simulations, "failed": failed / simulations, "simulations": simulations,
-    }  # fmt: skip
+        "coverage": hits / made if made else float("nan"),
+        "lower": limits.low if limits else float("nan"),
+        "upper": limits.high if limits else float("nan"),
+        "open": opened / simulations,
+        "failed": failed / simulations,
+        "simulations": simulations,
+    }
 
 
 COLUMNS = (
-    "design", "form", "parameter", "error", "n", "method", "coverage", "lower", "upper", "open", "failed", "simulations", "replicates", "seed",
-)  # fmt: skip
+    "design",
+    "form",
+    "parameter",
+    "error",
+    "n",
+    "method",
+    "coverage",
+    "lower",
+    "upper",
+    "open",
+    "failed",
+    "simulations",
+    "replicates",
+    "seed",
+)
 
 
 def _rows(config: Config) -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@
       |                    semantic memory f_sem  (eq 4, a small map that has to remember in its weights)
       '--> y = norm(f_CT + pi_E r_E + pi_S f_sem) --> norm(y + FFN(y))
 
-The shapes are (batch, position, width) unless said otherwise. A layer gives its output and a `Trace`, from which the objective (eq 8) and every
-measured quantity follow. The per-token reading of the same equations is `consolidation/naive.py`, which is this file's test.
+The shapes are (batch, position, width) unless said otherwise. A layer gives its output and a `Trace`, from
+which the objective (eq 8) and every measured quantity follow. The per-token reading of the same equations is
+`consolidation/naive.py`, which is this file's test.
 """
 
 from dataclasses import dataclass
@@ -45,13 +46,17 @@ class CRAMConfig:
     feed_forward: int | None = None
     """Hidden units of the feed-forward part. Not in the paper; None: 4 d."""
     keys: Literal["learned", "fixed"] = "learned"
-    """Embedding of the keys. Not in the paper; learned, as models have it, so a pattern's value can be written into its own embedding too (the knock-out of
-    all parts shows how much is). `fixed` gives random codes, and memory has to live in the other weights."""
+    """Embedding of the keys. Not in the paper; learned, as models have it, so a pattern's value can be
+    written into its own embedding too (the knock-out of all parts shows how much is). `fixed` gives random
+    codes, and memory has to live in the other weights.
+    """
     working_steps: int = 3
     """K of eq 2."""
     initial: Literal["input", "zero"] = "input"
-    """h^(0) of eq 2. Not in the paper; the token itself. No state is carried from position to position: that keeps all positions
-    parallel, and leaves the episodic memory as the only path on which a binding can reach its query, as theorem 1 assumes."""
+    """h^(0) of eq 2. Not in the paper; the token itself. No state is carried from position to position: that
+    keeps all positions parallel, and leaves the episodic memory as the only path on which a binding can reach
+    its query, as theorem 1 assumes.
+    """
     step_size: float | None = None
     """Delta t of eq 2. Not in the paper; None: 1 / K, so that the K steps span one unit of time."""
     buffer: int = 512
@@ -61,26 +66,36 @@ class CRAMConfig:
     semantic: bool = True
     """False leaves out the semantic path and its router output (table 4, and the control of theorem 1)."""
     quality: Literal["oracle", "predicted"] = "predicted"
-    """How the router knows q_t, which by eq 6 needs r_E. `oracle` computes attention everywhere, and skips nothing; `predicted` learns q_t
-    from x_t on the positions that did read, and never computes what is skipped. Not in the paper; `predicted` is the one that can save."""
+    """How the router knows q_t, which by eq 6 needs r_E. `oracle` computes attention everywhere, and skips
+    nothing; `predicted` learns q_t from x_t on the positions that did read, and never computes what is
+    skipped. Not in the paper; `predicted` is the one that can save.
+    """
     quality_in_router: bool = True
     """False hides q_t from the router (table 4)."""
     sigma: float | None = None
-    """sigma of eq 6. Not in the paper; None: sigma^2 is the running mean of ||r_E||^2 over the positions that read, so that q_t is a relative
-    error on a scale that does not change as r_E grows in training: 1 for a perfect copy, 1/e for f_sem = 0."""
+    """sigma of eq 6. Not in the paper; None: sigma^2 is the running mean of ||r_E||^2 over the positions that
+    read, so that q_t is a relative error on a scale that does not change as r_E grows in training: 1 for a
+    perfect copy, 1/e for f_sem = 0.
+    """
     routing: Literal["hard", "soft"] = "hard"
-    """Forward pass with the chosen path alone and straight-through gradients, or with the mixture. Not in the paper; hard, because a
-    mixture skips nothing."""
+    """Forward pass with the chosen path alone and straight-through gradients, or with the mixture. Not in the
+    paper; hard, because a mixture skips nothing.
+    """
     exploration: float = 0.05
-    """Share of positions at which r_E is computed in training whatever the router says, in mode `predicted`. It does not enter their output; q_t is
-    learnt there, and the router's straight-through gradient, weighted by 1 / exploration, estimates the one that attention everywhere would give. Without
-    it a position that once skips can never learn to attend again: where attention helped, the loss is flat, and where it is missing, there is no r_E."""
+    """Share of positions at which r_E is computed in training whatever the router says, in mode `predicted`.
+    It does not enter their output; q_t is learnt there, and the router's straight-through gradient, weighted
+    by 1 / exploration, estimates the one that attention everywhere would give. Without it a position that
+    once skips can never learn to attend again: where attention helped, the loss is flat, and where it is
+    missing, there is no r_E.
+    """
     chunk: int = 512
     """Positions that are handled together; changes memory and speed, never the result."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise UserError(f"--width {self.width} is not divisible by --heads {self.heads}. Change one of them.")
+            raise UserError(
+                f"--width {self.width} is not divisible by --heads {self.heads}. Change one of them."
+            )
         for name in ("width", "layers", "heads", "working_steps", "buffer", "chunk", "rank", "hidden"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
@@ -116,7 +131,8 @@ class Trace:
 
     Attributes
     ----------
-    route : (batch, position, 3) weights of the paths, the pi of eq 7 and 8: noisy in training, one-hot when routing is hard, with the Gumbel-softmax's gradient.
+    route : (batch, position, 3) weights of the paths, the pi of eq 7 and 8: noisy in training, one-hot when
+        routing is hard, with the Gumbel-softmax's gradient.
     probability : (batch, position, 3) softmax of the router's logits, without noise: the pi of eq 14.
     path : (batch, position) CT, EPISODIC or SEMANTIC, as routed.
     read : (batch, position) whether attention was computed.
@@ -124,7 +140,8 @@ class Trace:
     predicted : (batch, position) the router's q_t.
     novelty : (batch, position) c_t of the episodic memory; NaN for models without one.
     pairs : query-key pairs of the computed attention, over the batch.
-    consolidation : eq 5; the mean over positions on the episodic path, and per dimension, so that its weight does not depend on d.
+    consolidation : eq 5; the mean over positions on the episodic path, and per dimension, so that its weight
+        does not depend on d.
     prediction_loss : cross-entropy of the predicted q_t, 0 in mode `oracle`.
     """
 
@@ -179,9 +196,10 @@ class SemanticMemory(nn.Module):
 class Router(nn.Module):
     """Eq 7: logits g(z_t) over (CT only, episodic, semantic).
 
-    z_t = (log(1 + gap), magnitude of the CT dynamics, q_t, prediction uncertainty). The paper does not define the uncertainty; here it is a learned
-    linear read-out of f_CT, the local prediction: read from x_t itself it could not tell 100 patterns from 100 novel keys with random codes, which are
-    not linearly separable. g is not given either: two layers with 16 hidden units.
+    z_t = (log(1 + gap), magnitude of the CT dynamics, q_t, prediction uncertainty). The paper does not define
+    the uncertainty; here it is a learned linear read-out of f_CT, the local prediction: read from x_t itself
+    it could not tell 100 patterns from 100 novel keys with random codes, which are not linearly separable. g
+    is not given either: two layers with 16 hidden units.
     """
 
     def __init__(self, config: CRAMConfig):
@@ -201,7 +219,9 @@ class Router(nn.Module):
 
 
 class CRAMLayer(nn.Module):
-    """Router, three memories, add & norm, feed-forward, add & norm (figure 1 of the paper: normalised after the sums)."""
+    """Router, three memories, add & norm, feed-forward, add & norm (figure 1 of the paper: normalised after
+    the sums).
+    """
 
     def __init__(self, config: CRAMConfig):
         super().__init__()
@@ -256,7 +276,8 @@ class CRAMLayer(nn.Module):
         if "attention" not in without:
             weight = route[..., EPISODIC]
             if noise is not None and self.predict is not None and config.routing == "hard":
-                # 0 in the forward pass where the path is another one; 1 / exploration as large in the backward pass, and 0 where nothing was read
+                # 0 in the forward pass where the path is another one; 1 / exploration as large in the
+                # backward pass, and 0 where nothing was read
                 weight = torch.where(path == EPISODIC, weight, weight / config.exploration)
             mixed = mixed + weight[..., None] * recalled
         if self.semantic is not None and "semantic" not in without:
@@ -281,7 +302,9 @@ class CRAMLayer(nn.Module):
             zero if self.semantic is None else _mean_over(path == EPISODIC, error),
             zero
             if guess is None
-            else _mean_over(read, binary_cross_entropy_with_logits(guess, quality.detach(), reduction="none")),
+            else _mean_over(
+                read, binary_cross_entropy_with_logits(guess, quality.detach(), reduction="none")
+            ),
         )
         return out, trace
 
@@ -300,7 +323,9 @@ class CRAMLayer(nn.Module):
     def _route(
         self, logits: torch.Tensor, noise: torch.Tensor | None, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Eq 7: probabilities without noise, and the weights of the paths, one-hot with straight-through gradients or soft: (batch, position, 3)."""
+        """Eq 7: probabilities without noise, and the weights of the paths, one-hot with straight-through
+        gradients or soft: (batch, position, 3).
+        """
         if logits.shape[-1] == 2:  # without the semantic path its probability is exactly 0
             logits = torch.cat([logits, torch.full_like(logits[..., :1], -torch.inf)], -1)
         probability = logits.softmax(-1)
@@ -317,7 +342,9 @@ def _mean_over(chosen: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 class Inputs(nn.Module):
-    """What every model sees: embeddings of key, value and role, and a linear map of the last value and log(1 + gap), added and normalised."""
+    """What every model sees: embeddings of key, value and role, and a linear map of the last value and log(1
+    + gap), added and normalised.
+    """
 
     def __init__(self, benchmark: SRCDConfig, width: int, keys: Literal["learned", "fixed"]):
         super().__init__()
@@ -359,7 +386,8 @@ class Model(nn.Module):
 
         Parameters
         ----------
-        noise : (layer, batch, position, 4) from `routing_noise` in training; None routes to the most probable path.
+        noise : (layer, batch, position, 4) from `routing_noise` in training; None routes to the most probable
+            path.
         temperature : of the Gumbel-softmax.
         without : parts that are knocked out, in every layer.
         dense : compute attention everywhere and mask it afterwards; the same result, slower.
@@ -391,10 +419,11 @@ def routing_noise(layers: int, batch: Batch, generator: torch.Generator) -> torc
 def objective(outputs: Outputs, batch: Batch, weights: Objective) -> dict[str, torch.Tensor]:
     """Eq 8, term by term, and their `total`.
 
-    L_task is the mean squared error of the dynamics plus the mean cross-entropy of the answers (the paper does not compose it). The two sums of eq 8 are divided by the
-    number of queries too (and by the layers): lambda_E then is the price of one read in nats of one answer, whatever batch and length. Divided by
-    all positions instead, the published .1 moves no router; undivided, it outweighs every answer. q is not differentiated: else the reward
-    could be had by making r_E imitate f_sem.
+    L_task is the mean squared error of the dynamics plus the mean cross-entropy of the answers (the paper
+    does not compose it). The two sums of eq 8 are divided by the number of queries too (and by the layers):
+    lambda_E then is the price of one read in nats of one answer, whatever batch and length. Divided by all
+    positions instead, the published .1 moves no router; undivided, it outweighs every answer. q is not
+    differentiated: else the reward could be had by making r_E imitate f_sem.
     """
     logits = outputs.logits.float().flatten(0, 1)
     terms = {
@@ -408,7 +437,8 @@ def objective(outputs: Outputs, batch: Batch, weights: Objective) -> dict[str, t
     terms["attention"] = weights.attention_penalty * route[..., EPISODIC].sum() * per_query
     terms["semantic"] = -weights.semantic_reward * (route[..., SEMANTIC] * quality).sum() * per_query
     terms["consolidation"] = weights.consolidation * torch.stack([t.consolidation for t in traces]).mean()
-    # not in the paper: the head that predicts q_t; it sees x_t without a gradient, so this term changes nothing else
+    # not in the paper: the head that predicts q_t; it sees x_t without a gradient, so this term changes
+    # nothing else
     terms["prediction"] = torch.stack([t.prediction_loss for t in traces]).mean()
     terms["total"] = torch.stack([t.float() for t in terms.values()]).sum()
     return terms

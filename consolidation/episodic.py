@@ -1,4 +1,6 @@
-"""The episodic memory of CRAM (eq 3 of arXiv:2602.12204): attention over a bounded buffer, in chunks, and folded for a few rows."""
+"""The episodic memory of CRAM (eq 3 of arXiv:2602.12204): attention over a bounded buffer, in chunks, and
+folded for a few rows.
+"""
 
 import torch
 from torch import nn
@@ -10,9 +12,10 @@ from torch.nn.functional import (
 class EpisodicMemory(nn.Module):
     """Eq 3: attention over a bounded buffer of the most novel tokens before t, strictly causal.
 
-    Write and eviction rule, which the paper does not give. The novelty c_t = ||x_t - m_t||^2 / d of a token is its squared distance from the mean m_t of all tokens
-    before it. Every token is written after position t has read; when the buffer holds more than M entries, the least novel one leaves (between equals, the newer).
-    Position t therefore reads the M most novel tokens before it. c is not trained.
+    Write and eviction rule, which the paper does not give. The novelty c_t = ||x_t - m_t||^2 / d of a token
+    is its squared distance from the mean m_t of all tokens before it. Every token is written after position t
+    has read; when the buffer holds more than M entries, the least novel one leaves (between equals, the
+    newer). Position t therefore reads the M most novel tokens before it. c is not trained.
     """
 
     def __init__(self, width: int, heads: int, buffer: int, chunk: int):
@@ -31,7 +34,9 @@ class EpisodicMemory(nn.Module):
         return (x - _sum_before(x) / count[:, None]).square().mean(-1)
 
     def forward(self, x: torch.Tensor, read: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """r_E at the positions marked in `read` (batch, position), 0 elsewhere, and how many query-key pairs that took; all positions for None."""
+        """r_E at the positions marked in `read` (batch, position), 0 elsewhere, and how many query-key pairs
+        that took; all positions for None.
+        """
         (batch, length, width), m = x.shape, self.buffer
         novelty = self.novelty(x)
         folded = read is not None and not torch.is_grad_enabled()
@@ -83,7 +88,8 @@ class EpisodicMemory(nn.Module):
         """Softmax attention of the rows over the candidates they may see; 0 for rows that see none."""
         if candidates.shape[1] < keys.shape[1]:
             keys, values = _rows(keys, candidates), _rows(values, candidates)
-        else:  # the only chunk holds every position: sort the small mask back instead of copying keys and values
+        # the only chunk holds every position: sort the small mask back instead of copying keys and values
+        else:
             seen = seen.gather(2, candidates.argsort(1)[:, None].expand_as(seen))
         empty = ~seen.any(-1)
         mask = (seen | empty[..., None])[:, None]
@@ -92,7 +98,9 @@ class EpisodicMemory(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2)) * ~empty[..., None]
 
     def _attend_folded(self, query: torch.Tensor, tokens: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """The same for a few rows, without a key or value of any token: q . (W_K x + b) = (W_K^T q) . x + a constant, and sum w (W_V x + b) = W_V (sum w x) + b."""
+        """The same for a few rows, without a key or value of any token: q . (W_K x + b) = (W_K^T q) . x + a
+        constant, and sum w (W_V x + b) = W_V (sum w x) + b.
+        """
         key, value = (m.weight.unflatten(0, (self.heads, -1)) for m in (self.key, self.value))
         rows = query.shape[1]
         back = torch.einsum("brhe,hed->bhrd", query, key).flatten(1, 2) / query.shape[-1] ** 0.5
@@ -110,7 +118,9 @@ def _rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def _sum_before(x: torch.Tensor, block: int = 128) -> torch.Tensor:
-    """Sum of all tokens before each one: (batch, position, width). In blocks, by a triangular matrix, which is faster than `cumsum` over positions."""
+    """Sum of all tokens before each one: (batch, position, width). In blocks, by a triangular matrix, which
+    is faster than `cumsum` over positions.
+    """
     length = x.shape[1]
     blocks = nn.functional.pad(x, (0, 0, 0, -length % block)).unflatten(1, (-1, block))
     inside = torch.ones(block, block, dtype=x.dtype, device=x.device).tril(-1) @ blocks

@@ -1,4 +1,6 @@
-"""Human curves with their sources: `python -m consolidation.humans` prints the registry with refitted exponents."""
+"""Human curves with their sources: `python -m consolidation.humans` prints the registry with refitted
+exponents.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

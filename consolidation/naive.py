@@ -1,7 +1,9 @@
-"""Eq 2-7 read one token at a time, in plain loops: the slow, obvious implementation that `consolidation/cram.py` is tested against.
+"""Eq 2-7 read one token at a time, in plain loops: the slow, obvious implementation that
+`consolidation/cram.py` is tested against.
 
-It takes a `CRAMLayer` for its weights only. The episodic buffer is a list of (novelty, position, key, value) from which the least novel entry
-is removed when it overflows; nothing is masked, because the future is not there yet.
+It takes a `CRAMLayer` for its weights only. The episodic buffer is a list of (novelty, position, key, value)
+from which the least novel entry is removed when it overflows; nothing is masked, because the future is not
+there yet.
 """
 
 import math
@@ -15,7 +17,8 @@ from consolidation.cram import EPISODIC, SEMANTIC, CRAMLayer
 def forward(
     layer: CRAMLayer, x: torch.Tensor, gap: torch.Tensor, noise: torch.Tensor | None, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs (position, width) and paths (position,) of one sequence: x (position, width), gap (position,), noise (position, 4) or None.
+    """Outputs (position, width) and paths (position,) of one sequence: x (position, width), gap (position,),
+    noise (position, 4) or None.
 
     Hard routing, sigma as the layer has it, no update of its running mean.
     """
@@ -26,7 +29,9 @@ def forward(
     for t, token in enumerate(x):
         working, magnitude = _working(layer, token, gap[t])
         semantic = (
-            layer.semantic.up(torch.relu(layer.semantic.down(token))) if layer.semantic else torch.zeros_like(token)
+            layer.semantic.up(torch.relu(layer.semantic.down(token)))
+            if layer.semantic
+            else torch.zeros_like(token)
         )
         recalled = _recall(layer, token, buffer)
         if layer.predict is None:
@@ -42,7 +47,8 @@ def forward(
         soft = torch.softmax(noisy, 0)
         path = int(soft.argmax())
         route = [float(p == path) + soft[p] - soft[p].detach() for p in range(len(soft))]
-        # mode `predicted`: what is skipped is not there, except that an explored r_E gives the router a gradient
+        # mode `predicted`: what is skipped is not there, except that an explored r_E gives the router a
+        # gradient
         if layer.predict is not None and path != EPISODIC:
             explored = noise is not None and float(noise[t, 3]) < config.exploration
             recalled = recalled / config.exploration if explored else torch.zeros_like(recalled)
@@ -83,7 +89,11 @@ def _recall(
     query = memory.query(token).view(heads, -1)
     parts = []
     for h in range(heads):
-        scores = torch.stack([query[h] @ key.view(heads, -1)[h] for _, _, key, _ in buffer]) / math.sqrt(query.shape[1])
+        scores = torch.stack([query[h] @ key.view(heads, -1)[h] for _, _, key, _ in buffer]) / math.sqrt(
+            query.shape[1]
+        )
         weights = torch.softmax(scores, 0)
-        parts.append(sum(w * value.view(heads, -1)[h] for w, (_, _, _, value) in zip(weights, buffer, strict=True)))
+        parts.append(
+            sum(w * value.view(heads, -1)[h] for w, (_, _, _, value) in zip(weights, buffer, strict=True))
+        )
     return memory.out(torch.cat(parts))

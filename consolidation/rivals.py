@@ -1,4 +1,5 @@
-"""The rivals of table 1 and the ablations of table 4, on the same inputs, heads, objective and parameter budget.
+"""The rivals of table 1 and the ablations of table 4, on the same inputs, heads, objective and parameter
+budget.
 
 | name | what it is |
 |---|---|
@@ -53,7 +54,9 @@ class Variant:
 VARIANTS = {
     "cram": Variant("CRAM"),
     "control": Variant(
-        "no semantic memory", config={"semantic": False}, objective={"semantic_reward": 0.0, "consolidation": 0.0}
+        "no semantic memory",
+        config={"semantic": False},
+        objective={"semantic_reward": 0.0, "consolidation": 0.0},
     ),
     "no-consolidation": Variant("no consolidation loss", objective={"consolidation": 0.0}),
     "no-quality": Variant("no q in the router", config={"quality_in_router": False}),
@@ -76,8 +79,8 @@ def variant(name: str) -> Variant:
 def build(name: str, benchmark: SRCDConfig, config: CRAMConfig) -> Model:
     """The model of that name with the parameter budget of CRAM at `config`, within 10 %.
 
-    A rival keeps the width while its feed-forward part then has at least half as many units; it becomes narrower otherwise (eight layers do
-    not fit into the budget of one at the same width).
+    A rival keeps the width while its feed-forward part then has at least half as many units; it becomes
+    narrower otherwise (eight layers do not fit into the budget of one at the same width).
 
     Raises
     ------
@@ -87,9 +90,13 @@ def build(name: str, benchmark: SRCDConfig, config: CRAMConfig) -> Model:
     config = replace(config, **chosen.config)
     if chosen.layer == "cram":
         if name == "control":
-            config = _within(_size(benchmark, replace(config, semantic=True), "cram"), benchmark, config, "cram")
+            config = _within(
+                _size(benchmark, replace(config, semantic=True), "cram"), benchmark, config, "cram"
+            )
         return _model(benchmark, config, "cram")
-    return _model(benchmark, _within(_size(benchmark, config, "cram"), benchmark, config, chosen.layer), chosen.layer)
+    return _model(
+        benchmark, _within(_size(benchmark, config, "cram"), benchmark, config, chosen.layer), chosen.layer
+    )
 
 
 def _model(benchmark: SRCDConfig, config: CRAMConfig, kind: str) -> Model:
@@ -99,7 +106,9 @@ def _model(benchmark: SRCDConfig, config: CRAMConfig, kind: str) -> Model:
             layers = [CRAMLayer(config) for _ in range(config.layers)]
         case "jamba":
             layers = [
-                MixerLayer(config, Attention(config) if i % JAMBA_LAYERS == JAMBA_ATTENTION else StateSpace(config))
+                MixerLayer(
+                    config, Attention(config) if i % JAMBA_LAYERS == JAMBA_ATTENTION else StateSpace(config)
+                )
                 for i in range(max(JAMBA_LAYERS, config.layers))
             ]
         case "transformer":
@@ -132,7 +141,8 @@ def _within(budget: int, benchmark: SRCDConfig, config: CRAMConfig, kind: str) -
             if abs(_size(benchmark, tried, kind) / budget - 1) <= BUDGET:
                 return tried
     raise UserError(
-        f"no {kind} of at most width {config.width} has {budget:,} parameters within {BUDGET:.0%}. Change --width or --layers."
+        f"no {kind} of at most width {config.width} has {budget:,} parameters within {BUDGET:.0%}. Change "
+        "--width or --layers."
     )
 
 
@@ -192,21 +202,33 @@ class Attention(nn.Module):
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
         mixed = self.out(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
         pairs = torch.tensor(batch * length * (length + 1) // 2, device=x.device)
-        return (torch.zeros_like(mixed) if "attention" in without else mixed), x.new_ones(batch, length), pairs
+        return (
+            (torch.zeros_like(mixed) if "attention" in without else mixed),
+            x.new_ones(batch, length),
+            pairs,
+        )
 
 
 class StateSpace(nn.Module):
-    """Mamba-2's selective state space by transformers: chunked in plain torch, fused where its kernels are installed."""
+    """Mamba-2's selective state space by transformers: chunked in plain torch, fused where its kernels are
+    installed.
+    """
 
     def __init__(self, config: CRAMConfig):
         super().__init__()
         self.mixer = Mamba2Mixer(
             Mamba2Config(
-                hidden_size=config.width, num_heads=config.heads, head_dim=config.width // config.heads, state_size=STATE, expand=1,
-                n_groups=1, chunk_size=64, num_hidden_layers=1,
+                hidden_size=config.width,
+                num_heads=config.heads,
+                head_dim=config.width // config.heads,
+                state_size=STATE,
+                expand=1,
+                n_groups=1,
+                chunk_size=64,
+                num_hidden_layers=1,
             ),
             layer_idx=0,
-        )  # fmt: skip
+        )
 
     def forward(
         self, x: torch.Tensor, noise: torch.Tensor | None, temperature: float, without: frozenset[Part]
@@ -219,10 +241,11 @@ class StateSpace(nn.Module):
 
 
 class SparselyActivated(nn.Module):
-    """In the manner of SeqBoat (Ren et al. 2023, arXiv:2306.11197): state space everywhere, attention among the activated positions.
+    """In the manner of SeqBoat (Ren et al. 2023, arXiv:2306.11197): state space everywhere, attention among
+    the activated positions.
 
-    A gate on the state-space output decides, hard with straight-through gradients as CRAM's router does; only activated positions are queries, and only
-    they are keys.
+    A gate on the state-space output decides, hard with straight-through gradients as CRAM's router does; only
+    activated positions are queries, and only they are keys.
     """
 
     def __init__(self, config: CRAMConfig):
@@ -244,7 +267,9 @@ class SparselyActivated(nn.Module):
         heads = self.attention.heads
         q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in self.attention.qkv(h).chunk(3, -1))
         mask = (seen | ~active[:, :, None])[:, None]
-        mixed = self.attention.out(scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        mixed = self.attention.out(
+            scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        )
         if "attention" not in without:
             state = state + gate[..., None] * mixed
         return state, gate, seen.sum()

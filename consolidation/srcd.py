@@ -1,8 +1,9 @@
-"""SRCD, Sparse Retrieval in Continuous Dynamics: the benchmark of section 6 and appendix A of arXiv:2602.12204.
+"""SRCD, Sparse Retrieval in Continuous Dynamics: the benchmark of section 6 and appendix A of
+arXiv:2602.12204.
 
-A sequence is an irregularly sampled AR(1) process. A few positions bind a key to a value; a few others name a key again and ask for its
-value. Most keys come from a fixed set of patterns, whose value never changes and can be memorised; the others are novel, and only the
-sequence itself holds their answer.
+A sequence is an irregularly sampled AR(1) process. A few positions bind a key to a value; a few others name a
+key again and ask for its value. Most keys come from a fixed set of patterns, whose value never changes and
+can be memorised; the others are novel, and only the sequence itself holds their answer.
 
     position     0     1     2     3     4     5     6     7     8     9    10    11
     gap        0.7   0.1   3.2   0.4   1.1   0.1  28.5   0.3   0.9   2.0   0.2   0.6
@@ -16,9 +17,10 @@ sequence itself holds their answer.
     lag          .     .     .     .     .     .     5     .     .     5     .    10
     seen         .     .     .     .     .     .     1     .     .     1     .     2
 
-Above the line is what a model sees, below it what it has to say (`dynamics`: the present value of the process; `target`: the value bound to the key) and
-what is recorded (`seen`: earlier positions of this sequence that show the key). p17 is a pattern, so its value is 5 in every sequence;
-n03 is novel, and its value is drawn anew in every sequence.
+Above the line is what a model sees, below it what it has to say (`dynamics`: the present value of the
+process; `target`: the value bound to the key) and what is recorded (`seen`: earlier positions of this
+sequence that show the key). p17 is a pattern, so its value is 5 in every sequence; n03 is novel, and its
+value is drawn anew in every sequence.
 """
 
 import hashlib
@@ -36,7 +38,9 @@ CLOCKS = ("repetitions in sequence", "repetitions in batch stream", "repetitions
 
 @dataclass(frozen=True)
 class SRCDConfig:
-    """The benchmark. What the paper gives is the default; what it leaves open is chosen here, with the reason."""
+    """The benchmark. What the paper gives is the default; what it leaves open is chosen here, with the
+    reason.
+    """
 
     length: int = 2048
     """Positions of a sequence, N."""
@@ -47,20 +51,30 @@ class SRCDConfig:
     patterns: int = 100
     """Fixed patterns."""
     bindings: float = 0.04
-    """Share of positions that bind a key which may be asked for. Not in the paper; below .05, so that 100 patterns suffice at N = 2048 even
-    when every binding recurs, and so that some keys are asked for twice."""
+    """Share of positions that bind a key which may be asked for. Not in the paper; below .05, so that 100
+    patterns suffice at N = 2048 even when every binding recurs, and so that some keys are asked for twice.
+    """
     distractors: float = 0.0
-    """Share of positions that bind a key which is never asked for. Not in the paper; 0 because two in five ordinary bindings go unasked already."""
+    """Share of positions that bind a key which is never asked for. Not in the paper; 0 because two in five
+    ordinary bindings go unasked already.
+    """
     novel: Literal["disjoint", "shared"] = "disjoint"
-    """Where novel keys come from: `disjoint`, keys that are never patterns, so the key alone tells a novel query; `shared`, the
-    patterns' own keys with another value, so it does not. Not in the paper; disjoint, because eq 13 can be reached only then."""
+    """Where novel keys come from: `disjoint`, keys that are never patterns, so the key alone tells a novel
+    query; `shared`, the patterns' own keys with another value, so it does not. Not in the paper; disjoint,
+    because eq 13 can be reached only then.
+    """
     novel_keys: int = 100
-    """Size of the disjoint novel vocabulary. Not in the paper; as many as patterns, so that both kinds of key are equally well trained."""
+    """Size of the disjoint novel vocabulary. Not in the paper; as many as patterns, so that both kinds of key
+    are equally well trained.
+    """
     values: int = 16
-    """Values; chance is 1 / values. Not in the paper; 16 keeps chance (.06) far below the recurring share (.70)."""
+    """Values; chance is 1 / values. Not in the paper; 16 keeps chance (.06) far below the recurring share
+    (.70).
+    """
     lag_exponent: float = 0.0
-    """An earlier binding at lag s is asked for with probability proportional to s^-lag_exponent. Not in the paper; 0 (every earlier binding
-    alike), so that recency gives nothing away."""
+    """An earlier binding at lag s is asked for with probability proportional to s^-lag_exponent. Not in the
+    paper; 0 (every earlier binding alike), so that recency gives nothing away.
+    """
     autoregression: float = 0.95
     """a of v_t = a v_(t-1) + beta sin(omega gap_t) + noise."""
     beta: float = 0.5
@@ -68,15 +82,21 @@ class SRCDConfig:
     omega: float = 1.0
     """Angular frequency per unit of time. Not in the paper; the median gap then is a tenth of a period."""
     noise: float = 0.1
-    """Standard deviation of the noise. Not in the paper; the least possible mean squared error is its square, .01."""
+    """Standard deviation of the noise. Not in the paper; the least possible mean squared error is its square,
+    .01.
+    """
     gap_tail: float = 1.5
-    """Exponent of the gaps' law P(gap > g) = (1 + g)^-gap_tail. The paper says Pareto(1.5) clipped to [.1, 1000]; this is the Pareto II law
-    of the usual samplers, because the classical one starts at 1 and its lower clip would never act."""
+    """Exponent of the gaps' law P(gap > g) = (1 + g)^-gap_tail. The paper says Pareto(1.5) clipped to [.1,
+    1000]; this is the Pareto II law of the usual samplers, because the classical one starts at 1 and its
+    lower clip would never act.
+    """
     gap_limits: tuple[float, float] = (0.1, 1000.0)
     """Gaps are clipped to these."""
     variant: Literal["srcd", "copy", "associative"] = "srcd"
-    """`copy`: novel keys in a fixed order are bound first and asked for afterwards in the same order (the key is the place in the list:
-    the models have no positional code). `associative`: novel keys in any order, all bound first, then asked for at random."""
+    """`copy`: novel keys in a fixed order are bound first and asked for afterwards in the same order (the key
+    is the place in the list: the models have no positional code). `associative`: novel keys in any order, all
+    bound first, then asked for at random.
+    """
 
     def __post_init__(self) -> None:
         shares = ("queries", "bindings", "distractors", "recurrence")
@@ -85,27 +105,39 @@ class SRCDConfig:
                 raise UserError(f"--{name} {getattr(self, name)} is not a share between 0 and 1.")
         if self.query_count < 1 or self.binding_count < 1:
             raise UserError(
-                f"{self.length} positions at --queries {self.queries} and --bindings {self.bindings} give {self.query_count} queries and "
-                f"{self.binding_count} bindings; at least one of each is needed. Increase --length or the shares."
+                f"{self.length} positions at --queries {self.queries} and --bindings {self.bindings} give "
+                f"{self.query_count} queries and {self.binding_count} bindings; at least one of each is "
+                "needed. Increase --length or the shares."
             )
         events = self.query_count + self.binding_count + self.distractor_count
         if events > self.length:
             raise UserError(
-                f"{events} queries and bindings do not fit into {self.length} positions. Decrease --queries, --bindings or --distractors, or increase --length."
+                f"{events} queries and bindings do not fit into {self.length} positions. Decrease "
+                "--queries, --bindings or --distractors, or increase --length."
             )
         bound = self.binding_count + self.distractor_count
         recurring = 0 if self.variant != "srcd" else self._most_recurring(bound)
-        if recurring > self.patterns or (self.novel == "shared" and self.variant == "srcd" and bound > self.patterns):
+        if recurring > self.patterns or (
+            self.novel == "shared" and self.variant == "srcd" and bound > self.patterns
+        ):
             raise UserError(
-                f"{bound} bindings, up to {recurring} of them recurring, need as many different keys, but there are {self.patterns} patterns. "
-                "Increase --patterns, or decrease --bindings or --length."
+                f"{bound} bindings, up to {recurring} of them recurring, need as many different keys, but "
+                f"there are {self.patterns} patterns. Increase --patterns, or decrease --bindings or "
+                "--length."
             )
-        if not self._shares_keys and bound > self.novel_keys and (self.recurrence < 1 or self.variant != "srcd"):
+        if (
+            not self._shares_keys
+            and bound > self.novel_keys
+            and (self.recurrence < 1 or self.variant != "srcd")
+        ):
             raise UserError(
-                f"{bound} bindings may need as many novel keys, but there are {self.novel_keys}. Increase --novel-keys, or decrease --bindings or --length."
+                f"{bound} bindings may need as many novel keys, but there are {self.novel_keys}. Increase "
+                "--novel-keys, or decrease --bindings or --length."
             )
         if self.values < 2:
-            raise UserError(f"--values {self.values}: at least 2 values are needed for an answer to be right or wrong.")
+            raise UserError(
+                f"--values {self.values}: at least 2 values are needed for an answer to be right or wrong."
+            )
 
     def _most_recurring(self, bound: int) -> int:
         return bound if self.recurrence == 1 else int(self.recurrence * bound) + (self.recurrence > 0)
@@ -155,7 +187,8 @@ class Batch:
     key, value : (batch, position) 1 ... vocabulary, 0 for none; patterns are the keys 1 ... patterns.
     dynamics : (batch, position) present value of the process, to be predicted.
     target : (batch, position) 0 ... values - 1 at queries, IGNORED elsewhere.
-    position, binding : (batch, query) ascending positions of the queries, and of the bindings that answer them.
+    position, binding : (batch, query) ascending positions of the queries, and of the bindings that answer
+        them.
     pattern : (batch, query) 0 ... patterns - 1, or -1 for a novel key.
     seen : (batch, query) earlier positions of the sequence that show this key.
     shows : (batch, position) the pattern that is bound or asked for here, -1 for none.
@@ -210,11 +243,13 @@ def generate(
     device: torch.device | None = None,
     split: Literal["train", "evaluation"] = "train",
 ) -> Batch:
-    """The sequences of one step: a pure function of its arguments (and of the kind of device, whose generators differ).
+    """The sequences of one step: a pure function of its arguments (and of the kind of device, whose
+    generators differ).
 
     Parameters
     ----------
-    config, seed, step, split : what the stream of random numbers depends on; the patterns' values depend on the seed only.
+    config, seed, step, split : what the stream of random numbers depends on; the patterns' values depend on
+        the seed only.
     batch : sequences.
     """
     device = device or torch.device("cpu")
@@ -226,7 +261,8 @@ def generate(
     n, k, d, q = config.length, config.binding_count, config.distractor_count, config.query_count
     events = uniform(batch, n).argsort(1)[:, : k + d + q].sort(1).values
     if config.variant == "srcd":
-        # which events are bindings, distractors, queries; the first is a binding, so that every query has one before it
+        # which events are bindings, distractors, queries; the first is a binding, so that every query has one
+        # before it
         draw = uniform(batch, k + d + q)
         draw[:, 0] = -1
         order = draw.argsort(1)
@@ -287,7 +323,9 @@ def generate(
 
 
 def _different(draw: torch.Tensor, count: int) -> torch.Tensor:
-    """The first `count` places of a random order of every row; repeated when a row is shorter, where they are not used."""
+    """The first `count` places of a random order of every row; repeated when a row is shorter, where they are
+    not used.
+    """
     order = draw.argsort(1)
     return order[:, torch.arange(count, device=draw.device) % draw.shape[1]]
 
@@ -309,11 +347,13 @@ def _process(config: SRCDConfig, gap: torch.Tensor, normal: torch.Tensor) -> tor
 
 
 class Exposures:
-    """How often every pattern was seen before, on three clocks (CLOCKS): contradiction 4 of the paper is that it does not say on which.
+    """How often every pattern was seen before, on three clocks (CLOCKS): contradiction 4 of the paper is that
+    it does not say on which.
 
-    An exposure is an earlier position that shows the pattern, binding or query. `in sequence` counts within the sequence; `in batch stream` adds
-    the earlier steps of the same row of the batch, one learner's experience; `over training` adds the earlier steps of all rows. Sequences
-    of the same step do not count for each other: the weights have not changed between them.
+    An exposure is an earlier position that shows the pattern, binding or query. `in sequence` counts within
+    the sequence; `in batch stream` adds the earlier steps of the same row of the batch, one learner's
+    experience; `over training` adds the earlier steps of all rows. Sequences of the same step do not count
+    for each other: the weights have not changed between them.
     """
 
     def __init__(self, rows: int, patterns: int, device: torch.device | None = None):

@@ -4,9 +4,9 @@
     theorem 1  any static routing with accuracy >= 1 - eps uses at least (1 - eps) f n attention operations
     eq 13      with every pattern known, f (1 - rho) of all positions need attention
 
-Theorem 1 is the only one that is proved, and its proof assumes that every other path always fails: a model that remembers patterns in any weights
-is outside it. `shared` novel keys are outside eq 13: the key does not tell which query is novel, so a router that knows the key only has to read at
-every query.
+Theorem 1 is the only one that is proved, and its proof assumes that every other path always fails: a model
+that remembers patterns in any weights is outside it. `shared` novel keys are outside eq 13: the key does not
+tell which query is novel, so a router that knows the key only has to read at every query.
 """
 
 import itertools
@@ -38,7 +38,8 @@ def consolidated_bound(config: SRCDConfig, error: float, delta: float = 0.05) ->
 
     Parameters
     ----------
-    error : eps_cons, the share of queries that the consolidated memory answers wrongly; with perfect memory of the patterns, 1 - rho.
+    error : eps_cons, the share of queries that the consolidated memory answers wrongly; with perfect memory
+        of the patterns, 1 - rho.
     delta : probability with which the bound may fail.
     """
     n = config.length
@@ -87,10 +88,11 @@ class PhasePlane:
         return _integrate((self.eta_q, self.eta_p, self.q_star), *self.start, steps)
 
     def separatrix(self, points: int = 200) -> Array:
-        """(points, 2) of (q, p): from below it p dies out before q reaches q_star, from above it semantic routing takes over.
+        """(points, 2) of (q, p): from below it p dies out before q reaches q_star, from above it semantic
+        routing takes over.
 
-        dp / dq = eta_p (q - q_star) / (eta_q p (1 - q)) integrates to p^2 / 2 = (eta_p / eta_q) ((1 - q_star) ln(1 / (1 - q)) - q) + C; the separatrix is the
-        curve through p = 0 at q = q_star.
+        dp / dq = eta_p (q - q_star) / (eta_q p (1 - q)) integrates to p^2 / 2 = (eta_p / eta_q) ((1 - q_star)
+        ln(1 / (1 - q)) - q) + C; the separatrix is the curve through p = 0 at q = q_star.
         """
         q = np.linspace(0, min(self.q_star, 0.999), points)
         inside = (1 - self.q_star) * -np.log1p(-q) - q
@@ -110,7 +112,13 @@ def _integrate(parameters: tuple[float, float, float], q: float, p: float, steps
         return [eta_q * p * (1 - state[0]), push]
 
     solved = solve_ivp(
-        flow, (steps[0], steps[-1]), [q, p], t_eval=steps, rtol=1e-6, atol=1e-8, max_step=(steps[-1] - steps[0]) / 50
+        flow,
+        (steps[0], steps[-1]),
+        [q, p],
+        t_eval=steps,
+        rtol=1e-6,
+        atol=1e-8,
+        max_step=(steps[-1] - steps[0]) / 50,
     )
     return np.asarray(np.clip(solved.y, [[-np.inf], [0.0]], [[np.inf], [1.0]]))
 
@@ -158,7 +166,9 @@ def fit_phase_plane(steps: Array, q: Array, p: Array, from_observed: bool = Fals
     square = float(np.mean(best.fun**2))
     eta_q, eta_p, q_star = (float(v) for v in (*np.exp(best.x[:2]), best.x[2]))
     begin = observed if from_observed else (float(best.x[3]), float(best.x[4]))
-    return PhasePlane(eta_q, eta_p, q_star, begin, square**0.5, 1 - square / float(np.mean(spread**2)), observed)
+    return PhasePlane(
+        eta_q, eta_p, q_star, begin, square**0.5, 1 - square / float(np.mean(spread**2)), observed
+    )
 
 
 @dataclass(frozen=True)
@@ -196,12 +206,21 @@ def fit_phase_planes(steps: Array, q: Array, p: Array) -> PhasePlanes:
     if len(q) < 2:
         raise UserError(f"intervals over seeds need at least 2 seeds; got {len(q)}.")
     fits = tuple(fit_phase_plane(steps, one, other) for one, other in zip(q, p, strict=True))
-    fixed = [fit_phase_plane(steps, one, other, from_observed=True).explained for one, other in zip(q, p, strict=True)]
+    fixed = [
+        fit_phase_plane(steps, one, other, from_observed=True).explained
+        for one, other in zip(q, p, strict=True)
+    ]
     columns = {
-        "eta_q": [f.eta_q for f in fits], "eta_p": [f.eta_p for f in fits], "q_star": [f.q_star for f in fits],
-        "q_0": [f.start[0] for f in fits], "p_0": [f.start[1] for f in fits], "q_observed": [f.observed[0] for f in fits],
-        "p_observed": [f.observed[1] for f in fits], "explained": [f.explained for f in fits], "explained_from_observed": fixed,
-    }  # fmt: skip
+        "eta_q": [f.eta_q for f in fits],
+        "eta_p": [f.eta_p for f in fits],
+        "q_star": [f.q_star for f in fits],
+        "q_0": [f.start[0] for f in fits],
+        "p_0": [f.start[1] for f in fits],
+        "q_observed": [f.observed[0] for f in fits],
+        "p_observed": [f.observed[1] for f in fits],
+        "explained": [f.explained for f in fits],
+        "explained_from_observed": fixed,
+    }
     edge = float(stats.t.ppf(0.5 + LEVEL / 2, len(fits) - 1)) / np.sqrt(len(fits))
     numbers = {}
     for name, values in columns.items():

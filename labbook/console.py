@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from labbook.escape import markup
 
@@ -24,7 +31,9 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 class UserError(Exception):
-    """A request that cannot be met. The text says what was asked, what is available, and which flag to change."""
+    """A request that cannot be met. The text says what was asked, what is available, and which flag to
+    change.
+    """
 
 
 class Interrupted(Exception):
@@ -82,7 +91,9 @@ def stopping() -> bool:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM only ask for a stop, so that no update is cut in half; the second one ends at once."""
+    """Let the first Ctrl-C or SIGTERM only ask for a stop, so that no update is cut in half; the second one
+    ends at once.
+    """
 
     def ask(signum: int, frame: types.FrameType | None) -> None:
         if _Signals.received:

@@ -1,4 +1,5 @@
-"""One function per sink for text that we did not write: names of models, files, columns, series, headers, messages of libraries.
+"""One function per sink for text that we did not write: names of models, files, columns, series, headers,
+messages of libraries.
 
 | sink | function |
 |---|---|
@@ -30,7 +31,9 @@ LATEX = {
 
 
 def plain(text: object) -> str:
-    """`text` on one line, control and direction characters written out (ESC becomes \\x1b), so that none reaches a terminal."""
+    """`text` on one line, control and direction characters written out (ESC becomes \\x1b), so that none
+    reaches a terminal.
+    """
 
     def visible(character: str) -> str:
         if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):

@@ -1,4 +1,6 @@
-"""A number travels as `estimate, lower, upper, n`: resampled over independent units, never over tokens or steps."""
+"""A number travels as `estimate, lower, upper, n`: resampled over independent units, never over tokens or
+steps.
+"""
 
 from dataclasses import dataclass
 
@@ -29,14 +31,15 @@ class Estimate:
 class Studentised:
     """Bootstrap-t over independent units, the same draws for every statistic, so that differences are paired.
 
-    A statistic is computed with all units and with each one left out. Its jackknife pseudo-values
-    n T - (n - 1) T_(-i) behave like n independent observations (Tukey 1958; Shao & Tu 1995, chapter 2); they are resampled,
-    and the interval takes its quantiles from (mean* - mean) / (standard error of the mean)* (Efron 1979; Hall 1988, Annals of
-    Statistics 16, 927-953). Percentile intervals and symmetric t intervals are too narrow for few documents whose values
-    are skewed or go with their size; `figures/coverage_documents.csv` holds the coverage of all three.
+    A statistic is computed with all units and with each one left out. Its jackknife pseudo-values n T - (n -
+    1) T_(-i) behave like n independent observations (Tukey 1958; Shao & Tu 1995, chapter 2); they are
+    resampled, and the interval takes its quantiles from (mean* - mean) / (standard error of the mean)* (Efron
+    1979; Hall 1988, Annals of Statistics 16, 927-953). Percentile intervals and symmetric t intervals are too
+    narrow for few documents whose values are skewed or go with their size; `figures/coverage_documents.csv`
+    holds the coverage of all three.
 
-    Only for statistics that change smoothly with the weights. Counts of threshold crossings (how many heads lie above .8)
-    do not: take `replicates` of what is counted, and `percentiles` of the counts.
+    Only for statistics that change smoothly with the weights. Counts of threshold crossings (how many heads
+    lie above .8) do not: take `replicates` of what is counted, and `percentiles` of the counts.
 
     Parameters
     ----------
@@ -66,7 +69,9 @@ class Studentised:
         return self.units * values[:1] - (self.units - 1) * values[1:]
 
     def intervals(self, values: Array) -> tuple[Array, Array, Array]:
-        """Estimate, lower and upper of statistics computed with every row of `weights`: values (1 + units, ...)."""
+        """Estimate, lower and upper of statistics computed with every row of `weights`: values (1 + units,
+        ...).
+        """
         estimate = values[0]
         pseudo = self._pseudo(values).reshape(self.units, -1)
         # shifts cancel in every quantity below; a common one keeps the digits of small spreads
@@ -106,10 +111,11 @@ class Studentised:
 
 
 def over_seeds(interval: tuple[Array, Array, Array], seeds: Array | None) -> tuple[Array, Array, Array]:
-    """Widen intervals over documents of a mean over seeds by the spread between seeds, (seed, ...); None widens nothing.
+    """Widen intervals over documents of a mean over seeds by the spread between seeds, (seed, ...); None
+    widens nothing.
 
-    Half-widths of the two independent sources add up as squares (MOVER, Zou & Donner 2008, Statistics in Medicine 27,
-    1693-1702); that of the seeds is Student's.
+    Half-widths of the two independent sources add up as squares (MOVER, Zou & Donner 2008, Statistics in
+    Medicine 27, 1693-1702); that of the seeds is Student's.
     """
     if seeds is None:
         return interval
@@ -120,24 +126,29 @@ def over_seeds(interval: tuple[Array, Array, Array], seeds: Array | None) -> tup
 
 
 def _resamples(units: int, seed: int, replicates: int) -> npt.NDArray[np.int64]:
-    """How often each unit is drawn: (replicates, units). Raises ValueError for fewer than 2 units, which have no spread."""
+    """How often each unit is drawn: (replicates, units). Raises ValueError for fewer than 2 units, which have
+    no spread.
+    """
     if units < 2:
         raise ValueError(f"an interval needs at least 2 independent units, got {units}")
     return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=replicates)
 
 
 def _expanded_tails(units: int) -> tuple[float, float]:
-    """Percentiles Phi(-+ sqrt(n / (n - 1)) t_(n-1)) at which a percentile interval keeps its level for few units."""
+    """Percentiles Phi(-+ sqrt(n / (n - 1)) t_(n-1)) at which a percentile interval keeps its level for few
+    units.
+    """
     tail = stats.norm.cdf(-np.sqrt(units / (units - 1)) * stats.t.ppf(1 - (1 - LEVEL) / 2, units - 1))
     return float(tail), float(1 - tail)
 
 
 class Bootstrap:
-    """Percentile bootstrap of independent units, for statistics that do not change smoothly with their weights.
+    """Percentile bootstrap of independent units, for statistics that do not change smoothly with their
+    weights.
 
-    Intervals are expanded percentile intervals (Hesterberg 2015, The American Statistician 69, section 4.5.3): the
-    percentiles are taken at Phi(-sqrt(n / (n - 1)) t_(n-1)), which corrects the too narrow plain percentile interval for
-    few units.
+    Intervals are expanded percentile intervals (Hesterberg 2015, The American Statistician 69, section
+    4.5.3): the percentiles are taken at Phi(-sqrt(n / (n - 1)) t_(n-1)), which corrects the too narrow plain
+    percentile interval for few units.
 
     Parameters
     ----------
@@ -147,7 +158,8 @@ class Bootstrap:
 
     Attributes
     ----------
-    weights : (1 + replicates, units); row 0 is all ones and gives the estimate, each other row is how often each unit was drawn.
+    weights : (1 + replicates, units); row 0 is all ones and gives the estimate, each other row is how often
+        each unit was drawn.
 
     Raises
     ------
@@ -161,7 +173,9 @@ class Bootstrap:
         self.tails = _expanded_tails(units)
 
     def intervals(self, values: Array) -> tuple[Array, Array, Array]:
-        """Estimate, lower and upper of statistics computed with every row of `weights`: values (1 + replicates, ...)."""
+        """Estimate, lower and upper of statistics computed with every row of `weights`: values (1 +
+        replicates, ...).
+        """
         lower, upper = np.quantile(values[1:], self.tails, axis=0)
         return values[0], lower, upper
 

@@ -1,4 +1,5 @@
-"""One run on several processes, `torchrun --nproc-per-node N -m ...`: who this one is, which part is its own, sums over all.
+"""One run on several processes, `torchrun --nproc-per-node N -m ...`: who this one is, which part is its own,
+sums over all.
 
     rank 0   [work] --.                          .--> prints, writes the run folder
     rank 1   [work] ---+-- add_up (float64) --> the same sums everywhere
@@ -22,7 +23,9 @@ T = TypeVar("T")
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Work together with the other processes that torchrun started; all but rank 0 are silent on standard output."""
+    """Work together with the other processes that torchrun started; all but rank 0 are silent on standard
+    output.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return

@@ -65,7 +65,9 @@ class StrictTable:
         values = list(dict.fromkeys(self.columns[name].tolist()))
         if len(values) > 1:
             shown = ", ".join(repr(plain(v)) for v in values[:6])
-            raise UserError(f"{self.path}: the column {name!r} holds {len(values)} different values ({shown}). {why}")
+            raise UserError(
+                f"{self.path}: the column {name!r} holds {len(values)} different values ({shown}). {why}"
+            )
         if values[0] == "":
             raise UserError(f"{self.path}: the column {name!r} is empty. Fill it, or leave it out.")
         return str(values[0])
@@ -98,7 +100,11 @@ class StrictTable:
                 bad.append(i)
         if bad:
             row = bad[0]
-            mixed = " Decimal commas and points are mixed in it." if commas and COMMA.fullmatch(fields[row]) else ""
+            mixed = (
+                " Decimal commas and points are mixed in it."
+                if commas and COMMA.fullmatch(fields[row])
+                else ""
+            )
             found = repr(plain(fields[row][:40])) if fields[row] else "nothing"
             raise UserError(
                 f"{self.path}: row {self.lines[row]} has no number in {name} but {found} ({len(bad)} rows in "
@@ -176,7 +182,8 @@ def _text(path: Path) -> tuple[Field, list[Field], list[int]]:
         raise UserError(f"{path} is UTF-16. Save it as UTF-8.")
     if b"\0" in data:
         raise UserError(
-            f"{path} is a binary file or UTF-16, not UTF-8 text. Save it as UTF-8, or give it the ending of its format."
+            f"{path} is a binary file or UTF-16, not UTF-8 text. Save it as UTF-8, or give it the ending of "
+            "its format."
         )
     try:
         text = data.decode("utf-8-sig")
@@ -200,19 +207,24 @@ def _text(path: Path) -> tuple[Field, list[Field], list[int]]:
     if len(whole) > 1:
         named = " and ".join(SEPARATORS[mark] for mark in whole)
         raise UserError(
-            f"{path} may be separated by {named}: both give equal rows. Quote the fields that hold one of them."
+            f"{path} may be separated by {named}: both give equal rows. Quote the fields that hold one of "
+            "them."
         )
     if whole:
         mark, (records, lines) = next(iter(whole.items()))
         if EXPECTED.get(path.suffix.lower()) != mark:
             choice(
-                "separator", SEPARATORS[mark], "all rows have as many fields as the header with it and with no other"
+                "separator",
+                SEPARATORS[mark],
+                "all rows have as many fields as the header with it and with no other",
             )
     elif found:
         # ragged: show it with the separator that makes most of the header
         mark, (records, lines) = max(found.items(), key=lambda item: len(item[1][0][0]))
     elif len(head.split()) > 1:
-        numbered = [(line.split(), number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        numbered = [
+            (line.split(), number) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+        ]
         records, lines = [tuple(fields) for fields, _ in numbered], [number for _, number in numbered]
         choice("separator", "blanks", "the header has no comma, semicolon or tab")
     else:
@@ -287,5 +299,7 @@ def _parquet(path: Path) -> tuple[Field, list[Field], list[int]]:
 
 
 READERS: dict[str, Callable[[Path], tuple[Field, list[Field], list[int]]]] = {
-    **dict.fromkeys(TEXT, _text), ".xlsx": _excel, ".parquet": _parquet,
-}  # fmt: skip
+    **dict.fromkeys(TEXT, _text),
+    ".xlsx": _excel,
+    ".parquet": _parquet,
+}

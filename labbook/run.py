@@ -1,7 +1,8 @@
 """A run is a folder: `config.json`, `provenance.json`, tidy tables, `summary.json`.
 
-Files are replaced atomically, so a folder is readable at any moment: a killed run or a full disk leaves the last
-complete version of every file. `summary.json` is written last; its presence means that the run is finished.
+Files are replaced atomically, so a folder is readable at any moment: a killed run or a full disk leaves the
+last complete version of every file. `summary.json` is written last; its presence means that the run is
+finished.
 """
 
 import dataclasses
@@ -147,7 +148,8 @@ def load_tensors(path: Path, belongs: str | None = None) -> tuple[dict[str, torc
             about = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is damaged or is not a safetensors file ({error}). Remove it to start again, or restore it from a copy."
+            f"{path} is damaged or is not a safetensors file ({error}). Remove it to start again, or restore "
+            "it from a copy."
         ) from error
     stated = about.pop(CHECKSUM, None)
     if stated is not None and stated != checksum(tensors, about):
@@ -176,11 +178,15 @@ def owner(path: Path) -> str:
 
 
 def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The `object_pairs_hook` of json: an object. Raises ValueError when it holds a name twice, of which json would keep the last."""
+    """The `object_pairs_hook` of json: an object. Raises ValueError when it holds a name twice, of which json
+    would keep the last.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+        raise ValueError(
+            f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice in one object"
+        )
     return found
 
 
@@ -216,15 +222,16 @@ def sealed(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def opened(summary: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The summary without its checksum. Raises UserError, naming the file, when its content is not that of the checksum.
+    """The summary without its checksum. Raises UserError, naming the file, when its content is not that of
+    the checksum.
 
     Summaries of older runs have none.
     """
     elsewhere = any(isinstance(v, str) and v.startswith(SEALED) for k, v in summary.items() if k != SEAL)
     if elsewhere or summary.get(SEAL, _content(summary)) != _content(summary):
         raise UserError(
-            f"{path} is not the summary that this run wrote: it was changed or is damaged. Restore it from a copy, or remove it and run "
-            "again."
+            f"{path} is not the summary that this run wrote: it was changed or is damaged. Restore it from a "
+            "copy, or remove it and run again."
         )
     return {key: value for key, value in summary.items() if key != SEAL}
 
@@ -249,13 +256,16 @@ def check_files(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
         path = folder / Path(name).name
         if not path.is_file() or stated != digest([path.read_bytes()]):
             raise UserError(
-                f"{path} is not the {'configuration' if path.suffix == '.json' else 'table'} that this run wrote: it was changed, or "
-                "comes from another run. Restore it from a copy, or remove the run's summary.json and run again."
+                f"{path} is not the {'configuration' if path.suffix == '.json' else 'table'} that this run "
+                "wrote: it was changed, or comes from another run. Restore it from a copy, or remove the "
+                "run's summary.json and run again."
             )
     return {key: value for key, value in summary.items() if key != CHECKSUMS}
 
 
-def read_finished(folder: Path, tables: Iterable[str], kind: str) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+def read_finished(
+    folder: Path, tables: Iterable[str], kind: str
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """Summary and tables of a finished run.
 
     Raises UserError when `folder` is not a finished run of that kind, when a file is damaged, and when a
@@ -265,7 +275,8 @@ def read_finished(folder: Path, tables: Iterable[str], kind: str) -> tuple[dict[
     missing = [path.name for path in (folder / "summary.json", *names.values()) if not path.is_file()]
     if missing:
         raise UserError(
-            f"{folder} is not a finished {kind} run (no {', '.join(missing)}). Finish it with --resume, or name another folder."
+            f"{folder} is not a finished {kind} run (no {', '.join(missing)}). Finish it with --resume, or "
+            "name another folder."
         )
     summary = check_files(folder, opened(read_json(folder / "summary.json"), folder / "summary.json"))
     return summary, {name: read_table(path) for name, path in names.items()}
@@ -283,7 +294,9 @@ def commit() -> str | None:
     """The git commit of this source tree with `+changes` if it is modified; None outside a checkout."""
     here = Path(__file__).parent.parent
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
         status = ["git", "status", "--porcelain", "--untracked-files=no"]
         dirty = subprocess.run(status, cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -292,7 +305,9 @@ def commit() -> str | None:
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """Versions, commit, machine and time of a run, with the caller's `facts` (hashes, seed, device) beside them."""
+    """Versions, commit, machine and time of a run, with the caller's `facts` (hashes, seed, device) beside
+    them.
+    """
     versions = {}
     for name in PACKAGES:
         versions[name] = importlib.metadata.version(name)
@@ -384,13 +399,17 @@ class Run:
             found = read_json(path)
             keys = sorted(k for k in {*found, *self.config} if found.get(k) != self.config.get(k))
             if keys:
-                differences = "; ".join(f"{k}: there {found.get(k)!r}, asked {self.config.get(k)!r}" for k in keys)
+                differences = "; ".join(
+                    f"{k}: there {found.get(k)!r}, asked {self.config.get(k)!r}" for k in keys
+                )
                 raise UserError(
                     f"{folder} holds a run with another configuration ({differences}). "
                     "Choose another --out, or repeat the command with the configuration that is there."
                 )
         elif occupied:
-            raise UserError(f"{folder} exists and is not a run folder (it has no config.json). Choose another --out.")
+            raise UserError(
+                f"{folder} exists and is not a run folder (it has no config.json). Choose another --out."
+            )
         else:
             try:
                 folder.mkdir(parents=True, exist_ok=True)

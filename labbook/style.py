@@ -11,7 +11,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito's palette as seaborn ships it: blue, orange, green, vermilion, purple, brown, pink, grey, yellow, sky
+# Okabe & Ito's palette as seaborn ships it: blue, orange, green, vermilion, purple, brown, pink, grey,
+# yellow, sky
 PALETTE = sns.color_palette("colorblind")
 
 
@@ -31,7 +32,12 @@ def apply() -> None:
 
 
 def band(
-    axes: Axes, rows: pd.DataFrame, label: str, look: tuple[Any, str, str], width: float = 1.2, over: str = "layer"
+    axes: Axes,
+    rows: pd.DataFrame,
+    label: str,
+    look: tuple[Any, str, str],
+    width: float = 1.2,
+    over: str = "layer",
 ) -> None:
     """Estimates over a column (layers or steps) with their intervals as a band."""
     rows, (colour, marker, line) = rows.sort_values(over), look
@@ -51,7 +57,9 @@ def draw(results: Any, figures: Mapping[str, Callable[[Any], Figure]], folder: P
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `name`.png and `name`.pdf into `folder` without a date in them, so that equal figures are equal files."""
+    """Write `name`.png and `name`.pdf into `folder` without a date in them, so that equal figures are equal
+    files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
     figure.savefig(paths[0], metadata={"Software": None})

@@ -20,7 +20,8 @@ def probe_model(model: str | None = None, *, settings: "Settings | None" = None,
 
     Returns
     -------
-    Tables : `layers`, `heads`, `controls`, `histogram` as DataFrames, `summary` as a dict, `folder` of the run.
+    Tables : `layers`, `heads`, `controls`, `histogram` as DataFrames, `summary` as a dict, `folder` of the
+        run.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""From sums per document to estimates: the means over layers and seeds that every command's tables are made of."""
+"""From sums per document to estimates: the means over layers and seeds that every command's tables are made
+of.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +31,8 @@ class Sampled:
     Attributes
     ----------
     values : (1 + documents, ...) under the weights of `Studentised`; of several seeds, their mean.
-    seeds : (seed, ...) the statistic of each seed on all documents, or None where there is nothing to average.
+    seeds : (seed, ...) the statistic of each seed on all documents, or None where there is nothing to
+        average.
     bounds : smallest and largest value that the statistic can have.
     """
 
@@ -71,7 +74,8 @@ Metrics = dict[str, Sampled]
 
 
 def all_metrics(scores: Sequence[LayerScores], name: str, weights: Array) -> tuple[Metrics, Metrics]:
-    """Scores of a layer and of its heads under document weights, the shares of its operations among those of the layer.
+    """Scores of a layer and of its heads under document weights, the shares of its operations among those of
+    the layer.
 
     `scores` are those of one model, or of the same layer of several seeds.
     """

@@ -16,11 +16,15 @@ class Batch:
 
     Attributes
     ----------
-    ids, keep, previous : (batch, position); keep marks scored tokens, previous those of them that have a token before.
+    ids, keep, previous : (batch, position); keep marks scored tokens, previous those of them that have a
+        token before.
     document : (batch,) index of the document.
-    slot : (batch, position) row of the token id in the token table; the last row collects ids without an entry.
-    donor : (batch, position) position in the window before this one whose target stands in for the shuffled control.
-    aligned : the same for the shuffle that keeps positions: this position, or `donor` where the window before is shorter.
+    slot : (batch, position) row of the token id in the token table; the last row collects ids without an
+        entry.
+    donor : (batch, position) position in the window before this one whose target stands in for the shuffled
+        control.
+    aligned : the same for the shuffle that keeps positions: this position, or `donor` where the window before
+        is shorter.
     number : (batch,) number of the window in its split.
     """
 
@@ -41,7 +45,9 @@ class Batch:
 
 
 def token_table(train: Windows, limit: int) -> np.ndarray:
-    """The `limit` most frequent token ids of the training windows, ascending: those that get a mean of their own."""
+    """The `limit` most frequent token ids of the training windows, ascending: those that get a mean of their
+    own.
+    """
     real = np.arange(train.ids.shape[1]) < train.lengths[:, None]
     counts = np.bincount(train.ids[real])
     ids = np.flatnonzero(counts)
@@ -60,8 +66,8 @@ def cut_batches(
 ) -> Iterator[Batch]:
     """Cut the windows [first, stop) into batches of `size`.
 
-    `start_position` is the first kept position. Donor positions are a pure function of (seed, window number), so the
-    batch size changes no number.
+    `start_position` is the first kept position. Donor positions are a pure function of (seed, window number),
+    so the batch size changes no number.
     """
     width = windows.ids.shape[1]
     positions = np.arange(width)
@@ -77,7 +83,18 @@ def cut_batches(
             donors.append(
                 np.random.default_rng([seed, number]).integers(min(start_position, length - 1), length, width)
             )
-            aligned.append(np.where((positions >= start_position) & (positions < length), positions, donors[-1]))
+            aligned.append(
+                np.where((positions >= start_position) & (positions < length), positions, donors[-1])
+            )
         before = keep & (positions > 0)
-        move = [part.ids, keep, before, part.document, slot, np.stack(donors), np.stack(aligned), np.array(numbers)]
+        move = [
+            part.ids,
+            keep,
+            before,
+            part.document,
+            slot,
+            np.stack(donors),
+            np.stack(aligned),
+            np.array(numbers),
+        ]
         yield Batch(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in move))

@@ -1,4 +1,5 @@
-"""What the probe costs, as ratios against other ways of the same work: `python -m redundancy.benchmark [MODEL]`.
+"""What the probe costs, as ratios against other ways of the same work: `python -m redundancy.benchmark
+[MODEL]`.
 
     pass 1             moments, all heads, penalties and controls / the plain forward pass of the same batches, alternating
     memory             peak of pass 1 at ten times the tokens / at the smaller number
@@ -40,7 +41,12 @@ class Config:
 
     model: tyro.conf.Positional[str] = "embedded"
     """As for the probe."""
-    parts: tuple[Literal["pass1", "memory", "stored", "descent"], ...] = ("pass1", "memory", "stored", "descent")
+    parts: tuple[Literal["pass1", "memory", "stored", "descent"], ...] = (
+        "pass1",
+        "memory",
+        "stored",
+        "descent",
+    )
     """Which comparisons."""
     tokens: int = 50_000
     """Tokens of the memory comparison, against ten times as many."""
@@ -57,14 +63,21 @@ class Config:
 
 
 def prepare(config: Config, tokens: int) -> tuple[Decoder, Task]:
-    """The model and a task of about `tokens` training tokens of the embedded text, repeated if it is too short."""
+    """The model and a task of about `tokens` training tokens of the embedded text, repeated if it is too
+    short.
+    """
     source, (device, _) = locate(config.model), choose_device(config.device)
-    decoder, tokenizer = load_model(source, device, choose_dtype("auto", device)[0], 0), load_tokenizer(source)
+    decoder, tokenizer = (
+        load_model(source, device, choose_dtype("auto", device)[0], 0),
+        load_tokenizer(source),
+    )
     parts = split_documents(read_corpus(None).documents, 0)
     windows = {split: cut_windows(parts[split], tokenizer, config.context, tokens) for split in SPLITS}
     windows["validation"] = windows["validation"].slice(0, 8)
     train = windows["train"]
-    repeats = np.tile(np.arange(len(train.lengths)), -(-tokens // train.tokens))[: max(1, tokens // config.context)]
+    repeats = np.tile(np.arange(len(train.lengths)), -(-tokens // train.tokens))[
+        : max(1, tokens // config.context)
+    ]
     windows["train"] = replace(
         train, ids=train.ids[repeats], lengths=train.lengths[repeats], document=train.document[repeats]
     )
@@ -84,11 +97,16 @@ def _seconds(device: torch.device, body: Callable[[], Any]) -> float:
 
 
 def pass_1(config: Config) -> list[dict[str, Any]]:
-    """Seconds per batch of pass 1 and of the plain backbone, in turn on the same batches; the median of the pairwise ratios."""
+    """Seconds per batch of pass 1 and of the plain backbone, in turn on the same batches; the median of the
+    pairwise ratios.
+    """
     decoder, task = prepare(config, 4 * 4096)
     types, device = len(task.types), decoder.device
     parts = [b for b in task.batches("train", device) if len(b.ids) == task.batch]
-    layers = {n: LayerMoments(decoder.d_model, decoder.d_z, True, config.context, types, device) for n in task.layers}
+    layers = {
+        n: LayerMoments(decoder.d_model, decoder.d_z, True, config.context, types, device)
+        for n in task.layers
+    }
     current = [parts[0]]
 
     def visit(layer: int, x: torch.Tensor, z: torch.Tensor) -> None:
@@ -115,7 +133,9 @@ def pass_1(config: Config) -> list[dict[str, Any]]:
     return [_row("pass 1 / plain forward, seconds per batch", ours, theirs, ratios, len(ratios))]
 
 
-def _row(name: str, ours: float, other: float, ratios: np.ndarray | None = None, n: int = 1) -> dict[str, Any]:
+def _row(
+    name: str, ours: float, other: float, ratios: np.ndarray | None = None, n: int = 1
+) -> dict[str, Any]:
     """One comparison; with several pairs the ratio is the median and the range holds its quartiles."""
     values = np.array([ours / other]) if ratios is None else ratios
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
@@ -151,7 +171,9 @@ def _resident() -> float:
 
 
 def _stored_activations(decoder: Decoder, task: Task, tokenizer: Any) -> Callable[[], None]:
-    """The way people fit such probes today: cache everything with TransformerLens, then scikit-learn, layer by layer."""
+    """The way people fit such probes today: cache everything with TransformerLens, then scikit-learn, layer
+    by layer.
+    """
     from sklearn.linear_model import Ridge
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -197,8 +219,12 @@ def stored(config: Config) -> list[dict[str, Any]]:
     return [_row(f"{name}, seconds", their_time, our_time), _row(f"{name}, bytes", their_peak, our_peak)]
 
 
-def descent(config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int = 512) -> list[dict[str, Any]]:
-    """The paper's procedure for one layer (the middle one): stochastic gradient steps (Adam) on |a - x W - b|^2."""
+def descent(
+    config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int = 512
+) -> list[dict[str, Any]]:
+    """The paper's procedure for one layer (the middle one): stochastic gradient steps (Adam) on |a - x W -
+    b|^2.
+    """
     decoder, task = prepare(config, config.tokens)
     layer = len(decoder.layers) // 2
     task = replace(task, layers=(layer,))
@@ -226,9 +252,13 @@ def descent(config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int 
 
     slow = _seconds(decoder.device, train)
     moments = collect(decoder, task, False, None, "pass 1")[layer]
-    fast = _seconds(decoder.device, lambda: fit(moments, weight.double() @ weight.double().T, "resid_pre", None))
+    fast = _seconds(
+        decoder.device, lambda: fit(moments, weight.double() @ weight.double().T, "resid_pre", None)
+    )
     scores, _ = measure(decoder, task, False, None, "exact")
-    exact = float(scores[layer].metrics("resid_pre", np.ones((1, len(task.windows["evaluation"].names))))[0]["R"][0])
+    exact = float(
+        scores[layer].metrics("resid_pre", np.ones((1, len(task.windows["evaluation"].names))))[0]["R"][0]
+    )
     theirs = _held_out_r(decoder, task, layer, probe)
     return [
         _row(f"{steps:,} gradient steps / exact ridge, layer {layer}, seconds after capture", slow, fast),
@@ -267,7 +297,8 @@ def main(args: list[str] | None = None) -> None:
                 for row in part(config):
                     rows.append({"model": config.model, **row})
                     console.print(
-                        f"{row['comparison']}: {row['ours']:.4g} / {row['other']:.4g} = {row['ratio']:.3f} [{row['lower_quartile']:.3f}, {row['upper_quartile']:.3f}] (n = {row['n']})"
+                        f"{row['comparison']}: {row['ours']:.4g} / {row['other']:.4g} = {row['ratio']:.3f} "
+                        f"[{row['lower_quartile']:.3f}, {row['upper_quartile']:.3f}] (n = {row['n']})"
                     )
         write_table(config.out, pd.DataFrame(rows))
         console.print(str(config.out))

@@ -1,4 +1,5 @@
-"""How often the intervals over documents hold the truth: `python -m redundancy.coverage` plants documents and counts.
+"""How often the intervals over documents hold the truth: `python -m redundancy.coverage` plants documents and
+counts.
 
 A score is a ratio of sums over documents, sum(tokens * value) / sum(tokens). Documents are planted as
 
@@ -8,8 +9,8 @@ A score is a ratio of sums over documents, sum(tokens * value) / sum(tokens). Do
     by size        lengths lognormal (.5), values rise with the logarithm of the length: nothing makes them comparable
     skewed by size the same, and the values lognormal
 
-and the truth is the ratio of a million of them. Three intervals are compared: the one that every table uses (`Studentised`), the
-expanded percentile interval, and Student's on the jackknife.
+and the truth is the ratio of a million of them. Three intervals are compared: the one that every table uses
+(`Studentised`), the expanded percentile interval, and Student's on the jackknife.
 """
 
 from collections.abc import Callable
@@ -64,7 +65,9 @@ def intervals(tokens: Array, values: Array, seed: int) -> dict[str, tuple[float,
     ours = studentised.estimate(ratio(studentised.weights))
     theirs = percentile.estimate(ratio(percentile.weights))
     left_out = ratio(studentised.weights)[1:]
-    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum())
+    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * np.sqrt(
+        (n - 1) / n * np.square(left_out - left_out.mean()).sum()
+    )
     return {
         "bootstrap-t": (ours.lower, ours.upper),
         "percentile": (theirs.lower, theirs.upper),
@@ -73,7 +76,9 @@ def intervals(tokens: Array, values: Array, seed: int) -> dict[str, tuple[float,
 
 
 def simulate(design: str, documents: int, simulations: int, seed: int) -> list[dict[str, object]]:
-    """One row per method: share of the simulations whose interval holds the truth, with Wilson's interval, and the median width."""
+    """One row per method: share of the simulations whose interval holds the truth, with Wilson's interval,
+    and the median width.
+    """
     draw, g = DESIGNS[design], np.random.default_rng([seed, documents, list(DESIGNS).index(design)])
     tokens, values = draw(np.random.default_rng(seed), 1_000_000)
     truth = float((tokens * values).sum() / tokens.sum())
@@ -121,8 +126,9 @@ def main(args: list[str] | None = None) -> None:
     def body() -> None:
         if min(command.documents, default=0) < 2 or command.simulations < 1 or command.seed < 0:
             raise UserError(
-                f"--documents {command.documents}, --simulations {command.simulations}, --seed {command.seed} were asked for; an interval "
-                "needs at least 2 documents, a share at least 1 simulation, and seeds are not negative. Change them."
+                f"--documents {command.documents}, --simulations {command.simulations}, --seed "
+                f"{command.seed} were asked for; an interval needs at least 2 documents, a share at least 1 "
+                "simulation, and seeds are not negative. Change them."
             )
         rows = list[dict[str, object]]()
         with progress("simulated tables", len(DESIGNS) * len(command.documents)) as advance:

@@ -34,7 +34,9 @@ class Variant:
 
 @torch.inference_mode()
 def log_probabilities(decoder: Decoder, ids: Tensor) -> Tensor:
-    """log p(next token) at every position but the last: (batch, position - 1, vocabulary), float32 (float64 models: float64)."""
+    """log p(next token) at every position but the last: (batch, position - 1, vocabulary), float32 (float64
+    models: float64).
+    """
     logits: Tensor = decoder.model(input_ids=ids, use_cache=False).logits[:, :-1]
     return logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32).log_softmax(-1)
 
@@ -46,7 +48,8 @@ def evaluate(
 
     Returns
     -------
-    Sums per document in float64: of the intact model (document, FIELDS), of the variants (variant, document, FIELDS).
+    Sums per document in float64: of the intact model (document, FIELDS), of the variants (variant, document,
+    FIELDS).
     """
     documents = len(task.windows["evaluation"].names)
     saved = Saved(state)

@@ -1,6 +1,7 @@
 """Two passes over the text for one model: moments on training documents, then errors on held-out documents.
 
-Both passes save their sums now and then, so a killed run loses a minute or two and, resumed, ends with the same numbers.
+Both passes save their sums now and then, so a killed run loses a minute or two and, resumed, ends with the
+same numbers.
 """
 
 import time
@@ -43,10 +44,12 @@ class Task:
     Attributes
     ----------
     windows : `train`, `validation` and `evaluation` windows in the order in which they are read.
-    layers, feature, ridge : which blocks, from what, with which penalty (None: chosen on the validation documents).
+    layers, feature, ridge : which blocks, from what, with which penalty (None: chosen on the validation
+        documents).
     start_position : first position that is scored.
     batch : windows per forward pass; changes no number.
-    both_tokens : whether the controls include the probe on the hidden states of the token and of the one before it.
+    both_tokens : whether the controls include the probe on the hidden states of the token and of the one
+        before it.
     """
 
     windows: dict[str, Windows]
@@ -68,11 +71,15 @@ class Task:
         """Number of windows of each split."""
         return {split: len(windows.lengths) for split, windows in self.windows.items()}
 
-    def batches(self, split: str, device: torch.device, first: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: str, device: torch.device, first: int = 0, stop: int | None = None
+    ) -> Iterator[Batch]:
         """Batches of the windows [first, stop) of a split."""
         windows = self.windows[split]
         stop = len(windows.lengths) if stop is None else stop
-        return cut_batches(windows, self.batch, first, stop, self.types, self.seed, self.start_position, device)
+        return cut_batches(
+            windows, self.batch, first, stop, self.types, self.seed, self.start_position, device
+        )
 
 
 class Saved:
@@ -94,7 +101,9 @@ class Saved:
         tensors, metadata = load_tensors(self.path, owner(self.path))
         wrong = {k: v for k, v in metadata.items() if not (v.isdecimal() and int(v) <= windows.get(k, -1))}
         if wrong:
-            raise UserError(f"{self.path} counts {wrong} windows of {dict(windows)}. Remove it to start again.")
+            raise UserError(
+                f"{self.path} counts {wrong} windows of {dict(windows)}. Remove it to start again."
+            )
         state: State = {}
         for name, tensor in tensors.items():
             layer, _, key = name.partition("/")
@@ -125,7 +134,9 @@ def each_batch(
     save: Callable[[int], None],
     saved: Saved,
 ) -> None:
-    """Run `body` over this process' batches of a split from window `done` on, saving now and then and before stopping."""
+    """Run `body` over this process' batches of a split from window `done` on, saving now and then and before
+    stopping.
+    """
     first, stop = processes.share(len(task.windows[split].lengths), task.batch)
     with progress(label, stop - first, max(done - first, 0)) as advance:
         for batch in task.batches(split, device, max(done, first), stop):
@@ -136,7 +147,8 @@ def each_batch(
                 save(done)
             if stopping():
                 raise Interrupted(
-                    "The sums so far are saved; the same command with the same --out (or --resume) goes on from there."
+                    "The sums so far are saved; the same command with the same --out (or --resume) goes on "
+                    "from there."
                 )
     save(stop)
 
@@ -178,7 +190,8 @@ def collect(
 ) -> dict[int, LayerMoments]:
     """Pass 1: the moments of every layer over training and validation documents, of all processes together.
 
-    `target` maps (layer, x, z) to what is regressed on x, `target_width` wide; None is z itself. `reader` runs the batches, see `Reader`.
+    `target` maps (layer, x, z) to what is regressed on x, `target_width` wide; None is z itself. `reader`
+    runs the batches, see `Reader`.
     """
     reading = reader or Reader
     k, types, saved = target_width or decoder.d_z, len(task.types), Saved(state)
@@ -204,7 +217,9 @@ def collect(
         names = task.windows[split].names
         first, _ = processes.share(len(task.windows[split].lengths), task.batch)
 
-        def add(layer: int, x: Tensor, z: Tensor, batch: Batch, split: str = split, names: Names = names) -> None:
+        def add(
+            layer: int, x: Tensor, z: Tensor, batch: Batch, split: str = split, names: Names = names
+        ) -> None:
             y = z if target is None else target(layer, x, z)
             require_finite(layers[layer].add(split, x, y, batch), x, y, batch, names, layer)
 
@@ -223,7 +238,16 @@ def collect(
                     for start in (0, first - task.batch):
                         read(next(task.batches(split, decoder.device, start)))
         with reading(decoder, task, add) as read:
-            each_batch(task, split, done.get(split, 0), decoder.device, f"{label}: moments, {split}", read, save, saved)
+            each_batch(
+                task,
+                split,
+                done.get(split, 0),
+                decoder.device,
+                f"{label}: moments, {split}",
+                read,
+                save,
+                saved,
+            )
     for moments in layers.values():
         processes.add_up(moments.sums.values())
     return layers
@@ -246,8 +270,9 @@ def score(
     """Pass 2: errors of all predictors on the held-out documents."""
     windows, saved = task.windows["evaluation"], Saved(state)
     scores = {
-        n: LayerScores(list(f.predictors), len(windows.names), decoder.output_map(n), decoder.n_heads) for n, f in fitted.items()
-    }  # fmt: skip
+        n: LayerScores(list(f.predictors), len(windows.names), decoder.output_map(n), decoder.n_heads)
+        for n, f in fitted.items()
+    }
     found, done = saved.load(task.counts)
     for number, tensors in found.items():
         scores[number].restore(tensors)
@@ -279,8 +304,12 @@ def measure(
     return score(decoder, task, fitted, pass_2, label), fitted
 
 
-def measure_twins(decoder: Decoder, task: Task, seeds: int, state: Path | None) -> list[dict[int, LayerScores]]:
-    """The probe of `seeds` networks of the same architecture with random weights, one after the other: the control."""
+def measure_twins(
+    decoder: Decoder, task: Task, seeds: int, state: Path | None
+) -> list[dict[int, LayerScores]]:
+    """The probe of `seeds` networks of the same architecture with random weights, one after the other: the
+    control.
+    """
     found = []
     for number in range(1, seeds + 1):
         twin = random_twin(decoder, task.seed + number)

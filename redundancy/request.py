@@ -1,4 +1,6 @@
-"""What every command on a model shares: the request, its automatic choices, the model, the text, the run folder."""
+"""What every command on a model shares: the request, its automatic choices, the model, the text, the run
+folder.
+"""
 
 import math
 import re
@@ -38,7 +40,8 @@ from redundancy.text import (
     split_documents,
 )
 
-# Characters per token when a stream has to be bounded before its tokenizer has seen it; generous, so that text does not run out.
+# Characters per token when a stream has to be bounded before its tokenizer has seen it; generous, so that
+# text does not run out.
 CHARACTERS_PER_TOKEN = 8
 
 
@@ -47,13 +50,19 @@ class Request(TextOptions):
     """Everything that changes a number. `None` means chosen automatically, and the choice is printed."""
 
     model: tyro.conf.Positional[str] = "embedded"
-    """embedded, a hub id (gpt2, gpt2-medium, ...), a local folder, a .gguf file, smollm2-135m, or random:MODEL."""
+    """embedded, a hub id (gpt2, gpt2-medium, ...), a local folder, a .gguf file, smollm2-135m, or
+    random:MODEL.
+    """
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     corpus: str | None = None
-    """A .txt, .parquet or .jsonl file, a folder of them, or a hub dataset id[:configuration]; default: the embedded text."""
+    """A .txt, .parquet or .jsonl file, a folder of them, or a hub dataset id[:configuration]; default: the
+    embedded text.
+    """
     tokens: int | None = None
-    """Training tokens; default: 150 per column of the hidden state, at least 100,000, at most what the text holds."""
+    """Training tokens; default: 150 per column of the hidden state, at least 100,000, at most what the text
+    holds.
+    """
     eval_tokens: int | None = None
     """Held-out tokens; default: as many as training tokens."""
     quick: bool = False
@@ -69,7 +78,9 @@ class Request(TextOptions):
     ridge: Annotated[float | Literal["auto"], tyro.conf.arg(metavar="auto|FLOAT")] = "auto"
     """Penalty per token on standardised features; auto: chosen per layer on the validation documents."""
     keep_position_0: bool = False
-    """Score the first position of each window too; by default it is reported apart, because attention can only go to itself there."""
+    """Score the first position of each window too; by default it is reported apart, because attention can
+    only go to itself there.
+    """
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Of weights and activations; statistics are float32 and float64 in any case."""
     random_seeds: int = 3
@@ -89,7 +100,9 @@ class Settings:
     """What changes no number."""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..., or split: the layers spread over all devices, for a model larger than one."""
+    """auto, cpu, cuda, cuda:1, ..., or split: the layers spread over all devices, for a model larger than
+    one.
+    """
     batch_size: Annotated[int | Literal["auto"], tyro.conf.arg(metavar="auto|INT")] = "auto"
     """Windows per forward pass."""
     out: Path | None = None
@@ -140,17 +153,19 @@ def resolve(config: R, width: int, depth: int, positions: int) -> R:
     check(config)
     if not 8 <= config.context <= positions:
         raise UserError(
-            f"--context {config.context} was asked for; {config.model} takes 8 to {positions} tokens. Change --context."
+            f"--context {config.context} was asked for; {config.model} takes 8 to {positions} tokens. Change "
+            "--context."
         )
     layers = tuple(range(depth)) if config.layers is None else tuple(sorted(set(config.layers)))
     if not layers or layers[0] < 0 or layers[-1] >= depth:
         raise UserError(
-            f"--layers {config.layers} was asked for; {config.model} has layers 0 to {depth - 1}. Change --layers."
+            f"--layers {config.layers} was asked for; {config.model} has layers 0 to {depth - 1}. Change "
+            "--layers."
         )
     if config.random_seeds < 2:
         raise UserError(
-            f"--random-seeds {config.random_seeds} was asked for; the spread between random networks needs at least 2. "
-            "Change --random-seeds."
+            f"--random-seeds {config.random_seeds} was asked for; the spread between random networks needs "
+            "at least 2. Change --random-seeds."
         )
     tokens, why = config.tokens, "asked for"
     if tokens is None:
@@ -171,7 +186,9 @@ def resolve(config: R, width: int, depth: int, positions: int) -> R:
     return replace(config, tokens=tokens, eval_tokens=evaluation, layers=layers)
 
 
-def prepare_windows(config: R, corpus: Corpus, tokenizer: Any, decoder: Decoder, bos: int | None) -> dict[str, Windows]:
+def prepare_windows(
+    config: R, corpus: Corpus, tokenizer: Any, decoder: Decoder, bos: int | None
+) -> dict[str, Windows]:
     """Split the corpus by document and cut it into token windows; training windows in random order.
 
     With `bos` every window begins with that token (see `text.cut_windows`).
@@ -190,43 +207,51 @@ def prepare_windows(config: R, corpus: Corpus, tokenizer: Any, decoder: Decoder,
         cut = cut_windows(parts[split], tokenizer, config.context, budget[split], bos)
         if cut.tokens and int(cut.ids.max()) >= decoder.vocabulary:
             raise UserError(
-                f"the tokenizer gives token id {cut.ids.max()}, {decoder.name} has {decoder.vocabulary}: they do not belong together. Choose another MODEL."
+                f"the tokenizer gives token id {cut.ids.max()}, {decoder.name} has {decoder.vocabulary}: "
+                "they do not belong together. Choose another MODEL."
             )
         windows[split] = cut.shuffled(config.seed + number)
         documents = f"{len(cut.names)} {corpus.unit}s"
         choice(
             f"{split} text",
             f"{cut.tokens:,} tokens of {documents}",
-            "by a keyed hash of each text" if cut.tokens >= budget[split] else f"all there is; {budget[split]:,} asked",
+            "by a keyed hash of each text"
+            if cut.tokens >= budget[split]
+            else f"all there is; {budget[split]:,} asked",
         )
     if windows["train"].tokens < decoder.d_model + 1:
         raise UserError(
-            f"the training documents hold {windows['train'].tokens} tokens; a probe of {decoder.name} needs at least d_model + 1 = "
-            f"{decoder.d_model + 1}. Give --corpus more text."
+            f"the training documents hold {windows['train'].tokens} tokens; a probe of {decoder.name} needs "
+            f"at least d_model + 1 = {decoder.d_model + 1}. Give --corpus more text."
         )
     held_out = len(windows["evaluation"].names)
     if windows["validation"].tokens < 2 or held_out < FEWEST_DOCUMENTS:
         raise UserError(
-            f"the corpus leaves {held_out} held-out {corpus.unit}s and {windows['validation'].tokens} validation tokens; an interval over "
-            f"{corpus.unit}s needs at least {FEWEST_DOCUMENTS} of them. Give --corpus more or longer documents."
+            f"the corpus leaves {held_out} held-out {corpus.unit}s and {windows['validation'].tokens} "
+            f"validation tokens; an interval over {corpus.unit}s needs at least {FEWEST_DOCUMENTS} of them. "
+            "Give --corpus more or longer documents."
         )
     per_row = windows["train"].tokens / (decoder.d_model + 1)
     if windows["train"].tokens < budget["train"] and per_row < ENOUGH_PER_ROW:
         warn(
-            f"the training documents hold {per_row:.0f} tokens per fitted row where {ENOUGH_PER_ROW} are wanted; the probe may be "
-            "better than it looks here. Give --corpus more text, and see --learning-curve."
+            f"the training documents hold {per_row:.0f} tokens per fitted row where {ENOUGH_PER_ROW} are "
+            "wanted; the probe may be better than it looks here. Give --corpus more text, and see "
+            "--learning-curve."
         )
     if held_out < FEW_DOCUMENTS:
         warn(
-            f"intervals rest on {held_out} held-out {corpus.unit}s; below {FEW_DOCUMENTS} they may hold the truth less often than they "
-            "say where documents differ much (figures/coverage_documents.csv)."
+            f"intervals rest on {held_out} held-out {corpus.unit}s; below {FEW_DOCUMENTS} they may hold the "
+            "truth less often than they say where documents differ much (figures/coverage_documents.csv)."
         )
     return windows
 
 
 def bytes_per_token(windows: Windows, tokenizer: Any) -> float:
     """UTF-8 bytes of text per token: what turns nats per token into bits per byte, which tokenizers share."""
-    texts = (tokenizer.decode(row[:n]) for row, n in zip(windows.ids.tolist(), windows.lengths.tolist(), strict=True))
+    texts = (
+        tokenizer.decode(row[:n])
+        for row, n in zip(windows.ids.tolist(), windows.lengths.tolist(), strict=True)
+    )
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / windows.tokens
 
 
@@ -243,7 +268,9 @@ def batch_size(settings: Settings, decoder: Decoder, context: int) -> int:
 
 
 def run_folder(config: dict[str, Any], settings: Settings) -> Path:
-    """The folder of this run: --out, the newest unfinished run of the same configuration, or a new one under runs/."""
+    """The folder of this run: --out, the newest unfinished run of the same configuration, or a new one under
+    runs/.
+    """
     # a name is part of a file name, which has at most 255 bytes
     name = re.sub(r"[^\w.-]", "-", config["model"].replace("/", "--"))[:80].strip(".-") or "model"
     if settings.out is not None:
@@ -259,7 +286,8 @@ def run_folder(config: dict[str, Any], settings: Settings) -> Path:
             except UserError:
                 continue  # a run with another configuration
         raise UserError(
-            "--resume was asked for, but runs/ holds no unfinished run of this configuration. Name it with --out, or leave --resume out."
+            "--resume was asked for, but runs/ holds no unfinished run of this configuration. Name it with "
+            "--out, or leave --resume out."
         )
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -295,7 +323,9 @@ class Prepared:
         )
 
     def open_run(self, settings: Settings, more: Mapping[str, Any] | None = None) -> Run:
-        """The run folder of this request (`more` joins its configuration), with its provenance written unless it is finished."""
+        """The run folder of this request (`more` joins its configuration), with its provenance written unless
+        it is finished.
+        """
         hashes = {name: self.facts[name] for name in ("weight_hash", "data_hash")}
         config = {**asdict(self.config), **hashes, **(more or {})}
         folder = run_folder(config, settings) if processes.rank() == 0 else Path()
@@ -306,12 +336,18 @@ class Prepared:
 
 
 def prepare(config: Request, settings: Settings, source: Source | None = None) -> Prepared:
-    """Find the model, check the request against it, load it, cut the text, and check that attention is where it is taken to be.
+    """Find the model, check the request against it, load it, cut the text, and check that attention is where
+    it is taken to be.
 
-    `source` stands for config.model where that names several. Raises UserError for everything that cannot be met.
+    `source` stands for config.model where that names several. Raises UserError for everything that cannot be
+    met.
     """
     check(config)
-    name = (Path(config.model).resolve().name if Path(config.model).is_dir() else config.model) if source else None
+    name = (
+        (Path(config.model).resolve().name if Path(config.model).is_dir() else config.model)
+        if source
+        else None
+    )
     source = source or locate(config.model, config.revision, config.trust_remote_code)
     if source.gguf and not source.random:
         own = source.gguf
@@ -321,7 +357,9 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
     positions = getattr(shape, "max_position_embeddings", None) or 2**31
     config = resolve(config, shape.hidden_size, shape.num_hidden_layers, positions)
     assert config.tokens is not None and config.eval_tokens is not None
-    corpus = read_corpus(config.corpus, CHARACTERS_PER_TOKEN * 2 * (config.tokens + config.eval_tokens), config)
+    corpus = read_corpus(
+        config.corpus, CHARACTERS_PER_TOKEN * 2 * (config.tokens + config.eval_tokens), config
+    )
     device, why = choose_device(settings.device)
     choice("device", device, why)
     dtype, why = choose_dtype(config.dtype, device)
@@ -332,7 +370,9 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
     if decoder.besides:
         others = ", ".join(decoder.besides)
         choice(
-            "attention", decoder.attention_name, f"{others} in the same blocks mixes positions too and is not measured"
+            "attention",
+            decoder.attention_name,
+            f"{others} in the same blocks mixes positions too and is not measured",
         )
     bos, why = bos_token(tokenizer, config.bos, source.gguf.add_bos if source.gguf else None)
     if bos is not None and config.keep_position_0:

@@ -29,7 +29,8 @@ from labbook.run import unrepeated
 
 DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "validation", "evaluation")
-# About half of the text is for evaluation: the number of evaluation documents sets the width of every interval.
+# About half of the text is for evaluation: the number of evaluation documents sets the width of every
+# interval.
 SHARES = (0.40, 0.12, 0.48)
 # Held-out documents below which no interval is given: see `labbook.estimate.Studentised`.
 FEWEST_DOCUMENTS = 5
@@ -52,7 +53,9 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents with the name of their source and what the documents are (`document`, or `section` of one file)."""
+    """Documents with the name of their source and what the documents are (`document`, or `section` of one
+    file).
+    """
 
     source: str
     unit: str
@@ -98,7 +101,10 @@ def _decoded(content: bytes, place: str) -> str:
         kind = (
             "UTF-16"
             if content[:2] in (b"\xff\xfe", b"\xfe\xff")
-            else f"another encoding, such as Latin-1, or damaged (byte {content[error.start]:#04x} at {error.start})"
+            else (
+                f"another encoding, such as Latin-1, or damaged (byte {content[error.start]:#04x} at "
+                f"{error.start})"
+            )
         )
         raise UserError(
             f"{place} is not UTF-8 text: it is {kind}. Convert it (`iconv -f LATIN1 -t UTF-8`), or give "
@@ -147,7 +153,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} is not a readable Parquet file ({error}). Get it again, or check the file given to --corpus."
+            f"{path} is not a readable Parquet file ({error}). Get it again, or check the file given to "
+            "--corpus."
         ) from error
 
 
@@ -163,7 +170,8 @@ def _row(record: Any, name: str, place: str, options: TextOptions) -> Row:
     text = record[column]
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise UserError(
-            f"{place} holds half a surrogate pair, which is no character. Repair the text, or leave the row out."
+            f"{place} holds half a surrogate pair, which is no character. Repair the text, or leave the row "
+            "out."
         )
     if document is not None and record.get(document) is None:
         raise UserError(
@@ -198,7 +206,11 @@ def _joined(rows: Iterator[Row], source: str, options: TextOptions) -> Iterator[
         for _, text, document in rows:
             assert document is not None
             parts.setdefault(document, []).append(text)
-        choice("documents", f"{len(parts):,} of {source}", f"rows of one {options.document_column}, --document-column")
+        choice(
+            "documents",
+            f"{len(parts):,} of {source}",
+            f"rows of one {options.document_column}, --document-column",
+        )
         yield from (Document(name, "\n".join(texts)) for name, texts in parts.items())
         return
     first = list(islice(rows, SAMPLE))
@@ -206,7 +218,10 @@ def _joined(rows: Iterator[Row], source: str, options: TextOptions) -> Iterator[
     texts = [text for _, text, _ in first if text.strip()]
     headings, blank = sum(bool(HEADING.match(t)) for t in texts), len(first) - len(texts)
     median = float(np.median([len(t) for t in texts])) if texts else 0.0
-    seen = f"the median of the first {len(first):,} rows is {median:.0f} characters, {headings} are headings, {blank} blank"
+    seen = (
+        f"the median of the first {len(first):,} rows is {median:.0f} characters, {headings} are headings, "
+        f"{blank} blank"
+    )
     kind = options.rows
     if kind == "auto" and texts:
         if headings > 1 and headings + blank > len(first) // 20:
@@ -226,7 +241,11 @@ def _joined(rows: Iterator[Row], source: str, options: TextOptions) -> Iterator[
         yield from (Document(name, text) for name, text, _ in whole)
         return
     between = "headings" if headings else "blank rows"
-    choice("documents", f"lines of {source}, between {between}", seen if options.rows == "auto" else "--rows lines")
+    choice(
+        "documents",
+        f"lines of {source}, between {between}",
+        seen if options.rows == "auto" else "--rows lines",
+    )
     yield from _runs(whole, source, bool(headings))
 
 
@@ -250,18 +269,22 @@ def _hub(name: str, options: TextOptions) -> Iterator[Row]:
 
     identifier, _, configuration = name.partition(":")
     split = options.split or "train"
-    choice("split", split, "of the hub data set; --split" if options.split else "the default for a hub data set")
+    choice(
+        "split", split, "of the hub data set; --split" if options.split else "the default for a hub data set"
+    )
     try:
         rows: Any = load_dataset(identifier, configuration or None, split=split, streaming=True)
         for number, row in enumerate(rows):
             yield _row(row, f"{name}-{number}", f"the data set {name}, row {number},", options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         if "split" in str(error).lower():
-            raise UserError(f"the data set {name!r} has no split {split!r} ({error}). Change --split.") from error
+            raise UserError(
+                f"the data set {name!r} has no split {split!r} ({error}). Change --split."
+            ) from error
         raise UserError(
             f"the corpus {name!r} is neither a local file or folder nor a hub dataset that can be reached "
-            f"({type(error).__name__}: {error}). Give --corpus a .txt, .parquet or .jsonl file or a folder of them, "
-            "an id such as Skylion007/openwebtext, or leave it out to use the embedded text."
+            f"({type(error).__name__}: {error}). Give --corpus a .txt, .parquet or .jsonl file or a folder "
+            "of them, an id such as Skylion007/openwebtext, or leave it out to use the embedded text."
         ) from error
 
 
@@ -276,7 +299,9 @@ def _sections(document: Document) -> list[Document]:
     return sections
 
 
-def read_corpus(source: str | None, characters: int | None = None, options: TextOptions | None = None) -> Corpus:
+def read_corpus(
+    source: str | None, characters: int | None = None, options: TextOptions | None = None
+) -> Corpus:
     """Read `source`: None (the embedded text), a .txt, .parquet or .jsonl file, a folder of them, or a hub
     dataset id.
 
@@ -299,13 +324,15 @@ def read_corpus(source: str | None, characters: int | None = None, options: Text
     local = exists or path.suffix in SUFFIXES or str(source).startswith((".", "/", "~"))
     if local and options.split is not None:
         raise UserError(
-            f"--split {options.split} was given, but {path} is a local corpus, which has no splits. Leave --split out."
+            f"--split {options.split} was given, but {path} is a local corpus, which has no splits. Leave "
+            "--split out."
         )
     if folder:
         files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and not f.is_dir())
         if not files:
             raise UserError(
-                f"the folder {path} holds no .txt, .parquet or .jsonl file. Point --corpus at a folder with some."
+                f"the folder {path} holds no .txt, .parquet or .jsonl file. Point --corpus at a folder with "
+                "some."
             )
         stream = chain.from_iterable(_documents(f, options) for f in files)
     elif exists:
@@ -316,7 +343,8 @@ def read_corpus(source: str | None, characters: int | None = None, options: Text
         stream = _documents(path, options)
     elif local:
         raise UserError(
-            f"{source} does not exist. Give --corpus an existing file or folder, or leave it out for the embedded text."
+            f"{source} does not exist. Give --corpus an existing file or folder, or leave it out for the "
+            "embedded text."
         )
     else:
         rows = _hub(str(source), options)
@@ -341,7 +369,9 @@ def _within(documents: Iterator[Document], characters: int | None) -> Iterator[D
 
 
 def _rows_within(rows: Iterator[Row], characters: int | None) -> Iterator[Row]:
-    """Stop a stream of rows once `characters` have been read: documents that rows are gathered for have no earlier end."""
+    """Stop a stream of rows once `characters` have been read: documents that rows are gathered for have no
+    earlier end.
+    """
     read = 0
     for row in rows:
         yield row
@@ -358,19 +388,23 @@ def _rows_within(rows: Iterator[Row], characters: int | None) -> Iterator[Row]:
 def split_documents(documents: Sequence[Document], seed: int) -> dict[str, list[Document]]:
     """Assign each document to train, validation or evaluation by a keyed hash of its text.
 
-    The position u = sha256(seed, text) / 2^256 in [0, 1) is compared with fixed thresholds (40 / 12 / 48 %), so adding
-    or reordering documents moves none of the others. Where chance leaves a small corpus with fewer than 2 training, 1
-    validation, or max(FEWEST_DOCUMENTS, 40 %) evaluation documents, those nearest to the threshold move over; beyond a
-    few dozen documents this does not happen.
+    The position u = sha256(seed, text) / 2^256 in [0, 1) is compared with fixed thresholds (40 / 12 / 48 %),
+    so adding or reordering documents moves none of the others. Where chance leaves a small corpus with fewer
+    than 2 training, 1 validation, or max(FEWEST_DOCUMENTS, 40 %) evaluation documents, those nearest to the
+    threshold move over; beyond a few dozen documents this does not happen.
 
     Raises UserError for fewer documents than that makes.
     """
     if len(documents) < FEWEST_DOCUMENTS + 3:
         raise UserError(
-            f"the corpus has {len(documents)} documents; at least {FEWEST_DOCUMENTS + 3} are needed to split by document into training, "
-            "validation and evaluation. Give --corpus more documents (a single .txt file is cut into sections)."
+            f"the corpus has {len(documents)} documents; at least {FEWEST_DOCUMENTS + 3} are needed to split "
+            "by document into training, validation and evaluation. Give --corpus more documents (a single "
+            ".txt file is cut into sections)."
         )
-    position = {d.id: int.from_bytes(hashlib.sha256(f"{seed}:{d.id}".encode()).digest()[:7]) / 2**56 for d in documents}
+    position = {
+        d.id: int.from_bytes(hashlib.sha256(f"{seed}:{d.id}".encode()).digest()[:7]) / 2**56
+        for d in documents
+    }
     ordered = sorted(documents, key=lambda d: position[d.id])
     first = sum(position[d.id] < SHARES[0] for d in ordered)
     second = sum(position[d.id] < SHARES[0] + SHARES[1] for d in ordered)
@@ -386,7 +420,8 @@ class Windows:
 
     Attributes
     ----------
-    ids : (window, position) int64, right-padded with 0; padding never influences earlier positions of a causal model.
+    ids : (window, position) int64, right-padded with 0; padding never influences earlier positions of a
+        causal model.
     lengths : (window,) number of real tokens in each, a BOS token at position 0 included.
     document : (window,) index into `names`.
     names : document names.
@@ -435,7 +470,8 @@ def bos_token(
         return None, "the model's tokenizer puts none before a text"
     if token is None:
         raise UserError(
-            "a BOS token was asked for (--bos yes, or by the model's file), but the tokenizer has none. Use --bos no."
+            "a BOS token was asked for (--bos yes, or by the model's file), but the tokenizer has none. Use "
+            "--bos no."
         )
     if wanted == "yes":
         return int(token), "asked for"
@@ -489,10 +525,11 @@ STRETCHES = 4
 
 
 def excerpts(corpus: Corpus, characters: int) -> pa.Table:
-    """About `characters` from each document: STRETCHES passages at even distances from 10 % of its length on (past front matter).
+    """About `characters` from each document: STRETCHES passages at even distances from 10 % of its length on
+    (past front matter).
 
-    Passages begin and end at paragraphs and are joined by a blank line, so one token window in six or so (at 256 tokens and
-    20,000 characters) spans a jump.
+    Passages begin and end at paragraphs and are joined by a blank line, so one token window in six or so (at
+    256 tokens and 20,000 characters) spans a jump.
     """
     rows = []
     for document in corpus.documents:

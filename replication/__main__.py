@@ -1,7 +1,9 @@
-"""The verdict page, from run folders and never by hand: `python -m replication` writes REPLICATION.md, RESULTS.md and the README's findings.
+"""The verdict page, from run folders and never by hand: `python -m replication` writes REPLICATION.md,
+RESULTS.md and the README's findings.
 
-One row per claim of the examined preprint (arXiv:2602.12204) and run: the paper's number, ours with interval and n, the control that
-belongs to it, model and scale, and a verdict by the predicates of `replication/verdict.py`.
+One row per claim of the examined preprint (arXiv:2602.12204) and run: the paper's number, ours with interval
+and n, the control that belongs to it, model and scale, and a verdict by the predicates of
+`replication/verdict.py`.
 """
 
 import json
@@ -62,7 +64,10 @@ UNTESTED = (
     ),
 )
 RULES = {
-    Verdict.HOLDS: "the 95 % interval lies where the claim puts it, give or take the margin that the sentence or the claim names",
+    Verdict.HOLDS: (
+        "the 95 % interval lies where the claim puts it, give or take the margin that the sentence or the "
+        "claim names"
+    ),
     Verdict.PARTLY: "some parts of the claim hold and some do not",
     Verdict.FAILS: "the interval lies outside; of several parts, one lies outside and none is known to hold",
     Verdict.UNDECIDED: "the interval lies on both sides, is missing, or rests on fewer than 3 units",
@@ -76,8 +81,8 @@ def read_run(folder: Path) -> Finished:
     summary = folder / ("fit.json" if kinds == ["fit"] else "summary.json")
     if len(kinds) != 1 or not summary.is_file():
         raise UserError(
-            f"{folder} is not a finished run (summary.json, or fit.json, and one of {', '.join(KINDS)}). Name run folders, or none "
-            "for those shipped."
+            f"{folder} is not a finished run (summary.json, or fit.json, and one of {', '.join(KINDS)}). "
+            "Name run folders, or none for those shipped."
         )
     try:
         found = json.loads(summary.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
@@ -91,10 +96,13 @@ def read_run(folder: Path) -> Finished:
 
 
 def shipped() -> list[Path]:
-    """The run folders that come with the project. Raises UserError outside the repository, which holds the pages."""
+    """The run folders that come with the project. Raises UserError outside the repository, which holds the
+    pages.
+    """
     if not (ROOT / "pyproject.toml").is_file():
         raise UserError(
-            "the pages belong to the repository, and this is an installed package. Name run folders and --out."
+            "the pages belong to the repository, and this is an installed package. Name run folders and "
+            "--out."
         )
     places = ("*/*/summary.json", "*/summary.json", "*/*/fit.json")
     return sorted({path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")})
@@ -113,8 +121,8 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
                     rows += list(build(run))
                 except (KeyError, TypeError, AttributeError, IndexError, StopIteration, OSError) as error:
                     raise UserError(
-                        f"{run.folder}: its summary or tables lack what the page needs ({type(error).__name__}: {error}). Make the run "
-                        "again with this version."
+                        f"{run.folder}: its summary or tables lack what the page needs "
+                        f"({type(error).__name__}: {error}). Make the run again with this version."
                     ) from error
     done = any(run.kind == "probe" and "paper" in run.summary for run in runs)
     for number, (claim, paper, why) in enumerate(UNTESTED):
@@ -125,13 +133,24 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
 
 def page(rows: Sequence[Row]) -> str:
     """REPLICATION.md."""
-    head = ("claim", "paper", "ours", "control", "model and scale", "there", "verdict", "in a sentence", "see")
+    head = (
+        "claim",
+        "paper",
+        "ours",
+        "control",
+        "model and scale",
+        "there",
+        "verdict",
+        "in a sentence",
+        "see",
+    )
     lines = [
         "# What could be reproduced",
         "",
-        "Claims of arXiv:2602.12204 (CRAM), each beside what was measured here. Written by `python -m replication` from the linked run "
-        "folders; numbers are estimate [95 % interval] (n independent units). `there` is what the run says about the claim on the "
-        "model and scale that were run; `verdict` is about the preprint's own model and scale.",
+        "Claims of arXiv:2602.12204 (CRAM), each beside what was measured here. Written by `python -m "
+        "replication` from the linked run folders; numbers are estimate [95 % interval] (n independent "
+        "units). `there` is what the run says about the claim on the model and scale that were run; "
+        "`verdict` is about the preprint's own model and scale.",
         "",
         *(f"- **{verdict.value}**: {rule}" for verdict, rule in RULES.items()),
         "",
@@ -183,7 +202,8 @@ def main(args: list[str] | None = None) -> None:
     def body() -> None:
         if command.runs and command.out is None:
             raise UserError(
-                "run folders were named, but REPLICATION.md is about those shipped. Say with --out where to write."
+                "run folders were named, but REPLICATION.md is about those shipped. Say with --out where "
+                "to write."
             )
         runs = [read_run(folder) for folder in command.runs or shipped()]
         rows = rows_of(runs)

@@ -1,4 +1,6 @@
-"""What the experiments and the fitted curves say to sections 4 to 6, tables 1 and 4 and figure 4A of the preprint."""
+"""What the experiments and the fitted curves say to sections 4 to 6, tables 1 and 4 and figure 4A of the
+preprint.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -35,7 +37,9 @@ def attention_stays(ablated: Estimate | None, whole: Estimate | None) -> Verdict
 
 
 def theorem_1(attention: Estimate | None, retrieval: Estimate | None, queries: float) -> Verdict:
-    """Without consolidation the share of positions that attend is at least the accuracy times the share of queries."""
+    """Without consolidation the share of positions that attend is at least the accuracy times the share of
+    queries.
+    """
     if attention is None or retrieval is None:
         return Verdict.UNTESTED
     lowest = at_least(attention, queries * retrieval.upper)
@@ -52,7 +56,9 @@ def attention_falls(ratio: Estimate | None) -> Verdict:
 
 def rivals_retrieve(found: Mapping[str, Estimate]) -> Verdict:
     """Every rival of table 1 retrieves what the paper says."""
-    stated = {name: values["retrieval"] for (table, name), values in paper.EXPERIMENTS.items() if table == "table1"}
+    stated = {
+        name: values["retrieval"] for (table, name), values in paper.EXPERIMENTS.items() if table == "table1"
+    }
     return all_of([equals(e, stated[name], RETRIEVAL_MARGIN) for name, e in found.items()])
 
 
@@ -63,12 +69,16 @@ def power_law(standing: str, gamma: Estimate | None) -> Verdict:
 
 
 def matches_humans(gap: Estimate | None, margin: float | None) -> Verdict:
-    """The exponent lies within the margin of the mean of the human studies; outside only if the whole interval does."""
+    """The exponent lies within the margin of the mean of the human studies; outside only if the whole
+    interval does.
+    """
     return Verdict.UNDECIDED if margin is None else equals(gap, 0.0, margin)
 
 
 def own_transition(preferred: str, slope: Estimate | None) -> Verdict:
-    """Attention falls in a sharp transition (a step, not a ramp or a drift), and shifting the schedule does not shift it."""
+    """Attention falls in a sharp transition (a step, not a ramp or a drift), and shifting the schedule does
+    not shift it.
+    """
     return all_of([states(preferred == "step"), at_most(slope, 0.5)])
 
 
@@ -81,7 +91,9 @@ def difference(first: Estimate | None, second: Estimate | None) -> Estimate | No
         for e in (first, second)
     ]
     square = sum(e**2 for e in errors)
-    freedom = square**2 / sum(e**4 / (x.n - 1) for e, x in zip(errors, (first, second), strict=True) if x.n > 1)
+    freedom = square**2 / sum(
+        e**4 / (x.n - 1) for e, x in zip(errors, (first, second), strict=True) if x.n > 1
+    )
     half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt(square)) if square > 0 else 0.0
     gap = first.estimate - second.estimate
     return Estimate(gap, gap - half, gap + half, min(first.n, second.n))
@@ -99,12 +111,12 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
     benchmark = config["benchmark"]
     keys = f"{config['cram']['keys']} keys"
     scale = (
-        f"CRAM with {keys}, {benchmark['patterns']} patterns, N = {benchmark['length']}, d = {config['cram']['width']}, "
-        f"{config['cram']['layers']} layer, {config['steps']:,} steps; n seeds"
+        f"CRAM with {keys}, {benchmark['patterns']} patterns, N = {benchmark['length']}, d = "
+        f"{config['cram']['width']}, {config['cram']['layers']} layer, {config['steps']:,} steps; n seeds"
     )
     depends = (
-        f"Only with {keys}, where all variants reach the floor and cannot be told apart; first trials with other keys came out "
-        "differently, so this decides nothing about the mechanism."
+        f"Only with {keys}, where all variants reach the floor and cannot be told apart; first trials with "
+        "other keys came out differently, so this decides nothing about the mechanism."
     )
     queries = benchmark["queries"]
     optimum = queries * (1 - benchmark["recurrence"])
@@ -120,8 +132,8 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
             scale,
             reaches_optimum(attention, retrieval),
             False,
-            "With four published settings changed (price of attention, its ramp, temperature, semantic rank); the control without "
-            f"semantic memory ends as low. {depends}",
+            "With four published settings changed (price of attention, its ramp, temperature, semantic "
+            f"rank); the control without semantic memory ends as low. {depends}",
             link,
             headline=True,
         )
@@ -132,7 +144,8 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
                     f"{claim} (table 4)",
                     f"share × {paper.ABLATED_ATTENTION}, {paper.RETRIEVAL:.0%} right",
                     f"{show(found, 4)} of positions, {show(right, 3)} right",
-                    f"full CRAM {show(attention, 4)}; difference {show(difference(found, attention), 4, True)}",
+                    f"full CRAM {show(attention, 4)}; difference "
+                    f"{show(difference(found, attention), 4, True)}",
                     scale,
                     attention_stays(found, attention),
                     False,
@@ -141,14 +154,16 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
                     headline=name == "control",
                 )
         yield Row(
-            "Theorem 1 as it is used: without consolidation a router attends at no fewer positions than there are queries",
+            "Theorem 1 as it is used: without consolidation a router attends at no fewer positions than "
+            "there are queries",
             f"at least {queries:.2f} of positions",
             f"{show(control, 4)} of positions with {show(kept, 3)} right",
             f"queries {queries:.2f}, optimum {optimum:.3f}",
             scale,
             theorem_1(control, kept, queries),
             False,
-            f"The proof assumes that every path but attention always fails; weights that remember patterns are outside it. {depends}",
+            "The proof assumes that every path but attention always fails; weights that remember patterns "
+            f"are outside it. {depends}",
             link,
             headline=True,
         )
@@ -157,17 +172,22 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
             yield Row(
                 "Attention falls 37.8 times",
                 f"{paper.FALL}× (from no single table or figure of the paper)",
-                f"{1 / ratio.estimate:.1f}× [{1 / ratio.upper:.1f}, {1 / ratio.lower:.1f}] (n = {ratio.n}) against the first steps of training",
-                f"no semantic memory {1 / other.estimate:.1f}× [{1 / other.upper:.1f}, {1 / other.lower:.1f}] (n = {other.n})",
+                f"{1 / ratio.estimate:.1f}× [{1 / ratio.upper:.1f}, {1 / ratio.lower:.1f}] (n = {ratio.n}) "
+                "against the first steps of training",
+                f"no semantic memory {1 / other.estimate:.1f}× [{1 / other.upper:.1f}, "
+                f"{1 / other.lower:.1f}] (n = {other.n})",
                 scale,
                 attention_falls(ratio),
                 False,
-                "The factor depends on what counts as the start: here the share in the first training step, with routing noise, over the "
-                "share at the end without it. On held-out sequences an untrained router attends anywhere from nowhere to everywhere, by seed.",
+                "The factor depends on what counts as the start: here the share in the first training "
+                "step, with routing noise, over the share at the end without it. On held-out sequences an "
+                "untrained router attends anywhere from nowhere to everywhere, by seed.",
                 link,
             )
     rivals = {
-        name: e for name in ("transformer", "mamba", "seqboat", "jamba") if (e := cell("table1", name, "retrieval"))
+        name: e
+        for name in ("transformer", "mamba", "seqboat", "jamba")
+        if (e := cell("table1", name, "retrieval"))
     }
     if rivals:
         missing = sorted({"transformer", "mamba", "seqboat", "jamba"} - set(rivals))
@@ -179,8 +199,8 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
             scale,
             rivals_retrieve(rivals),
             False,
-            ".68 to .70 is the recurring share, what memory alone gives. Intervals over two or three seeds decide little."
-            + (f" Not run: {', '.join(missing)}." if missing else ""),
+            ".68 to .70 is the recurring share, what memory alone gives. Intervals over two or three seeds "
+            "decide little." + (f" Not run: {', '.join(missing)}." if missing else ""),
             f"{run.figure('consolidation_tables')}{run.link}",
             headline=True,
         )
@@ -200,8 +220,8 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         if own
         else "P_episodic(k) falls as a power law with γ = .43 (eq 14)",
         f"γ = {paper.GAMMA} ± {paper.GAMMA_SPREAD}",
-        f"the power law {s['standing']['state']} (best form {(s['best_form'] or 'not decided').replace('_', ' ')}); γ = {show(gamma)} "
-        f"by {head['estimator']}",
+        f"the power law {s['standing']['state']} (best form "
+        f"{(s['best_form'] or 'not decided').replace('_', ' ')}); γ = {show(gamma)} by {head['estimator']}",
         f"{others}; median over {spread['fitted']} specifications {spread['median']:.2f}",
         scale,
         power_law(s["standing"]["state"], gamma),
@@ -214,11 +234,16 @@ def fit_rows(run: Finished) -> Iterator[Row]:
     if change:
         schedule = change["schedule"]
         slope = number(schedule["slope"]) if schedule else None
-        moves = f"its half-time moves by {show(slope)} steps per step of the schedule" if slope else "no shifted run"
+        moves = (
+            f"its half-time moves by {show(slope)} steps per step of the schedule"
+            if slope
+            else "no shifted run"
+        )
         yield Row(
             "Attention at recurring queries falls in a sharp transition that no schedule sets",
             "step 3100 of 10,000, when q crosses .83 (the end of the paper's temperature schedule)",
-            f"at step {show(number(change['location']), 0)}, 10-90 % width {show(number(change['width']), 0)} steps; preferred: {change['preferred']}",
+            f"at step {show(number(change['location']), 0)}, 10-90 % width "
+            f"{show(number(change['width']), 0)} steps; preferred: {change['preferred']}",
             f"scheduled within that interval: {', '.join(change['events']) or 'nothing'}; {moves}",
             scale,
             own_transition(change["preferred"], slope),
@@ -237,7 +262,8 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             scale,
             matches_humans(gap, equal["margin"]),
             False,  # P(episodic) is a share of routing, and none of the classes of human measure
-            f"{equal['verdict']} P(episodic) is none of the classes of human measure, so the class compared with is a choice.",
+            f"{equal['verdict']} P(episodic) is none of the classes of human measure, so the class compared "
+            "with is a choice.",
             f"{run.figure('decay_forest')}{run.link}",
         )
 
@@ -257,8 +283,8 @@ def _exponents(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> st
 def _same_clock(summary: Mapping[str, Any]) -> str:
     """What a curve over training says when every pattern is seen equally often from the start."""
     return (
-        "All patterns are met equally often from step 0, so this clock counts training steps under another name; the curve says "
-        "nothing about familiarity apart from the schedule."
+        "All patterns are met equally often from step 0, so this clock counts training steps under another "
+        "name; the curve says nothing about familiarity apart from the schedule."
         if summary["clock"]["counts"] == "repetitions over training"
         else ""
     )

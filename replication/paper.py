@@ -1,4 +1,6 @@
-"""What the examined preprint states, arXiv:2602.12204v1, where nothing below needs it: one name for every number."""
+"""What the examined preprint states, arXiv:2602.12204v1, where nothing below needs it: one name for every
+number.
+"""
 
 from consolidation.replicate.__main__ import PAPER as EXPERIMENTS
 from redundancy.probe.tables import PAPER_HEADS as HEAD_GROUPS
@@ -14,7 +16,8 @@ REDUNDANT = 0.88
 # table 7: R from the first to the last checkpoint, 10K and 300K steps
 COURSE_R = (0.52, 0.72)
 COURSE_STEPS = (10_000, 300_000)
-# tables 1 and 4: share of positions that attend at the end, right answers; and what every ablation is said to keep
+# tables 1 and 4: share of positions that attend at the end, right answers; and what every ablation is said to
+# keep
 ATTENTION, RETRIEVAL, ABLATED_ATTENTION = 0.016, 1.0, 0.167
 # section 7 of no table: by how much attention falls
 FALL = 37.8

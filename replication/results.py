@@ -1,7 +1,7 @@
 """The results page and the README's findings: every number comes from a run folder.
 
-Sentences state what the tables beside them show and name the choice they depend on; where a number could turn a sentence, the
-sentence is chosen by the number.
+Sentences state what the tables beside them show and name the choice they depend on; where a number could turn
+a sentence, the sentence is chosen by the number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,40 +17,71 @@ from replication.rows import ROOT, Finished, number, show
 # figures by section, with captions that hold whatever the numbers are
 FIGURES: dict[str, dict[str, str]] = {
     "probe": {
-        "redundancy_by_layer": "R (left) and centred R² (right) by layer, the probe beside every control; bands are 95 % intervals "
-        "over held-out documents.",
-        "redundancy_by_head": "R of each head's own contribution, for the probe, the training mean, and the probe on random weights.",
+        "redundancy_by_layer": (
+            "R (left) and centred R² (right) by layer, the probe beside every control; bands are 95 % "
+            "intervals over held-out documents."
+        ),
+        "redundancy_by_head": (
+            "R of each head's own contribution, for the probe, the training mean, and the probe on random "
+            "weights."
+        ),
         "redundancy_distribution": "R over tokens, averaged over layers, with 95 % bands.",
     },
     "training": {
-        "training_course": "R and centred R² over training with every control; right, R against the loss, beside the preprint's "
-        "table 7 (another model, text and tokenizer, no interval given).",
-        "training_drivers": "Left: the energy of the attention output, split by what explains it. Right: how attention spreads.",
+        "training_course": (
+            "R and centred R² over training with every control; right, R against the loss, beside the "
+            "preprint's table 7 (another model, text and tokenizer, no interval given)."
+        ),
+        "training_drivers": (
+            "Left: the energy of the attention output, split by what explains it. Right: how attention "
+            "spreads."
+        ),
         "training_layers": "The probe's R and centred R² layer by layer.",
     },
     "removal": {
-        "removal_curve": "Left: loss increase against the share of attention operations replaced, in every order. Right: the share that a "
-        "budget of +.01, +.05 or +.1 nats per token allows; an arrow where only an upper limit is known.",
+        "removal_curve": (
+            "Left: loss increase against the share of attention operations replaced, in every order. "
+            "Right: the share that a budget of +.01, +.05 or +.1 nats per token allows; an arrow where "
+            "only an upper limit is known."
+        ),
         "removal_by_layer": "Loss increase with one layer replaced (left), and with layers 0 to l replaced (right).",
-        "removal_recovered": "Left: R, R² and the share of the loss that the probe recovers, by layer. Right: every head, replaced by its "
-        "mean or by the probe.",
+        "removal_recovered": (
+            "Left: R, R² and the share of the loss that the probe recovers, by layer. Right: every head, "
+            "replaced by its mean or by the probe."
+        ),
     },
     "experiments": {
-        "consolidation_attention": "Left: share of positions that attend, over training (mean and range of the seeds). Middle: the "
-        "preprint's figures 2 and 3A, which differ from each other, beside ours. Right: where attention is spent.",
-        "consolidation_memory": "Right answers to recurring queries with a part knocked out in every layer; right, novel queries.",
-        "consolidation_phase_plane": "Mean quality q and semantic share p at recurring queries, beside the toy model of the preprint's "
-        "appendix C fitted to each seed.",
-        "consolidation_exposure": "P(episodic) at recurring queries against the number of earlier exposures, on three clocks; black, the "
-        "preprint's figure 4A, whose clock is not defined.",
-        "consolidation_tables": "Right answers, attention and error of the dynamics beside the preprint's tables 1 (diamonds) and 4 "
-        "(squares); ticks are seeds, bars 95 % intervals over seeds.",
+        "consolidation_attention": (
+            "Left: share of positions that attend, over training (mean and range of the seeds). Middle: "
+            "the preprint's figures 2 and 3A, which differ from each other, beside ours. Right: where "
+            "attention is spent."
+        ),
+        "consolidation_memory": (
+            "Right answers to recurring queries with a part knocked out in every layer; right, novel queries."
+        ),
+        "consolidation_phase_plane": (
+            "Mean quality q and semantic share p at recurring queries, beside the toy model of the "
+            "preprint's appendix C fitted to each seed."
+        ),
+        "consolidation_exposure": (
+            "P(episodic) at recurring queries against the number of earlier exposures, on three clocks; "
+            "black, the preprint's figure 4A, whose clock is not defined."
+        ),
+        "consolidation_tables": (
+            "Right answers, attention and error of the dynamics beside the preprint's tables 1 (diamonds) "
+            "and 4 (squares); ticks are seeds, bars 95 % intervals over seeds."
+        ),
     },
     "fit": {
-        "decay_reference_fits": "P_episodic of CRAM from its largest value on, with the best forms and the pure power law; grey dots are "
-        "seeds.",
+        "decay_reference_fits": (
+            "P_episodic of CRAM from its largest value on, with the best forms and the pure power law; "
+            "grey dots are seeds."
+        ),
         "decay_reference_specifications": "γ of every specification of the reference curve on three clocks.",
-        "decay_fits": "The thirteen points of the preprint's figure 4A with the best forms and the pure power law; right, residuals.",
+        "decay_fits": (
+            "The thirteen points of the preprint's figure 4A with the best forms and the pure power law; "
+            "right, residuals."
+        ),
         "decay_specifications": "γ of every specification that can be fitted to these points, with the choices behind each.",
         "decay_forest": "The same curve under every form and estimator beside human practice curves, 95 % intervals.",
     },
@@ -81,14 +112,16 @@ def findings(runs: Sequence[Finished]) -> list[str]:
             r = {name: number(values["R"]) for name, values in s["controls"].items()}
             own = number(s["metrics"]["R"])
             parts.append(
-                f"{show(own)} on {s['model']} (previous token alone {interval(r['previous_token'])}, "
-                f"mean per position {interval(r['position_mean'])}, training mean {interval(r['training_mean'])}, random weights, over "
-                f"{s['random_seeds']} seeds too, {interval(r['random_weights'])})"
+                f"{show(own)} on {s['model']} (previous token alone {interval(r['previous_token'])}, mean "
+                f"per position {interval(r['position_mean'])}, training mean "
+                f"{interval(r['training_mean'])}, random weights, over {s['random_seeds']} seeds too, "
+                f"{interval(r['random_weights'])})"
             )
         lines.append(
-            f"**How much is predictable.** A linear map of the hidden state predicts attention's output with R = {'; '.join(parts)}. The "
-            "preprint says .88 for GPT-2, whose weights were not at hand, so its own figure is neither confirmed nor refuted. R is not "
-            "centred: read it beside its controls."
+            "**How much is predictable.** A linear map of the hidden state predicts attention's output "
+            f"with R = {'; '.join(parts)}. The preprint says .88 for GPT-2, whose weights were not at hand, "
+            "so its own figure is neither confirmed nor refuted. R is not centred: read it beside its "
+            "controls."
         )
     if of["removal"]:
         parts = []
@@ -97,9 +130,10 @@ def findings(runs: Sequence[Finished]) -> list[str]:
             at = run.summary["removable"][best][f"{BUDGETS[1]:g}"]
             parts.append(f"{show_share(at)} (n = {at['n']}) on {run.summary['model']} ({ORDERS[best]})")
         lines.append(
-            f"**How much can go.** For a rise of {BUDGETS[1]} nats per token, the best of the orders tried replaces {'; '.join(parts)} of "
-            "the attention operations by a linear prediction. The best order is chosen on the documents that it is scored on, which is "
-            "optimistic; other criteria, or replacements trained in place, may spare more."
+            f"**How much can go.** For a rise of {BUDGETS[1]} nats per token, the best of the orders tried "
+            f"replaces {'; '.join(parts)} of the attention operations by a linear prediction. The best "
+            "order is chosen on the documents that it is scored on, which is optimistic; other criteria, "
+            "or replacements trained in place, may spare more."
         )
     for run in of["experiments"]:
         lines.append(_consolidation(run))
@@ -107,14 +141,19 @@ def findings(runs: Sequence[Finished]) -> list[str]:
 
 
 def _consolidation(run: Finished) -> str:
-    cells = pd.read_csv(run.folder / "cells.csv").query("table == 'table4' and metric == 'attention'").set_index("cell")
+    cells = (
+        pd.read_csv(run.folder / "cells.csv")
+        .query("table == 'table4' and metric == 'attention'")
+        .set_index("cell")
+    )
     found = {str(name): number(row) for name, row in cells.to_dict("index").items()}
     config = run.summary["config"]
     return (
-        f"**Consolidation.** With {config['cram']['keys']} keys and {config['benchmark']['patterns']} patterns, attention of the rebuilt CRAM "
-        f"model ends at {show(found.get('cram'), 4)} of positions, and that of the control without any semantic memory at "
-        f"{show(found.get('control'), 4)}. The result depends on the choice of keys, and the experiment that separates memory "
-        "from its use is still to be made, so nothing is claimed about the mechanism."
+        f"**Consolidation.** With {config['cram']['keys']} keys and {config['benchmark']['patterns']} "
+        f"patterns, attention of the rebuilt CRAM model ends at {show(found.get('cram'), 4)} of positions, "
+        f"and that of the control without any semantic memory at {show(found.get('control'), 4)}. The "
+        "result depends on the choice of keys, and the experiment that separates memory from its use is "
+        "still to be made, so nothing is claimed about the mechanism."
     )
 
 
@@ -123,8 +162,9 @@ def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `python -m replication` from the run folders that come with the project. Numbers are estimate [95 % interval]; `n` "
-        "counts what the interval is over: held-out documents, seeds, human studies, or the points of a curve.",
+        "Written by `python -m replication` from the run folders that come with the project. Numbers are "
+        "estimate [95 % interval]; `n` counts what the interval is over: held-out documents, seeds, human "
+        "studies, or the points of a curve.",
         "",
         "## Claims of the preprint",
         "",
@@ -168,17 +208,20 @@ def probe_section(run: Finished) -> Iterator[str]:
     )
     difference = {m: number(s["differences"]["random_weights"][m]) for m in ("R", "R2")}
     yield (
-        f"Probe minus random weights ({s['random_seeds']} seeds, paired over documents): R {show(difference['R'], 2, True)}, centred R² "
-        f"{show(difference['R2'], 2, True)}."
+        f"Probe minus random weights ({s['random_seeds']} seeds, paired over documents): R "
+        f"{show(difference['R'], 2, True)}, centred R² {show(difference['R2'], 2, True)}."
     )
     if not s["learning"]:
-        yield "Whether more training text would change these numbers was not measured in this run (`--learning-curve`)."
+        yield (
+            "Whether more training text would change these numbers was not measured in this run "
+            "(`--learning-curve`)."
+        )
     for model, found in s["learning"].items():
         gain = show(number(found["R2_gain"]), 4, True)
         state = "has converged" if found["converged"] else "still changes"
         yield (
-            f"With {model} weights centred R² {state} with the training text: {gain} from {found['from_tokens']:,} to "
-            f"{s['tokens']['train']:,} tokens."
+            f"With {model} weights centred R² {state} with the training text: {gain} from "
+            f"{found['from_tokens']:,} to {s['tokens']['train']:,} tokens."
         )
 
 
@@ -202,15 +245,17 @@ def training_section(run: Finished) -> Iterator[str]:
     for trend in s["trend"]:
         if trend["metric"] in ("R", "R2"):
             yield (
-                f"Trend of {trend['metric']}: {show(number(trend), 3, True)} per tenfold of steps over the {trend['checkpoints']} checkpoints "
-                f"after step 0; Page's test: rising p = {trend['p_rising']:.2g}, falling p = {trend['p_falling']:.2g}."
+                f"Trend of {trend['metric']}: {show(number(trend), 3, True)} per tenfold of steps over the "
+                f"{trend['checkpoints']} checkpoints after step 0; Page's test: rising p = "
+                f"{trend['p_rising']:.2g}, falling p = {trend['p_falling']:.2g}."
             )
     trained = [place for place in s["course"] if place["step"] > 0]
     ends = [pick(trained, key=lambda c: c[s["feature"]]["R"]["estimate"]) for pick in (max, min)]
     if len(trained) > 2:
         yield (
-            f"A slope says little about a course that turns: R is highest at step {ends[0]['step']:,}, where the training mean alone has "
-            f"{show(number(ends[0]['training_mean']['R']))}, and lowest at step {ends[1]['step']:,}."
+            f"A slope says little about a course that turns: R is highest at step {ends[0]['step']:,}, "
+            f"where the training mean alone has {show(number(ends[0]['training_mean']['R']))}, and lowest "
+            f"at step {ends[1]['step']:,}."
         )
 
 
@@ -220,31 +265,39 @@ def removal_section(run: Finished) -> Iterator[str]:
     yield f"### {s['model']}"
     yield ""
     yield (
-        f"{run.scale} (n = {s['loss_intact']['n']}), {s['loss_intact']['estimate']:.3f} nats per token intact, {s['bytes_per_token']:.2f} "
-        f"bytes per token; {run.link}."
+        f"{run.scale} (n = {s['loss_intact']['n']}), {s['loss_intact']['estimate']:.3f} nats per token "
+        f"intact, {s['bytes_per_token']:.2f} bytes per token; {run.link}."
     )
     yield ""
     if s["all_layers"]:
         rows = [
-            (name.replace("_", " "), interval(number(values)), interval(number(s["all_layers_recovered"].get(name))))
+            (
+                name.replace("_", " "),
+                interval(number(values)),
+                interval(number(s["all_layers_recovered"].get(name))),
+            )
             for name, values in s["all_layers"].items()
         ]
-        yield from markdown(("in place of attention in every layer", "nats per token more", "loss recovered"), rows)
+        yield from markdown(
+            ("in place of attention in every layer", "nats per token more", "loss recovered"), rows
+        )
     if s["removable"]:
         shares: list[tuple[str, ...]] = [
             (ORDERS[order], *(show_share(values[f"{budget:g}"]) for budget in BUDGETS))
             for order, values in s["removable"].items()
         ]
-        yield from markdown(("share of attention operations removable", *(f"at +{b} nats" for b in BUDGETS)), shares)
+        yield from markdown(
+            ("share of attention operations removable", *(f"at +{b} nats" for b in BUDGETS)), shares
+        )
 
 
 def experiment_section(run: Finished) -> Iterator[str]:
     """Cells of the experiments, means over seeds."""
     config = run.summary["config"]
     yield (
-        f"{config['cram']['keys'].capitalize()} keys, {config['benchmark']['patterns']} patterns, N = {config['benchmark']['length']}, d = "
-        f"{config['cram']['width']}, {config['cram']['layers']} layer, {config['steps']:,} steps; {run.link}. Every number depends on the "
-        "choice of keys."
+        f"{config['cram']['keys'].capitalize()} keys, {config['benchmark']['patterns']} patterns, N = "
+        f"{config['benchmark']['length']}, d = {config['cram']['width']}, {config['cram']['layers']} layer, "
+        f"{config['steps']:,} steps; {run.link}. Every number depends on the choice of keys."
     )
     yield ""
     table = pd.read_csv(run.folder / "cells.csv")
@@ -257,7 +310,9 @@ def experiment_section(run: Finished) -> Iterator[str]:
         numbers = tuple(_of_cell(metric, by.get(metric)) for metric in metrics)
         # cells that several tables share are trained once
         same = first.setdefault((numbers, count), f"{name}, {cell}")
-        shown = numbers if same == f"{name}, {cell}" else (f"the same runs as {same}", *[""] * (len(metrics) - 1))
+        shown = (
+            numbers if same == f"{name}, {cell}" else (f"the same runs as {same}", *[""] * (len(metrics) - 1))
+        )
         rows.append((str(name), str(cell), *shown, str(count)))
     head = (
         "table",

@@ -30,7 +30,9 @@ class Finished:
     def scale(self) -> str:
         """Model, tokens and documents."""
         tokens, documents = self.summary["tokens"], self.summary["documents"]
-        text = f"{tokens['evaluation']:,} held-out tokens of {documents['evaluation']} {self.summary['unit']}s"
+        text = (
+            f"{tokens['evaluation']:,} held-out tokens of {documents['evaluation']} {self.summary['unit']}s"
+        )
         return f"{self.summary['model']}, {text}"
 
     def figure(self, name: str) -> str:

@@ -1,4 +1,5 @@
-"""Verdicts, and the predicates that give them: every one can come out each way, and a missing interval is no agreement.
+"""Verdicts, and the predicates that give them: every one can come out each way, and a missing interval is no
+agreement.
 
 holds          the interval lies where the claim puts it
 does not hold  the interval lies outside
@@ -45,7 +46,9 @@ def between(number: Estimate | None, low: float, high: float) -> Verdict:
 
 
 def equals(number: Estimate | None, stated: float, margin: float) -> Verdict:
-    """Whether a quantity is `stated`, give or take a margin: agreement has to be shown, a wide interval is none."""
+    """Whether a quantity is `stated`, give or take a margin: agreement has to be shown, a wide interval is
+    none.
+    """
     return between(number, stated - margin, stated + margin)
 
 

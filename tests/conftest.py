@@ -27,17 +27,32 @@ SIZE = {"vocab_size": 2048, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id"
 TINY = {
     "gpt2": GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=64, loss_type="ForCausalLM", **SIZE),
     "neox": GPTNeoXConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64, **SIZE
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        **SIZE,
     ),
     "llama": LlamaConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
-        max_position_embeddings=64, **SIZE,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        **SIZE,
     ),
     "opt": OPTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32,
-        max_position_embeddings=64, **SIZE,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=48,
+        word_embed_proj_dim=32,
+        max_position_embeddings=64,
+        **SIZE,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +71,9 @@ def no_network(monkeypatch):
 def build(config: PretrainedConfig, seed: int = 0) -> torch.nn.Module:
     """A random model with weights large enough that attention matters."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval()  # TransformerLens changes configurations
+    model = AutoModelForCausalLM.from_config(
+        copy.deepcopy(config)
+    ).eval()  # TransformerLens changes configurations
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))

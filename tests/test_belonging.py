@@ -25,7 +25,9 @@ from labbook.run import load_tensors, save_tensors
 from tests.conftest import fails
 
 SMALL = humans.DATA / "runs" / "small"
-QUICK = replace(preset("tiny"), steps=6, evaluations=1, evaluation=4, batch=2, pressure_start=2, pressure_ramp=2)
+QUICK = replace(
+    preset("tiny"), steps=6, evaluations=1, evaluation=4, batch=2, pressure_start=2, pressure_ramp=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,10 @@ def refused(run: Path, words: str) -> None:
 def test_a_whole_run_is_read(run):
     assert set(trajectory.load(run, "trajectory")["seed"]) == {0, 1}
     assert len(trajectory.summaries(run)) == 2
-    about = {k.decode(): v.decode() for k, v in pq.read_schema(run / "seed-1" / "patterns.parquet").metadata.items()}
+    about = {
+        k.decode(): v.decode()
+        for k, v in pq.read_schema(run / "seed-1" / "patterns.parquet").metadata.items()
+    }
     assert about["version"] == "2"
     assert about["config_digest"] == trajectory.config_digest(trajectory.read_config(run / "seed-1"))
     assert json.loads(about["facts"])["seed"] == 1
@@ -77,7 +82,9 @@ def test_changed_values_are_refused(run):
     arrow = pq.read_table(path)
     table = arrow.to_pandas()
     table.loc[3, "value"] += 1e-9
-    changed = pq.read_table(path).from_pandas(table, schema=arrow.schema.remove_metadata(), preserve_index=False)
+    changed = pq.read_table(path).from_pandas(
+        table, schema=arrow.schema.remove_metadata(), preserve_index=False
+    )
     pq.write_table(changed.replace_schema_metadata(arrow.schema.metadata), path)
     refused(run, "its checksum is not that of its content")
 
@@ -85,7 +92,11 @@ def test_changed_values_are_refused(run):
 def test_tables_of_version_1_are_checked_as_far_as_they_can_be(run):
     path = run / "seed-0" / "trajectory.parquet"
     arrow = pq.read_table(path)
-    old = {k.decode(): v.decode() for k, v in arrow.schema.metadata.items() if k in (b"schema", b"table", b"facts")}
+    old = {
+        k.decode(): v.decode()
+        for k, v in arrow.schema.metadata.items()
+        if k in (b"schema", b"table", b"facts")
+    }
     pq.write_table(arrow.replace_schema_metadata({**old, "version": "1"}), path)
     assert len(trajectory.load(run, "trajectory")) > 0
     cut = arrow.slice(0, arrow.num_rows // 2)
@@ -190,7 +201,9 @@ def test_a_folder_of_another_preset_is_refused_by_the_fields_that_differ(tmp_pat
     one = json.loads((tmp_path / "control" / "seed-3" / "config.json").read_text())
     (tmp_path / "control" / "seed-3" / "config.json").write_text(json.dumps({**one, "model": "cram"}))
     assert "model: there 'cram', asked 'control'" in fails(replicate.main, capsys, ["small", *flags])
-    assert "--seeds -1" in fails(replicate.main, capsys, ["small", "--seeds", "-1", "--out", str(tmp_path / "n")])
+    assert "--seeds -1" in fails(
+        replicate.main, capsys, ["small", "--seeds", "-1", "--out", str(tmp_path / "n")]
+    )
 
 
 def test_coverage_does_not_mix_settings(tmp_path, capsys):
@@ -209,7 +222,9 @@ def test_coverage_does_not_mix_settings(tmp_path, capsys):
     assert "it lacks seed" in fails(coverage.main, capsys, made)
     path.write_text("")
     assert "cannot be read as a table" in fails(coverage.main, capsys, made)
-    assert "--simulations 0" in fails(coverage.main, capsys, ["--simulations", "0", "--out", str(tmp_path / "n.csv")])
+    assert "--simulations 0" in fails(
+        coverage.main, capsys, ["--simulations", "0", "--out", str(tmp_path / "n.csv")]
+    )
 
 
 # change points
@@ -249,7 +264,8 @@ def test_aicc_of_the_alternatives_is_that_of_least_squares():
     n = len(STEPS)
     line = np.polyval(np.polyfit(STEPS, y[0], 1), STEPS)
     splits = [
-        np.sum((y[0, :i] - y[0, :i].mean()) ** 2) + np.sum((y[0, i:] - y[0, i:].mean()) ** 2) for i in range(1, n)
+        np.sum((y[0, :i] - y[0, :i].mean()) ** 2) + np.sum((y[0, i:] - y[0, i:].mean()) ** 2)
+        for i in range(1, n)
     ]
     for name, square, k in (("linear", np.sum((y[0] - line) ** 2), 3), ("step", min(splits), 4)):
         wanted = n * math.log(square / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
@@ -262,7 +278,9 @@ def test_half_times_and_the_schedule():
     assert np.isnan(half_times(STEPS, np.ones((1, len(STEPS))))).all()
     onsets = (200.0, 400.0, 600.0)
     follows = {on: {f"{s}": 800 + on + 100 * s + 2 * (s - 1) * (on > 300) for s in range(4)} for on in onsets}
-    still = {on: {f"{s}": 1200 + 100 * s + (5 if (s + on / 200) % 2 else -5) for s in range(4)} for on in onsets}
+    still = {
+        on: {f"{s}": 1200 + 100 * s + (5 if (s + on / 200) % 2 else -5) for s in range(4)} for on in onsets
+    }
     found = schedule_slope("pressure", follows)
     assert found.slope.estimate == pytest.approx(1, abs=0.05)
     assert "follows the schedule" in found.verdict
@@ -294,7 +312,9 @@ def test_phase_planes_have_intervals_over_seeds_and_both_starts():
     assert (star.estimate, star.n) == (pytest.approx(0.3, abs=0.01), 3)
     assert star.lower < 0.28 < 0.32 < star.upper
     assert found.numbers["explained_from_observed"].estimate > 0.99
-    assert (found.numbers["q_observed"].estimate, found.numbers["p_observed"].estimate) == pytest.approx((0.1, 0.4))
+    assert (found.numbers["q_observed"].estimate, found.numbers["p_observed"].estimate) == pytest.approx(
+        (0.1, 0.4)
+    )
     # from where trained models begin the model never moves, which a fitted start hides
     stuck = paths[0].copy()
     stuck[:, 0] = (0.1, 0.0)

@@ -33,7 +33,11 @@ ROOT = Path(__file__).parent.parent
 def test_a_short_round_ends_in_no_fault():
     verdicts = list(campaign(seed=1, cases=40))
     assert {v.case.kind for v in verdicts} == set(KINDS)
-    wrong = [(v.case.kind, v.case.mutation, v.outcome, v.detail) for v in verdicts if v.outcome in FAULTS or v.needless]
+    wrong = [
+        (v.case.kind, v.case.mutation, v.outcome, v.detail)
+        for v in verdicts
+        if v.outcome in FAULTS or v.needless
+    ]
     assert wrong == []
     table = counts(verdicts)
     assert (table["cases"] == 40).all()
@@ -52,9 +56,12 @@ def test_the_judge_knows_every_outcome():
         raise KeyError("x")
 
     cases = {
-        "clear error": (refuse, None), "fine": (lambda: 1, lambda found: found == 1), "traceback": (fail, None), "hang": (loop, None),
+        "clear error": (refuse, None),
+        "fine": (lambda: 1, lambda found: found == 1),
+        "traceback": (fail, None),
+        "hang": (loop, None),
         "silently wrong": (lambda: 1, None),
-    }  # fmt: skip
+    }
     assert tuple(cases) == OUTCOMES
     for outcome, (read, right) in cases.items():
         assert judge(Case("k", "m", read, right, whole=True), seconds=1).outcome == outcome
@@ -68,7 +75,10 @@ def test_the_judge_knows_every_outcome():
 def test_a_damaged_page_of_a_table_is_refused(tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(
-        pa.table({"x": [1.5, 2.5, 4.5], "y": [0.9, 0.8, 0.7]}), path, write_page_checksum=True, compression="none"
+        pa.table({"x": [1.5, 2.5, 4.5], "y": [0.9, 0.8, 0.7]}),
+        path,
+        write_page_checksum=True,
+        compression="none",
     )
     data = path.read_bytes()
     place = data.find(np.float64(2.5).tobytes())
@@ -100,13 +110,16 @@ def test_truth_values_are_no_weights(tmp_path):
     place = folder_of(tmp_path / "model")
     tensors = load_file(place / "model.safetensors")
     for kind, name in ((torch.bool, "BOOL"), (torch.int32, "I32")):
-        save_file({**tensors, WEIGHT: tensors[WEIGHT].to(kind)}, place / "model.safetensors", {"format": "pt"})
+        save_file(
+            {**tensors, WEIGHT: tensors[WEIGHT].to(kind)}, place / "model.safetensors", {"format": "pt"}
+        )
         with pytest.raises(UserError, match=rf"no real numbers \({WEIGHT} is {name}\)"):
             load(place)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [({"n_layer": 10**9}, "1,000,000,000 layers"), ({"model_type": "llama"}, "a llama of 32")]
+    ("change", "words"),
+    [({"n_layer": 10**9}, "1,000,000,000 layers"), ({"model_type": "llama"}, "a llama of 32")],
 )
 def test_an_architecture_that_the_weights_cannot_fill_is_not_built(tmp_path, change, words):
     place = folder_of(tmp_path / "model")
@@ -132,15 +145,23 @@ def test_a_gguf_file_that_describes_more_than_it_holds_is_refused(tmp_path, fiel
 
 def test_a_summary_carries_its_checksum(tmp_path):
     table = pd.DataFrame({"layer": [0], "estimate": [0.1 + 0.2]})
-    Run(tmp_path / "run", {"a": 1}).finish({"t": table}, {"R": 0.25, "at": {0: np.float64(1.5), 10: float("nan")}})
+    Run(tmp_path / "run", {"a": 1}).finish(
+        {"t": table}, {"R": 0.25, "at": {0: np.float64(1.5), 10: float("nan")}}
+    )
     summary, found = read_finished(tmp_path / "run", ("t",), "test")
     assert summary == {"R": 0.25, "at": {"0": 1.5, "10": None}}
     assert found["t"]["estimate"][0] == 0.1 + 0.2
-    for name, old, new in (("summary.json", "0.25", "0.35"), ("config.json", "1", "2"), ("t.csv", "0.3", "0.4")):
+    for name, old, new in (
+        ("summary.json", "0.25", "0.35"),
+        ("config.json", "1", "2"),
+        ("t.csv", "0.3", "0.4"),
+    ):
         path = tmp_path / "run" / name
         content = path.read_text()
         path.write_text(content.replace(old, new, 1))
-        with pytest.raises(UserError, match=rf"{name} is not the (summary|configuration|table) that this run wrote"):
+        with pytest.raises(
+            UserError, match=rf"{name} is not the (summary|configuration|table) that this run wrote"
+        ):
             read_finished(tmp_path / "run", ("t",), "test")
         path.write_text(content)
     assert opened({"R": 0.5}, tmp_path) == {"R": 0.5}, "older summaries have none"

@@ -97,13 +97,20 @@ LATE = {
 
 def requirements() -> dict[str, Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    lines = [
+        *project["dependencies"],
+        *(r for extra in project["optional-dependencies"].values() for r in extra),
+    ]
     found = [Requirement(line) for line in lines if not line.startswith(project["name"])]
     return {canonicalize_name(r.name): r for r in found}
 
 
 def pins(lines: list[str]) -> dict[str, str]:
-    parts = [line.strip().removeprefix("- ").split("==") for line in lines if "==" in line and not line.startswith("#")]
+    parts = [
+        line.strip().removeprefix("- ").split("==")
+        for line in lines
+        if "==" in line and not line.startswith("#")
+    ]
     return {canonicalize_name(name): version for name, version in parts}
 
 
@@ -183,7 +190,11 @@ FLAGS_OF_OTHERS = {"--no-deps", "--nproc-per-node", "--porcelain", "--untracked-
 
 def flags_named(source: str) -> set[str]:
     """Every flag in messages and docstrings of a source."""
-    strings = (n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+    strings = (
+        n.value
+        for n in ast.walk(ast.parse(source))
+        if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    )
     return {flag for text in strings for flag in FLAG.findall(text)}
 
 
@@ -275,11 +286,15 @@ def test_the_shipped_run_is_of_the_shipped_model_and_text(tmp_path):
     about = json.loads((RUN / "provenance.json").read_text())
 
     assert read_corpus(None).hash == about["data_hash"]
-    assert load_model(locate(None), torch.device("cpu"), torch.float32, 0).weight_hash() == about["weight_hash"]
+    assert (
+        load_model(locate(None), torch.device("cpu"), torch.float32, 0).weight_hash() == about["weight_hash"]
+    )
 
 
 def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
-    """The whole main job against the shipped run: float32 sums differ between machines, by far less than any interval."""
+    """The whole main job against the shipped run: float32 sums differ between machines, by far less than any
+    interval.
+    """
     config = json.loads((RUN / "config.json").read_text())
     probe.main(["--layers", "0", "3", "--out", str(tmp_path / "run")])
     columns = ["layer", "feature", "metric"]
@@ -352,7 +367,11 @@ def test_shipped_runs_are_finished_runs_of_the_models_they_name():
 
 def test_shipped_reference_runs_have_the_seeds_that_the_table_counts():
     folder = humans.DATA / "runs" / "small"
-    cells = pd.read_csv(folder / "cells.csv").query("table == 'table4' and metric == 'attention'").set_index("cell")
+    cells = (
+        pd.read_csv(folder / "cells.csv")
+        .query("table == 'table4' and metric == 'attention'")
+        .set_index("cell")
+    )
     assert set(cells.index) == {"cram", "control", "no-consolidation", "no-quality", "fast-semantic"}
     for name, row in cells.iterrows():
         found = trajectory.summaries(folder / name)

@@ -18,7 +18,16 @@ from consolidation.decay.comparison import Averaging, Comparison, averaging, com
 from consolidation.decay.curve import MEASURES, Clock, Curve
 from consolidation.decay.equivalence import Equivalence, Exponent, Margin, equivalence
 from consolidation.decay.forms import FORMS
-from consolidation.decay.inference import ESTIMATORS, Estimator, Interval, fit, interval, labels, profile, units_of
+from consolidation.decay.inference import (
+    ESTIMATORS,
+    Estimator,
+    Interval,
+    fit,
+    interval,
+    labels,
+    profile,
+    units_of,
+)
 from consolidation.decay.multiverse import Multiverse, multiverse
 from consolidation.decay.transitions import Transition
 from consolidation.decay.units import THINGS
@@ -91,7 +100,9 @@ def headline(curve: Curve, exponents: pd.DataFrame) -> dict[str, Any]:
     return {str(k): v for k, v in found.to_dict().items()}
 
 
-def _exponents(curve: Curve, unit: str | None, seed: int, replicates: int) -> tuple[pd.DataFrame, dict[str, str]]:
+def _exponents(
+    curve: Curve, unit: str | None, seed: int, replicates: int
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """gamma of every power form under every estimator."""
     rows, missing = list[dict[str, Any]](), dict[str, str]()
     for form in POWERS:
@@ -183,7 +194,8 @@ def _cautions(curve: Curve, comparison: Comparison, head: dict[str, Any]) -> tup
         said.append("the interval of gamma reaches 0: that y falls at all is not certain")
     if head["form"] != "power":
         said.append(
-            f"x = 0 is among the data, where a x^-gamma is not defined, so the exponent is that of {head['form']}"
+            "x = 0 is among the data, where a x^-gamma is not defined, so the exponent is that of "
+            f"{head['form']}"
         )
     standing = comparison.standing(head["form"])
     if standing.state == "not compared":
@@ -199,10 +211,13 @@ def _cautions(curve: Curve, comparison: Comparison, head: dict[str, Any]) -> tup
 
 
 def require_size(curve: Curve) -> None:
-    """Raise UserError for data of which nothing can decay, and for more than can be fitted in every way in reasonable time."""
+    """Raise UserError for data of which nothing can decay, and for more than can be fitted in every way in
+    reasonable time.
+    """
     if len(curve.y) and curve.y.max() <= 0:
         raise UserError(
-            f"{curve.name}: no value lies above 0, so nothing decays towards it. Change the sign or choose another --y."
+            f"{curve.name}: no value lies above 0, so nothing decays towards it. Change the sign or choose "
+            "another --y."
         )
     rows, x, units = len(curve.x), len(np.unique(curve.x)), len(units_of(curve))
     if rows > MOST_ROWS or x > MOST_X or units > MOST_UNITS:
@@ -241,12 +256,14 @@ def analyse(
 
     Raises
     ------
-    UserError : when y does not change, when no form, or no power law, can be fitted, and when there is more data than can be fitted
-        in reasonable time.
+    UserError : when y does not change, when no form, or no power law, can be fitted, and when there is more
+        data than can be fitted in reasonable time.
     """
     require_size(curve)
     if np.ptp(curve.y) == 0:
-        raise UserError(f"{curve.name}: all y are {curve.y[0]:g}; what does not change has no exponent. Check --y.")
+        raise UserError(
+            f"{curve.name}: all y are {curve.y[0]:g}; what does not change has no exponent. Check --y."
+        )
     estimator = estimator or ("ml" if curve.count is not None else "nls")
     comparison = compare(curve, forms, estimator)
     exponents, missing = _exponents(curve, unit, seed, replicates)
@@ -287,7 +304,9 @@ def analyse(
         multiverse=multiverse({str(c.clock): c for c in (curve, *clocks)}, HUMAN_RANGE),
         averaging=found_averaging,
         equivalences=tuple(
-            equivalence(own, part, margin) for m, part in by_measure.items() if part and curve.measure in ("", m)
+            equivalence(own, part, margin)
+            for m, part in by_measure.items()
+            if part and curve.measure in ("", m)
         ),
         humans=others,
         shown=shown,
@@ -306,7 +325,11 @@ def units_table(curve: Curve) -> pd.DataFrame:
         keep = labels(curve) == unit
         count = None if curve.count is None else curve.count[keep]
         one = Curve(
-            f"{curve.name}/{unit}" if unit else curve.name, curve.x[keep], curve.y[keep], curve.clock, count=count
+            f"{curve.name}/{unit}" if unit else curve.name,
+            curve.x[keep],
+            curve.y[keep],
+            curve.clock,
+            count=count,
         )
         try:
             number = profile(fit(one, "power"), "gamma").number

@@ -71,7 +71,9 @@ def held_out(curve: Curve, form_name: str, estimator: Estimator) -> float:
 
 
 def last_decade(curve: Curve, form_name: str, estimator: Estimator) -> float:
-    """Root mean squared error of the last decade of x predicted from what comes before; nan when too little does."""
+    """Root mean squared error of the last decade of x predicted from what comes before; nan when too little
+    does.
+    """
     return _rmse(curve, curve.x < curve.x.max() / 10, form_name, estimator)
 
 
@@ -157,7 +159,10 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
     table = pd.DataFrame(rows)
     if best is None:
         points = max(f.points for f in fits.values())
-        verdict = f"{curve.name}: the forms cannot be compared: {points} points leave AICc undefined for every form that changes."
+        verdict = (
+            f"{curve.name}: the forms cannot be compared: {points} points leave AICc undefined for every "
+            "form that changes."
+        )
         return Comparison(table, fits, reasons, None, verdict)
     return Comparison(table, fits, reasons, best, _verdict(curve, sound, best))
 
@@ -182,13 +187,16 @@ def _verdict(curve: Curve, sound: dict[str, Fit], best: str) -> str:
 
 @dataclass(frozen=True)
 class Averaging:
-    """Fits of single units against the fit of their mean, and how often averaged exponentials would look like a power law.
+    """Fits of single units against the fit of their mean, and how often averaged exponentials would look like
+    a power law.
 
     Attributes
     ----------
-    units : one row per unit: gamma of its power law, tau of its exponential, and the AICc difference (power minus exponential).
+    units : one row per unit: gamma of its power law, tau of its exponential, and the AICc difference (power
+        minus exponential).
     power_wins : share of units better described by the power law; mean_power_wins : whether their mean is.
-    simulated : share of simulated means of exponentials that the power law describes better, with its 95 % interval (Wilson) and n.
+    simulated : share of simulated means of exponentials that the power law describes better, with its 95 %
+        interval (Wilson) and n.
     """
 
     units: pd.DataFrame
@@ -223,7 +231,8 @@ def averaging(curve: Curve, estimator: Estimator = "nls", simulations: int = 500
             noise.append(np.sum((exponential.y - exponential.fitted) ** 2) / free)
     if len(logs) < 3:
         raise UserError(
-            f"{curve.name}: {len(logs)} units can be fitted one by one; the averaging test needs at least 3. Give --unit with more units."
+            f"{curve.name}: {len(logs)} units can be fitted one by one; the averaging test needs at least "
+            "3. Give --unit with more units."
         )
     table = pd.DataFrame(rows)
     whole, lacking = fit_all(replace(curve, unit=None), ("power", "exponential"), estimator)
@@ -246,21 +255,30 @@ def averaging(curve: Curve, estimator: Estimator = "nls", simulations: int = 500
     share = float((table["delta_aicc_power_minus_exponential"] < 0).mean())
     mean_wins = whole["power"].aicc < whole["exponential"].aicc
     verdict = (
-        f"{curve.name}: the power law describes {share:.0%} of {len(table)} single units better than the exponential, and {'also' if mean_wins else 'not'} their mean; "
-        f"means of as many exponentials with the observed spread look like a power law in {wins / simulations:.0%} [{limits.low:.0%}, {limits.high:.0%}] of {simulations} "
-        "simulations, so a mean alone " + ("decides nothing." if limits.high > 0.05 else "is evidence here.")
+        f"{curve.name}: the power law describes {share:.0%} of {len(table)} single units better than "
+        f"the exponential, and {'also' if mean_wins else 'not'} their mean; means of as many "
+        f"exponentials with the observed spread look like a power law in {wins / simulations:.0%} "
+        f"[{limits.low:.0%}, {limits.high:.0%}] of {simulations} simulations, so a mean alone "
+    ) + ("decides nothing." if limits.high > 0.05 else "is evidence here.")
+    return Averaging(
+        table, share, bool(mean_wins), (wins / simulations, limits.low, limits.high, simulations), verdict
     )
-    return Averaging(table, share, bool(mean_wins), (wins / simulations, limits.low, limits.high, simulations), verdict)
 
 
 def nested(first: str, second: str) -> bool:
-    """Whether one of two forms is a special case of the other, so that a likelihood-ratio test and not Vuong's applies."""
+    """Whether one of two forms is a special case of the other, so that a likelihood-ratio test and not
+    Vuong's applies.
+    """
     pairs: Any = {
         frozenset(p)
         for p in (
-            ("power", "power_asymptote"), ("power", "broken_power"), ("exponential", "exponential_asymptote"),
-            ("exponential", "stretched_exponential"), ("exponential", "double_exponential"), ("hyperbolic", "shifted_power"),
+            ("power", "power_asymptote"),
+            ("power", "broken_power"),
+            ("exponential", "exponential_asymptote"),
+            ("exponential", "stretched_exponential"),
+            ("exponential", "double_exponential"),
+            ("hyperbolic", "shifted_power"),
             ("hyperbolic", "logistic"),
         )
-    }  # fmt: skip
+    }
     return "constant" in (first, second) or frozenset((first, second)) in pairs

@@ -1,7 +1,7 @@
 """Curves to which forms of decay are fitted, and the clocks of their x.
 
-A curve carries its clock: what x counts, in which unit. Exponents on different clocks are different quantities; `Clock.require_same`
-refuses to compare them.
+A curve carries its clock: what x counts, in which unit. Exponents on different clocks are different
+quantities; `Clock.require_same` refuses to compare them.
 """
 
 from dataclasses import dataclass, replace
@@ -43,8 +43,8 @@ class Clock:
         )
         if not same:
             raise UserError(
-                f"exponents on different clocks cannot be compared: {self} and {other}. Compare curves of one clock, or rescale one with Curve.on_clock, "
-                "which says so in the result."
+                f"exponents on different clocks cannot be compared: {self} and {other}. Compare curves of "
+                "one clock, or rescale one with Curve.on_clock, which says so in the result."
             )
 
 
@@ -82,7 +82,9 @@ class Curve:
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.x).all() and np.isfinite(self.y).all()):
-            raise UserError(f"{self.name}: x and y have to be finite numbers. Remove or mark the missing rows.")
+            raise UserError(
+                f"{self.name}: x and y have to be finite numbers. Remove or mark the missing rows."
+            )
         for axis, values in (("x", self.x), ("y", self.y)):
             size = float(np.max(np.abs(values), initial=0.0))
             if not (size == 0 or 1 / LARGEST < size < LARGEST):
@@ -98,7 +100,8 @@ class Curve:
         if self.error == "binomial":
             if self.count is None or (self.count <= 0).any():
                 raise UserError(
-                    f"{self.name}: the binomial error model needs the number of trials of every point, all positive."
+                    f"{self.name}: the binomial error model needs the number of trials of every point, all "
+                    "positive."
                 )
             if (self.count != np.round(self.count)).any():
                 raise UserError(f"{self.name}: numbers of trials are whole numbers. Change --count.")
@@ -121,7 +124,9 @@ class Curve:
         return replace(part, window=f"{first:g} to {last:g} {self.clock.unit}")
 
     def falling(self) -> "Curve":
-        """The part from the x with the largest mean on: what can be called a decay. The whole curve when that is the first x."""
+        """The part from the x with the largest mean on: what can be called a decay. The whole curve when that
+        is the first x.
+        """
         x, place = np.unique(self.x, return_inverse=True)
         top = x[np.argmax(np.bincount(place, self.y) / np.bincount(place))]
         return self if top == x[0] else self.within(float(top), float(x[-1]))

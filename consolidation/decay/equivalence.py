@@ -1,5 +1,5 @@
-"""Is an exponent that of humans? Two one-sided tests against human studies of one class of measure, on the same
-form and clock.
+"""Is an exponent that of humans? Two one-sided tests against human studies of one class of measure, on the
+same form and clock.
 
 Latencies, errors, recall and savings have exponents of their own, so they are never pooled. Series of the
 same subjects are averaged first: a study counts once. The human side is the mean over studies with a t
@@ -82,7 +82,8 @@ def require_comparable(first: Exponent, others: Sequence[Exponent]) -> None:
     for other in others:
         if other.form != first.form:
             raise UserError(
-                f"exponents of different forms cannot be compared: {first.name} ({first.form}), {other.name} ({other.form}). Fit one form to both."
+                f"exponents of different forms cannot be compared: {first.name} ({first.form}), "
+                f"{other.name} ({other.form}). Fit one form to both."
             )
         first.clock.require_same(other.clock)
         if other.measure != others[0].measure or (first.measure and first.measure != other.measure):
@@ -126,7 +127,9 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
             f"{'is' if n == 1 else 'are'} too few studies, {LEAST_STUDIES} are needed; nothing is said about "
             "equivalence."
         )
-        return Equivalence(measure, "too few studies", nothing, nothing, nothing, nan, nan, nan, "none", verdict)
+        return Equivalence(
+            measure, "too few studies", nothing, nothing, nothing, nan, nan, nan, "none", verdict
+        )
     spread = float(values.std(ddof=1))
     if margin is None:
         margin = Margin(
@@ -143,7 +146,9 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
     new_study = Estimate(mean, mean - reach_new, mean + reach_new, n)
     gap = float(model.number.estimate - mean)
     overlap = float(
-        np.mean([h.number.lower <= model.number.upper and model.number.lower <= h.number.upper for h in humans])
+        np.mean(
+            [h.number.lower <= model.number.upper and model.number.lower <= h.number.upper for h in humans]
+        )
     )
     if np.isfinite(error):
         # Welch-Satterthwaite; the model's own interval counts as known
@@ -155,7 +160,11 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
         reach, p = float("inf"), 1.0
     difference = Estimate(gap, gap - reach, gap + reach, n)
     state: State = (
-        "equivalent" if p < 0.05 else "different" if difference.lower > 0 or difference.upper < 0 else "undecided"
+        "equivalent"
+        if p < 0.05
+        else "different"
+        if difference.lower > 0 or difference.upper < 0
+        else "undecided"
     )
     inside = new_study.lower <= model.number.estimate <= new_study.upper
     verdict = (
@@ -168,4 +177,6 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
         f"intervals of {len(humans)} series "
         f"overlap its own; form {model.form}, clock {model.clock}."
     )
-    return Equivalence(measure, state, difference, human, new_study, p, overlap, margin.value, margin.reason, verdict)
+    return Equivalence(
+        measure, state, difference, human, new_study, p, overlap, margin.value, margin.reason, verdict
+    )

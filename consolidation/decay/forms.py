@@ -1,10 +1,11 @@
 """Forms of decay, and the curves they are fitted to.
 
-A form is y = f(x; parameters) with its analytic gradient. Scales (tau, rate, midpoint, break) are positive; the solver works on their
-logarithms. `linear` parameters enter linearly, so good starts need a grid over the others only.
+A form is y = f(x; parameters) with its analytic gradient. Scales (tau, rate, midpoint, break) are positive;
+the solver works on their logarithms. `linear` parameters enter linearly, so good starts need a grid over the
+others only.
 
-A curve carries its clock: what x counts, in which unit. Exponents on different clocks are different quantities; `Clock.require_same`
-refuses to compare them.
+A curve carries its clock: what x counts, in which unit. Exponents on different clocks are different
+quantities; `Clock.require_same` refuses to compare them.
 """
 
 from collections.abc import Callable
@@ -47,7 +48,9 @@ class Form:
     exponent: str | None = None
 
     def limits(self, x: Array) -> tuple[Array, Array]:
-        """Lower and upper bound of every parameter: scales from 1e-6 of the smallest positive x to 1e6 of the largest."""
+        """Lower and upper bound of every parameter: scales from 1e-6 of the smallest positive x to 1e6 of the
+        largest.
+        """
         smallest, largest = float(x[x > 0].min()), float(x.max())
         low, high = np.full(len(self.parameters), -np.inf), np.full(len(self.parameters), np.inf)
         for i, name in enumerate(self.parameters):
@@ -227,57 +230,150 @@ FORMS = {
     form.name: form
     for form in (
         Form(
-            "power", "a x^-gamma", ("a", "gamma"), ("y", "1"), _power, _power_gradient, ("a",),
-            "Newell & Rosenbloom 1981; Wixted & Ebbesen 1991", lambda x: EXPONENTS[:, None], exponent="gamma",
+            "power",
+            "a x^-gamma",
+            ("a", "gamma"),
+            ("y", "1"),
+            _power,
+            _power_gradient,
+            ("a",),
+            "Newell & Rosenbloom 1981; Wixted & Ebbesen 1991",
+            lambda x: EXPONENTS[:, None],
+            exponent="gamma",
         ),
         Form(
-            "power_asymptote", "c + a x^-gamma", ("a", "gamma", "c"), ("y", "1", "y"), _power_asymptote, _power_asymptote_gradient,
-            ("a", "c"), "Newell & Rosenbloom 1981", lambda x: EXPONENTS[:, None], exponent="gamma",
+            "power_asymptote",
+            "c + a x^-gamma",
+            ("a", "gamma", "c"),
+            ("y", "1", "y"),
+            _power_asymptote,
+            _power_asymptote_gradient,
+            ("a", "c"),
+            "Newell & Rosenbloom 1981",
+            lambda x: EXPONENTS[:, None],
+            exponent="gamma",
         ),
         Form(
-            "shifted_power", "a (1 + x / tau)^-gamma", ("a", "gamma", "tau"), ("y", "1", "x"), _shifted, _shifted_gradient, ("a",),
-            "Wickelgren 1974; Pareto II (Lomax 1954)", lambda x: _product(EXPONENTS, _scales(x)), ("tau",), "gamma",
+            "shifted_power",
+            "a (1 + x / tau)^-gamma",
+            ("a", "gamma", "tau"),
+            ("y", "1", "x"),
+            _shifted,
+            _shifted_gradient,
+            ("a",),
+            "Wickelgren 1974; Pareto II (Lomax 1954)",
+            lambda x: _product(EXPONENTS, _scales(x)),
+            ("tau",),
+            "gamma",
         ),
         Form(
-            "exponential", "a exp(-x / tau)", ("a", "tau"), ("y", "x"), _exponential, _exponential_gradient, ("a",),
-            "Heathcote, Brown & Mewhort 2000", lambda x: _scales(x)[:, None], ("tau",),
+            "exponential",
+            "a exp(-x / tau)",
+            ("a", "tau"),
+            ("y", "x"),
+            _exponential,
+            _exponential_gradient,
+            ("a",),
+            "Heathcote, Brown & Mewhort 2000",
+            lambda x: _scales(x)[:, None],
+            ("tau",),
         ),
         Form(
-            "exponential_asymptote", "c + a exp(-x / tau)", ("a", "tau", "c"), ("y", "x", "y"), _exponential_asymptote,
-            _exponential_asymptote_gradient, ("a", "c"), "Heathcote, Brown & Mewhort 2000", lambda x: _scales(x)[:, None], ("tau",),
+            "exponential_asymptote",
+            "c + a exp(-x / tau)",
+            ("a", "tau", "c"),
+            ("y", "x", "y"),
+            _exponential_asymptote,
+            _exponential_asymptote_gradient,
+            ("a", "c"),
+            "Heathcote, Brown & Mewhort 2000",
+            lambda x: _scales(x)[:, None],
+            ("tau",),
         ),
         Form(
-            "stretched_exponential", "a exp(-(x / tau)^beta)", ("a", "tau", "beta"), ("y", "x", "1"), _stretched, _stretched_gradient,
-            ("a",), "Kohlrausch 1854; Rubin & Wenzel 1996", lambda x: _product(_scales(x), np.array([0.1, 0.25, 0.5, 1.0, 2.0])),
+            "stretched_exponential",
+            "a exp(-(x / tau)^beta)",
+            ("a", "tau", "beta"),
+            ("y", "x", "1"),
+            _stretched,
+            _stretched_gradient,
+            ("a",),
+            "Kohlrausch 1854; Rubin & Wenzel 1996",
+            lambda x: _product(_scales(x), np.array([0.1, 0.25, 0.5, 1.0, 2.0])),
             ("tau", "beta"),
         ),
         Form(
-            "logarithmic", "a - b ln x", ("a", "b"), ("y", "y"), _logarithmic, _logarithmic_gradient, ("a", "b"),
-            "Woodworth 1938; Rubin & Wenzel 1996", lambda x: np.zeros((1, 0)),
+            "logarithmic",
+            "a - b ln x",
+            ("a", "b"),
+            ("y", "y"),
+            _logarithmic,
+            _logarithmic_gradient,
+            ("a", "b"),
+            "Woodworth 1938; Rubin & Wenzel 1996",
+            lambda x: np.zeros((1, 0)),
         ),
         Form(
-            "hyperbolic", "a / (1 + x / tau)", ("a", "tau"), ("y", "x"), _hyperbolic, _hyperbolic_gradient, ("a",),
-            "Mazur & Hastie 1978", lambda x: _scales(x)[:, None], ("tau",),
+            "hyperbolic",
+            "a / (1 + x / tau)",
+            ("a", "tau"),
+            ("y", "x"),
+            _hyperbolic,
+            _hyperbolic_gradient,
+            ("a",),
+            "Mazur & Hastie 1978",
+            lambda x: _scales(x)[:, None],
+            ("tau",),
         ),
         Form(
-            "double_exponential", "a_1 exp(-x / tau_1) + a_2 exp(-x / tau_2)", ("a_1", "tau_1", "a_2", "tau_2"), ("y", "x", "y", "x"),
-            _double, _double_gradient, ("a_1", "a_2"), "Rubin, Hinton & Wenzel 1999",
-            lambda x: np.array([(s, t) for s in _scales(x) for t in _scales(x) if s < t]), ("tau_1", "tau_2"),
+            "double_exponential",
+            "a_1 exp(-x / tau_1) + a_2 exp(-x / tau_2)",
+            ("a_1", "tau_1", "a_2", "tau_2"),
+            ("y", "x", "y", "x"),
+            _double,
+            _double_gradient,
+            ("a_1", "a_2"),
+            "Rubin, Hinton & Wenzel 1999",
+            lambda x: np.array([(s, t) for s in _scales(x) for t in _scales(x) if s < t]),
+            ("tau_1", "tau_2"),
         ),
         Form(
-            "logistic", "a / (1 + (x / x_0)^s)", ("a", "x_0", "s"), ("y", "x", "1"), _logistic, _logistic_gradient, ("a",),
-            "logistic in ln x", lambda x: _product(_scales(x), np.array([0.5, 1.0, 2.0, 5.0, 10.0])), ("x_0",),
+            "logistic",
+            "a / (1 + (x / x_0)^s)",
+            ("a", "x_0", "s"),
+            ("y", "x", "1"),
+            _logistic,
+            _logistic_gradient,
+            ("a",),
+            "logistic in ln x",
+            lambda x: _product(_scales(x), np.array([0.5, 1.0, 2.0, 5.0, 10.0])),
+            ("x_0",),
         ),
         Form(
-            "broken_power", "a (x / x_b)^-gamma_1 up to x_b, a (x / x_b)^-gamma_2 beyond", ("a", "gamma_1", "gamma_2", "x_b"),
-            ("y", "1", "1", "x"), _broken, _broken_gradient, ("a",), "Donner & Hardy 2015",
-            lambda x: _product(EXPONENTS[3:10:2], EXPONENTS[3:10:2], _scales(x)[3:-3]), ("x_b",),
+            "broken_power",
+            "a (x / x_b)^-gamma_1 up to x_b, a (x / x_b)^-gamma_2 beyond",
+            ("a", "gamma_1", "gamma_2", "x_b"),
+            ("y", "1", "1", "x"),
+            _broken,
+            _broken_gradient,
+            ("a",),
+            "Donner & Hardy 2015",
+            lambda x: _product(EXPONENTS[3:10:2], EXPONENTS[3:10:2], _scales(x)[3:-3]),
+            ("x_b",),
         ),
         Form(
-            "constant", "a", ("a",), ("y",), _constant, _constant_gradient, ("a",), "the null model", lambda x: np.zeros((1, 0)),
+            "constant",
+            "a",
+            ("a",),
+            ("y",),
+            _constant,
+            _constant_gradient,
+            ("a",),
+            "the null model",
+            lambda x: np.zeros((1, 0)),
         ),
     )
-}  # fmt: skip
+}
 
 
 def form(name: str) -> Form:

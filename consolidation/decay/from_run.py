@@ -22,7 +22,8 @@ def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probabilit
     """
     if clock not in CLOCKS or measure not in ("probability", "routed"):
         raise UserError(
-            f"asked for the clock {clock!r} and the measure {measure!r}; there are {', '.join(CLOCKS)}, and probability, routed."
+            f"asked for the clock {clock!r} and the measure {measure!r}; there are {', '.join(CLOCKS)}, and "
+            "probability, routed."
         )
     table = load(run, "patterns").query("clock == @clock")
     table["sum"] = table["routed"] if measure == "routed" else table["probability"] * table["queries"]
@@ -32,7 +33,9 @@ def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probabilit
     complete = by.groupby("k_first")["seed"].transform("nunique") == by["seed"].nunique()
     by = by[complete].sort_values(["k_first", "seed"])
     if by.empty:
-        raise UserError(f"{run}: no bin of k on the clock {clock!r} holds {least} queries in every seed. Train longer.")
+        raise UserError(
+            f"{run}: no bin of k on the clock {clock!r} holds {least} queries in every seed. Train longer."
+        )
     k = (by["k_sum"] / by["queries"]).groupby(by["k_first"]).transform("mean")
     return Curve(
         name=f"{summaries(run)[0]['label']}, P(episodic)",
@@ -41,5 +44,8 @@ def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probabilit
         clock=Clock(clock, UNITS[clock]),
         unit=by["seed"].astype(str).to_numpy(dtype=str),
         normalisation="as measured",
-        source=f"{measure} of the episodic path at recurring queries, mean over layers and patterns, {by['seed'].nunique()} seeds",
+        source=(
+            f"{measure} of the episodic path at recurring queries, mean over layers and patterns, "
+            f"{by['seed'].nunique()} seeds"
+        ),
     )

@@ -1,4 +1,5 @@
-"""Human curves with their sources: `python -m consolidation.humans` prints the registry with refitted exponents.
+"""Human curves with their sources: `python -m consolidation.humans` prints the registry with refitted
+exponents.
 
 Practice data count repetitions, the clock of the examined claim; retention data measure time or intervening
 items, which is another clock. Your own CSV has the columns of COLUMNS (`doi`, `year` and `n_subjects` may be
@@ -20,7 +21,18 @@ from labbook.console import UserError
 from labbook.escape import plain
 
 DATA = Path(__file__).parent.parent / "data"
-COLUMNS = ("series", "study", "measure", "clock", "clock_unit", "x", "value", "how_read", "confidence", "licence")
+COLUMNS = (
+    "series",
+    "study",
+    "measure",
+    "clock",
+    "clock_unit",
+    "x",
+    "value",
+    "how_read",
+    "confidence",
+    "licence",
+)
 CONFIDENCE = ("certain", "good", "fair", "weak")
 PAPER_SERIES = "cram2026_fig4a"
 
@@ -48,9 +60,13 @@ def read_csv(path: Path) -> pd.DataFrame:
             table[name] = None
     negative = table["x"] < 0
     if negative.any():
-        raise UserError(f"{path}: x is negative in row {strict.lines[int(negative.to_numpy().argmax())]}. Remove it.")
+        raise UserError(
+            f"{path}: x is negative in row {strict.lines[int(negative.to_numpy().argmax())]}. Remove it."
+        )
     for series, rows in table.groupby("series", sort=False):
-        pairs = list(dict.fromkeys(zip(rows["clock"].astype(str), rows["clock_unit"].astype(str), strict=True)))
+        pairs = list(
+            dict.fromkeys(zip(rows["clock"].astype(str), rows["clock_unit"].astype(str), strict=True))
+        )
         if len(pairs) > 1:
             shown = "; ".join(f"{plain(c)} in {plain(u)}" for c, u in pairs)
             raise UserError(
@@ -60,7 +76,9 @@ def read_csv(path: Path) -> pd.DataFrame:
         clock, unit = pairs[0]
         if clock not in CLOCKS:
             known = "; ".join(f"{c} in {u}" for c, u in CLOCKS.items())
-            raise UserError(f"{path}: the clock {plain(clock)!r} in {plain(unit)!r} is not known; there are {known}.")
+            raise UserError(
+                f"{path}: the clock {plain(clock)!r} in {plain(unit)!r} is not known; there are {known}."
+            )
         check(clock, unit)
     unknown = sorted(set(table["confidence"]) - set(CONFIDENCE))
     if unknown:
@@ -85,16 +103,30 @@ def _classes() -> dict[str, tuple[str, str]]:
 
 
 def _paper() -> pd.DataFrame:
-    """The thirteen points of the examined paper's figure 4A as one more series; its clock is not defined there."""
+    """The thirteen points of the examined paper's figure 4A as one more series; its clock is not defined
+    there.
+    """
     points = pd.read_csv(DATA / "paper_figures.csv").query("series == 'fig4a_p_episodic'")
     return pd.DataFrame(
         {
-            "series": PAPER_SERIES, "study": "CRAM (arXiv:2602.12204), figure 4A, a model and no human", "year": 2026, "doi": "10.48550/arXiv.2602.12204",
-            "measure": "P(episodic)", "material": "SRCD", "clock": "repetition", "clock_unit": "count", "x": points["x"], "value": points["y"],
-            "how_read": "vector graphics of the PDF; the paper does not say whether k counts within a sequence, a batch stream or training",
-            "confidence": "good", "licence": "single facts",
+            "series": PAPER_SERIES,
+            "study": "CRAM (arXiv:2602.12204), figure 4A, a model and no human",
+            "year": 2026,
+            "doi": "10.48550/arXiv.2602.12204",
+            "measure": "P(episodic)",
+            "material": "SRCD",
+            "clock": "repetition",
+            "clock_unit": "count",
+            "x": points["x"],
+            "value": points["y"],
+            "how_read": (
+                "vector graphics of the PDF; the paper does not say whether k counts within a sequence, a "
+                "batch stream or training"
+            ),
+            "confidence": "good",
+            "licence": "single facts",
         }
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -113,7 +145,18 @@ def list_series() -> pd.DataFrame:
     table = registry()
     grouped = table.groupby("series", sort=False)
     first = grouped[
-        ["study", "year", "doi", "measure", "clock", "clock_unit", "n_subjects", "how_read", "confidence", "licence"]
+        [
+            "study",
+            "year",
+            "doi",
+            "measure",
+            "clock",
+            "clock_unit",
+            "n_subjects",
+            "how_read",
+            "confidence",
+            "licence",
+        ]
     ].first()
     return first.assign(points=grouped.size()).reset_index()
 

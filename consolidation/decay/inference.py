@@ -7,8 +7,10 @@ Estimators
     ml         maximum likelihood of binomial proportions with the number of trials at each x
 
 Intervals (95 %)
-    bootstrap  whole units (seeds, patterns, lists, subjects) are drawn; BCa (Efron 1987, J. American Statistical Association 82,
-               171-185) at the quantiles of Student's t expanded for few units (Hesterberg 2015, section 4.5.3)
+    bootstrap  whole units (seeds, patterns, lists, subjects) are drawn; BCa (Efron 1987, J. American
+    Statistical Association 82,
+               171-185) at the quantiles of Student's t expanded for few units (Hesterberg 2015, section
+               4.5.3)
     profile    values of the parameter at which the best objective of all others rises by less than the F (binomial: chi-square) limit
 """
 
@@ -56,7 +58,8 @@ def collapse(curve: Curve, estimator: Estimator, draws: Array) -> Collapsed:
 
     Parameters
     ----------
-    draws : (batch, unit) how often each unit counts; the objective over all rows differs from that over these means by a constant only.
+    draws : (batch, unit) how often each unit counts; the objective over all rows differs from that over these
+        means by a constant only.
     """
     x, place = np.unique(curve.x, return_inverse=True)
     units = units_of(curve)
@@ -66,7 +69,8 @@ def collapse(curve: Curve, estimator: Estimator, draws: Array) -> Collapsed:
     # rows of one unit at one x always count together, so draws act on their sums: a million rows cost no more
     # than their cells
     weights, sums = (
-        np.bincount(cell, w, len(units) * len(x)).reshape(len(units), len(x)) for w in (trials, trials * values)
+        np.bincount(cell, w, len(units) * len(x)).reshape(len(units), len(x))
+        for w in (trials, trials * values)
     )
     total = draws @ weights
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -123,7 +127,8 @@ class Fit:
     ----------
     parameters : by name, in the form's units.
     points, units : number of distinct x, and of independent units.
-    objective : the minimised objective; `log_likelihood`, `aicc`, `bic` are of the points (error variance counts as a parameter).
+    objective : the minimised objective; `log_likelihood`, `aicc`, `bic` are of the points (error variance
+        counts as a parameter).
     fitted, residuals : at the points `x`.
     failures : what is wrong with the fit, in words; empty when nothing is.
     """
@@ -153,7 +158,8 @@ class Fit:
         """The exponent. Raises UserError for a form that has none."""
         if self.form.exponent is None:
             raise UserError(
-                f"the form {self.form.name} has no exponent; forms that have one: power, power_asymptote, shifted_power."
+                f"the form {self.form.name} has no exponent; forms that have one: power, power_asymptote, "
+                "shifted_power."
             )
         return self.parameters[self.form.exponent]
 
@@ -166,7 +172,9 @@ class Fit:
         with np.errstate(
             divide="ignore", invalid="ignore"
         ):  # a fit that left the domain of the logarithm did not converge, and says so
-            y, f = (np.log(self.y), np.log(self.fitted)) if self.estimator == "loglog" else (self.y, self.fitted)
+            y, f = (
+                (np.log(self.y), np.log(self.fitted)) if self.estimator == "loglog" else (self.y, self.fitted)
+            )
         scale = self.weight / self.weight.mean()
         # below the rounding of y one fit is as good as another: no form wins by the last digits
         floor = float(np.mean(scale)) * (ROUNDING * float(np.abs(y).max())) ** 2
@@ -184,13 +192,14 @@ class Fit:
 def fit(curve: Curve, form_name: str, estimator: Estimator = "nls") -> Fit:
     """Fit one form to a curve.
 
-    Raises UserError when the form or the estimator cannot be applied to this curve (too few points, values out of the domain of a logarithm, no
-    trials for `ml`).
+    Raises UserError when the form or the estimator cannot be applied to this curve (too few points, values
+    out of the domain of a logarithm, no trials for `ml`).
     """
     chosen = form(form_name)
     if estimator == "ml" and curve.count is None:
         raise UserError(
-            f"{curve.name}: the estimator ml needs the number of trials behind every point. Give them with --count."
+            f"{curve.name}: the estimator ml needs the number of trials behind every point. Give them with "
+            "--count."
         )
     error = ERRORS[estimator]
     check(chosen, replace(curve, error=error))
@@ -228,14 +237,17 @@ def fit(curve: Curve, form_name: str, estimator: Estimator = "nls") -> Fit:
     total = float(result.pointwise.sum())
     k, n = len(chosen.parameters) + (estimator != "ml"), len(data.x)
     small = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else float("inf")
-    return replace(result, log_likelihood=total, aicc=-2 * total + 2 * k + small, bic=-2 * total + k * float(np.log(n)))
+    return replace(
+        result, log_likelihood=total, aicc=-2 * total + 2 * k + small, bic=-2 * total + k * float(np.log(n))
+    )
 
 
 @dataclass(frozen=True)
 class Interval:
     """A parameter with its interval, how it was made, and over what.
 
-    `method` is bootstrap, jackknife or profile; `unit` names what is resampled (or `point`); `failed` is the share of replicates without a fit.
+    `method` is bootstrap, jackknife or profile; `unit` names what is resampled (or `point`); `failed` is the
+    share of replicates without a fit.
     """
 
     parameter: str
@@ -255,22 +267,28 @@ def _refit(fitted: Fit, draws: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
     return found.parameters, ~(found.converged & ~found.at_bound & distinct)
 
 
-# below this many units BCa limits, which are quantiles of few distinct resamples, are too narrow (`python -m consolidation.coverage`)
+# below this many units BCa limits, which are quantiles of few distinct resamples, are too narrow (`python -m
+# consolidation.coverage`)
 FEW_UNITS = 15
 
 
-def bootstrap(fitted: Fit, seed: int = 0, replicates: int = REPLICATES, unit: str = "unit") -> dict[str, Interval]:
-    """Intervals of every parameter over independent units: BCa (Efron 1987) from 15 units on, jackknife-t below.
+def bootstrap(
+    fitted: Fit, seed: int = 0, replicates: int = REPLICATES, unit: str = "unit"
+) -> dict[str, Interval]:
+    """Intervals of every parameter over independent units: BCa (Efron 1987) from 15 units on, jackknife-t
+    below.
 
-    The jackknife leaves out one unit at a time; estimate +- t_(n-1) SE, with SE^2 = (n - 1) / n sum (theta_(i) - mean)^2 (Efron & Tibshirani 1993, eq 11.5), is the
-    t interval itself for a statistic that is linear in the units.
+    The jackknife leaves out one unit at a time; estimate +- t_(n-1) SE, with SE^2 = (n - 1) / n sum
+    (theta_(i) - mean)^2 (Efron & Tibshirani 1993, eq 11.5), is the t interval itself for a statistic that is
+    linear in the units.
 
     Raises UserError for fewer than 5 units: then the profile likelihood is the interval to use.
     """
     n = fitted.units
     if n < 5:
         raise UserError(
-            f"{fitted.curve.name}: {n} independent {unit}{'s' if n != 1 else ''}; a bootstrap needs at least 5. Use the profile interval, or give --unit."
+            f"{fitted.curve.name}: {n} independent {unit}{'s' if n != 1 else ''}; a bootstrap needs at "
+            "least 5. Use the profile interval, or give --unit."
         )
     left_out, lost = _refit(fitted, np.ones((n, n)) - np.eye(n))
     if n < FEW_UNITS:
@@ -293,7 +311,9 @@ def bootstrap(fitted: Fit, seed: int = 0, replicates: int = REPLICATES, unit: st
             lower, upper = np.quantile(good, stats.norm.cdf(z0 + z / (1 - a * z)))
         share = float(failed.mean())
         said = (f"{share:.0%} of the replicates have no fit",) if share > FAILURES else ()
-        out[name] = Interval(name, Estimate(estimate, float(lower), float(upper), n), "bootstrap", unit, share, said)
+        out[name] = Interval(
+            name, Estimate(estimate, float(lower), float(upper), n), "bootstrap", unit, share, said
+        )
     return out
 
 
@@ -314,8 +334,9 @@ def _jackknife(fitted: Fit, left_out: Array, lost: npt.NDArray[np.bool_], unit: 
 def profile(fitted: Fit, parameter: str, points: int = 41) -> Interval:
     """Profile-likelihood interval of one parameter.
 
-    The limit is RSS (1 + F / (n - k)) with F the 95 % point of F(1, n - k) for least squares, and chi-square(1) / 2 for binomial likelihood. A side
-    that never reaches it is infinite; a profile that is not monotone on a side says so.
+    The limit is RSS (1 + F / (n - k)) with F the 95 % point of F(1, n - k) for least squares, and
+    chi-square(1) / 2 for binomial likelihood. A side that never reaches it is infinite; a profile that is not
+    monotone on a side says so.
     """
     error, index = ERRORS[fitted.estimator], fitted.form.parameters.index(parameter)
     best = np.array(list(fitted.parameters.values()))
@@ -372,14 +393,20 @@ def profile(fitted: Fit, parameter: str, points: int = 41) -> Interval:
     )
 
 
-def interval(fitted: Fit, parameter: str, unit: str | None, seed: int = 0, replicates: int = REPLICATES) -> Interval:
-    """The interval to report: bootstrap over units where there are at least 5 of them, else profile likelihood."""
+def interval(
+    fitted: Fit, parameter: str, unit: str | None, seed: int = 0, replicates: int = REPLICATES
+) -> Interval:
+    """The interval to report: bootstrap over units where there are at least 5 of them, else profile
+    likelihood.
+    """
     if unit is not None and fitted.units >= 5:
         return bootstrap(fitted, seed, replicates, unit)[parameter]
     return profile(fitted, parameter)
 
 
-def fit_all(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") -> tuple[dict[str, Fit], dict[str, str]]:
+def fit_all(
+    curve: Curve, forms: Sequence[str], estimator: Estimator = "nls"
+) -> tuple[dict[str, Fit], dict[str, str]]:
     """Fits of several forms, and for each form that cannot be fitted the reason."""
     fits, reasons = {}, {}
     for name in forms:

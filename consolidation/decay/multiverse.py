@@ -1,9 +1,10 @@
-"""Every reasonable way to get an exponent from the same numbers, all at once: the specification curve of gamma.
+"""Every reasonable way to get an exponent from the same numbers, all at once: the specification curve of
+gamma.
 
 form           power | power with asymptote | shifted power
 offset         x as counted | 1 + x (counting starts one earlier; of clocks that count: 1 is one repetition, step
-               or item in the unit of x, and of a physical clock 1 + x would be another curve in every unit, so
-               there the free offset tau of the shifted power law stands alone)
+               or item in the unit of x, and of a physical clock 1 + x would be another curve in every unit,
+               so there the free offset tau of the shifted power law stands alone)
 normalisation  as given | divided by the first point | odds y / (1 - y), for proportions below 1
 floor          none | half of the smallest y subtracted
 window         all | without the first x | without the last x | first half | second half of ln x
@@ -31,7 +32,9 @@ OFFSETS = ("x", "1 + x")
 
 @dataclass(frozen=True)
 class Multiverse:
-    """All specifications: `table` has one row each (gamma or the reason why there is none), `summary` and `by_clock` median, range and shares."""
+    """All specifications: `table` has one row each (gamma or the reason why there is none), `summary` and
+    `by_clock` median, range and shares.
+    """
 
     table: pd.DataFrame
     summary: dict[str, float]
@@ -60,7 +63,11 @@ def _shape(curve: Curve, offset: str, normalisation: str, floor: str, window: st
         y = y / (1 - y)
     first_count = one_count(curve.clock.counts, curve.clock.unit) or 0.0
     shaped = replace(
-        curve, x=x + (first_count if offset == "1 + x" else 0.0), y=y, error="gaussian", normalisation=normalisation
+        curve,
+        x=x + (first_count if offset == "1 + x" else 0.0),
+        y=y,
+        error="gaussian",
+        normalisation=normalisation,
     )
     values = np.unique(shaped.x)
     if window == "all":
@@ -69,9 +76,13 @@ def _shape(curve: Curve, offset: str, normalisation: str, floor: str, window: st
         if values[0] <= 0:
             raise UserError("halves of ln x need positive x")
         middle = np.sqrt(values[0] * values[-1])
-        return shaped.within(values[0], middle) if window == "first half" else shaped.within(middle, values[-1])
+        return (
+            shaped.within(values[0], middle) if window == "first half" else shaped.within(middle, values[-1])
+        )
     return (
-        shaped.within(values[1], values[-1]) if window == "without the first" else shaped.within(values[0], values[-2])
+        shaped.within(values[1], values[-1])
+        if window == "without the first"
+        else shaped.within(values[0], values[-2])
     )
 
 
@@ -85,7 +96,9 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
     """
     rows = []
     for clock, curve in curves.items():
-        for choice in itertools.product(FORMS, offsets(curve.clock), NORMALISATIONS, FLOORS, WINDOWS, ESTIMATORS):
+        for choice in itertools.product(
+            FORMS, offsets(curve.clock), NORMALISATIONS, FLOORS, WINDOWS, ESTIMATORS
+        ):
             rows.append({"clock": clock, **_one(curve, *choice)})
     table = pd.DataFrame(rows)
     good = table["gamma"].dropna()
@@ -93,12 +106,19 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
         raise UserError(
             "no specification of the multiverse could be fitted: the curve has too few points for every form."
         )
-    summary = {"specifications": len(table), **_spread(good, human), "human_low": human[0], "human_high": human[1]}
+    summary = {
+        "specifications": len(table),
+        **_spread(good, human),
+        "human_low": human[0],
+        "human_high": human[1],
+    }
     parts = {str(clock): part["gamma"].dropna() for clock, part in table.groupby("clock", sort=False)}
     by_clock = {clock: _spread(part, human) for clock, part in parts.items() if len(part)}
     verdict = (
-        f"over {len(good)} specifications gamma has the median {summary['median']:.2f} (quartiles {summary['lower_quartile']:.2f} to {summary['upper_quartile']:.2f}, range "
-        f"{summary['smallest']:.2f} to {summary['largest']:.2f}); {summary['share_in_human_range']:.0%} lie within {human[0]:g} to {human[1]:g}."
+        f"over {len(good)} specifications gamma has the median {summary['median']:.2f} (quartiles "
+        f"{summary['lower_quartile']:.2f} to {summary['upper_quartile']:.2f}, range "
+        f"{summary['smallest']:.2f} to {summary['largest']:.2f}); {summary['share_in_human_range']:.0%} lie "
+        f"within {human[0]:g} to {human[1]:g}."
     )
     physical = [clock for clock, curve in curves.items() if len(offsets(curve.clock)) == 1]
     if physical:
@@ -113,9 +133,14 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
 def _spread(gamma: "pd.Series[float]", human: tuple[float, float]) -> dict[str, float]:
     """How the exponents of a set of specifications are spread, and the share of them in the human range."""
     return {
-        "fitted": len(gamma), "median": float(gamma.median()), "lower_quartile": float(gamma.quantile(0.25)), "upper_quartile": float(gamma.quantile(0.75)),
-        "smallest": float(gamma.min()), "largest": float(gamma.max()), "share_in_human_range": float(gamma.between(*human).mean()),
-    }  # fmt: skip
+        "fitted": len(gamma),
+        "median": float(gamma.median()),
+        "lower_quartile": float(gamma.quantile(0.25)),
+        "upper_quartile": float(gamma.quantile(0.75)),
+        "smallest": float(gamma.min()),
+        "largest": float(gamma.max()),
+        "share_in_human_range": float(gamma.between(*human).mean()),
+    }
 
 
 def _one(
@@ -137,4 +162,8 @@ def _one(
     except UserError as error:
         return {**keys, "gamma": float("nan"), "failures": str(error)}
     sound = not fitted.failures
-    return {**keys, "gamma": fitted.exponent if sound else float("nan"), "failures": "; ".join(fitted.failures)}
+    return {
+        **keys,
+        "gamma": fitted.exponent if sound else float("nan"),
+        "failures": "; ".join(fitted.failures),
+    }

@@ -1,10 +1,12 @@
-"""One solver for every form, error model and number of fits at once: damped Gauss-Newton (Levenberg-Marquardt) on whole batches.
+"""One solver for every form, error model and number of fits at once: damped Gauss-Newton
+(Levenberg-Marquardt) on whole batches.
 
     gaussian    1/2 sum w (y - f)^2
     lognormal   1/2 sum w (ln y - ln f)^2
     binomial    -sum m (y ln f + (1 - y) ln(1 - f)),  m trials per point; Fisher scoring
 
-Scale parameters are solved for on a logarithmic axis. Steps are clipped at the bounds of the form, and a fit that ends at one says so.
+Scale parameters are solved for on a logarithmic axis. Steps are clipped at the bounds of the form, and a fit
+that ends at one says so.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,8 @@ class Solutions:
     ----------
     parameters : (batch, k).
     objective : (batch,) the minimised objective of the module's text.
-    converged, at_bound : (batch,) whether steps had become negligible, and whether a parameter ended at a limit.
+    converged, at_bound : (batch,) whether steps had become negligible, and whether a parameter ended at a
+        limit.
     """
 
     parameters: Array
@@ -48,8 +51,9 @@ def check(form: Form, curve: Curve) -> None:
     different = len(np.unique(curve.x))
     if different < len(form.parameters) + 2:
         raise UserError(
-            f"{curve.name}: {different} different x; the form {form.name} has {len(form.parameters)} parameters and needs at least {len(form.parameters) + 2}. "
-            "Give more points, or leave the form out (--forms)."
+            f"{curve.name}: {different} different x; the form {form.name} has {len(form.parameters)} "
+            f"parameters and needs at least {len(form.parameters) + 2}. Give more points, or leave the form "
+            "out (--forms)."
         )
     needs_log = form.name in (
         "power",
@@ -61,18 +65,21 @@ def check(form: Form, curve: Curve) -> None:
     )
     if needs_log and (curve.x <= 0).any():
         raise UserError(
-            f"{curve.name}: {int((curve.x <= 0).sum())} x are not positive; {form.name} takes the logarithm of x. Shift or cut the x axis (--window), or "
-            "use shifted_power or an exponential form."
+            f"{curve.name}: {int((curve.x <= 0).sum())} x are not positive; {form.name} takes the logarithm "
+            "of x. Shift or cut the x axis (--window), or use shifted_power or an exponential form."
         )
     if curve.error == "lognormal" and (curve.y <= 0).any():
         raise UserError(
-            f"{curve.name}: {int((curve.y <= 0).sum())} y are not positive; the log-normal error model and log-log fits take the logarithm of y. "
-            "Use the gaussian or binomial error model, or cut the window."
+            f"{curve.name}: {int((curve.y <= 0).sum())} y are not positive; the log-normal error model and "
+            "log-log fits take the logarithm of y. Use the gaussian or binomial error model, or cut the "
+            "window."
         )
 
 
 def objective(y: Array, f: Array, w: Array, error: ErrorModel) -> Array:
-    """The objective of the module's text: (batch,); infinite where the form leaves the domain of the error model."""
+    """The objective of the module's text: (batch,); infinite where the form leaves the domain of the error
+    model.
+    """
     if error == "gaussian":
         return 0.5 * np.sum(w * (y - f) ** 2, -1)
     if error == "lognormal":
@@ -165,9 +172,9 @@ def _solve(
         diagonal = np.einsum("bii->bi", curvature)
         scale = np.sqrt(np.maximum(diagonal, 1e-300))
         unit = curvature / scale[:, :, None] / scale[:, None, :]
-        step = np.linalg.solve(unit + (damping[active, None, None] + 1e-15) * identity, (gradient / scale)[..., None])[
-            ..., 0
-        ]
+        step = np.linalg.solve(
+            unit + (damping[active, None, None] + 1e-15) * identity, (gradient / scale)[..., None]
+        )[..., 0]
         trial = inner[active].copy()
         trial[:, free] = np.clip(trial[:, free] + step / scale, lower[free], upper[free])
         values = objective(y[active], form.value(rows_x, natural(trial)), w[active], error)
@@ -176,7 +183,8 @@ def _solve(
         # nan when both are infinite: outside the domain of the error model, not a small change
         change = np.abs(values - loss[active])
         small = (moved.max(-1) < TOLERANCE**0.5) & (change <= TOLERANCE * (np.abs(loss[active]) + 1e-300))
-        # what the step could win at best is below the last digit: the optimum is reached, whether or not rounding let it win
+        # what the step could win at best is below the last digit: the optimum is reached, whether or not
+        # rounding let it win
         promised = 0.5 * np.sum(gradient * step / scale, -1)
         stuck = (promised <= TOLERANCE * np.abs(loss[active])) | (~better & (damping[active] > 1e12))
         chosen = active[better]
@@ -208,7 +216,8 @@ def starts(form: Form, x: Array, y: Array, w: Array, error: ErrorModel) -> Array
         solution = np.einsum("gkn,n->gk", np.linalg.pinv(basis * root), y * root[:, 0])
     except np.linalg.LinAlgError as failure:
         raise UserError(
-            f"the data of a fit of {form.name} cannot be solved for ({failure}). Check x and y for extreme values."
+            f"the data of a fit of {form.name} cannot be solved for ({failure}). Check x and y for extreme "
+            "values."
         ) from failure
     p[:, linear] = solution
     if error == "binomial":
@@ -234,4 +243,6 @@ def fit_best(form: Form, x: Array, y: Array, w: Array, error: ErrorModel) -> tup
         found = solved(found.parameters[order[:GOING_ON]], ITERATIONS)
         order = np.argsort(np.where(np.isfinite(found.objective), found.objective, np.inf), kind="stable")
     one = order[:1]
-    return Solutions(found.parameters[one], found.objective[one], found.converged[one], found.at_bound[one]), first
+    return Solutions(
+        found.parameters[one], found.objective[one], found.converged[one], found.at_bound[one]
+    ), first

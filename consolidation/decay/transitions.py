@@ -6,7 +6,8 @@ preferred  the form of the mean trajectory with the smallest AICc (the error var
            `step` and `ramp` are a transition. `support` is the share of resamplings of the units that prefer
            the same
 location   the split of a trajectory into two levels with the smallest squared error (the single change point
-           of Dynp in `ruptures`, for all bootstrap replicates at once), midway between the two steps around it
+           of Dynp in `ruptures`, for all bootstrap replicates at once), midway between the two steps around
+           it
 width      from where the trajectory has made 10 % to where it has made 90 % of the way from the first level to
            the second, by linear interpolation
 half-time  the step at which the trajectory of one unit has fallen for good to half of its largest value;
@@ -135,7 +136,8 @@ def transition(x: Array, y: Array, events: Mapping[str, float] | None = None, se
     """
     if y.ndim != 2 or y.shape[1] != len(x) or len(x) < 7 or len(y) < 2:
         raise UserError(
-            f"a change point needs at least 2 units of at least 7 common points; got {y.shape} for {len(x)} points."
+            f"a change point needs at least 2 units of at least 7 common points; got {y.shape} for {len(x)} "
+            "points."
         )
     bootstrap = Bootstrap(len(y), seed)
     means = bootstrap.weights @ y / len(y)
@@ -147,17 +149,23 @@ def transition(x: Array, y: Array, events: Mapping[str, float] | None = None, se
     location = bootstrap.estimate((x[place - 1] + x[place]) / 2)
     width = bootstrap.estimate(_width(x, means, place))
     gaps = ", ".join(f"{name} {value - min(aicc.values()):+.1f}" for name, value in aicc.items())
-    compared = f"AICc against the best: {gaps}; {support:.0%} of the resamplings of {len(y)} units prefer the same"
+    compared = (
+        f"AICc against the best: {gaps}; {support:.0%} of the resamplings of {len(y)} units prefer the same"
+    )
     if preferred in ("constant", "linear"):
         shape = "does not change" if preferred == "constant" else "drifts evenly"
         verdict = f"there is no transition: the trajectory {shape} ({compared})."
         return Transition(location, width, (), preferred, support, aicc, verdict)
     inside = tuple(name for name, step in (events or {}).items() if location.lower <= step <= location.upper)
     shape = "a sharp step" if preferred == "step" else "a gradual ramp"
-    verdict = f"the transition is {shape} ({compared}), at {_steps(location)} with a 10-90 % width of {_steps(width)}"
+    verdict = (
+        f"the transition is {shape} ({compared}), at {_steps(location)} with a 10-90 % width of "
+        f"{_steps(width)}"
+    )
     if events:
         verdict += (
-            f"; {'it coincides with ' + ', '.join(inside) if inside else 'no scheduled event lies within the interval'}"
+            "; "
+            f"{'it coincides with ' + ', '.join(inside) if inside else 'no scheduled event lies within the interval'}"
         )
     return Transition(location, width, inside, preferred, support, aicc, verdict + ".")
 

@@ -63,14 +63,19 @@ def _parsed(counts: str, unit: str) -> pint.Unit:
         ) from error
     if unit.strip() == "" or not _registry().Quantity(1.0, found)._is_multiplicative:
         raise UserError(
-            f"{unit!r} is no unit in which a clock can count. Change --clock-unit, for instance to days or count."
+            f"{unit!r} is no unit in which a clock can count. Change --clock-unit, for instance to days or "
+            "count."
         )
     return found
 
 
 def examples(counts: str) -> str:
     """Units that a clock may have."""
-    return EXAMPLES[THINGS[counts]] if counts in THINGS else EXAMPLES["s"] + ("" if counts in CLOCKS else ", count")
+    return (
+        EXAMPLES[THINGS[counts]]
+        if counts in THINGS
+        else EXAMPLES["s"] + ("" if counts in CLOCKS else ", count")
+    )
 
 
 def check(counts: str, unit: str) -> None:
@@ -92,7 +97,9 @@ def factor(counts: str, first: str, second: str) -> float:
     registry = _registry()
     one, other = _parsed(counts, first), _parsed(counts, second)
     if one.dimensionality != other.dimensionality:
-        raise UserError(f"{first!r} cannot be converted to {second!r} on the clock {counts!r}. Change --clock-unit.")
+        raise UserError(
+            f"{first!r} cannot be converted to {second!r} on the clock {counts!r}. Change --clock-unit."
+        )
     return float(registry.Quantity(1.0, one).to(other).magnitude)
 
 

@@ -1,4 +1,6 @@
-"""Figures of a decay fit: data with fits and bands, residuals, the specification curve, and a forest plot beside humans."""
+"""Figures of a decay fit: data with fits and bands, residuals, the specification curve, and a forest plot
+beside humans.
+"""
 
 import textwrap
 from pathlib import Path
@@ -19,7 +21,9 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
 
 
 def data_and_fits(found: DecayFit) -> Figure:
-    """The data with the best forms and the power law, on linear and on log-log axes, with residuals of the same forms."""
+    """The data with the best forms and the power law, on linear and on log-log axes, with residuals of the
+    same forms.
+    """
     figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9))
     curve, comparison = found.curve, found.comparison
     names = list(comparison.table["form"][:SHOWN])
@@ -46,7 +50,8 @@ def data_and_fits(found: DecayFit) -> Figure:
         if np.isfinite([head["lower"], head["upper"]]).all():
             power = comparison.fits.get("power")
             if power is not None:
-                # the power law through the same centre of the data with the exponents at both ends of the interval
+                # the power law through the same centre of the data with the exponents at both ends of the
+                # interval
                 centre = float(np.exp(np.mean(np.log(positive))))
                 level = float(power.predict(np.array([centre]))[0])
                 edges = [level * (grid / centre) ** -g for g in (head["lower"], head["upper"])]
@@ -80,7 +85,9 @@ def specification_curve(found: DecayFit) -> Figure:
     """gamma of every specification, sorted, with the choices behind each below."""
     table = found.multiverse.table.dropna(subset=["gamma"])
     figure, panels = plt.subplots(2, 1, figsize=(9.5, 6.2), height_ratios=(1, 1.4), sharex=True)
-    panels[0].axhspan(*HUMAN_RANGE, color=style.PALETTE[1], alpha=0.25, lw=0, label="human range of the preprint")
+    panels[0].axhspan(
+        *HUMAN_RANGE, color=style.PALETTE[1], alpha=0.25, lw=0, label="human range of the preprint"
+    )
     panels[0].plot(np.arange(len(table)), table["gamma"], ".", ms=3, color=style.PALETTE[0])
     panels[0].axhline(found.multiverse.summary["median"], color="black", lw=0.8, ls="--", label="median")
     low, high = table["gamma"].quantile([0.01, 0.99])
@@ -99,14 +106,22 @@ def specification_curve(found: DecayFit) -> Figure:
             rows.append(f"{column}: {value}")
     panels[1].set_yticks([-i for i in range(len(rows))], rows, fontsize=6)
     panels[1].set(xlabel="specification, sorted by gamma")
-    figure.suptitle(textwrap.fill(mathtext(f"{found.curve.name}: {found.multiverse.verdict}"), 150), fontsize=8)
+    figure.suptitle(
+        textwrap.fill(mathtext(f"{found.curve.name}: {found.multiverse.verdict}"), 150), fontsize=8
+    )
     return figure
 
 
 def forest(found: DecayFit) -> Figure:
     """Exponents of this curve under every estimator, and of the human series on the same clock."""
     rows: list[tuple[str, float, float, float, Any]] = [
-        (f"{found.curve.name}: {r['form']}, {r['estimator']}", r["gamma"], r["lower"], r["upper"], style.PALETTE[0])
+        (
+            f"{found.curve.name}: {r['form']}, {r['estimator']}",
+            r["gamma"],
+            r["lower"],
+            r["upper"],
+            style.PALETTE[0],
+        )
         for _, r in found.exponents.iterrows()
     ]
     rows += [

@@ -37,7 +37,8 @@ class DecayReport(DecayFit):
 
 
 def fit_decay(curve: Curve, **options: Any) -> DecayReport:
-    """Fit a curve in every way that applies to it, as `python -m consolidation.fit` does; `options` are those of `analysis.analyse`.
+    """Fit a curve in every way that applies to it, as `python -m consolidation.fit` does; `options` are those
+    of `analysis.analyse`.
 
     Raises UserError when no form, or no power law, can be fitted.
     """
@@ -66,11 +67,14 @@ def data_hash(curve: Curve) -> str:
 
 
 def summary(found: DecayFit) -> str:
-    """The report on the terminal: data, rival forms, exponents, multiverse, units, humans, and what could not be done."""
+    """The report on the terminal: data, rival forms, exponents, multiverse, units, humans, and what could not
+    be done.
+    """
     curve = found.curve
     points = len(np.unique(curve.x))
     lines = [
-        f"[[Data]] {curve.name}: {len(curve.x)} observations at {points} x; clock {curve.clock}; window {curve.window}; normalisation {curve.normalisation}",
+        f"[[Data]] {curve.name}: {len(curve.x)} observations at {points} x; clock {curve.clock}; window "
+        f"{curve.window}; normalisation {curve.normalisation}",
         f"    {curve.source}",
         "[[Forms]] by AICc",
     ]
@@ -79,8 +83,9 @@ def summary(found: DecayFit) -> str:
         values = ", ".join(f"{k} = {v:.4g}" for k, v in fitted.parameters.items())
         note = f"  !! {row['failures']}" if row["failures"] else ""
         lines.append(
-            f"    {row['form']:<22} AICc {row['aicc']:9.2f} (+{row['delta_aicc']:.2f}, weight {row['weight']:.2f})  BIC {row['bic']:9.2f}  held out {row['held_out_rmse']:.4g}  "
-            f"last decade {row['last_decade_rmse']:.4g}  {values}{note}"
+            f"    {row['form']:<22} AICc {row['aicc']:9.2f} (+{row['delta_aicc']:.2f}, weight "
+            f"{row['weight']:.2f})  BIC {row['bic']:9.2f}  held out {row['held_out_rmse']:.4g}  last decade "
+            f"{row['last_decade_rmse']:.4g}  {values}{note}"
         )
     lines.append(f"    {found.comparison.verdict}")
     if curve.name == humans.PAPER_SERIES:
@@ -90,14 +95,16 @@ def summary(found: DecayFit) -> str:
     for _, row in found.exponents.iterrows():
         note = f"  !! {row['failures']}" if row["failures"] else ""
         lines.append(
-            f"    {row['form']:<16} {row['estimator']:<9} gamma = {_number(dict(row))}  {row['method']} over {row['unit']}s{note}"
+            f"    {row['form']:<16} {row['estimator']:<9} gamma = {_number(dict(row))}  {row['method']} "
+            f"over {row['unit']}s{note}"
         )
     lines += [f"    !! {caution}." for caution in found.cautions]
     lines += ["[[Multiverse]]", f"    {found.multiverse.verdict}"]
     if len(found.multiverse.by_clock) > 1:
         for clock, part in found.multiverse.by_clock.items():
             lines.append(
-                f"    {clock}: median {part['median']:.2f}, quartiles {part['lower_quartile']:.2f} to {part['upper_quartile']:.2f}, {part['fitted']} specifications, "
+                f"    {clock}: median {part['median']:.2f}, quartiles {part['lower_quartile']:.2f} to "
+                f"{part['upper_quartile']:.2f}, {part['fitted']} specifications, "
                 f"{part['share_in_human_range']:.0%} in the human range"
             )
     if found.change:
@@ -131,17 +138,22 @@ def with_asymptote(found: DecayFit) -> str:
 
 
 def drawn_line(curve: Curve) -> str:
-    """How far the line that the examined paper draws, .89 k^-.43, passes from the points of its own figure 4A."""
+    """How far the line that the examined paper draws, .89 k^-.43, passes from the points of its own figure
+    4A.
+    """
     line = PAPER_LINE[0] * curve.x ** -PAPER_LINE[1]
     worst = int(np.argmax(np.abs(line / curve.y - 1)))
     return (
-        f"the drawn line {PAPER_LINE[0]} k^-{PAPER_LINE[1]} misses the points of its figure by {np.sqrt(np.mean((line - curve.y) ** 2)):.3f} (root mean square over {len(curve.x)} points), "
-        f"most at k = {curve.x[worst]:g}, where it is {line[worst]:.3f} and the point {curve.y[worst]:.3f}."
+        f"the drawn line {PAPER_LINE[0]} k^-{PAPER_LINE[1]} misses the points of its figure by "
+        f"{np.sqrt(np.mean((line - curve.y) ** 2)):.3f} (root mean square over {len(curve.x)} points), most "
+        f"at k = {curve.x[worst]:g}, where it is {line[worst]:.3f} and the point {curve.y[worst]:.3f}."
     )
 
 
 def to_json(found: DecayFit) -> dict[str, Any]:
-    """Every number with interval, n, form, clock, window, normalisation, estimator, unit of resampling, seed, versions and data hash."""
+    """Every number with interval, n, form, clock, window, normalisation, estimator, unit of resampling, seed,
+    versions and data hash.
+    """
     curve = found.curve
     return {
         "schema": SCHEMA,
@@ -176,7 +188,9 @@ def to_json(found: DecayFit) -> dict[str, Any]:
             }
             for one in found.equivalences
         ],
-        "humans": [{"series": h.name, "study": h.study, "measure": h.measure, **vars(h.number)} for h in found.humans],
+        "humans": [
+            {"series": h.name, "study": h.study, "measure": h.measure, **vars(h.number)} for h in found.humans
+        ],
         "shown": [{"series": h.name, "clock": str(h.clock), **vars(h.number)} for h in found.shown],
         "by_clock": found.multiverse.by_clock,
         "change_point": None
@@ -209,7 +223,8 @@ def read_fit(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{path} cannot be read as a fit ({error}). Name the fit.json of a run of `python -m consolidation.fit`."
+            f"{path} cannot be read as a fit ({error}). Name the fit.json of a run of `python -m "
+            "consolidation.fit`."
         ) from error
     if not isinstance(found, dict) or "schema" not in found or "gamma" not in found:
         raise UserError(f"{path} is JSON but no fit: it has no `schema` and `gamma`.")
@@ -233,7 +248,11 @@ def _macro(name: str) -> str:
     """
     words = re.sub(r"[^A-Za-z0-9]", " ", name.split(",")[0]).split()
     digits = dict(
-        zip("0123456789", ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"), strict=True)
+        zip(
+            "0123456789",
+            ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"),
+            strict=True,
+        )
     )
     words = [word if word.isupper() else word.capitalize() for word in words]
     return "".join("".join(digits.get(c, c) for c in word) for word in words) or "Curve"
@@ -290,8 +309,9 @@ def bibtex(found: DecayFit) -> str:
         "@misc{attention_redundancy,\n  title = {attention-redundancy},\n  author = {{The "
         "attention-redundancy developers}},\n"
         f"  year = {{2026}},\n  note = {{version {escape.bibtex(version)}}}\n}}",
-        "@misc{cram2026,\n  title = {Learning to Forget Attention: Memory Consolidation for Adaptive Compute Reduction},\n"
-        "  author = {Shihab and Akter and Sharma},\n  year = {2026},\n  eprint = {2602.12204},\n  archivePrefix = {arXiv}\n}",
+        "@misc{cram2026,\n  title = {Learning to Forget Attention: Memory Consolidation for Adaptive "
+        "Compute Reduction},\n  author = {Shihab and Akter and Sharma},\n  year = {2026},\n  eprint = "
+        "{2602.12204},\n  archivePrefix = {arXiv}\n}",
     ]
     table = humans.list_series().set_index("series")
     for exponent in (*found.humans, *found.shown):

@@ -78,7 +78,8 @@ class FitConfig:
     count: str | None = None
     """Column of trials behind each proportion, for binomial likelihood."""
     window: tuple[float, float] | None = None
-    """First and last x that are used; default: all, and of a training run the part from the largest value on."""
+    """First and last x that are used; default: all, and of a training run the part from the largest value on.
+    """
     forms: tuple[str, ...] = tuple(FORMS)
     """Rival forms."""
     bootstrap: int = REPLICATES
@@ -109,7 +110,9 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Source:
-    """What is fitted: the curve, the same data on other clocks, the change point of its trajectory, and what a unit is."""
+    """What is fitted: the curve, the same data on other clocks, the change point of its trajectory, and what
+    a unit is.
+    """
 
     curve: Curve
     clocks: tuple[Curve, ...] = ()
@@ -126,7 +129,8 @@ def read(config: FitConfig) -> Source:
         folder, there = path.is_dir(), path.exists()
     except OSError as error:
         raise UserError(
-            f"{plain(config.source)[:100]} cannot be read ({error.strerror}). Name a folder, a table or a series."
+            f"{plain(config.source)[:100]} cannot be read ({error.strerror}). Name a folder, a table or a "
+            "series."
         ) from error
     if folder:
         _refuse(config, ("x", "y", "series", "unit", "count", "clock_unit"), "a training run names its own")
@@ -166,13 +170,15 @@ def _on_clock(curve: Curve, counts: str, factor: float | None) -> Curve:
     """The curve on another clock of the registry. Raises UserError when nobody says how the two are related."""
     if counts not in units.CLOCKS:
         raise UserError(
-            f"there is no clock {counts!r}; there are {', '.join(map(repr, units.CLOCKS))}. Change --on-clock."
+            f"there is no clock {counts!r}; there are {', '.join(map(repr, units.CLOCKS))}. Change "
+            "--on-clock."
         )
     clock = Clock(counts, units.CLOCKS[counts])
     if curve.clock.counts == counts:
         if factor is not None:
             raise UserError(
-                f"x is on the clock {counts!r} already, so its unit decides the factor. Leave --on-clock-factor out."
+                f"x is on the clock {counts!r} already, so its unit decides the factor. Leave "
+                "--on-clock-factor out."
             )
         return curve.in_unit(clock.unit)
     if factor is None:
@@ -196,7 +202,9 @@ def _within(curve: Curve, config: FitConfig) -> Curve:
 
 
 def _from_run(run: Path, config: FitConfig) -> Source:
-    """P_episodic(k) of a training run on its three clocks, and the change point of its attention at recurring queries."""
+    """P_episodic(k) of a training run on its three clocks, and the change point of its attention at recurring
+    queries.
+    """
     # first, so that a damaged seed is named before its numbers are used
     events = trajectory.summaries(run)[0]["events"]
     chosen = config.clock or EXPOSURES[2]
@@ -205,10 +213,13 @@ def _from_run(run: Path, config: FitConfig) -> Source:
         whole, curves = curves, {clock: c.falling() for clock, c in curves.items()}
         # a clock on which nothing falls keeps its points only if there are enough of them
         curves = {
-            clock: c if len(np.unique(c.x)) >= MOST_PARAMETERS + 2 else whole[clock] for clock, c in curves.items()
+            clock: c if len(np.unique(c.x)) >= MOST_PARAMETERS + 2 else whole[clock]
+            for clock, c in curves.items()
         }
         choice(
-            "window", curves[chosen].window, "from the largest mean on, because a decay is fitted; --window changes it"
+            "window",
+            curves[chosen].window,
+            "from the largest mean on, because a decay is fitted; --window changes it",
         )
     else:
         curves = {clock: _within(c, config) if clock == chosen else c for clock, c in curves.items()}
@@ -267,7 +278,8 @@ def _from_table(path: Path, config: FitConfig) -> Curve:
     for flag, column in named.items():
         if column is not None and column not in table:
             raise UserError(
-                f"{path} has no column {column!r}; it has {', '.join(map(plain, table.columns))}. Change {flag}."
+                f"{path} has no column {column!r}; it has {', '.join(map(plain, table.columns))}. Change "
+                f"{flag}."
             )
     if "series" in table:
         names = list(dict.fromkeys(table.columns["series"].tolist()))
@@ -278,18 +290,21 @@ def _from_table(path: Path, config: FitConfig) -> Curve:
             raise UserError(f"{path} has no series {config.series!r}; there are {shown}. Change --series.")
         table = table.rows(table.columns["series"] == (config.series or names[0]))
     elif config.series is not None:
-        raise UserError(f"{path} has no column 'series', so --series {config.series!r} chooses nothing. Leave it out.")
+        raise UserError(
+            f"{path} has no column 'series', so --series {config.series!r} chooses nothing. Leave it out."
+        )
     clock = _clock(table, config)
     numbers = table.numbers([c for c in (config.x, config.y, config.count) if c])
     unit = None if config.unit is None else table.columns[config.unit]
     if unit is not None and len(np.unique(unit)) < 2:
         raise UserError(
-            f"{path}: --unit {config.unit} was asked for, but all rows are of one unit, which has no spread. Leave --unit out; the interval "
-            "is then over the points."
+            f"{path}: --unit {config.unit} was asked for, but all rows are of one unit, which has no "
+            "spread. Leave --unit out; the interval is then over the points."
         )
     if unit is not None and (unit == "").any():
         raise UserError(
-            f"{path}: row {table.lines[int((unit == '').argmax())]} has no {config.unit}. Fill it, or remove the row."
+            f"{path}: row {table.lines[int((unit == '').argmax())]} has no {config.unit}. Fill it, or "
+            "remove the row."
         )
     order = np.argsort(numbers[config.x], kind="stable")
     return Curve(
@@ -323,14 +338,20 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
     close = difflib.get_close_matches(counts, units.CLOCKS, 1, 0.85)
     if counts not in units.CLOCKS and close:
         raise UserError(
-            f"{table.path}: the clock {counts!r} is not one of the registry, but nearly {close[0]!r}. Say which with --clock: under another "
-            "name the curve is compared with nothing."
+            f"{table.path}: the clock {counts!r} is not one of the registry, but nearly {close[0]!r}. Say "
+            "which with --clock: under another name the curve is compared with nothing."
         )
-    written = table.only("clock_unit", "One curve has one unit: convert the rows, or give each unit its own series.")
+    written = table.only(
+        "clock_unit", "One curve has one unit: convert the rows, or give each unit its own series."
+    )
     for unit in (written, config.clock_unit):
         if unit is not None:
             units.check(counts, unit)
-    if written is not None and config.clock_unit is not None and units.factor(counts, written, config.clock_unit) != 1:
+    if (
+        written is not None
+        and config.clock_unit is not None
+        and units.factor(counts, written, config.clock_unit) != 1
+    ):
         raise UserError(
             f"{table.path} has the unit {plain(written)!r} in its column `clock_unit`, and --clock-unit says "
             f"{config.clock_unit!r}. "

@@ -1,4 +1,5 @@
-"""The experiments of the paper and their controls: `python -m consolidation.replicate [PRESET] [--tables ...] [--seeds N]`.
+"""The experiments of the paper and their controls: `python -m consolidation.replicate [PRESET] [--tables ...]
+[--seeds N]`.
 
 | table | question | cells |
 |---|---|---|
@@ -10,8 +11,9 @@
 | mode | does it matter how q is known, and where a pattern may be stored | q predicted and oracle; key codes fixed and learned |
 | transfer | do memory and router transfer | to Copy and Associative recall with new heads: trained CRAM frozen, random frozen, from scratch at equal steps |
 
-Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a killed command goes on, and cells that several
-tables share are trained once. `cells.csv` holds one row per cell and metric: mean over seeds with its interval, and the paper's number beside it.
+Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a
+killed command goes on, and cells that several tables share are trained once. `cells.csv` holds one row per
+cell and metric: mean over seeds with its interval, and the paper's number beside it.
 """
 
 import json
@@ -45,7 +47,12 @@ PAPER: dict[tuple[str, str], dict[str, float]] = {
     ("table1", "jamba"): {"dynamics_mse": 0.461, "retrieval": 0.0, "attention": 0.125, "ratio": 1.00},
     ("table1", "seqboat"): {"dynamics_mse": 0.649, "retrieval": 0.680, "attention": 0.23, "ratio": 0.98},
     ("table1", "cram"): {"dynamics_mse": 1.211, "retrieval": 1.0, "attention": 0.016, "ratio": 0.019},
-    ("table1", "no-consolidation"): {"dynamics_mse": 1.198, "retrieval": 1.0, "attention": 0.167, "ratio": 0.95},
+    ("table1", "no-consolidation"): {
+        "dynamics_mse": 1.198,
+        "retrieval": 1.0,
+        "attention": 0.167,
+        "ratio": 0.95,
+    },
     ("table4", "cram"): {"retrieval": 1.0, "attention": 0.016},
     ("table4", "control"): {"retrieval": 1.0, "attention": 0.167},
     ("table4", "no-consolidation"): {"retrieval": 1.0, "attention": 0.167},
@@ -73,7 +80,9 @@ SEEDS, UNBOUNDED = ("learnt", "consolidated"), ("dynamics_mse", "ratio")
 
 @dataclass(frozen=True)
 class Cell:
-    """One condition: the table it stands in, its name there, the folder of its run (shared between tables), and how it is trained."""
+    """One condition: the table it stands in, its name there, the folder of its run (shared between tables),
+    and how it is trained.
+    """
 
     table: str
     name: str
@@ -99,7 +108,10 @@ def _schedule(base: TrainConfig) -> list[Cell]:
     steps, start = base.steps, base.pressure_start
     changes: dict[str, dict[str, Any]] = {"as the preset": {}}
     for name, end in (("1/3", steps // 3), ("2/3", 2 * steps // 3), ("1", steps)):
-        changes[f"temperature 1 to .1, ends at {name}"] = {"temperature": (1.0, 0.1), "temperature_steps": end}
+        changes[f"temperature 1 to .1, ends at {name}"] = {
+            "temperature": (1.0, 0.1),
+            "temperature_steps": end,
+        }
     changes["temperature constant"] = {"temperature": (1.0, 1.0), "temperature_steps": 0}
     for name, at in (("half as late", start // 2), ("half as late again", start + start // 2)):
         changes[f"pressure sets in {name}"] = {"pressure_start": at}
@@ -109,14 +121,17 @@ def _schedule(base: TrainConfig) -> list[Cell]:
 
 def _changed(table: str, name: str, base: TrainConfig, change: dict[str, Any]) -> Cell:
     config = replace(base, **change)
-    folder = "cram" if config == base else f"{table}-{name.replace(',', '').replace(' ', '-').replace('/', 'of')}"
+    folder = (
+        "cram" if config == base else f"{table}-{name.replace(',', '').replace(' ', '-').replace('/', 'of')}"
+    )
     return Cell(table, name, folder, config)
 
 
 def _recurrence(base: TrainConfig) -> list[Cell]:
     shares = (0.0, 0.25, 0.5, 0.7, 0.9, 1.0)
     return [
-        _changed("recurrence", f"{s:.0%}", base, {"benchmark": replace(base.benchmark, recurrence=s)}) for s in shares
+        _changed("recurrence", f"{s:.0%}", base, {"benchmark": replace(base.benchmark, recurrence=s)})
+        for s in shares
     ]
 
 
@@ -129,10 +144,12 @@ def _novel(base: TrainConfig) -> list[Cell]:
 
 def _mode(base: TrainConfig) -> list[Cell]:
     quality = [
-        _changed("mode", f"q {q}", base, {"cram": replace(base.cram, quality=q)}) for q in ("predicted", "oracle")
+        _changed("mode", f"q {q}", base, {"cram": replace(base.cram, quality=q)})
+        for q in ("predicted", "oracle")
     ]
     return quality + [
-        _changed("mode", f"keys {k}", base, {"cram": replace(base.cram, keys=k)}) for k in ("fixed", "learned")
+        _changed("mode", f"keys {k}", base, {"cram": replace(base.cram, keys=k)})
+        for k in ("fixed", "learned")
     ]
 
 
@@ -140,10 +157,15 @@ def _transfer(base: TrainConfig) -> list[Cell]:
     found = []
     for task in ("copy", "associative"):
         short = replace(
-            base, steps=base.steps // 4, pressure_start=base.pressure_start // 4, pressure_ramp=base.pressure_ramp // 4
+            base,
+            steps=base.steps // 4,
+            pressure_start=base.pressure_start // 4,
+            pressure_ramp=base.pressure_ramp // 4,
         )
         short = replace(
-            short, benchmark=replace(base.benchmark, variant=task), temperature_steps=base.temperature_steps // 4
+            short,
+            benchmark=replace(base.benchmark, variant=task),
+            temperature_steps=base.temperature_steps // 4,
         )
         conditions: tuple[tuple[str, dict[str, Any], str | None], ...] = (
             ("trained", {"trained": "heads"}, "cram"),
@@ -179,17 +201,26 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
     accuracy, attention = summary["accuracy"], summary["attention"]
     first = summary["attention_first"]
     values = {
-        "retrieval": accuracy["query"], "recurring": accuracy["recurring"], "novel": accuracy["novel"], "dynamics_mse": summary["dynamics_mse"],
-        "attention": attention["all"], "ratio": attention["all"] / first if first else math.nan, "at_recurring": attention["recurring"],
-        "at_novel": attention["novel"], "pairs": summary["pairs"] / summary["pairs_dense"], "learnt": float(summary["learnt"]),
+        "retrieval": accuracy["query"],
+        "recurring": accuracy["recurring"],
+        "novel": accuracy["novel"],
+        "dynamics_mse": summary["dynamics_mse"],
+        "attention": attention["all"],
+        "ratio": attention["all"] / first if first else math.nan,
+        "at_recurring": attention["recurring"],
+        "at_novel": attention["novel"],
+        "pairs": summary["pairs"] / summary["pairs_dense"],
+        "learnt": float(summary["learnt"]),
         # without attention there is nothing to consolidate
         "consolidated": float(summary["consolidated"]) if attention["all"] else math.nan,
-    }  # fmt: skip
+    }
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
 
 def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Estimate:
-    """Mean over seeds: Student's interval, cut at 0 and 1 for shares; Wilson's for a share of seeds; NaN limits for a single seed."""
+    """Mean over seeds: Student's interval, cut at 0 and 1 for shares; Wilson's for a share of seeds; NaN
+    limits for a single seed.
+    """
     n, mean = len(values), float(np.mean(values))
     if metric in SEEDS:
         limits = stats.binomtest(round(float(np.sum(values))), n).proportion_ci(LEVEL, "wilson")
@@ -231,7 +262,9 @@ def tabulate(found: dict[str, list[dict[str, Any]]], listed: list[Cell]) -> pd.D
 
 
 def show(table: pd.DataFrame) -> None:
-    """The tables on the terminal: retrieval, attention, and how many seeds succeeded; `cells.csv` has the rest."""
+    """The tables on the terminal: retrieval, attention, and how many seeds succeeded; `cells.csv` has the
+    rest.
+    """
     shown = ("retrieval", "novel", "attention", "learnt", "consolidated")
     for name, rows in table.groupby("table", sort=False):
         out = Table(
@@ -318,7 +351,9 @@ def _check_cell(seed: Path, cell: Cell) -> None:
 
 
 def execute(command: Command, out: Path) -> pd.DataFrame:
-    """Train what is missing, seed by seed so that every cell has some soon, and tabulate all that is finished after each."""
+    """Train what is missing, seed by seed so that every cell has some soon, and tabulate all that is finished
+    after each.
+    """
     listed = cells(command.config, command.tables)
     if command.seeds < 0:
         raise UserError(f"--seeds {command.seeds}: give the number of seeds, or 0 to tabulate what is there.")
@@ -335,11 +370,17 @@ def execute(command: Command, out: Path) -> pd.DataFrame:
                 write_table(out / "cells.csv", tabulate(finished(out, listed), listed))
     table = tabulate(finished(out, listed), listed)
     if table.empty:
-        raise UserError(f"{out} holds no finished run of the tables {', '.join(command.tables)}. Increase --seeds.")
+        raise UserError(
+            f"{out} holds no finished run of the tables {', '.join(command.tables)}. Increase --seeds."
+        )
     if PartialState().is_main_process:
         write_table(out / "cells.csv", table)
         sums = {"cells.csv": digest([(out / "cells.csv").read_bytes()])}
-        summary = {"config": asdict(command.config), "tables": command.tables, "cells": len(table["cell"].unique())}
+        summary = {
+            "config": asdict(command.config),
+            "tables": command.tables,
+            "cells": len(table["cell"].unique()),
+        }
         write_json(out / "summary.json", sealed({**summary, CHECKSUMS: sums}))
     return table
 
@@ -351,7 +392,8 @@ def main(args: list[str] | None = None) -> None:
         command = parse(sys.argv[1:] if args is None else args, Command, "python -m consolidation.replicate")
         if command.config.model != "cram":
             raise UserError(
-                f"--model {command.config.model}: the experiments choose the models themselves ({', '.join(VARIANTS)}). Leave it out."
+                f"--model {command.config.model}: the experiments choose the models themselves "
+                f"({', '.join(VARIANTS)}). Leave it out."
             )
         out = command.out or Path("runs") / f"replicate-{time.strftime('%Y%m%d-%H%M%S')}"
         table = execute(command, out)

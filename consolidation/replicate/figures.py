@@ -1,7 +1,8 @@
-"""Figures of training runs, drawn from run folders: attention over training, where memory lives, quality and phase plane, P_episodic(k), tables beside the paper.
+"""Figures of training runs, drawn from run folders: attention over training, where memory lives, quality and
+phase plane, P_episodic(k), tables beside the paper.
 
-A folder of runs holds one folder per model (`cram`, `control`, ...), each with `seed-*`, as `python -m consolidation.replicate` and
-`python -m consolidation.train --out DIR/MODEL` leave them.
+A folder of runs holds one folder per model (`cram`, `control`, ...), each with `seed-*`, as `python -m
+consolidation.replicate` and `python -m consolidation.train --out DIR/MODEL` leave them.
 """
 
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ def read_runs(folder: Path) -> Runs:
     found = {name: folder / name for name in VARIANTS if list((folder / name).glob("seed-*/summary.json"))}
     if "cram" not in found:
         raise UserError(
-            f"{folder} holds no finished run of cram (cram/seed-*/summary.json). Make one with `python -m consolidation.replicate`."
+            f"{folder} holds no finished run of cram (cram/seed-*/summary.json). Make one with `python -m "
+            "consolidation.replicate`."
         )
     return Runs(found)
 
@@ -64,12 +66,21 @@ def _paper(series: str) -> pd.DataFrame:
 def _band(axes: Axes, course: pd.DataFrame, colour: Any, label: str, line: str = "-") -> None:
     """Mean over seeds with the range of the seeds."""
     course = course.dropna()
-    axes.plot(course.index, course.mean(axis=1), line, color=colour, lw=1.6, label=f"{label} (n = {course.shape[1]})")
+    axes.plot(
+        course.index,
+        course.mean(axis=1),
+        line,
+        color=colour,
+        lw=1.6,
+        label=f"{label} (n = {course.shape[1]})",
+    )
     axes.fill_between(course.index, course.min(axis=1), course.max(axis=1), color=colour, alpha=0.2, lw=0)
 
 
 def attention(runs: Runs) -> Figure:
-    """Share of positions routed to attention over training, ours and the paper's, and ours by kind of position."""
+    """Share of positions routed to attention over training, ours and the paper's, and ours by kind of
+    position.
+    """
     figure, panels = plt.subplots(1, 3, figsize=(13, 4.0), width_ratios=(1.2, 1, 1))
     first = next(iter(runs.summaries["cram"]))
     for (name, folder), colour in zip(runs.folders.items(), style.PALETTE, strict=False):
@@ -81,9 +92,18 @@ def attention(runs: Runs) -> Figure:
     for name, step in first["events"].items():
         panels[0].axvline(step, color="0.8", lw=0.8)
         panels[0].text(
-            step, 1.3, name.removeprefix("routing "), rotation=90, fontsize=6, color="0.5", va="bottom", ha="right"
+            step,
+            1.3,
+            name.removeprefix("routing "),
+            rotation=90,
+            fontsize=6,
+            color="0.5",
+            va="bottom",
+            ha="right",
         )
-    panels[0].set(yscale="log", xlabel="training step", ylabel="share of positions that attend", ylim=(0.008, 9))
+    panels[0].set(
+        yscale="log", xlabel="training step", ylabel="share of positions that attend", ylim=(0.008, 9)
+    )
     panels[0].legend(frameon=False, fontsize=6.5, loc="upper right")
     _band(
         panels[1],
@@ -96,15 +116,23 @@ def attention(runs: Runs) -> Figure:
         ("fig3a_cram_attention_percent", style.PALETTE[3], "CRAM, the paper's figure 3A"),
     ):
         points = _paper(series)
-        panels[1].plot(points["x"] / PAPER_STEPS, points["y"] / 100, "o-", ms=2.5, lw=1, color=colour, label=label)
+        panels[1].plot(
+            points["x"] / PAPER_STEPS, points["y"] / 100, "o-", ms=2.5, lw=1, color=colour, label=label
+        )
     panels[1].set(yscale="log", xlabel="share of training", ylabel="share of positions that attend")
     panels[1].legend(frameon=False, fontsize=7)
     for number, (name, line) in enumerate((("cram", "-"), ("control", "--"))):
-        for kind, colour in (("recurring", style.PALETTE[0]), ("novel", style.PALETTE[3]), ("other", style.PALETTE[7])):
+        for kind, colour in (
+            ("recurring", style.PALETTE[0]),
+            ("novel", style.PALETTE[3]),
+            ("other", style.PALETTE[7]),
+        ):
             if name in runs.folders:
                 said = (
                     f"{VARIANTS[name].label}: "
-                    + {"recurring": "recurring queries", "novel": "novel queries", "other": "no queries"}[kind]
+                    + {"recurring": "recurring queries", "novel": "novel queries", "other": "no queries"}[
+                        kind
+                    ]
                 )
                 course = trajectory.course(runs.folders[name], "attention", kind).mean(axis=1)
                 panels[2].plot(course.index, course, line, color=colour, lw=1.5 - 0.4 * number, label=said)
@@ -140,10 +168,15 @@ def memory(runs: Runs) -> Figure:
     axes = panels[0][-1]
     for name, colour in zip(shown, style.PALETTE, strict=False):
         _band(
-            axes, trajectory.course(runs.folders[name], "accuracy", "novel"), colour, f"{VARIANTS[name].label}, novel"
+            axes,
+            trajectory.course(runs.folders[name], "accuracy", "novel"),
+            colour,
+            f"{VARIANTS[name].label}, novel",
         )
     axes.axhline(_chance(runs), color="0.6", lw=0.8, ls=":", label="blind guess")
-    axes.set(xlabel="training step", ylabel="right answers, novel queries", title="whole models", ylim=(0, 1.03))
+    axes.set(
+        xlabel="training step", ylabel="right answers, novel queries", title="whole models", ylim=(0, 1.03)
+    )
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=0)
     axes.legend(frameon=False, fontsize=6.5)
@@ -156,7 +189,9 @@ def _chance(runs: Runs) -> float:
 
 
 def phase_plane(runs: Runs) -> Figure:
-    """Mean quality and semantic share at queries, over training and against each other, with the fitted model of appendix C and its separatrix."""
+    """Mean quality and semantic share at queries, over training and against each other, with the fitted model
+    of appendix C and its separatrix.
+    """
     figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9))
     folder = runs.folders["cram"]
     quality = trajectory.course(folder, "quality", "recurring", 0)
@@ -182,7 +217,9 @@ def phase_plane(runs: Runs) -> Figure:
     begun = quality.index >= runs.summaries["cram"][0]["events"].get("routing pressure sets in", 0)
     at = quality.index[begun].to_numpy(float)
     model = fit_phase_planes(at, quality[begun].to_numpy(float).T, share[begun].to_numpy(float).T)
-    star, explained, fixed = (model.numbers[name] for name in ("q_star", "explained", "explained_from_observed"))
+    star, explained, fixed = (
+        model.numbers[name] for name in ("q_star", "explained", "explained_from_observed")
+    )
     for seed, (fitted, (name, q)) in enumerate(zip(model.fits, quality.items(), strict=True)):
         p, path, edge = share[name], fitted.path(at), fitted.separatrix()
 
@@ -190,7 +227,13 @@ def phase_plane(runs: Runs) -> Figure:
             return text if first else None
 
         panels[1].plot(
-            q[~begun], p[~begun], ".-", ms=2, lw=0.4, color=style.PALETTE[7], label=said("before routing pressure")
+            q[~begun],
+            p[~begun],
+            ".-",
+            ms=2,
+            lw=0.4,
+            color=style.PALETTE[7],
+            label=said("before routing pressure"),
         )
         panels[1].plot(
             q[begun],
@@ -202,10 +245,13 @@ def phase_plane(runs: Runs) -> Figure:
             label=said(f"after, {len(model.fits)} seeds"),
         )
         fit_label = (
-            f"appendix C, start fitted: R² {explained.estimate:.2f} [{explained.lower:.2f}, {explained.upper:.2f}]"
+            f"appendix C, start fitted: R² {explained.estimate:.2f} [{explained.lower:.2f}, "
+            f"{explained.upper:.2f}]"
         )
         panels[1].plot(path[0], path[1], "--", lw=0.9, color=style.PALETTE[3], label=said(fit_label))
-        panels[1].plot(*fitted.start, "o", ms=4, mfc="none", color=style.PALETTE[3], label=said("its fitted start"))
+        panels[1].plot(
+            *fitted.start, "o", ms=4, mfc="none", color=style.PALETTE[3], label=said("its fitted start")
+        )
         start_label = f"observed start: R² {fixed.estimate:.2f} [{fixed.lower:.2f}, {fixed.upper:.2f}]"
         panels[1].plot(*fitted.observed, "X", ms=5, color="black", label=said(start_label))
         edge_label = f"separatrix, q* = {star.estimate:.2f} [{star.lower:.2f}, {star.upper:.2f}]"
@@ -228,7 +274,9 @@ def phase_plane(runs: Runs) -> Figure:
 
 
 def exposure(runs: Runs) -> Figure:
-    """P_episodic(k) on the three clocks, with the points of the paper's figure 4A, whose clock is not defined."""
+    """P_episodic(k) on the three clocks, with the points of the paper's figure 4A, whose clock is not
+    defined.
+    """
     figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9), sharey=True)
     points = _paper("fig4a_p_episodic")
     for axes, clock in zip(panels, CLOCKS, strict=True):
@@ -289,15 +337,19 @@ def beside_the_paper(runs: Runs) -> Figure:
     names = [f"{VARIANTS[n].label} (n = {len(s)})" for n, s in runs.summaries.items()]
     panels[0].set_yticks([-i for i in range(len(names))], names, fontsize=7.5)
     handles = dict(zip(*reversed(panels[2].get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8
+    )
     return figure
 
 
 def _value(summary: dict[str, Any], metric: str) -> float:
     value = {
-        "retrieval": summary["accuracy"]["query"], "novel": summary["accuracy"]["novel"], "attention": summary["attention"]["all"],
+        "retrieval": summary["accuracy"]["query"],
+        "novel": summary["accuracy"]["novel"],
+        "attention": summary["attention"]["all"],
         "dynamics_mse": summary["dynamics_mse"],
-    }[metric]  # fmt: skip
+    }[metric]
     return float("nan") if value is None else float(value)
 
 

@@ -1,8 +1,9 @@
-"""Train the reference model or a rival on SRCD: `python -m consolidation.train [tiny | small | base | paper] [flags]`.
+"""Train the reference model or a rival on SRCD: `python -m consolidation.train [tiny | small | base | paper]
+[flags]`.
 
-Every seed leaves a folder: `trajectory.parquet` and `patterns.parquet` (see `consolidation/trajectory.py`), the final weights, `config.json`,
-`provenance.json` and `summary.json`. A killed run goes on when the command is repeated. On several GPUs:
-`accelerate launch -m consolidation.train base`.
+Every seed leaves a folder: `trajectory.parquet` and `patterns.parquet` (see `consolidation/trajectory.py`),
+the final weights, `config.json`, `provenance.json` and `summary.json`. A killed run goes on when the command
+is repeated. On several GPUs: `accelerate launch -m consolidation.train base`.
 """
 
 import sys
@@ -50,8 +51,9 @@ def show(summaries: list[dict[str, Any]]) -> None:
     """One line per seed."""
     first = summaries[0]
     title = (
-        f"{first['label']}, {first['parameters']:,} parameters, {first['steps']:,} steps. Right answers by kind of query, error of the dynamics, share of positions that "
-        f"attend: all, at both kinds of query, elsewhere; query-key pairs per position (causal attention: {first['pairs_dense']:.0f}); "
+        f"{first['label']}, {first['parameters']:,} parameters, {first['steps']:,} steps. Right answers by "
+        "kind of query, error of the dynamics, share of positions that attend: all, at both kinds of "
+        f"query, elsewhere; query-key pairs per position (causal attention: {first['pairs_dense']:.0f}); "
         f"optimum (eq 13) {first['optimum']:.3f}, best static routing {first['static']:.3f}"
     )
     table = Table(box=box.SIMPLE, title=title, title_justify="left", collapse_padding=True)
@@ -74,9 +76,19 @@ def show(summaries: list[dict[str, Any]]) -> None:
     for s in summaries:
         a, accuracy = s["attention"], s["accuracy"]
         table.add_row(
-            str(s["seed"]), _number(accuracy["recurring"]), _number(accuracy["novel"]), f"{s['dynamics_mse']:.4f}", f"{a['all']:.4f}", _number(a["recurring"]),
-            _number(a["novel"]), f"{a['other']:.4f}", f"{s['pairs']:.2f}", _yes(s["learnt"]), _yes(s["consolidated"]), f"{s['seconds'] / 60:.1f}",
-        )  # fmt: skip
+            str(s["seed"]),
+            _number(accuracy["recurring"]),
+            _number(accuracy["novel"]),
+            f"{s['dynamics_mse']:.4f}",
+            f"{a['all']:.4f}",
+            _number(a["recurring"]),
+            _number(a["novel"]),
+            f"{a['other']:.4f}",
+            f"{s['pairs']:.2f}",
+            _yes(s["learnt"]),
+            _yes(s["consolidated"]),
+            f"{s['seconds'] / 60:.1f}",
+        )
     console.print(table)
     learnt, consolidated = (sum(s[key] for s in summaries) for key in ("learnt", "consolidated"))
     console.print(f"{learnt} of {len(summaries)} seeds learnt retrieval, {consolidated} consolidated")

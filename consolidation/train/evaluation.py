@@ -32,12 +32,18 @@ def kinds(batch: Batch) -> dict[str, torch.Tensor]:
 def accuracies(outputs: Outputs, batch: Batch) -> list[tuple[str, float, int]]:
     """Share of right answers by kind of query, with counts; kinds without queries are left out."""
     right = (outputs.logits.argmax(-1) == batch.target).gather(1, batch.position)
-    masks = {"recurring": batch.recurring, "novel": ~batch.recurring, "query": torch.ones_like(batch.recurring)}
+    masks = {
+        "recurring": batch.recurring,
+        "novel": ~batch.recurring,
+        "query": torch.ones_like(batch.recurring),
+    }
     return [(kind, float(right[m].double().mean()), int(m.sum())) for kind, m in masks.items() if m.any()]
 
 
 def measure(outputs: Outputs, batch: Batch) -> list[tuple[int, str, str, float, int]]:
-    """Rows (layer, kind, metric, value, n) of one evaluation without noise, for every layer and for their mean (layer -1)."""
+    """Rows (layer, kind, metric, value, n) of one evaluation without noise, for every layer and for their
+    mean (layer -1).
+    """
     rows = [(-1, kind, "accuracy", value, n) for kind, value, n in accuracies(outputs, batch)]
     error = (outputs.dynamics.double() - batch.dynamics).square().mean()
     positions, length = batch.key.numel(), batch.key.shape[1]
@@ -63,7 +69,9 @@ def measure(outputs: Outputs, batch: Batch) -> list[tuple[int, str, str, float, 
 
 
 def memories(outputs: Outputs, batch: Batch, buffer: int) -> list[tuple[int, str, str, float, int]]:
-    """Rows about r_E computed everywhere: mean and quantiles of q_t, and whether the bindings that are asked for are still in the buffer."""
+    """Rows about r_E computed everywhere: mean and quantiles of q_t, and whether the bindings that are asked
+    for are still in the buffer.
+    """
     rows: list[tuple[int, str, str, float, int]] = []
     before = torch.arange(batch.key.shape[1], device=batch.key.device) < batch.position[..., None]
     for layer, trace in enumerate(outputs.traces):
@@ -100,10 +108,30 @@ def summarise(table: Any, config: TrainConfig, seed: int, size: int) -> dict[str
     optimum = config.benchmark.optimum()
     learnt = all(value >= LEARNT for value in accuracy.values() if not math.isnan(value))
     return {
-        "model": config.model, "label": variant(config.model).label, "seed": seed, "parameters": size, "steps": config.steps, "accuracy": accuracy,
-        "dynamics_mse": at("dynamics_mse", "all", -1), "attention": final, "attention_first": float(attention.iloc[0]), "attention_peak": peak,
-        "pairs": at("pairs", "all", -1), "pairs_dense": at("pairs_dense", "all", -1), "flops": at("flops", "all", -1), "flops_dense": at("flops_dense", "all", -1), "semantic": at("semantic", "all", -1),
-        "knock_outs": {f"{part}, {kind}": at(f"accuracy_without_{part}", kind, -1) for part in (*KNOCK_OUTS, "all") for kind in ("recurring", "novel")},
-        "optimum": optimum, "static": config.benchmark.queries, "learnt": learnt,
-        "consolidated": learnt and 0 < final["all"] <= CONSOLIDATED * optimum, "events": config.events(), "seconds": at("seconds", "all", -1),
-    }  # fmt: skip
+        "model": config.model,
+        "label": variant(config.model).label,
+        "seed": seed,
+        "parameters": size,
+        "steps": config.steps,
+        "accuracy": accuracy,
+        "dynamics_mse": at("dynamics_mse", "all", -1),
+        "attention": final,
+        "attention_first": float(attention.iloc[0]),
+        "attention_peak": peak,
+        "pairs": at("pairs", "all", -1),
+        "pairs_dense": at("pairs_dense", "all", -1),
+        "flops": at("flops", "all", -1),
+        "flops_dense": at("flops_dense", "all", -1),
+        "semantic": at("semantic", "all", -1),
+        "knock_outs": {
+            f"{part}, {kind}": at(f"accuracy_without_{part}", kind, -1)
+            for part in (*KNOCK_OUTS, "all")
+            for kind in ("recurring", "novel")
+        },
+        "optimum": optimum,
+        "static": config.benchmark.queries,
+        "learnt": learnt,
+        "consolidated": learnt and 0 < final["all"] <= CONSOLIDATED * optimum,
+        "events": config.events(),
+        "seconds": at("seconds", "all", -1),
+    }

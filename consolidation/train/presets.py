@@ -7,9 +7,11 @@
 | base | 1,024 | 256 x 4 | 10,000 x 32 | one GPU; not run yet |
 | paper | 2,048 | 512 x 8 | 10,000 x 32 | GPUs: every published hyperparameter; not run yet |
 
-Four fields of the first three are not the paper's. Three for what was seen in pilots on this benchmark (one seed each): routing pressure from the start ends attention
-before retrieval is learnt; a Gumbel temperature annealed to .1 freezes the router, or lets it lose novel queries; and at lambda_E = .1 the router had left only half of the
-recurring queries after 3,000 steps. The fourth, r = 32 as in the paper instead of d / 16 = 4, so that the semantic memory is not made small by the small width.
+Four fields of the first three are not the paper's. Three for what was seen in pilots on this benchmark (one
+seed each): routing pressure from the start ends attention before retrieval is learnt; a Gumbel temperature
+annealed to .1 freezes the router, or lets it lose novel queries; and at lambda_E = .1 the router had left
+only half of the recurring queries after 3,000 steps. The fourth, r = 32 as in the paper instead of d / 16 =
+4, so that the semantic memory is not made small by the small width.
 """
 
 from dataclasses import dataclass, field, replace
@@ -28,7 +30,9 @@ class TrainConfig:
     """One training run, without its seed."""
 
     model: str = "cram"
-    """cram, one of its ablations (control, no-consolidation, no-quality, fast-semantic), or transformer, mamba, jamba, seqboat."""
+    """cram, one of its ablations (control, no-consolidation, no-quality, fast-semantic), or transformer,
+    mamba, jamba, seqboat.
+    """
     benchmark: Annotated[SRCDConfig, tyro.conf.arg(name="")] = field(default_factory=SRCDConfig)
     cram: Annotated[CRAMConfig, tyro.conf.arg(name="")] = field(default_factory=CRAMConfig)
     objective: Annotated[Objective, tyro.conf.arg(name="")] = field(default_factory=Objective)
@@ -45,19 +49,24 @@ class TrainConfig:
     weight_decay: float = 0.01
     """Of AdamW, on matrices only."""
     warmup: int = 100
-    """Steps of linear warm-up. Not in the paper; the usual guard of layers that are normalised after the sum."""
+    """Steps of linear warm-up. Not in the paper; the usual guard of layers that are normalised after the sum.
+    """
     temperature: tuple[float, float] = (1.0, 0.1)
     """Of the Gumbel-softmax, first and last."""
     temperature_steps: int = 3000
     """Steps of its linear schedule; 0 keeps the last one from the start."""
     pressure_start: int = 0
-    """Step at which the routing pressure (lambda_E and lambda_S) sets in. In the paper it is on from the start."""
+    """Step at which the routing pressure (lambda_E and lambda_S) sets in. In the paper it is on from the
+    start.
+    """
     pressure_ramp: int = 0
     """Steps over which it grows linearly to its full weight."""
     evaluation: int = 64
     """Held-out sequences of every evaluation."""
     evaluations: int = 80
-    """Evaluations, evenly over training, besides those at powers of two; knock-outs are measured at the latter and at the end."""
+    """Evaluations, evenly over training, besides those at powers of two; knock-outs are measured at the
+    latter and at the end.
+    """
     precision: Literal["auto", "no", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs, float32 on CPUs. Weights stay float32."""
     compile: bool = False
@@ -71,7 +80,8 @@ class TrainConfig:
         bound = self.benchmark.binding_count + self.benchmark.distractor_count
         if self.cram.buffer < bound:
             raise UserError(
-                f"a buffer of {self.cram.buffer} entries cannot hold the {bound} bindings of a sequence. Increase --buffer, or decrease --bindings or --length."
+                f"a buffer of {self.cram.buffer} entries cannot hold the {bound} bindings of a sequence. "
+                "Increase --buffer, or decrease --bindings or --length."
             )
 
     def resolved(self) -> "TrainConfig":
@@ -82,7 +92,11 @@ class TrainConfig:
     def temperature_at(self, step: int) -> float:
         """Gumbel temperature of a step."""
         first, last = self.temperature
-        return last if self.temperature_steps == 0 else first + (last - first) * min(1.0, step / self.temperature_steps)
+        return (
+            last
+            if self.temperature_steps == 0
+            else first + (last - first) * min(1.0, step / self.temperature_steps)
+        )
 
     def objective_at(self, step: int) -> Objective:
         """Weights of eq 8 at a step; lambda_E and lambda_S grow along the ramp."""
@@ -90,7 +104,9 @@ class TrainConfig:
         share = done if step >= self.pressure_start else 0.0
         full = self.objective
         return replace(
-            full, attention_penalty=share * full.attention_penalty, semantic_reward=share * full.semantic_reward
+            full,
+            attention_penalty=share * full.attention_penalty,
+            semantic_reward=share * full.semantic_reward,
         )
 
     def events(self) -> dict[str, float]:
@@ -106,26 +122,46 @@ class TrainConfig:
 
 PRESETS = {
     "tiny": TrainConfig(
-        benchmark=SRCDConfig(length=64, patterns=20, novel_keys=20, values=8, bindings=0.0625, queries=0.0625),
+        benchmark=SRCDConfig(
+            length=64, patterns=20, novel_keys=20, values=8, bindings=0.0625, queries=0.0625
+        ),
         cram=CRAMConfig(width=32, layers=1, heads=2, buffer=32, semantic_rank=16),
         objective=Objective(attention_penalty=0.5),
-        steps=500, batch=16, learning_rate=6e-3, temperature=(1.0, 1.0), temperature_steps=0, pressure_start=150, pressure_ramp=150,
-        evaluation=128, evaluations=20,
+        steps=500,
+        batch=16,
+        learning_rate=6e-3,
+        temperature=(1.0, 1.0),
+        temperature_steps=0,
+        pressure_start=150,
+        pressure_ramp=150,
+        evaluation=128,
+        evaluations=20,
     ),
     "small": TrainConfig(
         benchmark=SRCDConfig(length=256),
         cram=CRAMConfig(width=64, layers=1, heads=2, buffer=64, semantic_rank=32),
         objective=Objective(attention_penalty=0.5),
-        steps=4000, batch=8, learning_rate=3e-3, temperature=(1.0, 1.0), temperature_steps=0, pressure_start=400, pressure_ramp=800, evaluations=50,
+        steps=4000,
+        batch=8,
+        learning_rate=3e-3,
+        temperature=(1.0, 1.0),
+        temperature_steps=0,
+        pressure_start=400,
+        pressure_ramp=800,
+        evaluations=50,
     ),
     "base": TrainConfig(
         benchmark=SRCDConfig(length=1024),
         cram=CRAMConfig(width=256, layers=4, heads=4, buffer=256, semantic_rank=32),
         objective=Objective(attention_penalty=0.5),
-        learning_rate=1e-3, temperature=(1.0, 1.0), temperature_steps=0, pressure_start=1000, pressure_ramp=2000,
+        learning_rate=1e-3,
+        temperature=(1.0, 1.0),
+        temperature_steps=0,
+        pressure_start=1000,
+        pressure_ramp=2000,
     ),
     "paper": TrainConfig(),
-}  # fmt: skip
+}
 
 
 def preset(name: str) -> TrainConfig:
@@ -138,6 +174,10 @@ def preset(name: str) -> TrainConfig:
 
 
 def parse(args: list[str], command: type[Any], prog: str) -> Any:
-    """Command-line arguments `[PRESET] [flags]` as a `command` whose field `config` starts from the preset (default: tiny)."""
+    """Command-line arguments `[PRESET] [flags]` as a `command` whose field `config` starts from the preset
+    (default: tiny).
+    """
     name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("tiny", args)
-    return tyro.cli(command, default=command(config=preset(name)), args=rest, prog=f"{prog} [{' | '.join(PRESETS)}]")
+    return tyro.cli(
+        command, default=command(config=preset(name)), args=rest, prog=f"{prog} [{' | '.join(PRESETS)}]"
+    )

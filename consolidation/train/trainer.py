@@ -1,8 +1,8 @@
 """One seed of one training run: steps, evaluations, state.
 
-The state (weights, optimiser moments, exposure counts, rows so far) is one safetensors file, replaced atomically, and every random number is a
-function of (seed, step); so a run that was killed at any moment goes on to the same trajectory, bit for bit on CPUs with the same number
-of threads (only `seconds` differs).
+The state (weights, optimiser moments, exposure counts, rows so far) is one safetensors file, replaced
+atomically, and every random number is a function of (seed, step); so a run that was killed at any moment goes
+on to the same trajectory, bit for bit on CPUs with the same number of threads (only `seconds` differs).
 """
 
 import json
@@ -33,7 +33,9 @@ STATE_SECONDS = 60
 HEADS = ("retrieve.", "predict.")
 # torch's counter knows attention on GPUs, but not by the name that it has on CPUs
 COUNTED = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, k, v
+    )
 }
 Row = tuple[int, int, str, str, float, int]
 
@@ -64,12 +66,18 @@ class Trainer:
 
     Raises
     ------
-    UserError : when the folder holds another run or a damaged state, and when a loss is not finite (the last state is kept).
+    UserError : when the folder holds another run or a damaged state, and when a loss is not finite (the last
+        state is kept).
     Interrupted : after Ctrl-C or SIGTERM, with the state saved.
     """
 
     def __init__(
-        self, config: TrainConfig, seed: int, folder: Path, settings: Settings | None = None, start: Path | None = None
+        self,
+        config: TrainConfig,
+        seed: int,
+        folder: Path,
+        settings: Settings | None = None,
+        start: Path | None = None,
     ):
         settings = settings or Settings()
         cpu = not torch.cuda.is_available()
@@ -77,14 +85,16 @@ class Trainer:
         available = [str(tracker) for tracker in get_available_trackers()]
         if settings.tracker and settings.tracker not in available:
             raise UserError(
-                f"the tracker {settings.tracker!r} is not installed or not known to accelerate; available: {', '.join(available) or 'none'}. Install it, or leave --tracker out."
+                f"the tracker {settings.tracker!r} is not installed or not known to accelerate; available: "
+                f"{', '.join(available) or 'none'}. Install it, or leave --tracker out."
             )
         self.accelerator = Accelerator(
             cpu=cpu, mixed_precision=precision, log_with=settings.tracker, project_dir=folder
         )
         if config.batch % self.accelerator.num_processes:
             raise UserError(
-                f"--batch {config.batch} cannot be shared by {self.accelerator.num_processes} processes. Make it a multiple of that number."
+                f"--batch {config.batch} cannot be shared by {self.accelerator.num_processes} processes. "
+                "Make it a multiple of that number."
             )
         weights = None if start is None else load_tensors(start / "model.safetensors")[0]
         origin = None if weights is None else digest(t.numpy().tobytes() for t in weights.values())
@@ -131,14 +141,19 @@ class Trainer:
             if p.requires_grad:
                 rate = self.config.semantic_rate if ".semantic." in name else 1.0
                 groups.setdefault((rate, self.config.weight_decay if p.dim() > 1 else 0.0), []).append(p)
-        parts = [{"params": ps, "weight_decay": decay, "relative": rate} for (rate, decay), ps in groups.items()]
+        parts = [
+            {"params": ps, "weight_decay": decay, "relative": rate} for (rate, decay), ps in groups.items()
+        ]
         return torch.optim.AdamW(parts, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then cosine to zero."""
         c = self.config
         return (
-            c.learning_rate * min(1.0, (step + 1) / max(1, c.warmup)) * 0.5 * (1 + math.cos(math.pi * step / c.steps))
+            c.learning_rate
+            * min(1.0, (step + 1) / max(1, c.warmup))
+            * 0.5
+            * (1 + math.cos(math.pi * step / c.steps))
         )
 
     def _mine(self) -> tuple[int, int]:
@@ -162,7 +177,9 @@ class Trainer:
                 self._step()
                 self.seconds += time.monotonic() - began
                 if self.step in marks:
-                    self._evaluate(knock_outs=self.step == self.config.steps or self.step & (self.step - 1) == 0)
+                    self._evaluate(
+                        knock_outs=self.step == self.config.steps or self.step & (self.step - 1) == 0
+                    )
                 advance(1, self._note())
                 # saving adds up over all processes, so all of them have to save at the same step
                 stop, due = processes.agree((stopping(), time.monotonic() - saved > STATE_SECONDS))
@@ -170,7 +187,9 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
                 if stop:
-                    raise Interrupted(f"The state of step {self.step} is saved; repeat the same command to go on.")
+                    raise Interrupted(
+                        f"The state of step {self.step} is saved; repeat the same command to go on."
+                    )
         return self._finish()
 
     def _marks(self) -> set[int]:
@@ -181,7 +200,8 @@ class Trainer:
 
     def _step(self) -> None:
         c, (first, last) = self.config, self._mine()
-        # every process draws everything and takes its rows, so the numbers do not depend on how many processes there are
+        # every process draws everything and takes its rows, so the numbers do not depend on how many
+        # processes there are
         everything = generate(c.benchmark, self.seed, self.step, c.batch, self.device)
         noise = routing_noise(
             len(self.bare.layers), everything, generator(self.device, "routing", self.seed, self.step)
@@ -202,9 +222,11 @@ class Trainer:
             if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in said:
                 raise
             raise UserError(
-                f"out of memory at --batch {c.batch} and --length {c.benchmark.length} ({said}). Try --batch {max(1, c.batch // 2)}."
+                f"out of memory at --batch {c.batch} and --length {c.benchmark.length} ({said}). Try "
+                f"--batch {max(1, c.batch // 2)}."
             ) from error
-        # no clipping: what makes a router attend again are rare, large gradients, and a clipped sum of them lets the small, steady penalty win
+        # no clipping: what makes a router attend again are rare, large gradients, and a clipped sum of them
+        # lets the small, steady penalty win
         share = torch.stack([(t.path == EPISODIC).float().mean() for t in outputs.traces]).mean()
         measured = torch.stack([*(value.detach().float() for value in terms.values()), share])
         *losses, episodic = self.accelerator.reduce(measured, "mean").tolist()
@@ -217,7 +239,8 @@ class Trainer:
                 else "no state was saved yet"
             )
             raise UserError(
-                f"the loss is not finite at step {self.step + 1}, term {bad[0]}; {kept}. Lower --learning-rate and choose another --out."
+                f"the loss is not finite at step {self.step + 1}, term {bad[0]}; {kept}. Lower "
+                "--learning-rate and choose another --out."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -239,7 +262,9 @@ class Trainer:
         recurring, novel, attention = (
             last.get(k, math.nan) for k in ("accuracy recurring", "accuracy novel", "attention all")
         )
-        return f"loss {self.loss:.3f}, recurring {recurring:.2f}, novel {novel:.2f}, attention {attention:.3f}"
+        return (
+            f"loss {self.loss:.3f}, recurring {recurring:.2f}, novel {novel:.2f}, attention {attention:.3f}"
+        )
 
     @torch.no_grad()
     def _evaluate(self, knock_outs: bool) -> None:
@@ -251,17 +276,24 @@ class Trainer:
             everywhere = self.bare(batch, dense=True)
         rows = measure(outputs, batch) + memories(everywhere, batch, c.cram.buffer)
         if knock_outs:
-            knocks: dict[str, tuple[Part, ...]] = {**{part: (part,) for part in KNOCK_OUTS}, "all": KNOCK_OUTS}
+            knocks: dict[str, tuple[Part, ...]] = {
+                **{part: (part,) for part in KNOCK_OUTS},
+                "all": KNOCK_OUTS,
+            }
             for name, parts in knocks.items():
                 knocked = accuracies(self.bare(batch, without=frozenset(parts)), batch)
                 rows += [(-1, kind, f"accuracy_without_{name}", value, n) for kind, value, n in knocked]
-            rows += [(-1, "all", metric, value, batch.key.numel()) for metric, value in self._flops(batch).items()]
+            rows += [
+                (-1, "all", metric, value, batch.key.numel()) for metric, value in self._flops(batch).items()
+            ]
         for metric, values in self.recent.items():
             rows.append((-1, "all", metric, float(np.mean(values)), len(values)))
         schedules = {
-            "temperature": c.temperature_at(self.step), "penalty": c.objective_at(self.step).attention_penalty,
-            "learning_rate": self._learning_rate(self.step), "seconds": self.seconds,
-        }  # fmt: skip
+            "temperature": c.temperature_at(self.step),
+            "penalty": c.objective_at(self.step).attention_penalty,
+            "learning_rate": self._learning_rate(self.step),
+            "seconds": self.seconds,
+        }
         rows += [(-1, "all", metric, value, 1) for metric, value in schedules.items()]
         self.recent = {}
         self.rows += [(self.step, *row) for row in rows]
@@ -270,7 +302,9 @@ class Trainer:
         )
 
     def _flops(self, batch: Batch) -> dict[str, float]:
-        """Forward operations per position by torch's counter (matrix products and attention), with skipping and with attention computed everywhere."""
+        """Forward operations per position by torch's counter (matrix products and attention), with skipping
+        and with attention computed everywhere.
+        """
         found = {}
         for metric, dense in (("flops", False), ("flops_dense", True)):
             with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
@@ -326,9 +360,13 @@ class Trainer:
             log = json.loads(bytes(tensors["log"].numpy()).decode())
             self.rows, self.recent = [tuple(row) for row in log["rows"]], log["recent"]
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged: its step or its rows cannot be read ({error}). {remove}") from error
+            raise UserError(
+                f"{path} is damaged: its step or its rows cannot be read ({error}). {remove}"
+            ) from error
         last = max((row[0] for row in self.rows), default=0)
-        if not last <= self.step <= self.config.steps or not (math.isfinite(self.seconds) and self.seconds >= 0):
+        if not last <= self.step <= self.config.steps or not (
+            math.isfinite(self.seconds) and self.seconds >= 0
+        ):
             raise UserError(
                 f"{path} says that {self.step} steps in {self.seconds} s are done, with rows up to step "
                 f"{last}; the run has {self.config.steps} steps. {remove}"
@@ -340,10 +378,14 @@ class Trainer:
                 f"{path} has {wrong[0]} in the shape {tuple(tensors[wrong[0]].shape)}, asked "
                 f"{tuple(shapes[wrong[0]])}. {remove}"
             )
-        self.bare.load_state_dict({k.removeprefix("model:"): t for k, t in tensors.items() if k.startswith("model:")})
+        self.bare.load_state_dict(
+            {k.removeprefix("model:"): t for k, t in tensors.items() if k.startswith("model:")}
+        )
         for name, p in self.bare.named_parameters():
             moments = {
-                k.split(":")[1]: t for k, t in tensors.items() if k.startswith("optimizer:") and k.endswith(f":{name}")
+                k.split(":")[1]: t
+                for k, t in tensors.items()
+                if k.startswith("optimizer:") and k.endswith(f":{name}")
             }
             if moments:
                 # AdamW keeps its step counter in float32 beside the parameter
@@ -355,9 +397,13 @@ class Trainer:
 
     def _provenance(self) -> dict[str, Any]:
         return provenance(
-            seed=self.seed, device=str(self.device), threads=torch.get_num_threads(), processes=self.accelerator.num_processes,
-            precision=self.accelerator.mixed_precision, parameters=parameters(self.bare),
-        )  # fmt: skip
+            seed=self.seed,
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            processes=self.accelerator.num_processes,
+            precision=self.accelerator.mixed_precision,
+            parameters=parameters(self.bare),
+        )
 
     def _finish(self) -> dict[str, Any]:
         """Write both tables, the weights, and the summary."""

@@ -11,7 +11,8 @@
 | value | the number |
 | n | positions, queries or pairs behind it |
 
-`patterns.parquet`, P_episodic of eq 14, one row per layer, clock, pattern and bin of k (log-spaced, at most 8 per decade):
+`patterns.parquet`, P_episodic of eq 14, one row per layer, clock, pattern and bin of k (log-spaced, at most 8
+per decade):
 
 | column | meaning |
 |---|---|
@@ -43,8 +44,16 @@ SCHEMA = "consolidation-trajectory"
 VERSION = 2
 # what a summary has to say, and which of it are numbers
 NUMBERS = (
-    "dynamics_mse", "attention_first", "pairs", "pairs_dense", "optimum", "static", "parameters", "steps", "seconds",
-)  # fmt: skip
+    "dynamics_mse",
+    "attention_first",
+    "pairs",
+    "pairs_dense",
+    "optimum",
+    "static",
+    "parameters",
+    "steps",
+    "seconds",
+)
 SUMMARY = (
     "model",
     "label",
@@ -58,12 +67,26 @@ SUMMARY = (
     *NUMBERS,
 )
 TABLES = {
-    "trajectory": {"step": "int64", "layer": "int16", "kind": "string", "metric": "string", "value": "float64", "n": "int64"},
-    "patterns": {
-        "layer": "int16", "clock": "string", "pattern": "int16", "k_first": "int64", "k_last": "int64", "k": "float64",
-        "queries": "int64", "routed": "int64", "probability": "float64",
+    "trajectory": {
+        "step": "int64",
+        "layer": "int16",
+        "kind": "string",
+        "metric": "string",
+        "value": "float64",
+        "n": "int64",
     },
-}  # fmt: skip
+    "patterns": {
+        "layer": "int16",
+        "clock": "string",
+        "pattern": "int16",
+        "k_first": "int64",
+        "k_last": "int64",
+        "k": "float64",
+        "queries": "int64",
+        "routed": "int64",
+        "probability": "float64",
+    },
+}
 METRICS = {
     "attention": "share of positions routed to attention (the paper's measure), held-out sequences, no noise",
     "semantic": "share of positions routed to the semantic memory",
@@ -75,10 +98,19 @@ METRICS = {
     "quality_q10, quality_q50, quality_q90": "quantiles of q_t",
     "quality_predicted": "mean of the q_t that the router sees",
     "held": "queries whose binding is in the episodic buffer",
-    "accuracy_without_<part>": "answers that are right with a part knocked out in every layer; `all`: attention, semantic, working and feed_forward",
-    "flops, flops_dense": "forward operations per position by torch's counter, with skipping, and with attention computed everywhere",
+    "accuracy_without_<part>": (
+        "answers that are right with a part knocked out in every layer; `all`: attention, semantic, "
+        "working and feed_forward"
+    ),
+    "flops, flops_dense": (
+        "forward operations per position by torch's counter, with skipping, and with attention computed "
+        "everywhere"
+    ),
     "loss_<term>": "terms of the objective (eq 8), mean over the training steps since the last evaluation",
-    "attention_in_training": "share of positions that took the episodic path in training, noise included, since the last evaluation",
+    "attention_in_training": (
+        "share of positions that took the episodic path in training, noise included, since the last "
+        "evaluation"
+    ),
     "temperature, penalty, learning_rate": "the schedules at this step",
     "seconds": "wall-clock time of training so far, evaluations left out",
 }
@@ -102,17 +134,22 @@ class PatternTable:
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
 
     def add(self, everything: Batch, outputs: Outputs, first: int, last: int) -> None:
-        """Count the recurring queries of one training step, and then the step's exposures; `outputs` are those of the rows from first to last."""
+        """Count the recurring queries of one training step, and then the step's exposures; `outputs` are
+        those of the rows from first to last.
+        """
         batch = everything.rows(first, last)
         k = self.exposures.before(everything)[:, first:last][:, batch.recurring]
         pattern = batch.pattern[batch.recurring]
         place = torch.bucketize(k, self.first, right=True) - 1
         for layer, trace in enumerate(outputs.traces):
-            probability = trace.probability.gather(1, batch.position[..., None].expand(-1, -1, 3))[batch.recurring]
+            probability = trace.probability.gather(1, batch.position[..., None].expand(-1, -1, 3))[
+                batch.recurring
+            ]
             chosen = (probability.argmax(-1) == EPISODIC).double()
             for clock in range(len(CLOCKS)):
                 entry = torch.stack(
-                    [torch.ones_like(chosen), k[clock].double(), chosen, probability[..., EPISODIC].double()], -1
+                    [torch.ones_like(chosen), k[clock].double(), chosen, probability[..., EPISODIC].double()],
+                    -1,
                 )
                 self.sums[layer, clock].index_put_((pattern, place[clock]), entry, accumulate=True)
         self.exposures.add(everything)
@@ -126,10 +163,17 @@ class PatternTable:
         last = np.append(first[1:] - 1, np.iinfo(np.int64).max)
         return pd.DataFrame(
             {
-                "layer": layer, "clock": np.array(CLOCKS)[clock], "pattern": pattern, "k_first": first[place], "k_last": last[place], "k": k / count,
-                "queries": count, "routed": routed, "probability": probability / count,
+                "layer": layer,
+                "clock": np.array(CLOCKS)[clock],
+                "pattern": pattern,
+                "k_first": first[place],
+                "k_last": last[place],
+                "k": k / count,
+                "queries": count,
+                "routed": routed,
+                "probability": probability / count,
             }
-        )  # fmt: skip
+        )
 
 
 def config_digest(config: Any) -> str:
@@ -155,9 +199,13 @@ def write(path: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
     columns = TABLES[path.stem]
     arrow = pa.table({name: pa.array(table[name]).cast(kind) for name, kind in columns.items()})
     about = {
-        "schema": SCHEMA, "version": str(VERSION), "table": path.stem, "facts": json.dumps(facts, default=str),
-        "config_digest": config_digest(facts.get("config")), "checksum": _checksum(arrow.to_pandas(), columns),
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "version": str(VERSION),
+        "table": path.stem,
+        "facts": json.dumps(facts, default=str),
+        "config_digest": config_digest(facts.get("config")),
+        "checksum": _checksum(arrow.to_pandas(), columns),
+    }
     with replacing(path) as partial:
         pq.write_table(arrow.replace_schema_metadata(about), partial, compression="zstd", compression_level=9)
 
@@ -169,7 +217,9 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     table of it, is of a newer version, or lacks columns. Version 1 had no checksum.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist. Name the folder of a run that `python -m consolidation.train` made.")
+        raise UserError(
+            f"{path} does not exist. Name the folder of a run that `python -m consolidation.train` made."
+        )
     repair = "Restore it, or run the training again."
     try:
         arrow = pq.read_table(path)
@@ -179,20 +229,27 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise UserError(f"{path} is damaged or is not a Parquet file ({plain(error)}). {repair}") from error
     if about.get("schema") != SCHEMA or about.get("table") not in TABLES:
         raise UserError(
-            f"{path} is a Parquet file but no trajectory: its schema is {about.get('schema', 'not named')!r}, asked was {SCHEMA!r}."
+            f"{path} is a Parquet file but no trajectory: its schema is "
+            f"{about.get('schema', 'not named')!r}, asked was {SCHEMA!r}."
         )
     if path.stem in TABLES and about["table"] != path.stem:
         raise UserError(f"{path} holds the table {about['table']!r} and not {path.stem!r}. {repair}")
     try:
         version, facts = int(about["version"]), json.loads(about["facts"])
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged: its metadata cannot be read ({plain(error)}). {repair}") from error
+        raise UserError(
+            f"{path} is damaged: its metadata cannot be read ({plain(error)}). {repair}"
+        ) from error
     if version > VERSION:
-        raise UserError(f"{path} has version {version} of the schema; this code reads up to {VERSION}. Update it.")
+        raise UserError(
+            f"{path} has version {version} of the schema; this code reads up to {VERSION}. Update it."
+        )
     columns = TABLES[about["table"]]
     missing = [c for c in columns if c not in table.columns]
     if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(arrow.column_names)}.")
+        raise UserError(
+            f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(arrow.column_names)}."
+        )
     if not isinstance(facts, dict):
         raise UserError(f"{path} is damaged: its metadata name no run. {repair}")
     if version > 1:
@@ -209,7 +266,11 @@ def differences(there: Any, asked: Any, name: str = "") -> list[str]:
     """What two configurations disagree about, by dotted name."""
     if isinstance(there, dict) and isinstance(asked, dict):
         keys = dict.fromkeys((*asked, *there))
-        return [d for k in keys for d in differences(there.get(k), asked.get(k), f"{name}.{k}" if name else str(k))]
+        return [
+            d
+            for k in keys
+            for d in differences(there.get(k), asked.get(k), f"{name}.{k}" if name else str(k))
+        ]
     return [] if there == asked else [f"{name}: there {there!r}, asked {asked!r}"]
 
 
@@ -217,7 +278,9 @@ def seeds(run: Path) -> list[Path]:
     """The finished seeds of a run folder. Raises UserError when there is none."""
     found = sorted(p.parent for p in run.glob("seed-*/summary.json"))
     if not found:
-        raise UserError(f"{run} holds no finished seed (seed-*/summary.json). Finish the run, or name another folder.")
+        raise UserError(
+            f"{run} holds no finished seed (seed-*/summary.json). Finish the run, or name another folder."
+        )
     return found
 
 
@@ -288,7 +351,8 @@ def load(run: Path, table: str) -> pd.DataFrame:
     to its seed.
     """
     return pd.concat(
-        [_belonging(folder, table).assign(seed=read_config(folder)["seed"]) for folder in seeds(run)], ignore_index=True
+        [_belonging(folder, table).assign(seed=read_config(folder)["seed"]) for folder in seeds(run)],
+        ignore_index=True,
     )
 
 
@@ -299,7 +363,9 @@ def _belonging(folder: Path, name: str) -> pd.DataFrame:
     path, config = folder / f"{name}.parquet", read_config(folder)
     table, facts = read(path)
     wrong = [d for d in differences(facts.get("config"), config) if d] or (
-        [] if facts.get("seed") == config["seed"] else [f"seed: there {facts.get('seed')!r}, asked {config['seed']!r}"]
+        []
+        if facts.get("seed") == config["seed"]
+        else [f"seed: there {facts.get('seed')!r}, asked {config['seed']!r}"]
     )
     if not wrong and name == "trajectory":
         positions = config["evaluation"] * config["benchmark"]["length"]
@@ -316,7 +382,8 @@ def _belonging(folder: Path, name: str) -> pd.DataFrame:
             wrong = [f"patterns: there {patterns + 1}, asked at most {config['benchmark']['patterns']}"]
     if wrong:
         raise UserError(
-            f"{path} is not of the run that it lies in ({'; '.join(wrong[:6])}). Restore it, or train that seed again."
+            f"{path} is not of the run that it lies in ({'; '.join(wrong[:6])}). Restore it, or train that "
+            "seed again."
         )
     return table
 

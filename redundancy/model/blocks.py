@@ -66,7 +66,9 @@ class Call:
                 return value[:1].expand_as(value)
             return value
 
-        return _states(self.module(*map(swap, self.args), **{name: swap(value) for name, value in self.kwargs.items()}))
+        return _states(
+            self.module(*map(swap, self.args), **{name: swap(value) for name, value in self.kwargs.items()})
+        )
 
 
 def _states(value: Any) -> Tensor | None:
@@ -125,7 +127,9 @@ class _Softmaxes(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function in SOFTMAXES:
-            self.found += [module for module in self.inside if not any(module is other for other in self.found)]
+            self.found += [
+                module for module in self.inside if not any(module is other for other in self.found)
+            ]
         return function(*args, **(kwargs or {}))
 
 
@@ -152,7 +156,9 @@ def find_mixing(blocks: Sequence[nn.Module], forward: Callable[[], object], epsi
         if name not in mixes[number] and _mixes(call, epsilon):
             mixes[number].append(name)
     with_softmax = {children[id(m)] for m in softmaxes.found}
-    return [Mixing(tuple(m), tuple(name for name in m if (n, name) in with_softmax)) for n, m in enumerate(mixes)]
+    return [
+        Mixing(tuple(m), tuple(name for name in m if (n, name) in with_softmax)) for n, m in enumerate(mixes)
+    ]
 
 
 def _mixes(call: Call, epsilon: float) -> bool:
@@ -242,7 +248,12 @@ def find_stream(block: nn.Module, call: Call, attention: str, projection: str) -
 
     path, norms, current = projection, list[nn.Module](), attn_out
     for step in kept:
-        if step.module is twin or step.entered is None or step.left is None or step.left.shape != current.shape:
+        if (
+            step.module is twin
+            or step.entered is None
+            or step.left is None
+            or step.left.shape != current.shape
+        ):
             continue
         # dropout is the identity here
         if torch.equal(step.entered, current) and not torch.equal(step.left, current):
@@ -251,13 +262,15 @@ def find_stream(block: nn.Module, call: Call, attention: str, projection: str) -
     current = current.double()
     if not bool(torch.isfinite(added).all()) or not bool(added.any()):
         raise NotLocated(
-            "nothing finite is added to the residual stream without the MLP, so it does not come from attention"
+            "nothing finite is added to the residual stream without the MLP, so it does not come from "
+            "attention"
         )
     scale = float((added * current).sum() / current.square().sum().clamp_min(1e-300))
     error = float((added - scale * current).norm() / added.norm())
     if not error < TOLERANCE:
         raise NotLocated(
-            f"resid_post - resid_pre without the MLP differs by {error:.1e} (relative) from what attention gives"
+            f"resid_post - resid_pre without the MLP differs by {error:.1e} (relative) from what attention "
+            "gives"
         )
     # a scale of 1 up to rounding is 1: plain models keep their numbers to the last bit
     scale = 1.0 if abs(scale - 1) < TOLERANCE else scale

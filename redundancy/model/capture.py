@@ -4,7 +4,8 @@
                   |        |                               |          |
                feature  feature                          target    z W_O + b_O
 
-The forward pass ends at the output projection of the last layer asked for, and keeps the model's own attention kernel.
+The forward pass ends at the output projection of the last layer asked for, and keeps the model's own
+attention kernel.
 """
 
 import contextlib
@@ -40,8 +41,10 @@ class Capture:
     Parameters
     ----------
     layers : which blocks to visit.
-    feature : `resid_pre` (what enters the block), `ln1` (what enters its attention), or `embedding` (what enters block 0).
-    visit : called as visit(layer, x, z) with x (batch, position, d_model) and z (batch, position, n_heads * d_head).
+    feature : `resid_pre` (what enters the block), `ln1` (what enters its attention), or `embedding` (what
+        enters block 0).
+    visit : called as visit(layer, x, z) with x (batch, position, d_model) and z (batch, position, n_heads *
+        d_head).
     """
 
     def __init__(self, decoder: Decoder, layers: Iterable[int], feature: Feature, visit: Visit):
@@ -54,9 +57,13 @@ class Capture:
             self._hooks.append(self.decoder.layers[0].register_forward_pre_hook(self._keep, with_kwargs=True))
         for number in self.layers:
             if self.feature != "embedding":
-                source = self.decoder.attention(number) if self.feature == "ln1" else self.decoder.layers[number]
+                source = (
+                    self.decoder.attention(number) if self.feature == "ln1" else self.decoder.layers[number]
+                )
                 self._hooks.append(source.register_forward_pre_hook(self._keep, with_kwargs=True))
-            self._hooks.append(self.decoder.projection(number).register_forward_pre_hook(self._target(number)))
+            self._hooks.append(
+                self.decoder.projection(number).register_forward_pre_hook(self._target(number))
+            )
         return self
 
     def __exit__(
@@ -115,7 +122,11 @@ def activations(decoder: Decoder, ids: Tensor, layer: int) -> dict[str, Tensor]:
 
         return keep
 
-    places = {"resid_pre": decoder.layers[layer], "ln1": decoder.attention(layer), "z": decoder.projection(layer)}
+    places = {
+        "resid_pre": decoder.layers[layer],
+        "ln1": decoder.attention(layer),
+        "z": decoder.projection(layer),
+    }
     hooks = [m.register_forward_pre_hook(keep_as(name), with_kwargs=True) for name, m in places.items()]
     hooks.append(decoder.projection(layer).register_forward_hook(returned("projected")))
     hooks.append(decoder.attention(layer).register_forward_hook(returned("attn_out")))
@@ -153,7 +164,10 @@ def check_identity(decoder: Decoder, ids: Tensor) -> float:
         weight, bias = (t.double() for t in decoder.output_map(layer))
         z = found["z"].double()
         heads = z.unflatten(-1, (decoder.n_heads, decoder.d_head))
-        rebuilt = torch.einsum("bthk,hkd->btd", heads, weight.unflatten(0, (decoder.n_heads, decoder.d_head))) + bias
+        rebuilt = (
+            torch.einsum("bthk,hkd->btd", heads, weight.unflatten(0, (decoder.n_heads, decoder.d_head)))
+            + bias
+        )
         size = rebuilt.norm()
 
         def differs(other: Tensor, truth: Tensor = rebuilt, size: Tensor = size) -> float:
@@ -167,7 +181,9 @@ def check_identity(decoder: Decoder, ids: Tensor) -> float:
         # sum
         residual = found["resid_pre"].double()
         added = float(residual.norm() / size) * torch.finfo(decoder.dtype).eps
-        returned, with_residual = (float((truth - p).norm() / size) for p in (projected, projected + residual))
+        returned, with_residual = (
+            float((truth - p).norm() / size) for p in (projected, projected + residual)
+        )
         for error, tolerance, what in (
             (exact, IDENTITY, "the projection's own output"),
             (seen, rounding, "what the projection returned"),

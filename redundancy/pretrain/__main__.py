@@ -1,9 +1,10 @@
 """Train a small GPT-2 on any text: `python -m redundancy.pretrain CORPUS --out DIR`.
 
 The run folder holds the tokenizer and final weights in the hub's layout (`model/`), log-spaced checkpoints
-(`checkpoints/step-*/`), `trajectory.csv` with the losses, and `card.md`. `--ship DIR` copies what the
-project embeds, in half precision. A killed run, repeated with the same command, goes on where it stopped: data order and learning rate
-are pure functions of (seed, step), and the state holds weights and optimiser moments, so the result is the same.
+(`checkpoints/step-*/`), `trajectory.csv` with the losses, and `card.md`. `--ship DIR` copies what the project
+embeds, in half precision. A killed run, repeated with the same command, goes on where it stopped: data order
+and learning rate are pure functions of (seed, step), and the state holds weights and optimiser moments, so
+the result is the same.
 """
 
 import math
@@ -31,7 +32,10 @@ def write_card(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
     """The model card: what it is, what it was trained on, and its losses beside the baselines."""
     c, last = trainer.config, trainer.rows[-1]
     per_byte = facts["tokens_per_byte"] / math.log(2)
-    rows = [("this model", last["validation_loss"]), *((f"Kneser-Ney {k}", v) for k, v in facts["baselines"].items())]
+    rows = [
+        ("this model", last["validation_loss"]),
+        *((f"Kneser-Ney {k}", v) for k, v in facts["baselines"].items()),
+    ]
     table = "\n".join(f"| {name} | {nats:.4f} | {nats * per_byte:.4f} |" for name, nats in rows)
     checkpoints = "\n".join(
         f"| {r['step']:.0f} | {r['tokens']:.0f} | {r['validation_loss']:.4f} |" for r in trainer.rows
@@ -84,7 +88,8 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
         shared = {d.id for d in corpus.documents} & {d.id for d in held}
         if shared:
             raise UserError(
-                f"{len(shared)} validation documents are also in the training text. Give --validation other documents."
+                f"{len(shared)} validation documents are also in the training text. Give --validation other "
+                "documents."
             )
     with processes().main_process_first():
         tokenizer, tokens = tokenise(config, corpus, out)
@@ -104,7 +109,9 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
     }
     about = provenance(**facts)
     run.json("provenance.json", about)
-    console.print(f"{facts['parameters']:,} parameters, {len(tokens):,} training tokens, {trainer.steps} steps")
+    console.print(
+        f"{facts['parameters']:,} parameters, {len(tokens):,} training tokens, {trainer.steps} steps"
+    )
     trainer.train()
     if trainer.accelerator.is_main_process:
         trainer.bare.save_pretrained(out / "model")
@@ -128,8 +135,13 @@ def ship(out: Path, folder: Path, steps: tuple[int, ...]) -> None:
     available = {int(p.name.split("-")[1]): p for p in (out / "checkpoints").iterdir()}
     missing = sorted(set(steps) - set(available))
     if missing:
-        raise UserError(f"no checkpoints for steps {missing}; there are {sorted(available)}. Change --ship-steps.")
-    for source, name in [(out / "model", "model"), *((available[s], f"checkpoints/step-{s:06d}") for s in steps)]:
+        raise UserError(
+            f"no checkpoints for steps {missing}; there are {sorted(available)}. Change --ship-steps."
+        )
+    for source, name in [
+        (out / "model", "model"),
+        *((available[s], f"checkpoints/step-{s:06d}") for s in steps),
+    ]:
         GPT2LMHeadModel.from_pretrained(source).half().save_pretrained(folder / name)
         (folder / name / "generation_config.json").unlink(missing_ok=True)
     GPT2TokenizerFast.from_pretrained(out / "model").save_pretrained(folder / "model")

@@ -16,7 +16,8 @@ class PretrainConfig(TextOptions):
     """What is trained, on what, for how long."""
 
     corpus: Annotated[str, tyro.conf.Positional]
-    """A .txt, .parquet or .jsonl file, a folder of them, or a hub dataset id (streamed up to --characters)."""
+    """A .txt, .parquet or .jsonl file, a folder of them, or a hub dataset id (streamed up to --characters).
+    """
     validation: str | None = None
     """Text for the validation loss, read like the corpus. None: 12 % of the corpus' documents, by hash."""
     validation_tokens: int = 131_072
@@ -30,7 +31,8 @@ class PretrainConfig(TextOptions):
     width: int = 128
     """d_model."""
     vocabulary: int = 2048
-    """Byte-level BPE tokens, the end-of-text token included. Small, so that the weights go into the blocks."""
+    """Byte-level BPE tokens, the end-of-text token included. Small, so that the weights go into the blocks.
+    """
     context: int = 256
     """Tokens per training window."""
     batch: int = 16
@@ -38,7 +40,9 @@ class PretrainConfig(TextOptions):
     steps: int | None = None
     """Optimiser steps. None: one pass over the text."""
     learning_rate: float = 6e-3
-    """Peak, for Muon (scaled to AdamW's update size) and AdamW alike; 2 % linear warm-up, then cosine to zero."""
+    """Peak, for Muon (scaled to AdamW's update size) and AdamW alike; 2 % linear warm-up, then cosine to
+    zero.
+    """
     weight_decay: float = 0.1
     """On matrices only."""
     seed: int = 0
@@ -46,12 +50,21 @@ class PretrainConfig(TextOptions):
     compile: bool = False
     """Compile the loss with torch.compile: a fifth faster on two CPU cores; needs a C++ compiler there."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """auto: bf16 autocast on GPUs and CPUs with native bf16 arithmetic, else float32. Weights stay float32."""
+    """auto: bf16 autocast on GPUs and CPUs with native bf16 arithmetic, else float32. Weights stay float32.
+    """
 
 
 def check(config: PretrainConfig) -> None:
     """Raise UserError for numbers that no training can have, before anything is read."""
-    least = {"layers": 1, "heads": 1, "width": 1, "context": 1, "batch": 1, "vocabulary": 257, "characters": 1}
+    least = {
+        "layers": 1,
+        "heads": 1,
+        "width": 1,
+        "context": 1,
+        "batch": 1,
+        "vocabulary": 257,
+        "characters": 1,
+    }
     least |= {"validation_tokens": 1} | ({} if config.steps is None else {"steps": 1})
     for name, bound in least.items():
         value = getattr(config, name)

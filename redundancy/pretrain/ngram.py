@@ -25,9 +25,9 @@ def _find(keys: Codes, values: Codes, wanted: Codes) -> Codes:
 class NGram:
     """Interpolated Kneser-Ney with one discount per order.
 
-    P_k(w | c) = max(a(cw) - D_k, 0) / a(c.) + D_k N1+(c.) / a(c.) P_(k-1)(w | c'), P_0 = 1 / vocabulary, where a is the
-    raw count at the highest order and the number of distinct left neighbours below it, and D_k = n1 / (n1 + 2 n2)
-    (Ney, Essen & Kneser 1994; Chen & Goodman 1999, section 2.7).
+    P_k(w | c) = max(a(cw) - D_k, 0) / a(c.) + D_k N1+(c.) / a(c.) P_(k-1)(w | c'), P_0 = 1 / vocabulary,
+    where a is the raw count at the highest order and the number of distinct left neighbours below it, and D_k
+    = n1 / (n1 + 2 n2) (Ney, Essen & Kneser 1994; Chen & Goodman 1999, section 2.7).
 
     Parameters
     ----------
@@ -57,10 +57,14 @@ class NGram:
                 grams, counts = np.unique(grams % vocabulary ** (level - 1), return_counts=True)
 
     def log_probabilities(self, tokens: Codes) -> npt.NDArray[np.float64]:
-        """Log probability of tokens[1:], each given the (up to order - 1) tokens before it in `tokens`: (len(tokens) - 1,)."""
+        """Log probability of tokens[1:], each given the (up to order - 1) tokens before it in `tokens`:
+        (len(tokens) - 1,).
+        """
         probability = np.full(len(tokens) - 1, 1 / self.vocabulary)
         for level, (grams, counts, contexts, totals, followers, discount) in enumerate(self.levels, start=1):
-            first = max(level, 2)  # number of tokens up to the first target that has level - 1 tokens before it
+            first = max(
+                level, 2
+            )  # number of tokens up to the first target that has level - 1 tokens before it
             codes = _grams(tokens[first - level :], level, self.vocabulary)
             count = _find(grams, counts, codes)
             total = _find(contexts, totals, codes // self.vocabulary)

@@ -46,7 +46,9 @@ def encode(texts: list[str], tokenizer: Any) -> npt.NDArray[np.int64]:
     """All texts as one array of token ids, each closed by the end-of-text token: (n,)."""
     pieces = []
     for text in texts:
-        pieces.append(np.array([*tokenizer(text, verbose=False)["input_ids"], tokenizer.eos_token_id], dtype=np.int64))
+        pieces.append(
+            np.array([*tokenizer(text, verbose=False)["input_ids"], tokenizer.eos_token_id], dtype=np.int64)
+        )
     return np.concatenate(pieces)
 
 
@@ -59,7 +61,8 @@ def spread_windows(tokens: npt.NDArray[np.int64], context: int, budget: int) -> 
     """Windows of context + 1 tokens at even distances over `tokens`: (about budget / context, context + 1)."""
     if len(tokens) < context + 1:
         raise UserError(
-            f"the validation text has {len(tokens)} tokens, a window needs {context + 1}. Give more text or a smaller --context."
+            f"the validation text has {len(tokens)} tokens, a window needs {context + 1}. Give more text or "
+            "a smaller --context."
         )
     count = max(1, min(budget, len(tokens) - 1) // context)
     starts = np.linspace(0, len(tokens) - context - 1, count).astype(np.int64)
@@ -67,7 +70,9 @@ def spread_windows(tokens: npt.NDArray[np.int64], context: int, budget: int) -> 
 
 
 def baselines(train: npt.NDArray[np.int64], validation: torch.Tensor, vocabulary: int) -> dict[str, float]:
-    """Nats per token of Kneser-Ney models of order 1, 3 and 5 of the same windows, trained on the same tokens."""
+    """Nats per token of Kneser-Ney models of order 1, 3 and 5 of the same windows, trained on the same
+    tokens.
+    """
     losses = {}
     for order in (1, 3, 5):
         model = NGram(train.astype(np.int64), order, vocabulary)

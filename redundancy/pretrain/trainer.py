@@ -1,4 +1,6 @@
-"""The training loop: order of the data and learning rate are pure functions of (seed, step), so a resumed run ends the same."""
+"""The training loop: order of the data and learning rate are pure functions of (seed, step), so a resumed run
+ends the same.
+"""
 
 import json
 import math
@@ -30,7 +32,9 @@ STATE_SECONDS = 120
 
 
 def processes() -> PartialState:
-    """The processes of this training (torchrun, accelerate launch): accelerate joins CPU processes only when told to."""
+    """The processes of this training (torchrun, accelerate launch): accelerate joins CPU processes only when
+    told to.
+    """
     return PartialState(cpu=not torch.cuda.is_available())
 
 
@@ -70,9 +74,20 @@ class Trainer:
     """The training loop with its state: step, weights, AdamW moments, losses so far."""
 
     def __init__(
-        self, config: PretrainConfig, run: Run, tokens: npt.NDArray[np.int64], validation: torch.Tensor, tokenizer: Any
+        self,
+        config: PretrainConfig,
+        run: Run,
+        tokens: npt.NDArray[np.int64],
+        validation: torch.Tensor,
+        tokenizer: Any,
     ):
-        self.config, self.run, self.tokens, self.validation, self.tokenizer = config, run, tokens, validation, tokenizer
+        self.config, self.run, self.tokens, self.validation, self.tokenizer = (
+            config,
+            run,
+            tokens,
+            validation,
+            tokenizer,
+        )
         precision = config.precision if config.precision != "auto" else ("bf16" if native_bf16() else "no")
         choice("precision", precision, "matrix products; weights, optimiser and losses stay float32")
         self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
@@ -80,28 +95,46 @@ class Trainer:
         self.steps = self.windows // config.batch if config.steps is None else config.steps
         if self.steps < 1:
             raise UserError(
-                f"the corpus has {len(tokens)} tokens, one step needs {config.batch * config.context}. Give more text or a smaller --batch."
+                f"the corpus has {len(tokens)} tokens, one step needs {config.batch * config.context}. Give "
+                "more text or a smaller --batch."
             )
         torch.manual_seed(config.seed)
         end = tokenizer.eos_token_id
         model = GPT2LMHeadModel(
             GPT2Config(
-                vocab_size=config.vocabulary, n_positions=config.context, n_embd=config.width, n_layer=config.layers, n_head=config.heads,
-                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end, loss_type="ForCausalLM",
+                vocab_size=config.vocabulary,
+                n_positions=config.context,
+                n_embd=config.width,
+                n_layer=config.layers,
+                n_head=config.heads,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                bos_token_id=end,
+                eos_token_id=end,
+                loss_type="ForCausalLM",
             )
-        )  # fmt: skip
-        # Muon for the matrices inside the blocks, AdamW for embeddings and vectors: on this text the validation loss after
-        # 1 M tokens is 4.73-4.75 nats with Muon and 5.01 with AdamW alone, at the same batch and schedule
+        )
+        # Muon for the matrices inside the blocks, AdamW for embeddings and vectors: on this text the
+        # validation loss after 1 M tokens is 4.73-4.75 nats with Muon and 5.01 with AdamW alone, at the same
+        # batch and schedule
         inside = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
         embeddings = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." not in name]
         vectors = [p for p in model.parameters() if p.dim() < 2]
-        rest = [{"params": embeddings, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        rest = [
+            {"params": embeddings, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         muon = torch.optim.Muon(inside, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         adamw = torch.optim.AdamW(rest, betas=(0.9, 0.95), fused=True)
         self.model, *self.optimizers = self.accelerator.prepare(model, muon, adamw)
         self.loss = torch.compile(self._loss) if config.compile else self._loss
         self.bare: GPT2LMHeadModel = self.accelerator.unwrap_model(self.model)
-        self.step, self.rows, self.recent = 0, list[dict[str, float]](), torch.zeros(0)  # losses of the last 50 steps
+        self.step, self.rows, self.recent = (
+            0,
+            list[dict[str, float]](),
+            torch.zeros(0),
+        )  # losses of the last 50 steps
         if (run.folder / "state.safetensors").exists():
             self._restore()
 
@@ -115,7 +148,10 @@ class Trainer:
         """The optimisers' tensors by name and parameter."""
         named = list(self.bare.named_parameters())
         states = [
-            (name, optimizer.state[p]) for optimizer in self.optimizers for name, p in named if p in optimizer.state
+            (name, optimizer.state[p])
+            for optimizer in self.optimizers
+            for name, p in named
+            if p in optimizer.state
         ]
         return {f"{key}:{name}": tensor for name, state in states for key, tensor in state.items()}
 
@@ -151,13 +187,15 @@ class Trainer:
         self.rows = table.query("step <= @self.step").to_dict("records")  # type: ignore[assignment]
         if metadata.get("rows", _rows_digest(self.rows)) != _rows_digest(self.rows):
             raise UserError(
-                f"{self.run.folder / 'trajectory.csv'} is not the table that belongs to the state of step {self.step}: it was changed. "
-                "Restore it from a copy, or choose another --out."
+                f"{self.run.folder / 'trajectory.csv'} is not the table that belongs to the state of step "
+                f"{self.step}: it was changed. Restore it from a copy, or choose another --out."
             )
         with torch.no_grad():
             for name, p in self.bare.named_parameters():
                 p.copy_(tensors[f"weight:{name}"])
-                optimizer = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
+                optimizer = next(
+                    o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"])
+                )
                 state = {
                     k.split(":")[0]: t
                     for k, t in tensors.items()
@@ -173,7 +211,9 @@ class Trainer:
         c, per_epoch = self.config, self.windows // self.config.batch
         order = window_order(self.windows, step // per_epoch, c.seed)
         first = (step % per_epoch) * c.batch
-        mine = order[first : first + c.batch][self.accelerator.process_index :: self.accelerator.num_processes]
+        mine = order[first : first + c.batch][
+            self.accelerator.process_index :: self.accelerator.num_processes
+        ]
         return torch.from_numpy(
             np.stack([self.tokens[i * c.context : (i + 1) * c.context + 1].astype(np.int64) for i in mine])
         )
@@ -184,7 +224,9 @@ class Trainer:
             return
         loss = validation_loss(self.bare, self.validation, self.config.batch)
         tokens = self.step * self.config.batch * self.config.context
-        self.rows.append({"step": self.step, "tokens": tokens, "train_loss": train_loss, "validation_loss": loss})
+        self.rows.append(
+            {"step": self.step, "tokens": tokens, "train_loss": train_loss, "validation_loss": loss}
+        )
         folder = self.run.folder / "checkpoints" / f"step-{self.step:06d}"
         save_tensors(folder / "model.safetensors", dict(self.bare.named_parameters()), {"format": "pt"})
         self.bare.config.save_pretrained(folder)
@@ -214,7 +256,8 @@ class Trainer:
                 self.recent = torch.cat([self.recent[-49:], over_all.cpu().reshape(1)])
                 if not bool(torch.isfinite(self.recent[-1])):
                     raise UserError(
-                        f"the loss is not finite at step {self.step}. Lower --learning-rate; the last checkpoint is kept."
+                        f"the loss is not finite at step {self.step}. Lower --learning-rate; the last "
+                        "checkpoint is kept."
                     )
                 speed = c.batch * c.context / (time.monotonic() - began)
                 advance(1, f"loss {float(self.recent[-1]):.3f}, {speed:,.0f} tokens/s")
@@ -224,7 +267,9 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
                 if stopping():
-                    raise Interrupted(f"The state of step {self.step} is saved; repeat the same command to go on.")
+                    raise Interrupted(
+                        f"The state of step {self.step} is saved; repeat the same command to go on."
+                    )
 
 
 def _rows_digest(rows: list[dict[str, float]]) -> str:

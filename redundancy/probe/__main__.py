@@ -1,6 +1,8 @@
-"""Measure how much of attention's output a linear map of the hidden state predicts: `python -m redundancy.probe [MODEL]`.
+"""Measure how much of attention's output a linear map of the hidden state predicts: `python -m
+redundancy.probe [MODEL]`.
 
-`execute` is the experiment, step by step. The definitions of the scores are in `scores`, of the controls in `controls`.
+`execute` is the experiment, step by step. The definitions of the scores are in `scores`, of the controls in
+`controls`.
 """
 
 import shutil
@@ -30,13 +32,16 @@ PARTS = (0.25, 0.5)
 
 @dataclass(frozen=True)
 class ProbeConfig(Request):
-    """Everything that changes a number of a probe run. `None` means chosen automatically, and the choice is printed."""
+    """Everything that changes a number of a probe run. `None` means chosen automatically, and the choice is
+    printed.
+    """
 
     feature: Feature = "resid_pre"
     """What predicts: the residual stream before the block, after its first norm (ln1), or the embedding."""
     learning_curve: bool = False
-    """Fit the probe, and that of one random network, to a quarter and to half of the training text too, and say whether more text
-    would change them."""
+    """Fit the probe, and that of one random network, to a quarter and to half of the training text too, and
+    say whether more text would change them.
+    """
 
 
 def execute(config: ProbeConfig, settings: Settings) -> Tables:
@@ -76,15 +81,20 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
     return replace(tables, folder=run.folder)
 
 
-def measure_parts(decoder: Decoder, task: Task, state: Path) -> Iterator[tuple[int, dict[str, dict[int, LayerScores]]]]:
-    """The probe of the model and of one random network, fitted to PARTS of the training windows: training tokens, scores."""
+def measure_parts(
+    decoder: Decoder, task: Task, state: Path
+) -> Iterator[tuple[int, dict[str, dict[int, LayerScores]]]]:
+    """The probe of the model and of one random network, fitted to PARTS of the training windows: training
+    tokens, scores.
+    """
     windows = task.windows["train"]
     for part in PARTS:
         fewer = windows.slice(0, max(1, round(part * len(windows.lengths))))
         if fewer.tokens < decoder.d_model + 1:
             raise UserError(
-                f"--learning-curve fits to {part:g} of the training text, which is {fewer.tokens} tokens and fewer than the "
-                f"{decoder.d_model + 1} that a probe needs. Increase --tokens, or leave --learning-curve out."
+                f"--learning-curve fits to {part:g} of the training text, which is {fewer.tokens} tokens and "
+                f"fewer than the {decoder.d_model + 1} that a probe needs. Increase --tokens, or leave "
+                "--learning-curve out."
             )
         small = replace(task, windows=task.windows | {"train": fewer})
         label = f"{fewer.tokens} tokens"
@@ -115,7 +125,9 @@ def main(args: list[str] | None = None) -> None:
     command = tyro.cli(Command, args=args, prog="python -m redundancy.probe")
 
     def body() -> None:
-        from redundancy.probe.figures import draw  # plotting libraries are slow to import; errors above should be fast
+        from redundancy.probe.figures import (
+            draw,
+        )  # plotting libraries are slow to import; errors above should be fast
 
         with processes.together():
             tables = execute(command.config, command.settings)

@@ -36,18 +36,29 @@ def by_layer(tables: Tables) -> Figure:
         strict=True,
     ):
         chosen = tables.layers[tables.layers["metric"] == metric]
-        style.band(axes, chosen[chosen["feature"] == feature], f"probe ({feature})", (style.PALETTE[0], "o", "-"), 2.0)
+        style.band(
+            axes,
+            chosen[chosen["feature"] == feature],
+            f"probe ({feature})",
+            (style.PALETTE[0], "o", "-"),
+            2.0,
+        )
         for name, title in CONTROL_NAMES.items():
             style.band(axes, chosen[chosen["feature"] == name], title, LOOK[name])
         if metric == "R" and "paper" in tables.summary:
-            axes.axhline(tables.summary["paper"]["R"], ls="-.", color="0.3", lw=1, label="paper, mean over layers")
+            axes.axhline(
+                tables.summary["paper"]["R"], ls="-.", color="0.3", lw=1, label="paper, mean over layers"
+            )
         axes.axhline(0, color="0.6", lw=0.6)
-        axes.set(xlabel="layer", ylabel=label, ylim=(min(-0.1, max(-0.5, chosen["estimate"].min() - 0.05)), 1.02))
+        axes.set(
+            xlabel="layer", ylabel=label, ylim=(min(-0.1, max(-0.5, chosen["estimate"].min() - 0.05)), 1.02)
+        )
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(
-        f"{tables.summary['model']}: attention output predicted from {feature}\nbands are 95 % intervals over {tables.summary['metrics']['R']['n']} {tables.summary['unit']}s "
-        f"(random weights: and {tables.summary['random_seeds']} seeds)",
+        f"{tables.summary['model']}: attention output predicted from {feature}\nbands are 95 % intervals "
+        f"over {tables.summary['metrics']['R']['n']} {tables.summary['unit']}s (random weights: and "
+        f"{tables.summary['random_seeds']} seeds)",
         fontsize=9,
     )
     return figure
@@ -81,7 +92,8 @@ def by_head(tables: Tables) -> Figure:
         axes.set(title=title, xlabel="head", ylabel="layer" if axes is panels[0] else "")
     half = (chosen["upper"] - chosen["lower"])[chosen["feature"] == feature] / 2
     figure.suptitle(
-        f"{tables.summary['model']}: R per head; median half-width of the probe's 95 % intervals {half.median():.3f}",
+        f"{tables.summary['model']}: R per head; median half-width of the probe's 95 % intervals "
+        f"{half.median():.3f}",
         fontsize=9,
     )
     return figure
@@ -93,7 +105,10 @@ def distribution(tables: Tables) -> Figure:
     probe = tables.summary["feature"]
     for name, title in ((probe, "probe"), ("training_mean", "training mean"), (RANDOM, "random weights")):
         rows = tables.distribution[tables.distribution["feature"] == name]
-        part, below = rows[(rows["left"] >= -1) & (rows["right"] <= 1)], rows[rows["left"] < -1]["estimate"].sum()
+        part, below = (
+            rows[(rows["left"] >= -1) & (rows["right"] <= 1)],
+            rows[rows["left"] < -1]["estimate"].sum(),
+        )
         colour, _, line = LOOK.get(name, (style.PALETTE[0], "o", "-"))
         centre = (part["left"] + part["right"]) / 2
         label = f"{title} ({below:.1%} below −1)"
@@ -110,9 +125,15 @@ def distribution(tables: Tables) -> Figure:
     return figure
 
 
-FIGURES = {"redundancy_by_layer": by_layer, "redundancy_by_head": by_head, "redundancy_distribution": distribution}
+FIGURES = {
+    "redundancy_by_layer": by_layer,
+    "redundancy_by_head": by_head,
+    "redundancy_distribution": distribution,
+}
 
 
 def draw(folder: Path, destination: Path) -> list[Path]:
-    """Draw every figure of the probe run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not one."""
+    """Draw every figure of the probe run in `folder` as PNG and PDF into `destination`. Raises UserError if
+    it is not one.
+    """
     return style.draw(Tables.read(folder), FIGURES, destination)

@@ -1,4 +1,6 @@
-"""From sums to tables: every score with its interval, its controls beside it, and the verdict in one sentence."""
+"""From sums to tables: every score with its interval, its controls beside it, and the verdict in one
+sentence.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,10 +32,15 @@ from redundancy.regression.scores import EDGES, METRICS, LayerScores
 
 # controls that reach what a mean reaches by construction: in the tables, not on the terminal
 AS_THE_MEAN = ("shuffled", "aligned_shuffled")
-# Table 6 of arXiv:2602.12204, by (layers, d_model) of GPT-2: R overall. Section 2 gives the head groups, model not said.
+# Table 6 of arXiv:2602.12204, by (layers, d_model) of GPT-2: R overall. Section 2 gives the head groups,
+# model not said.
 PAPER_R = {(12, 768): 0.84, (24, 1024): 0.92}
 PAPER_VOCABULARY = 50257
-PAPER_HEADS = {"share_heads_R_above_0.8": 0.34, "share_heads_R_0.5_to_0.8": 0.41, "share_heads_R_below_0.5": 0.25}
+PAPER_HEADS = {
+    "share_heads_R_above_0.8": 0.34,
+    "share_heads_R_0.5_to_0.8": 0.41,
+    "share_heads_R_below_0.5": 0.25,
+}
 FRAMES = ("layers", "heads", "controls", "histogram", "distribution", "learning")
 LEARNING = ("tokens", "model", "metric", "against", "estimate", "lower", "upper", "n")
 # centred R2 may still change by this much with twice the training tokens where "converged" is said
@@ -47,13 +54,17 @@ class Tables:
 
     Attributes
     ----------
-    layers : layer, feature, metric, estimate, lower, upper, n; `feature` is the probe's feature or the name of a control.
+    layers : layer, feature, metric, estimate, lower, upper, n; `feature` is the probe's feature or the name
+        of a control.
     heads : the same with head.
-    controls : per layer and control its scores, and `difference` (probe minus control, paired over documents) with its interval.
-    histogram : layer, feature, left, right, share of tokens with R_t in [left, right) as estimate, lower, upper, n.
+    controls : per layer and control its scores, and `difference` (probe minus control, paired over documents)
+        with its interval.
+    histogram : layer, feature, left, right, share of tokens with R_t in [left, right) as estimate, lower,
+        upper, n.
     distribution : the same shares as means over layers.
-    learning : tokens, model (trained or random), metric, against, estimate, lower, upper, n: scores of the probe fitted to a part of the
-        training text, and (`against` all) the same minus those with all of it; empty unless asked for.
+    learning : tokens, model (trained or random), metric, against, estimate, lower, upper, n: scores of the
+        probe fitted to a part of the training text, and (`against` all) the same minus those with all of it;
+        empty unless asked for.
     summary : the means over layers, head groups, text, penalties, and the verdict.
     folder : where all of it is stored.
     """
@@ -129,7 +140,12 @@ def tabulate(
             if start:
                 starts.setdefault(name, []).append(start)
             for metric in METRICS:
-                keys = {"layer": number, "head": np.arange(decoder.n_heads), "feature": name, "metric": metric}
+                keys = {
+                    "layer": number,
+                    "head": np.arange(decoder.n_heads),
+                    "feature": name,
+                    "metric": metric,
+                }
                 heads.add(head[metric], keys)
             head_scores.setdefault(name, []).append(head["R"])
             shares.setdefault(name, []).append(
@@ -159,14 +175,18 @@ def tabulate(
 def tabulate_learning(
     by_tokens: Sequence[tuple[int, dict[str, dict[int, LayerScores]]]], feature: str, bootstrap: Studentised
 ) -> pd.DataFrame:
-    """Scores of probes fitted to growing parts of the training text, means over layers: see `Tables.learning`.
+    """Scores of probes fitted to growing parts of the training text, means over layers: see
+    `Tables.learning`.
 
-    `by_tokens` holds (training tokens, model name -> layer -> scores) in growing order; the last one had all of them.
+    `by_tokens` holds (training tokens, model name -> layer -> scores) in growing order; the last one had all
+    of them.
     """
     rows = []
     found = [
         {
-            model: mean_over_layers([all_metrics([s], feature, bootstrap.weights)[0] for s in scores.values()])
+            model: mean_over_layers(
+                [all_metrics([s], feature, bootstrap.weights)[0] for s in scores.values()]
+            )
             for model, scores in models.items()
         }
         for _, models in by_tokens
@@ -177,17 +197,26 @@ def tabulate_learning(
                 own, last = metrics[model][metric], found[-1][model][metric]
                 for against, sampled in (("", own), ("all", own - last)):
                     number = vars(sampled.estimate(bootstrap))
-                    rows.append({"tokens": tokens, "model": model, "metric": metric, "against": against, **number})
+                    rows.append(
+                        {"tokens": tokens, "model": model, "metric": metric, "against": against, **number}
+                    )
     return pd.DataFrame(rows, columns=list(LEARNING))
 
 
 def converged(learning: pd.DataFrame) -> dict[str, Any]:
-    """Per model: by how much centred R2 changed with the last doubling of the tokens, and whether less than CONVERGED."""
+    """Per model: by how much centred R2 changed with the last doubling of the tokens, and whether less than
+    CONVERGED.
+    """
     found = {}
     part = learning[(learning["metric"] == "R2") & (learning["against"] == "all")]
     for model, rows in part.groupby("model"):
         row = rows.sort_values("tokens").iloc[-2]
-        gain = {"estimate": -row["estimate"], "lower": -row["upper"], "upper": -row["lower"], "n": int(row["n"])}
+        gain = {
+            "estimate": -row["estimate"],
+            "lower": -row["upper"],
+            "upper": -row["lower"],
+            "n": int(row["n"]),
+        }
         within = max(abs(gain["lower"]), abs(gain["upper"])) < CONVERGED
         found[str(model)] = {"from_tokens": int(row["tokens"]), "R2_gain": gain, "converged": bool(within)}
     return found
@@ -216,7 +245,8 @@ HEAD_GROUPS: dict[str, Callable[[Array], npt.NDArray[np.bool_]]] = {
 
 
 def _head_groups(by_layer: Sequence[Sampled], bootstrap: Studentised) -> dict[str, Estimate]:
-    """Shares of all heads in the paper's three groups; of several seeds, of the mean R of each head over the seeds.
+    """Shares of all heads in the paper's three groups; of several seeds, of the mean R of each head over the
+    seeds.
 
     A share of heads jumps when one crosses a threshold, so its interval is that of percentiles.
     """
@@ -259,7 +289,9 @@ def _summarise(
         "position_0": "kept" if task.start_position == 0 else "excluded",
         "metrics": numbers(means[feature]),
         "controls": {name: numbers(means[name]) for name in names},
-        "differences": {name: numbers({m: means[feature][m] - v for m, v in means[name].items()}) for name in names},
+        "differences": {
+            name: numbers({m: means[feature][m] - v for m, v in means[name].items()}) for name in names
+        },
         "head_groups": {name: {share: vars(e) for share, e in g.items()} for name, g in groups.items()},
         "penalties": {str(n): p for n, p in penalties.items()},
     }
@@ -297,15 +329,21 @@ def _verdict(summary: dict[str, Any]) -> str:
 
     metrics, controls = summary["metrics"], summary["controls"]
     text = (
-        f"{part_of(summary)}R = {show(metrics, 'R')}; the previous token alone reaches {show(controls['previous_token'], 'R')}, the training mean {show(controls['training_mean'], 'R')}, the mean per "
-        f"position {show(controls['position_mean'], 'R')}, the token id {show(controls['token_mean'], 'R')}, the same architecture "
-        f"with random weights {show(controls[RANDOM], 'R')}. Centred R2 = {show(metrics, 'R2')}, with the position "
-        f"{show(controls['with_position'], 'R2')}, with random weights {show(controls[RANDOM], 'R2')} "
-        f"(95 % intervals over {metrics['R']['n']} held-out {summary['unit']}s; of random weights over {summary['random_seeds']} seeds too)."
+        f"{part_of(summary)}R = {show(metrics, 'R')}; the previous token alone reaches "
+        f"{show(controls['previous_token'], 'R')}, the training mean {show(controls['training_mean'], 'R')}, "
+        f"the mean per position {show(controls['position_mean'], 'R')}, the token id "
+        f"{show(controls['token_mean'], 'R')}, the same architecture with random weights "
+        f"{show(controls[RANDOM], 'R')}. Centred R2 = {show(metrics, 'R2')}, with the position "
+        f"{show(controls['with_position'], 'R2')}, with random weights {show(controls[RANDOM], 'R2')} (95 % "
+        f"intervals over {metrics['R']['n']} held-out {summary['unit']}s; of random weights over "
+        f"{summary['random_seeds']} seeds too)."
     )
     if "paper" in summary:
         gap = Estimate(**summary["paper"]["gap"])
-        text += f" The paper gives R = {summary['paper']['R']:.2f} for this model: the difference is {gap.estimate:+.2f} [{gap.lower:+.2f}, {gap.upper:+.2f}]."
+        text += (
+            f" The paper gives R = {summary['paper']['R']:.2f} for this model: the difference is "
+            f"{gap.estimate:+.2f} [{gap.lower:+.2f}, {gap.upper:+.2f}]."
+        )
     return text
 
 
@@ -326,7 +364,9 @@ def print_tables(tables: Tables) -> None:
         chosen = tables.layers[tables.layers["metric"] == metric]
         wide = chosen.pivot(index="layer", columns="feature", values=["estimate", "lower", "upper"])
         for layer, row in wide.iterrows():
-            cells = [f"{row['estimate', feature]:.3f} [{row['lower', feature]:.3f}, {row['upper', feature]:.3f}]"]
+            cells = [
+                f"{row['estimate', feature]:.3f} [{row['lower', feature]:.3f}, {row['upper', feature]:.3f}]"
+            ]
             table.add_row(str(layer), *cells, *(f"{row['estimate', name]:.3f}" for name in controls))
         every = [summary["metrics"], *(summary["controls"][name] for name in controls)]
         cells = [_cell(m[metric]) for m in every]
@@ -352,7 +392,8 @@ def print_tables(tables: Tables) -> None:
         gain = Estimate(**found["R2_gain"])
         state = "converged" if found["converged"] else "still rising with more training text"
         console.print(
-            f"[dim]{model} weights:[/dim] {state}: centred R2 {gain.estimate:+.4f} \\[{gain.lower:+.4f}, {gain.upper:+.4f}] "
-            f"from {found['from_tokens']:,} training tokens to {summary['tokens']['train']:,}"
+            f"[dim]{model} weights:[/dim] {state}: centred R2 {gain.estimate:+.4f} \\[{gain.lower:+.4f}, "
+            f"{gain.upper:+.4f}] from {found['from_tokens']:,} training tokens to "
+            f"{summary['tokens']['train']:,}"
         )
     console.print(summary["verdict"])

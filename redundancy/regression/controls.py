@@ -11,7 +11,8 @@ previous_token    ridge on the hidden state of the token before
 both_tokens       ridge on the hidden states of the token and of the token before together, if asked for
 shuffled          ridge on the hidden state, fitted to targets of other tokens: what chance reaches, which is what the training
                   mean reaches
-aligned_shuffled  the same with the target at the same position of another window: chance that keeps what position tells
+aligned_shuffled  the same with the target at the same position of another window: chance that keeps what
+position tells
 random_weights    the probe on the same architecture with random weights (further models, see `probe`)
 """
 
@@ -39,7 +40,9 @@ RANDOM = "random_weights"
 
 @dataclass(frozen=True)
 class Rows:
-    """Kept tokens of a batch: features of the token and of the token before (rows, d), position and token slot (rows,)."""
+    """Kept tokens of a batch: features of the token and of the token before (rows, d), position and token
+    slot (rows,).
+    """
 
     x: Tensor
     previous: Tensor
@@ -52,7 +55,9 @@ class Rows:
         """Select the kept tokens of x (batch, position, d)."""
         positions = torch.arange(x.shape[1], device=x.device).expand_as(batch.ids)
         before = torch.roll(x, 1, dims=1)[batch.keep]
-        return Rows(x[batch.keep], before, batch.previous[batch.keep], positions[batch.keep], batch.slot[batch.keep])
+        return Rows(
+            x[batch.keep], before, batch.previous[batch.keep], positions[batch.keep], batch.slot[batch.keep]
+        )
 
 
 Predictor = Callable[[Rows], Tensor]
@@ -100,7 +105,8 @@ def affine(solution: tuple[Tensor, Tensor], pilot: dict[str, Tensor]) -> Affine:
 
 
 def shrunk_means(sums: Tensor, counts: Tensor, total_square: Tensor, mean: Tensor) -> Tensor:
-    """Group means shrunk by n_g / (n_g + within / between) towards `mean` (one-way random effects, method of moments).
+    """Group means shrunk by n_g / (n_g + within / between) towards `mean` (one-way random effects, method of
+    moments).
 
     Parameters
     ----------
@@ -114,7 +120,9 @@ def shrunk_means(sums: Tensor, counts: Tensor, total_square: Tensor, mean: Tenso
     means = sums / counts.clamp_min(1).unsqueeze(-1)
     deviation = torch.where((counts > 0).unsqueeze(-1), means - mean, torch.zeros_like(means))
     between_square = (counts * deviation.square().sum(-1)).sum()
-    within = (total_square - n * mean.square().sum() - between_square).clamp_min(0) / (n - groups).clamp_min(1)
+    within = (total_square - n * mean.square().sum() - between_square).clamp_min(0) / (n - groups).clamp_min(
+        1
+    )
     size = (n - counts.square().sum() / n) / max(groups - 1, 1)
     between = ((between_square / max(groups - 1, 1) - within) / size).clamp_min(0)
     ratio = within / between if float(between) > 0 else torch.full_like(within, torch.inf)
@@ -125,8 +133,9 @@ def shrunk_means(sums: Tensor, counts: Tensor, total_square: Tensor, mean: Tenso
 def fit_with_position(sums: LayerMoments, gram: Tensor, ridge: float | None) -> tuple[PositionAffine, float]:
     """Ridge on the hidden state with an intercept at every position; returns the map and its penalty.
 
-    The weights come from what varies within positions, exactly as if every position had an unpenalised indicator
-    (Frisch & Waugh 1933); the intercepts are then shrunk towards their mean like the means per position are.
+    The weights come from what varies within positions, exactly as if every position had an unpenalised
+    indicator (Frisch & Waugh 1933); the intercepts are then shrunk towards their mean like the means per
+    position are.
     """
     path = RidgePath(sums.moments("train", "within"))
     alpha = path.best(sums.moments("validation", "within"), gram) if ridge is None else ridge

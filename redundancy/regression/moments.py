@@ -1,7 +1,8 @@
 """Pass 1: first and second moments of features and targets, so that no activation is ever stored.
 
-Everything a ridge regression needs is in sums over tokens, so memory depends on the widths of the model and not on the
-amount of text. Per layer, with x the feature and z the target of a kept token (position 0 is left out by default):
+Everything a ridge regression needs is in sums over tokens, so memory depends on the widths of the model and
+not on the amount of text. Per layer, with x the feature and z the target of a kept token (position 0 is left
+out by default):
 
     current    n, sum x, sum z, sum x x', sum x z'            the probe
     previous   the same with x of the token before            control: what the neighbour alone tells
@@ -11,8 +12,8 @@ amount of text. Per layer, with x the feature and z the target of a kept token (
     within     sum x, sum z by position in the window         hidden state and position together
     tables     sum z by position, by token id                 controls: what needs no hidden state
 
-Products are formed in float32 (float64 models: float64) per batch, on features shifted and scaled by a pilot batch so
-that large constants do not eat the digits, and added up in float64.
+Products are formed in float32 (float64 models: float64) per batch, on features shifted and scaled by a pilot
+batch so that large constants do not eat the digits, and added up in float64.
 """
 
 import itertools
@@ -48,7 +49,9 @@ class Moments:
 
 
 def gram(x: Tensor, blocks: int = 4) -> Tensor:
-    """x' x (d, d) of x (rows, d), computing only the column blocks on and above the diagonal: 5/8 of the work for 4 blocks."""
+    """x' x (d, d) of x (rows, d), computing only the column blocks on and above the diagonal: 5/8 of the work
+    for 4 blocks.
+    """
     if x.shape[1] < 64 * blocks:
         return x.T @ x
     out = x.new_zeros(x.shape[1], x.shape[1])
@@ -94,7 +97,11 @@ class LayerMoments:
             }
             wide |= {"shuffled_z": (k,), "shuffled_xz": (d, k), "aligned_z": (k,), "aligned_xz": (d, k)}
         if self.places:
-            wide |= {"x_by_position": (positions, d), "z_by_position": (positions, k), "per_position": (positions,)}
+            wide |= {
+                "x_by_position": (positions, d),
+                "z_by_position": (positions, k),
+                "per_position": (positions,),
+            }
             # summed squared norm of the shifted targets
             wide["square"] = ()
         if self.both:
@@ -119,13 +126,17 @@ class LayerMoments:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
         self.sums = {k: state[k].to(self.device) for k in self.sums}
-        self.pilot = {k.removeprefix("pilot/"): v.to(self.device) for k, v in state.items() if k.startswith("pilot/")}
+        self.pilot = {
+            k.removeprefix("pilot/"): v.to(self.device) for k, v in state.items() if k.startswith("pilot/")
+        }
         self._carry = state["carry"].to(self.device) if "carry" in state else None
 
     def _set_pilot(self, x: Tensor, z: Tensor, keep: Tensor) -> None:
         rows, targets = x[keep].double(), z[keep].double()
         scale = rows.std(0, correction=0)
-        scale = torch.where(scale > 1e-12 * rows.abs().amax(0).clamp_min(1e-30), scale, torch.ones_like(scale))
+        scale = torch.where(
+            scale > 1e-12 * rows.abs().amax(0).clamp_min(1e-30), scale, torch.ones_like(scale)
+        )
         self.pilot = {"shift_x": rows.mean(0), "scale_x": scale, "shift_z": targets.mean(0)}
 
     def look(self, x: Tensor, z: Tensor, batch: Batch) -> None:
@@ -138,7 +149,9 @@ class LayerMoments:
         self._carry = shaped[-1].clone()
 
     def add(self, split: str, x: Tensor, z: Tensor, batch: Batch) -> bool:
-        """Add the tokens of a batch; x (batch, position, d), z (batch, position, k). Returns False if one is not finite."""
+        """Add the tokens of a batch; x (batch, position, d), z (batch, position, k). Returns False if one is
+        not finite.
+        """
         compute = torch.float64 if x.dtype == torch.float64 else torch.float32
         x, z = x.to(compute), z.to(compute)
         if not self.pilot:
@@ -181,10 +194,14 @@ class LayerMoments:
         """Start another set of windows: its first window has no window before it."""
         self._carry = None
 
-    def _add_previous(self, add: Add, features: Tensor, targets: Tensor, total: Tensor, batch: Batch) -> Tensor:
-        """Pair each kept token with the features of the token before it; `features` still holds every position.
+    def _add_previous(
+        self, add: Add, features: Tensor, targets: Tensor, total: Tensor, batch: Batch
+    ) -> Tensor:
+        """Pair each kept token with the features of the token before it; `features` still holds every
+        position.
 
-        Returns by how much the second moments of the features before exceed those of the kept tokens' own, (d, d).
+        Returns by how much the second moments of the features before exceed those of the kept tokens' own,
+        (d, d).
         """
         previous = batch.previous.flatten()
         before = torch.zeros_like(previous)
@@ -218,16 +235,24 @@ class LayerMoments:
     def moments(self, split: str, kind: str) -> Moments:
         """The sums of one regression.
 
-        kind is `current`, `previous`, `shuffled`, `aligned`, `both` (on (x_t, x_(t-1)) side by side), or `within`: of what is left of
-        x and z after the training means at their position.
+        kind is `current`, `previous`, `shuffled`, `aligned`, `both` (on (x_t, x_(t-1)) side by side), or
+        `within`: of what is left of x and z after the training means at their position.
         """
-        s = {name.removeprefix(f"{split}/"): value for name, value in self.sums.items() if name.startswith(f"{split}/")}
+        s = {
+            name.removeprefix(f"{split}/"): value
+            for name, value in self.sums.items()
+            if name.startswith(f"{split}/")
+        }
         if kind == "previous":
             return Moments(*(s[f"previous_{name}"] for name in ("n", "x", "z", "xx", "xz")))
         if kind == "both":
             if not torch.equal(s["n"], s["previous_n"]):
-                raise ValueError("the joint moments need a token before every kept token: leave position 0 out")
-            xx = torch.cat([torch.cat([s["xx"], s["both_xx"]], 1), torch.cat([s["both_xx"].T, s["previous_xx"]], 1)], 0)
+                raise ValueError(
+                    "the joint moments need a token before every kept token: leave position 0 out"
+                )
+            xx = torch.cat(
+                [torch.cat([s["xx"], s["both_xx"]], 1), torch.cat([s["both_xx"].T, s["previous_xx"]], 1)], 0
+            )
             return Moments(
                 s["n"],
                 torch.cat([s["x"], s["previous_x"]]),
@@ -251,7 +276,9 @@ class LayerMoments:
         return Moments(s["n"], s["x"], s["z"], s["xx"], s["xz"])
 
     def position_means(self) -> tuple[Tensor, Tensor]:
-        """Training means of x (position, d) and z (position, k) at each position; where none was trained on, the overall ones."""
+        """Training means of x (position, d) and z (position, k) at each position; where none was trained on,
+        the overall ones.
+        """
         count = self.sums["train/per_position"].unsqueeze(-1)
         found = []
         for name in ("x", "z"):
@@ -267,8 +294,10 @@ def require_finite(ok: bool, x: Tensor, z: Tensor, batch: Batch, names: tuple[st
         return
     bad = ~(torch.isfinite(x).all(-1) & torch.isfinite(z).all(-1)) & batch.keep
     rows = bad.any(-1).nonzero()
-    where = f"in document {names[int(batch.document[rows[0, 0]])]!r}" if len(rows) else "in the sums over a batch"
+    where = (
+        f"in document {names[int(batch.document[rows[0, 0]])]!r}" if len(rows) else "in the sums over a batch"
+    )
     raise UserError(
-        f"activations of layer {layer} are not finite {where}. If --dtype is float16, use float32 or bfloat16; otherwise the weights are damaged "
-        "or the model cannot process this text."
+        f"activations of layer {layer} are not finite {where}. If --dtype is float16, use float32 or "
+        "bfloat16; otherwise the weights are damaged or the model cannot process this text."
     )

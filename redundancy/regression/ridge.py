@@ -2,9 +2,10 @@
 
     minimise over W, b   1/n sum_t |z_t - x_t W - b|^2 + alpha |S W|_F^2,   S = diag(standard deviations of x)
 
-that is scikit-learn's `Ridge(alpha=n * alpha)` on standardised features, intercept unpenalised. With the correlation
-matrix of x written as U diag(s) U', the solution for any alpha is S^-1 U diag(1 / (s + alpha)) U' S^-1 C_xz: one
-eigendecomposition serves all penalties, all heads, and, because attn_out = z W_O + b_O is linear, the layer output too.
+that is scikit-learn's `Ridge(alpha=n * alpha)` on standardised features, intercept unpenalised. With the
+correlation matrix of x written as U diag(s) U', the solution for any alpha is S^-1 U diag(1 / (s + alpha)) U'
+S^-1 C_xz: one eigendecomposition serves all penalties, all heads, and, because attn_out = z W_O + b_O is
+linear, the layer output too.
 """
 
 import copy
@@ -51,7 +52,9 @@ class RidgePath:
         self.rotated = self.vectors.T @ (xz / self.deviation.unsqueeze(-1))
 
     def with_targets(self, train: Moments) -> "RidgePath":
-        """The path of other targets on the same features, sharing the eigendecomposition; train.x and train.xx are this path's."""
+        """The path of other targets on the same features, sharing the eigendecomposition; train.x and
+        train.xx are this path's.
+        """
         path = copy.copy(self)
         path.mean_z = train.z / train.n
         _, xz = train.centred(self.mean_x, path.mean_z)
@@ -60,15 +63,19 @@ class RidgePath:
 
     def solve(self, alpha: float) -> tuple[Tensor, Tensor]:
         """Weight (d, k) and bias (k,) for penalty `alpha`."""
-        weight = (self.vectors @ (self.rotated / (self.spectrum + alpha).unsqueeze(-1))) / self.deviation.unsqueeze(-1)
+        weight = (
+            self.vectors @ (self.rotated / (self.spectrum + alpha).unsqueeze(-1))
+        ) / self.deviation.unsqueeze(-1)
         return weight, self.mean_z - self.mean_x @ weight
 
     def solve_rank(self, alpha: float, output: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        """The solution of at most `rank` in the coordinates z M, M = `output` (k, m): reduced-rank regression with the ridge penalty.
+        """The solution of at most `rank` in the coordinates z M, M = `output` (k, m): reduced-rank regression
+        with the ridge penalty.
 
-        With A = (C + alpha)^(1/2) B M, C the correlations of the features and B the ridge solution on standardised features,
-        the best M-image of rank r is B M V V', V the r leading right singular vectors of A (Izenman 1975, J. Multivariate
-        Analysis 5, 248-264; the penalty acts as extra rows of data). Returned as a map to z, weight (d, k) and bias (k,).
+        With A = (C + alpha)^(1/2) B M, C the correlations of the features and B the ridge solution on
+        standardised features, the best M-image of rank r is B M V V', V the r leading right singular vectors
+        of A (Izenman 1975, J. Multivariate Analysis 5, 248-264; the penalty acts as extra rows of data).
+        Returned as a map to z, weight (d, k) and bias (k,).
         """
         output = output.to(self.rotated)
         leading = torch.linalg.svd(
@@ -79,9 +86,11 @@ class RidgePath:
         return weight, self.mean_z - self.mean_x @ weight
 
     def validation_gain(self, validation: Moments, gram: Tensor, alphas: Tensor) -> Tensor:
-        """Mean drop in squared error of z M on other tokens, against the training mean, for every alpha: (len(alphas),).
+        """Mean drop in squared error of z M on other tokens, against the training mean, for every alpha:
+        (len(alphas),).
 
-        gram = M M' (k, k) weighs the target; M = W_O gives the error of the layer output. Exact: no second pass is needed.
+        gram = M M' (k, k) weighs the target; M = W_O gives the error of the layer output. Exact: no second
+        pass is needed.
         """
         xx, xz = validation.centred(self.mean_x, self.mean_z)
         inverse = 1 / self.deviation

@@ -9,7 +9,8 @@ With a_t the attention output of a kept token and e_t the prediction's error:
     R2                     1 - sum |e_t|^2 / sum |a_t - mean a|^2       scikit-learn's variance-weighted R^2
     cosine                 mean of cos(a_t, prediction)
 
-For heads a_t is z_h W_O[h]. A token whose a_t is zero has no ratio and no cosine; it is left out of these two and counted.
+For heads a_t is z_h W_O[h]. A token whose a_t is zero has no ratio and no cosine; it is left out of these two
+and counted.
 """
 
 import numpy as np
@@ -22,8 +23,24 @@ from redundancy.regression.controls import Predictor, Rows
 
 THRESHOLDS = (0.5, 0.8, 0.9)
 EDGES = np.round(np.arange(-1.0, 1.0 + 1e-9, 0.02), 2)
-FIELDS = ("defined", "ratio", "error", "norm", "error2", "norm2", "cosine", *(f"above_{c}" for c in THRESHOLDS))
-METRICS = ("R", "R_ratio_of_sums", "R2", "R2_uncentred", "cosine", *(f"share_R_above_{c}" for c in THRESHOLDS))
+FIELDS = (
+    "defined",
+    "ratio",
+    "error",
+    "norm",
+    "error2",
+    "norm2",
+    "cosine",
+    *(f"above_{c}" for c in THRESHOLDS),
+)
+METRICS = (
+    "R",
+    "R_ratio_of_sums",
+    "R2",
+    "R2_uncentred",
+    "cosine",
+    *(f"share_R_above_{c}" for c in THRESHOLDS),
+)
 
 
 def bounds(metric: str) -> tuple[float, float]:
@@ -36,7 +53,9 @@ def bounds(metric: str) -> tuple[float, float]:
 
 
 def token_fields(a: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-    """Per token and head: the summands behind every score, (..., len(FIELDS)), and R_t (...), from a and e (..., width)."""
+    """Per token and head: the summands behind every score, (..., len(FIELDS)), and R_t (...), from a and e
+    (..., width).
+    """
     norm2, error2 = a.square().sum(-1), e.square().sum(-1)
     dot, predicted2 = (a * (a - e)).sum(-1), (a - e).square().sum(-1)
     norm, error = norm2.sqrt(), error2.sqrt()
@@ -50,7 +69,8 @@ def token_fields(a: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def head_isometry(weight: Tensor, n_heads: int) -> Tensor:
-    """L (n_heads, d_head, min(d_head, d_model)) with z_h W_O[h] = (z_h L_h) Q_h and orthonormal rows Q_h, from W_O (d_z, d_model).
+    """L (n_heads, d_head, min(d_head, d_model)) with z_h W_O[h] = (z_h L_h) Q_h and orthonormal rows Q_h,
+    from W_O (d_z, d_model).
 
     Norms and cosines of the heads' contributions need only the coordinates z_h L_h.
     """
@@ -81,12 +101,18 @@ class LayerScores:
         self.sums = {"count": torch.zeros(documents, dtype=torch.float64, device=device)}
         self.sums["z"] = torch.zeros(documents, self.weight.shape[0], dtype=torch.float64, device=device)
         for name in names:
-            self.sums[f"layer/{name}"] = torch.zeros(documents, len(FIELDS), dtype=torch.float64, device=device)
+            self.sums[f"layer/{name}"] = torch.zeros(
+                documents, len(FIELDS), dtype=torch.float64, device=device
+            )
             self.sums[f"heads/{name}"] = torch.zeros(
                 documents, n_heads, len(FIELDS), dtype=torch.float64, device=device
             )
-            self.sums[f"start/{name}"] = torch.zeros(documents, len(FIELDS), dtype=torch.float64, device=device)
-            self.sums[f"histogram/{name}"] = torch.zeros(documents, len(EDGES) + 1, dtype=torch.float64, device=device)
+            self.sums[f"start/{name}"] = torch.zeros(
+                documents, len(FIELDS), dtype=torch.float64, device=device
+            )
+            self.sums[f"histogram/{name}"] = torch.zeros(
+                documents, len(EDGES) + 1, dtype=torch.float64, device=device
+            )
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take over saved sums."""
@@ -117,7 +143,9 @@ class LayerScores:
             if start is not None:
                 first, z0 = start
                 a0 = z0 @ weight + bias
-                self._sum(f"start/{name}", batch.document, token_fields(a0, (z0 - predict(first)) @ weight)[0])
+                self._sum(
+                    f"start/{name}", batch.document, token_fields(a0, (z0 - predict(first)) @ weight)[0]
+                )
 
     def _start(self, x: Tensor, z: Tensor, batch: Batch) -> tuple[Rows, Tensor] | None:
         """Position 0 of every window, when it is not among the kept tokens."""
@@ -132,16 +160,18 @@ class LayerScores:
     def _spread(self, norm2: Tensor, total: Tensor) -> Tensor:
         """Summed squared distance of a_t to its mean over all held-out tokens, per document.
 
-        The mean is that of all documents also in resamples: recomputing it there would shrink the spread by the share of
-        one document, a bias as large as the interval for few documents, while to first order it changes nothing.
-        norm2 (document, ...) and total (document, ..., width) are sums of |a|^2 and of a.
+        The mean is that of all documents also in resamples: recomputing it there would shrink the spread by
+        the share of one document, a bias as large as the interval for few documents, while to first order it
+        changes nothing. norm2 (document, ...) and total (document, ..., width) are sums of |a|^2 and of a.
         """
         count = self.sums["count"].cpu().reshape(-1, *[1] * (total.dim() - 1))
         mean = total.sum(0) / count.sum()
         return norm2.cpu() - 2 * (total * mean).sum(-1) + count.squeeze(-1) * mean.square().sum(-1)
 
     def metrics(self, name: str, weights: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Every score under document weights (replicate, document): of the layer (replicate,), of heads (replicate, n_heads)."""
+        """Every score under document weights (replicate, document): of the layer (replicate,), of heads
+        (replicate, n_heads).
+        """
         z, weight, bias = (t.double().cpu() for t in (self.sums["z"], self.weight, self.bias))
         count = self.sums["count"].cpu().unsqueeze(-1)
         square = FIELDS.index("norm2")
@@ -155,7 +185,9 @@ class LayerScores:
         )
 
     def start_metrics(self, name: str, weights: Array) -> dict[str, Array]:
-        """R and the norm of the attention output at position 0, the latter relative to the kept tokens; empty if 0 is kept."""
+        """R and the norm of the attention output at position 0, the latter relative to the kept tokens; empty
+        if 0 is kept.
+        """
         sums = self.sums[f"start/{name}"]
         if not float(sums.sum()):
             return {}
@@ -165,7 +197,9 @@ class LayerScores:
             return {"R_position_0": start["ratio"] / start["defined"], "norm_ratio_position_0": norms}
 
     def histogram(self, name: str, weights: Array) -> Array:
-        """Share of tokens per bin of R_t; bins are below EDGES[0], between edges, and above EDGES[-1]: (replicate, bin)."""
+        """Share of tokens per bin of R_t; bins are below EDGES[0], between edges, and above EDGES[-1]:
+        (replicate, bin).
+        """
         counts: Array = weights @ self.sums[f"histogram/{name}"].double().cpu().numpy()
         return counts / counts.sum(-1, keepdims=True)
 

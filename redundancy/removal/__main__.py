@@ -1,14 +1,16 @@
 """Remove attention and see what it costs: `python -m redundancy.removal [MODEL]`.
 
-The probe says how much of attention's output can be predicted; here the prediction takes the place of attention while the
-rest of the network runs on, and the loss says how much of that mattered. `execute` is the experiment, step by step.
+The probe says how much of attention's output can be predicted; here the prediction takes the place of
+attention while the rest of the network runs on, and the loss says how much of that mattered. `execute` is the
+experiment, step by step.
 
     layers      one layer at a time: probe | hidden state and position | mean per position | training mean | zero | the probe's
                 prediction for another token
     heads       one head at a time: probe | hidden state and position | training mean
     all         every layer at once: the same as for layers, and what `rivals` and `cumulative` fit
     rivals      probes of low rank and a small network, see `rivals`
-    cumulative  layers 0 to l: probe | sequential, a probe refitted on the stream as it is after the earlier substitutions |
+    cumulative  layers 0 to l: probe | sequential, a probe refitted on the stream as it is after the earlier
+    substitutions |
                 training mean, which shows how errors add up
     curve       the (token, head) operations with the lowest need, a growing share of them, in several orders (see `losses`), replaced
                 by what hidden state and position predict; then once more near where each budget is crossed
@@ -39,7 +41,15 @@ from redundancy.regression.ridge import Affine
 from redundancy.removal.cost import measure_cost
 from redundancy.removal.need import NEEDS, Needs, measure_needs
 from redundancy.removal.rivals import low_rank, train_mlps
-from redundancy.removal.tables import ORDERS, ROUNDS, Evaluated, Losses, crossings, print_losses, tabulate_losses
+from redundancy.removal.tables import (
+    ORDERS,
+    ROUNDS,
+    Evaluated,
+    Losses,
+    crossings,
+    print_losses,
+    tabulate_losses,
+)
 from redundancy.request import Request, Settings, prepare
 
 Part = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
@@ -54,7 +64,9 @@ LOGITS = 2**26
 
 @dataclass(frozen=True)
 class RemovalConfig(Request):
-    """Everything that changes a number of a removal run. `None` means chosen automatically, and the choice is printed."""
+    """Everything that changes a number of a removal run. `None` means chosen automatically, and the choice is
+    printed.
+    """
 
     eval_tokens: int | None = None
     """Held-out tokens; every way of running the model reads all of them. Default: 20,000."""
@@ -69,14 +81,20 @@ class RemovalConfig(Request):
 
 
 def execute(config: RemovalConfig, settings: Settings) -> Losses:
-    """The experiment: fit probes and their rivals, score them, predict the need, then run the model with and without attention."""
+    """The experiment: fit probes and their rivals, score them, predict the need, then run the model with and
+    without attention.
+    """
     if not config.shares or min(config.shares) <= 0 or max(config.shares) > 1:
-        raise UserError(f"--shares {config.shares} was asked for; shares lie above 0 and up to 1. Change --shares.")
+        raise UserError(
+            f"--shares {config.shares} was asked for; shares lie above 0 and up to 1. Change --shares."
+        )
     prepared = prepare(config, settings)
     decoder = prepared.decoder
     task = _suit_vocabulary(prepared.task(settings), decoder)
     for layer in task.layers:
-        decoder.stream(layer)  # an error, before anything is written, where attention cannot be taken out of the stream
+        decoder.stream(
+            layer
+        )  # an error, before anything is written, where attention cannot be taken out of the stream
     run = prepared.open_run(settings)
     if run.finished:
         console.print("this run is finished; nothing is computed again")
@@ -96,7 +114,9 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
     for number in range(ROUNDS):
         closer = list(refine(task, decoder.n_heads, probes["with_position"], needs, evaluated))
         if closer:
-            near = evaluate(decoder, task, closer, state / f"refined-{number}.safetensors", "shares near the budgets")
+            near = evaluate(
+                decoder, task, closer, state / f"refined-{number}.safetensors", "shares near the budgets"
+            )
             evaluated = evaluated.joined(Evaluated(closer, *near))
     affine = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
     cost = measure_cost(decoder, task, affine, needs, config.shares if "cost" in config.parts else ())
@@ -134,7 +154,9 @@ def fit_probes(
         probes.setdefault("position_mean", {})[n] = _table(f.position_mean)
     if "rivals" in parts:
         for n, sums in moments.items():
-            for name, reduced in low_rank(sums, fitted[n].penalties[task.feature], decoder.output_map(n)[0]).items():
+            for name, reduced in low_rank(
+                sums, fitted[n].penalties[task.feature], decoder.output_map(n)[0]
+            ).items():
                 probes.setdefault(name, {})[n] = hidden_only(reduced)
         probes["mlp"] = {n: hidden_only(m) for n, m in train_mlps(decoder, task, fitted, moments).items()}
     if "cumulative" in parts:
@@ -148,7 +170,9 @@ def _table(values: Tensor) -> Predict:
 
 
 def fit_sequential(decoder: Decoder, task: Task, state: Path) -> dict[int, Affine]:
-    """Probes fitted one layer after the other, each on the stream in which all earlier ones already stand for attention."""
+    """Probes fitted one layer after the other, each on the stream in which all earlier ones already stand for
+    attention.
+    """
     sequential: dict[int, Affine] = {}
     for number, layer in enumerate(task.layers):
         alone = replace(task, layers=(layer,))
@@ -182,7 +206,9 @@ def plan(
     parts: Sequence[Part],
     shares: Sequence[float],
 ) -> Iterator[Variant]:
-    """Every way in which the model is run (see the module's text); `means` are the training means of z by layer."""
+    """Every way in which the model is run (see the module's text); `means` are the training means of z by
+    layer.
+    """
     layers = task.layers
 
     def mean(n: int) -> Rule:
@@ -216,7 +242,9 @@ def plan(
     if "cumulative" in parts:
         for stop, n in enumerate(layers, 1):
             for name in ("probe", "with_position", "position_mean", "sequential", "training_mean"):
-                rules = {m: mean(m) if name == "training_mean" else Rule(probes[name][m]) for m in layers[:stop]}
+                rules = {
+                    m: mean(m) if name == "training_mean" else Rule(probes[name][m]) for m in layers[:stop]
+                }
                 yield Variant({"part": "cumulative", "layer": n, "replacement": name}, rules)
     if "curve" in parts:
         for order in ORDERS:
@@ -249,7 +277,9 @@ def _curve(
     def random_choice(share: float) -> Choose:
         def choose(site: Site) -> Tensor:
             size = (site.x.shape[1], n_heads)
-            draws = [np.random.default_rng([task.seed, int(w), site.layer]).random(size) for w in site.batch.number]
+            draws = [
+                np.random.default_rng([task.seed, int(w), site.layer]).random(size) for w in site.batch.number
+            ]
             return torch.from_numpy(np.stack(draws) < share).to(site.x.device)
 
         return choose
@@ -282,7 +312,9 @@ def _curve(
 
 
 def _counts(total: int, shares: Sequence[float]) -> list[int]:
-    """How many of `total` whole things go at each share: all counts of a few, else one and those nearest to the shares."""
+    """How many of `total` whole things go at each share: all counts of a few, else one and those nearest to
+    the shares.
+    """
     if total <= FEW:
         return list(range(1, total + 1))
     return sorted({1, *(max(1, round(share * total)) for share in shares)})
@@ -290,7 +322,9 @@ def _counts(total: int, shares: Sequence[float]) -> list[int]:
 
 @dataclass(frozen=True)
 class Command:
-    """Replace attention by predictions, for a layer, a head, all layers, or the operations that need it least."""
+    """Replace attention by predictions, for a layer, a head, all layers, or the operations that need it
+    least.
+    """
 
     config: tyro.conf.OmitArgPrefixes[RemovalConfig]
     settings: tyro.conf.OmitArgPrefixes[Settings]

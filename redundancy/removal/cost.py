@@ -1,12 +1,16 @@
-"""Leave attention out for real, and count what that saves: floating-point operations by torch's counter, and seconds.
+"""Leave attention out for real, and count what that saves: floating-point operations by torch's counter, and
+seconds.
 
     layers      whole attention modules are replaced by one map of resid_pre and position to attn_out (the probe with position
                 and W_O folded together)
-    operations  queries, keys and values are computed as ever, scores and weighted sums only for the (token, head) that the
-                predicted need asks for; the probe fills the rest. Keys and values of a skipped token are still needed by
-                later tokens, so this is what skipping single operations can save at most without touching the projections.
+    operations  queries, keys and values are computed as ever, scores and weighted sums only for the (token,
+    head) that the
+                predicted need asks for; the probe fills the rest. Keys and values of a skipped token are
+                still needed by later tokens, so this is what skipping single operations can save at most
+                without touching the projections.
 
-Both sides of every ratio use matrix products that the counter sees (attention as explicit products, full width).
+Both sides of every ratio use matrix products that the counter sees (attention as explicit products, full
+width).
 """
 
 import time
@@ -32,11 +36,22 @@ from redundancy.removal.need import NEEDS, Needs
 ROUNDS = 7
 WINDOWS = 4
 INTERFACE = "redundancy_skipping"
-COLUMNS = ("kind", "replaced", "share", "flops_ratio", "seconds_ratio", "lower_quartile", "upper_quartile", "n")
+COLUMNS = (
+    "kind",
+    "replaced",
+    "share",
+    "flops_ratio",
+    "seconds_ratio",
+    "lower_quartile",
+    "upper_quartile",
+    "n",
+)
 
 
 class _Folded(nn.Module):
-    """Stands for an attention module: returns x A + c[position] in the form in which the original returns its output."""
+    """Stands for an attention module: returns x A + c[position] in the form in which the original returns its
+    output.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor, length: int):
         super().__init__()
@@ -51,7 +66,9 @@ class _Folded(nn.Module):
 
 @contextmanager
 def replaced_layers(decoder: Decoder, probe: Mapping[int, PositionAffine]) -> Iterator[None]:
-    """Replace the attention of every layer in `probe` at all positions; the original modules come back at the end."""
+    """Replace the attention of every layer in `probe` at all positions; the original modules come back at the
+    end.
+    """
     originals, hooks, length = {}, [], _output_length(decoder)
     for n, affine in probe.items():
         weight, bias = (t.double() for t in decoder.output_map(n))
@@ -59,7 +76,9 @@ def replaced_layers(decoder: Decoder, probe: Mapping[int, PositionAffine]) -> It
         constant = (affine.bias.double() - affine.shift.double() @ affine.weight.double()) @ weight + bias
         stand_in = _Folded(folded.to(decoder.dtype), constant.to(decoder.dtype), length)
 
-        def enter(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], stand_in: _Folded = stand_in) -> None:
+        def enter(
+            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], stand_in: _Folded = stand_in
+        ) -> None:
             stand_in.x = entering(args, kwargs)
 
         hooks.append(decoder.layers[n].register_forward_pre_hook(enter, with_kwargs=True))
@@ -82,7 +101,9 @@ def _output_length(decoder: Decoder) -> int:
         lambda module, args, output: found.append(len(output) if isinstance(output, tuple) else 0)
     )
     try:
-        decoder.backbone(input_ids=torch.zeros(1, 8, dtype=torch.long, device=decoder.device), use_cache=False)
+        decoder.backbone(
+            input_ids=torch.zeros(1, 8, dtype=torch.long, device=decoder.device), use_cache=False
+        )
     finally:
         hook.remove()
     return found[0]
@@ -93,13 +114,16 @@ class Skipping:
 
     Parameters
     ----------
-    wanted : layer -> function of resid_pre (batch, position, d_model) giving the (batch, position, head) to compute; all of them in
-        layers that are not named.
+    wanted : layer -> function of resid_pre (batch, position, d_model) giving the (batch, position, head) to
+        compute; all of them in layers that are not named.
     probe : layer -> the map that fills the others.
     """
 
     def __init__(
-        self, decoder: Decoder, wanted: Mapping[int, Callable[[Tensor], Tensor]], probe: Mapping[int, PositionAffine]
+        self,
+        decoder: Decoder,
+        wanted: Mapping[int, Callable[[Tensor], Tensor]],
+        probe: Mapping[int, PositionAffine],
     ):
         self.decoder, self.wanted, self.probe = decoder, wanted, probe
         self.layer_of = {id(m): n for n in range(len(decoder.layers)) for m in decoder.attention(n).modules()}
@@ -112,7 +136,9 @@ class Skipping:
         AttentionInterface.register(INTERFACE, self._attend)
         self.decoder.model.set_attn_implementation(INTERFACE)
         for n in self.wanted:
-            self._hooks.append(self.decoder.layers[n].register_forward_pre_hook(self._choose(n), with_kwargs=True))
+            self._hooks.append(
+                self.decoder.layers[n].register_forward_pre_hook(self._choose(n), with_kwargs=True)
+            )
             self._hooks.append(self.decoder.projection(n).register_forward_pre_hook(self._fill(n)))
         return self
 
@@ -139,7 +165,9 @@ class Skipping:
         scaling: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        """Scores and weighted sums of the wanted queries: query (batch, head, position, d), out (batch, position, head, d)."""
+        """Scores and weighted sums of the wanted queries: query (batch, head, position, d), out (batch,
+        position, head, d).
+        """
         chosen = self.chosen.get(self.layer_of[id(module)])
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         groups = query.shape[1] // key.shape[1]
@@ -174,9 +202,10 @@ def measure_cost(
 ) -> pd.DataFrame:
     """Ratios of operations and of seconds against the intact model, on WINDOWS held-out windows.
 
-    Returns COLUMNS: kind (`layers` or `operations`), how many layers or None, realised share of attention operations replaced, the
-    two ratios (seconds: median over paired rounds with quartiles), and the number of rounds. Empty, with a warning, for a model whose attention
-    is not softmax(q k' scale) v over the past or does more than return its output.
+    Returns COLUMNS: kind (`layers` or `operations`), how many layers or None, realised share of attention
+    operations replaced, the two ratios (seconds: median over paired rounds with quartiles), and the number of
+    rounds. Empty, with a warning, for a model whose attention is not softmax(q k' scale) v over the past or
+    does more than return its output.
     """
     if not shares:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -190,12 +219,19 @@ def measure_cost(
         rebuilt = found["z"] @ weight + bias
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         warn(
-            f"the cost of skipping was not measured: this attention cannot be run in parts ({type(error).__name__}: {error})."
+            "the cost of skipping was not measured: this attention cannot be run in parts "
+            f"({type(error).__name__}: {error})."
         )
         return pd.DataFrame(columns=list(COLUMNS))
     scale = 1e-2 * float(reference.abs().max())
-    if float((plain - reference).abs().max()) > scale or float((rebuilt - found["attn_out"]).abs().max()) > scale:
-        warn("the cost of skipping was not measured: attention here is more than softmax(q k') v over the past.")
+    if (
+        float((plain - reference).abs().max()) > scale
+        or float((rebuilt - found["attn_out"]).abs().max()) > scale
+    ):
+        warn(
+            "the cost of skipping was not measured: attention here is more than softmax(q k') v over the "
+            "past."
+        )
         return pd.DataFrame(columns=list(COLUMNS))
 
     kind, rows = NEEDS.index("displacement"), []
@@ -209,7 +245,9 @@ def measure_cost(
                 flops = _flops(decoder, batch.ids, Skipping(decoder, {}, probe))
             seconds = _seconds(decoder, batch.ids, partial(replaced_layers, decoder, some))
             share = count / len(task.layers)
-            rows.append({"kind": "layers", "replaced": count, "share": share, "flops_ratio": flops / dense, **seconds})
+            rows.append(
+                {"kind": "layers", "replaced": count, "share": share, "flops_ratio": flops / dense, **seconds}
+            )
             advance()
         for share in shares:
             limit = needs.threshold(kind, False, share)
@@ -218,13 +256,17 @@ def measure_cost(
             flops = _flops(decoder, batch.ids, skipping)
             left = torch.stack([skipping.chosen[n][batch.keep].double().mean() for n in task.layers]).mean()
             seconds = _seconds(decoder, batch.ids, partial(Skipping, decoder, wanted, probe))
-            rows.append({"kind": "operations", "share": 1 - float(left), "flops_ratio": flops / dense, **seconds})
+            rows.append(
+                {"kind": "operations", "share": 1 - float(left), "flops_ratio": flops / dense, **seconds}
+            )
             advance()
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _wanted(needs: Needs, layer: int, kind: int, limit: float, start: int) -> Callable[[Tensor], Tensor]:
-    """The (batch, position, head) of a layer whose predicted need exceeds `limit`, and every position before `start`."""
+    """The (batch, position, head) of a layer whose predicted need exceeds `limit`, and every position before
+    `start`.
+    """
     predictor = needs.predictors[layer]
     n_heads = predictor.weight.shape[1] // len(NEEDS)
     columns = slice(kind * n_heads, (kind + 1) * n_heads)

@@ -38,7 +38,9 @@ REPLACEMENTS: dict[str, tuple[str, tuple[Any, str, str]]] = {
 
 
 def removal_curve(losses: Losses) -> Figure:
-    """Loss increase against the share of attention operations replaced, for every order; what each budget allows."""
+    """Loss increase against the share of attention operations replaced, for every order; what each budget
+    allows.
+    """
     figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.8), width_ratios=(1.35, 1))
     axes = panels[0]
     for order, (colour, marker, line) in ORDER_LOOK.items():
@@ -47,7 +49,15 @@ def removal_curve(losses: Losses) -> Figure:
         if not len(wide):
             continue
         x = wide["estimate", "share"]
-        axes.plot(x, wide["estimate", "loss_increase"], color=colour, marker=marker, ls=line, ms=4, label=ORDERS[order])
+        axes.plot(
+            x,
+            wide["estimate", "loss_increase"],
+            color=colour,
+            marker=marker,
+            ls=line,
+            ms=4,
+            label=ORDERS[order],
+        )
         low, high = wide["lower", "loss_increase"], wide["upper", "loss_increase"]
         axes.fill_between(x, low.clip(1e-4), high.clip(1e-4), color=colour, alpha=0.15, lw=0)
     for budget in BUDGETS:
@@ -63,24 +73,36 @@ def removal_curve(losses: Losses) -> Figure:
     figure.legend(handles, labels, frameon=False, fontsize=7, ncol=3, loc="outside lower center")
     for place, order in enumerate(ORDERS):
         for budget, shade in zip(BUDGETS, (0.35, 0.65, 1.0), strict=True):
-            row = losses.removable[(losses.removable["order"] == order) & (losses.removable["budget"] == budget)]
+            row = losses.removable[
+                (losses.removable["order"] == order) & (losses.removable["budget"] == budget)
+            ]
             if len(row):
                 e, below, above = (float(row[c].iloc[0]) for c in ("estimate", "lower", "upper"))
                 if row["kind"].iloc[0] == "less than":
                     panels[1].annotate(
-                        "", (0, -place), (above, -place), arrowprops={"arrowstyle": "<-", "color": ORDER_LOOK[order][0]}
+                        "",
+                        (0, -place),
+                        (above, -place),
+                        arrowprops={"arrowstyle": "<-", "color": ORDER_LOOK[order][0]},
                     )
                     continue
                 panels[1].errorbar(
-                    e, -place, xerr=[[max(e - below, 0)], [max(above - e, 0)]], fmt="o", ms=5, alpha=shade,
-                    color=ORDER_LOOK[order][0], capsize=2,
-                )  # fmt: skip
+                    e,
+                    -place,
+                    xerr=[[max(e - below, 0)], [max(above - e, 0)]],
+                    fmt="o",
+                    ms=5,
+                    alpha=shade,
+                    color=ORDER_LOOK[order][0],
+                    capsize=2,
+                )
     panels[1].set(xlim=(0, None))
     panels[1].set_xlabel("share removable at\n+0.01 (pale), +0.05, +0.1 (dark) nats per token", fontsize=8)
     panels[1].set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
     n = losses.summary["loss_intact"]["n"]
     figure.suptitle(
-        f"{losses.summary['model']}: attention replaced by what hidden state and position predict, 95 % intervals over {n} held-out {losses.summary['unit']}s",
+        f"{losses.summary['model']}: attention replaced by what hidden state and position predict, 95 % "
+        f"intervals over {n} held-out {losses.summary['unit']}s",
         fontsize=9,
     )
     return figure
@@ -107,7 +129,9 @@ def removal_by_layer(losses: Losses) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=7)
     n = losses.summary["loss_intact"]["n"]
-    figure.suptitle(f"{losses.summary['model']}: 95 % bands over {n} held-out {losses.summary['unit']}s", fontsize=9)
+    figure.suptitle(
+        f"{losses.summary['model']}: 95 % bands over {n} held-out {losses.summary['unit']}s", fontsize=9
+    )
     return figure
 
 
@@ -122,7 +146,9 @@ def removal_recovered(losses: Losses) -> Figure:
         rows = predictors[(predictors["predictor"] == "resid_pre") & (predictors["metric"] == metric)]
         style.band(panels[0], rows, label, look)
     one = table[(table["part"] == "layers") & (table["replacement"] == "probe")]
-    style.band(panels[0], one[one["metric"] == "loss_recovered"], "loss recovered", (style.PALETTE[3], "s", "--"))
+    style.band(
+        panels[0], one[one["metric"] == "loss_recovered"], "loss recovered", (style.PALETTE[3], "s", "--")
+    )
     panels[0].set(xlabel="layer", ylabel="share", ylim=(-0.1, 1.05))
     panels[0].xaxis.get_major_locator().set_params(integer=True)
     panels[0].legend(frameon=False, fontsize=8)
@@ -130,21 +156,29 @@ def removal_recovered(losses: Losses) -> Figure:
     wide = heads.pivot(index=["layer", "head"], columns="replacement", values=["estimate", "lower", "upper"])
     if len(wide):
         x, y = wide["estimate", "training_mean"], wide["estimate", "probe"]
-        points = panels[1].scatter(x, y, c=wide.index.get_level_values("layer"), cmap="viridis", s=18, zorder=3)
+        points = panels[1].scatter(
+            x, y, c=wide.index.get_level_values("layer"), cmap="viridis", s=18, zorder=3
+        )
         for value, other, vertical in ((y, x, True), (x, y, False)):
             name = "probe" if vertical else "training_mean"
             error = [(value - wide["lower", name]).clip(0), (wide["upper", name] - value).clip(0)]
-            place = {"x": other, "y": value, "yerr": error} if vertical else {"x": value, "y": other, "xerr": error}
+            place = (
+                {"x": other, "y": value, "yerr": error}
+                if vertical
+                else {"x": value, "y": other, "xerr": error}
+            )
             panels[1].errorbar(**place, fmt="none", color="0.7", lw=0.7)
         edge = max(float(x.max()), float(y.max()))
         panels[1].plot([0, edge], [0, edge], color="0.6", lw=0.8, ls=":")
         figure.colorbar(points, ax=panels[1], label="layer")
     panels[1].set(
-        xlabel="head replaced by its mean: loss increase (nats per token)", ylabel="by the probe: loss increase"
+        xlabel="head replaced by its mean: loss increase (nats per token)",
+        ylabel="by the probe: loss increase",
     )
     n = losses.summary["loss_intact"]["n"]
     figure.suptitle(
-        f"{losses.summary['model']}: what is predicted and what it is worth; 95 % intervals over {n} held-out {losses.summary['unit']}s",
+        f"{losses.summary['model']}: what is predicted and what it is worth; 95 % intervals over {n} "
+        f"held-out {losses.summary['unit']}s",
         fontsize=9,
     )
     return figure
@@ -159,7 +193,9 @@ REMOVAL_FIGURES = {
 
 
 def draw_removal(folder: Path, destination: Path) -> list[Path]:
-    """Draw the figures of the removal run in `folder` whose parts were run, as PNG and PDF. Raises UserError if it is not one."""
+    """Draw the figures of the removal run in `folder` whose parts were run, as PNG and PDF. Raises UserError
+    if it is not one.
+    """
     losses = Losses.read(folder)
     parts = {*losses.substitution["part"], *(["curve"] if len(losses.curve) else [])}
     figures = {name: figure for name, (figure, needed) in REMOVAL_FIGURES.items() if needed <= parts}

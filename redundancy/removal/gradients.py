@@ -1,10 +1,12 @@
-"""How the loss would change with attention's output: one backward pass through the intact model for all layers.
+"""How the loss would change with attention's output: one backward pass through the intact model for all
+layers.
 
     block l:  resid_pre --> attention --z_l + delta_l--> W_O --> ... --> log p --> sum over tokens of -log p(y)
 
-g_l = d loss / d delta_l at delta = 0, with labels y sampled from the model's own distribution, so that no label of the text is used.
-For an error e of z the squared first-order change of the loss, (g . e)^2, has as its mean over labels e' F e with F the Fisher
-information of z (Amari 1998, Neural Computation 10, 251-276): the second-order change of the KL divergence, twice over.
+g_l = d loss / d delta_l at delta = 0, with labels y sampled from the model's own distribution, so that no
+label of the text is used. For an error e of z the squared first-order change of the loss, (g . e)^2, has as
+its mean over labels e' F e with F the Fisher information of z (Amari 1998, Neural Computation 10, 251-276):
+the second-order change of the KL divergence, twice over.
 """
 
 from typing import Any
@@ -36,7 +38,8 @@ def sample_labels(log_p: Tensor, batch: Batch, seed: int) -> Tensor:
 
 
 class GradientReader:
-    """Stands for `measure.Reader` where the gradient is needed too: runs a batch forward and backward, then visits every layer.
+    """Stands for `measure.Reader` where the gradient is needed too: runs a batch forward and backward, then
+    visits every layer.
 
     Attributes
     ----------
@@ -80,7 +83,9 @@ class GradientReader:
     def __call__(self, batch: Batch) -> None:
         """Run one batch and visit its layers."""
         with torch.enable_grad():
-            logits = self.decoder.model(input_ids=batch.ids.to(self.decoder.device), use_cache=False).logits[:, :-1]
+            logits = self.decoder.model(input_ids=batch.ids.to(self.decoder.device), use_cache=False).logits[
+                :, :-1
+            ]
             log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
             labels = sample_labels(log_p.detach(), batch, self.task.seed)
             valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(log_p.device)

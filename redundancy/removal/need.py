@@ -1,17 +1,20 @@
-"""Which (token, head) operations need attention: known, from the attention output itself, or predicted without it.
+"""Which (token, head) operations need attention: known, from the attention output itself, or predicted
+without it.
 
     relative       |e_h| / |a_h|          1 - R of Definition 1 for one head and token
     displacement   |d_h| / |resid_pre|    how far the error moves the residual stream
     fisher         (g_h . (z_h - z_hat_h))^2   squared first-order change of the loss, see `gradients`
 
-with a_h = z_h W_O[h] and e_h the error of the replacement in it. d_h is what the error changes in what attention adds to the stream:
-e_h itself in most models; where a multiplier or a norm stands between (Granite, Gemma 2, OLMo 2), the difference that is left
-behind it. g is the gradient of the loss with a label that the model drew itself, so `fisher` is one noisy draw, and only its prediction and
-its mean over a head are used as orders. A known need is not the outcome: another need may allow more.
+with a_h = z_h W_O[h] and e_h the error of the replacement in it. d_h is what the error changes in what
+attention adds to the stream: e_h itself in most models; where a multiplier or a norm stands between (Granite,
+Gemma 2, OLMo 2), the difference that is left behind it. g is the gradient of the loss with a label that the
+model drew itself, so `fisher` is one noisy draw, and only its prediction and its mean over a head are used as
+orders. A known need is not the outcome: another need may allow more.
 
-The prediction is a ridge regression of the logarithm of a need on resid_pre and position, fitted on the training documents like the
-probe itself: it is what a router could know before attention is computed. Thresholds are quantiles of the need on the validation
-documents, over all layers, heads and kept tokens of the intact model.
+The prediction is a ridge regression of the logarithm of a need on resid_pre and position, fitted on the
+training documents like the probe itself: it is what a router could know before attention is computed.
+Thresholds are quantiles of the need on the validation documents, over all layers, heads and kept tokens of
+the intact model.
 """
 
 from dataclasses import dataclass
@@ -33,7 +36,8 @@ from redundancy.removal.gradients import GradientReader
 NEEDS = ("relative", "displacement", "fisher")
 # those that can be known while the model runs
 AT_ONCE = NEEDS[:2]
-# Kept validation tokens behind the thresholds: a quantile over (token, layer, head) is then known to far better than a share of 1 %.
+# Kept validation tokens behind the thresholds: a quantile over (token, layer, head) is then known to far
+# better than a share of 1 %.
 CALIBRATION_TOKENS = 8192
 FLOOR = 1e-6
 # of the squared change of the loss, in nats squared
@@ -47,8 +51,8 @@ class LayerNeed:
 
     Parameters
     ----------
-    decoder, layer : whose output projection, and what follows it, decides how an error moves the stream. Raises UserError where that cannot be
-        told (`Decoder.stream`).
+    decoder, layer : whose output projection, and what follows it, decides how an error moves the stream.
+        Raises UserError where that cannot be told (`Decoder.stream`).
 
     Attributes
     ----------
@@ -71,11 +75,17 @@ class LayerNeed:
         before = torch.linalg.vector_norm(x.to(z), dim=-1, keepdim=True)
         tiny = torch.finfo(z.dtype).tiny
         moved = self._moved(z, difference) if self.stream.norms else error * abs(self.stream.scale)
-        return torch.stack([error / norm.clamp_min(tiny), moved / before.clamp_min(tiny)], -2).clamp_min(FLOOR).log()
+        return (
+            torch.stack([error / norm.clamp_min(tiny), moved / before.clamp_min(tiny)], -2)
+            .clamp_min(FLOOR)
+            .log()
+        )
 
     def log_fisher(self, z: Tensor, predicted: Tensor, gradient: Tensor) -> Tensor:
         """Logarithm of the squared first-order change of the loss for every head, floored: (rows, n_heads)."""
-        change = (gradient.float() * (predicted.float() - z.float())).unflatten(-1, (self.n_heads, -1)).sum(-1)
+        change = (
+            (gradient.float() * (predicted.float() - z.float())).unflatten(-1, (self.n_heads, -1)).sum(-1)
+        )
         return change.square().clamp_min(SMALLEST_CHANGE).log()
 
     def _moved(self, z: Tensor, difference: Tensor) -> Tensor:
@@ -83,7 +93,9 @@ class LayerNeed:
         heads, (d_z, width) = self.n_heads, self.weight.shape
         blocks = self.weight.view(heads, d_z // heads, width)
         parts = []
-        for rows, off in zip(*(t.split(max(1, CHUNK // (heads * width))) for t in (z, difference)), strict=True):
+        for rows, off in zip(
+            *(t.split(max(1, CHUNK // (heads * width))) for t in (z, difference)), strict=True
+        ):
             out = rows @ self.weight + self.bias
             errors = torch.einsum("rhk,hkd->rhd", off.unflatten(-1, (heads, -1)), blocks)
             moved = self.stream(out).unsqueeze(1) - self.stream(out.unsqueeze(1) - errors)
@@ -91,7 +103,9 @@ class LayerNeed:
         return torch.cat(parts)
 
     def cosine(self, x: Tensor, z: Tensor) -> Tensor:
-        """Cosine of the stream before and after attention, (rows,): the criterion of He et al. 2024 (arXiv:2406.15786)."""
+        """Cosine of the stream before and after attention, (rows,): the criterion of He et al. 2024
+        (arXiv:2406.15786).
+        """
         added = self.stream(z.float() @ self.weight + self.bias)
         return torch.cosine_similarity(x.float(), x.float() + added, dim=-1)
 
@@ -104,8 +118,10 @@ class Needs:
     ----------
     layers : layer -> its needs.
     predictors : layer -> map from resid_pre and position to all log needs, (rows, len(NEEDS) n_heads).
-    known, predicted : (len(NEEDS), tokens, layers, heads) log needs on validation tokens, the order of layers as in `predictors`.
-    fit : share of the variance of each log need, within a head, that its prediction explains on the validation tokens.
+    known, predicted : (len(NEEDS), tokens, layers, heads) log needs on validation tokens, the order of layers
+        as in `predictors`.
+    fit : share of the variance of each log need, within a head, that its prediction explains on the
+        validation tokens.
     cosine : layer -> mean cosine of the stream before and after attention.
     """
 
@@ -117,13 +133,17 @@ class Needs:
     cosine: dict[int, float]
 
     def at(self, site: Site, need: int, known: bool) -> Tensor:
-        """One log need of every head at a site: (batch, position, head); of the known ones only those AT_ONCE."""
+        """One log need of every head at a site: (batch, position, head); of the known ones only those
+        AT_ONCE.
+        """
         shape = site.x.shape[:2]
         x = site.x.flatten(0, 1)
         if known:
             logs = self.layers[site.layer].logs(x, site.z.flatten(0, 1), site.predicted.flatten(0, 1))
         else:
-            logs = self.predictors[site.layer](x.float(), site.position.flatten()).unflatten(-1, (len(NEEDS), -1))
+            logs = self.predictors[site.layer](x.float(), site.position.flatten()).unflatten(
+                -1, (len(NEEDS), -1)
+            )
         return logs[:, need].unflatten(0, shape)
 
     def heads(self, need: int, layers: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -133,14 +153,17 @@ class Needs:
         return [(layers[i], int(h)) for i, h in zip(*np.unravel_index(order, mean.shape), strict=True)]
 
     def threshold(self, need: int, known: bool, share: float) -> float:
-        """The value below which `share` of the operations lie; infinite for all of them, held-out ones included."""
+        """The value below which `share` of the operations lie; infinite for all of them, held-out ones
+        included.
+        """
         if share >= 1:
             return float("inf")
         return float(np.quantile((self.known if known else self.predicted)[need], share))
 
 
 def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state: Path | None) -> Needs:
-    """Fit the predictions on the training documents and collect known and predicted needs on the validation documents.
+    """Fit the predictions on the training documents and collect known and predicted needs on the validation
+    documents.
 
     The replacement whose error is needed is `with_position`, which `fitted` has to hold.
     """
@@ -166,7 +189,9 @@ def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state
 
     moments = collect(decoder, task, False, state, "needs", logs, width, reader)
     identity = torch.eye(width, dtype=torch.float64)
-    predictors = {n: fit_with_position(sums, identity.to(sums.device), None)[0] for n, sums in moments.items()}
+    predictors = {
+        n: fit_with_position(sums, identity.to(sums.device), None)[0] for n, sums in moments.items()
+    }
 
     known: dict[int, list[Tensor]] = {n: [] for n in fitted}
     predicted: dict[int, list[Tensor]] = {n: [] for n in fitted}
@@ -180,7 +205,9 @@ def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state
         cosines[layer].append(layers[layer].cosine(rows, truth).cpu())
 
     tokens = 0
-    with reader(decoder, task, gather) as read:  # every process reads the same windows, so all have the same thresholds
+    with reader(
+        decoder, task, gather
+    ) as read:  # every process reads the same windows, so all have the same thresholds
         for batch in task.batches("validation", decoder.device):
             read(batch)
             tokens += int(batch.keep.sum())

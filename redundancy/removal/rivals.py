@@ -1,9 +1,10 @@
-"""What else predicts attention from the hidden state: fewer numbers (ridge of low rank) or more shape (a small network).
+"""What else predicts attention from the hidden state: fewer numbers (ridge of low rank) or more shape (a
+small network).
 
 rank_r   the probe restricted to rank r in the layer output (`RidgePath.solve_rank`)
 mlp      probe + W_2 gelu(W_1 s + b_1) + b_2 with s the standardised hidden state, hidden width 2 d_model, W_2 = 0 at the
-         start; Adam on |(z - prediction) W_O|^2 over the training documents, the weights kept that had the smallest error
-         on the validation documents, stopped after PATIENCE epochs without a smaller one
+         start; Adam on |(z - prediction) W_O|^2 over the training documents, the weights kept that had the
+         smallest error on the validation documents, stopped after PATIENCE epochs without a smaller one
 """
 
 import copy
@@ -61,8 +62,8 @@ def train_mlps(
 ) -> dict[int, Mlp]:
     """One `Mlp` per layer, all trained while the text streams through the model once per epoch.
 
-    Every process reads all of the text here, so that all of them hold the same weights. Raises `Interrupted` when asked to
-    stop; what was trained is then lost.
+    Every process reads all of the text here, so that all of them hold the same weights. Raises `Interrupted`
+    when asked to stop; what was trained is then lost.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.seed)
@@ -102,7 +103,8 @@ def train_mlps(
                         read(batch)
                         if stopping():
                             raise Interrupted(
-                                "The finished steps are saved; the same command with the same --out goes on from there."
+                                "The finished steps are saved; the same command with the same --out goes on "
+                                "from there."
                             )
             for n in active:
                 error = float(errors[n][0] / errors[n][1])

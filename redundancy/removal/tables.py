@@ -1,4 +1,6 @@
-"""From sums to tables for the removal experiments: loss increases, the removal curve, what can be removed at a given loss."""
+"""From sums to tables for the removal experiments: loss increases, the removal curve, what can be removed at
+a given loss.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,7 +34,8 @@ FRAMES = {
 }
 # nats per token by which the loss may rise
 BUDGETS = (0.01, 0.05, 0.1)
-# the removal curve is measured again near a crossing while its neighbours are further apart than this, at most ROUNDS times
+# the removal curve is measured again near a crossing while its neighbours are further apart than this, at
+# most ROUNDS times
 RESOLUTION, FINEST, ROUNDS = 0.05, 0.01, 3
 ORDERS = {
     "known_relative": "relative error, known",
@@ -53,7 +56,9 @@ DISCRETE = tuple(order for order in ORDERS if order.startswith(("heads", "layers
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Sums per document (document, FIELDS) of the intact model, and of every variant (variant, document, FIELDS)."""
+    """Sums per document (document, FIELDS) of the intact model, and of every variant (variant, document,
+    FIELDS).
+    """
 
     variants: Sequence[Variant]
     intact: Tensor
@@ -61,7 +66,9 @@ class Evaluated:
 
     def joined(self, other: "Evaluated") -> "Evaluated":
         """The variants of both; the intact model is the same."""
-        return Evaluated([*self.variants, *other.variants], self.intact, torch.cat([self.changed, other.changed]))
+        return Evaluated(
+            [*self.variants, *other.variants], self.intact, torch.cat([self.changed, other.changed])
+        )
 
     def curves(self) -> dict[str, list[int]]:
         """The variants of every order of the removal curve, by growing target share."""
@@ -79,11 +86,14 @@ class Losses:
 
     Attributes
     ----------
-    predictors : layer, predictor, metric, estimate, lower, upper, n: how well each map predicts, on held-out documents.
+    predictors : layer, predictor, metric, estimate, lower, upper, n: how well each map predicts, on held-out
+        documents.
     substitution : part, layer, head, replacement, metric, estimate, lower, upper, n.
-    curve : order, target_share, metric, estimate, lower, upper, n; metric `share` is the share really replaced.
-    removable : order, budget (nats per token), estimate, lower, upper, n: share removable within the budget, see `removable`; `within`
-        and `beyond` are the measured shares between which it lies, `kind` says what the estimate is.
+    curve : order, target_share, metric, estimate, lower, upper, n; metric `share` is the share really
+        replaced.
+    removable : order, budget (nats per token), estimate, lower, upper, n: share removable within the budget,
+        see `removable`; `within` and `beyond` are the measured shares between which it lies, `kind` says what
+        the estimate is.
     cost : what a run costs with attention really left out, see `skipping`; empty if not measured.
     summary : the headline numbers and the verdict.
     folder : where all of it is stored.
@@ -115,10 +125,11 @@ def _first_over(increases: Array, budget: float) -> Array:
 
 
 def interpolated(shares: Array, increases: Array, budget: float) -> Array:
-    """The share at which the loss first rises by more than `budget`, by linear interpolation from (0, 0): (replicate,).
+    """The share at which the loss first rises by more than `budget`, by linear interpolation from (0, 0):
+    (replicate,).
 
-    shares, increases : (replicate, point), points in the order of growing target share. Where no point exceeds the budget, the
-    largest measured share is returned.
+    shares, increases : (replicate, point), points in the order of growing target share. Where no point
+        exceeds the budget, the largest measured share is returned.
     """
     start = np.zeros((len(shares), 1))
     x, y = np.hstack([start, shares]), np.hstack([start, increases])
@@ -131,12 +142,16 @@ def interpolated(shares: Array, increases: Array, budget: float) -> Array:
     return np.where(none, x1, crossing)
 
 
-def removable(shares: Array, increases: Array, budget: float, discrete: bool, bootstrap: Studentised) -> dict[str, Any]:
-    """How much can be removed while the loss rises by at most `budget`: one row of `Losses.removable` without its keys.
+def removable(
+    shares: Array, increases: Array, budget: float, discrete: bool, bootstrap: Studentised
+) -> dict[str, Any]:
+    """How much can be removed while the loss rises by at most `budget`: one row of `Losses.removable` without
+    its keys.
 
     Parameters
     ----------
-    shares, increases : (1 + documents, point) under the weights of `bootstrap`, points in the order of growing target share.
+    shares, increases : (1 + documents, point) under the weights of `bootstrap`, points in the order of
+        growing target share.
 
     Returns
     -------
@@ -161,7 +176,9 @@ def removable(shares: Array, increases: Array, budget: float, discrete: bool, bo
     elif first == 0:
         estimate, lower, upper, kind = math.nan, 0.0, beyond, "less than"
     else:
-        estimate, lower, upper = (float(v) for v in bootstrap.intervals(interpolated(shares, increases, budget)))
+        estimate, lower, upper = (
+            float(v) for v in bootstrap.intervals(interpolated(shares, increases, budget))
+        )
         lower, upper = max(lower, 0.0), min(upper, 1.0)
         kind = "interpolated" if first < len(own) else "at least"
     return {"estimate": estimate, "lower": lower, "upper": upper, **sides, "kind": kind}
@@ -170,8 +187,8 @@ def removable(shares: Array, increases: Array, budget: float, discrete: bool, bo
 def crossings(evaluated: Evaluated) -> dict[str, list[float]]:
     """Shares at which continuous orders should be measured next, so that little is left to interpolation.
 
-    A crossing is asked for where the measured shares on its two sides are further apart than RESOLUTION, or where none lies within the
-    budget yet. Empty once there is nothing to ask.
+    A crossing is asked for where the measured shares on its two sides are further apart than RESOLUTION, or
+    where none lies within the budget yet. Empty once there is nothing to ask.
     """
     found = measures(evaluated.intact, evaluated.changed, np.ones((1, len(evaluated.intact))))
     wanted: dict[str, list[float]] = {}
@@ -187,7 +204,8 @@ def crossings(evaluated: Evaluated) -> dict[str, list[float]]:
             low, high = targets[first - 1], targets[first]
             if high - low <= (FINEST if first == 1 else RESOLUTION):
                 continue
-            # where nothing is known to lie within the budget the curve may rise steeply at first: at most half way
+            # where nothing is known to lie within the budget the curve may rise steeply at first: at most
+            # half way
             crossing = float(interpolated(targets[None, 1:], increases[None, 1:], budget)[0])
             share = min(crossing, (low + high) / 2) if first == 1 else crossing
             # rounded, so that a resumed run asks for the same shares; not on top of a measured one
@@ -198,7 +216,9 @@ def crossings(evaluated: Evaluated) -> dict[str, list[float]]:
 
 
 def measures(intact: Tensor, changed: Tensor, weights: Array) -> dict[str, Array]:
-    """Loss increase (nats per token), KL, top-1 agreement, and share of operations replaced: each (variant, replicate)."""
+    """Loss increase (nats per token), KL, top-1 agreement, and share of operations replaced: each (variant,
+    replicate).
+    """
     base = np.tensordot(weights, intact.numpy(), axes=1)
     total = np.einsum("rd,vdf->vrf", weights, changed.numpy())
     tokens, loss, kl, agreement, skipped, operations = (total[..., i] for i in range(len(FIELDS)))
@@ -228,7 +248,9 @@ def tabulate_losses(
     def row(values: Array, **keys: Any) -> dict[str, Any]:
         return {**keys, **vars(bootstrap.estimate(values))}
 
-    index = {tuple(v.keys.get(k) for k in KEYS): i for i, v in enumerate(variants) if v.keys["part"] != "curve"}
+    index = {
+        tuple(v.keys.get(k) for k in KEYS): i for i, v in enumerate(variants) if v.keys["part"] != "curve"
+    }
     substitution, curve, shares = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
     for key, i in index.items():
         keys = dict(zip(KEYS, key, strict=True))
@@ -248,7 +270,8 @@ def tabulate_losses(
         for budget in BUDGETS:
             share, increase = (found[name][places].T for name in ("share", "loss_increase"))
             shares.append(
-                {"order": order, "budget": budget} | removable(share, increase, budget, order in DISCRETE, bootstrap)
+                {"order": order, "budget": budget}
+                | removable(share, increase, budget, order in DISCRETE, bootstrap)
             )
 
     predictors, means = list[dict[str, Any]](), dict[str, dict[str, list[Array]]]()
@@ -271,7 +294,9 @@ def tabulate_losses(
         "depth": facts["depth"],
         "position_0": "substituted" if task.start_position == 0 else "left intact and not counted",
         "loss_intact": row(loss[:, FIELDS.index("loss")] / loss[:, 0]),
-        "predictors": {m: {k: row(np.mean(v, axis=0)) for k, v in values.items()} for m, values in means.items()},
+        "predictors": {
+            m: {k: row(np.mean(v, axis=0)) for k, v in values.items()} for m, values in means.items()
+        },
         "R_of_operations": row(np.concatenate(operations, 1).mean(1)),
         "all_layers": {
             r["replacement"]: {c: r[c] for c in NUMBER}
@@ -285,7 +310,9 @@ def tabulate_losses(
         },
         "removable": {
             order: {
-                f"{r['budget']:g}": {c: r[c] for c in FRAMES["removable"][2:]} for r in shares if r["order"] == order
+                f"{r['budget']:g}": {c: r[c] for c in FRAMES["removable"][2:]}
+                for r in shares
+                if r["order"] == order
             }
             for order in points
         },
@@ -318,8 +345,9 @@ def _verdict(summary: dict[str, Any], n: int) -> str:
     if summary["all_layers"]:
         lost = summary["all_layers"]
         text += (
-            f" In place of attention in {'every layer' if not part_of(summary) else 'these layers'} it costs {show(lost['probe'])} nats per token, with the position "
-            f"{show(lost['with_position'])}; the mean per position costs {show(lost['position_mean'])}, the training mean "
+            f" In place of attention in {'every layer' if not part_of(summary) else 'these layers'} it costs "
+            f"{show(lost['probe'])} nats per token, with the position {show(lost['with_position'])}; the "
+            f"mean per position costs {show(lost['position_mean'])}, the training mean "
             f"{show(lost['training_mean'])}, nothing at all {show(lost['zero'])}."
         )
     if summary["removable"]:
@@ -327,15 +355,17 @@ def _verdict(summary: dict[str, Any], n: int) -> str:
         at = summary["removable"][best][f"{BUDGETS[1]:g}"]
         chance = summary["removable"]["random"][f"{BUDGETS[1]:g}"]
         text += (
-            f" At +{BUDGETS[1]} nats per token, of {len(summary['removable'])} orders the one that spares most replaces "
-            f"{show_share(at)} of the attention operations ({ORDERS[best]}), a random one {show_share(chance)}; other criteria may "
-            "spare more."
+            f" At +{BUDGETS[1]} nats per token, of {len(summary['removable'])} orders the one that spares "
+            f"most replaces {show_share(at)} of the attention operations ({ORDERS[best]}), a random one "
+            f"{show_share(chance)}; other criteria may spare more."
         )
     return text + f" 95 % intervals over {n} held-out {summary['unit']}s."
 
 
 def best_order(by_order: Mapping[str, Any], budget: float) -> str:
-    """The order that can replace the largest share within a budget; what is only known to be less counts as nothing."""
+    """The order that can replace the largest share within a budget; what is only known to be less counts as
+    nothing.
+    """
     at = {order: by_order[order][f"{budget:g}"]["estimate"] for order in ORDERS if order in by_order}
     return max(at, key=lambda order: 0.0 if at[order] is None or math.isnan(at[order]) else at[order])
 
@@ -359,7 +389,12 @@ def print_losses(losses: Losses) -> None:
         return f"{row['estimate']:.3f} [{row['lower']:.3f}, {row['upper']:.3f}]"
 
     summary = losses.summary
-    title = f"{summary['model']}: {'every layer' if not part_of(summary) else 'layers ' + ', '.join(map(str, summary['layers']))} replaced, {summary['loss_intact']['estimate']:.3f} nats per token intact, position 0 {summary['position_0']}"
+    title = (
+        f"{summary['model']}: "
+        f"{'every layer' if not part_of(summary) else 'layers ' + ', '.join(map(str, summary['layers']))} "
+        f"replaced, {summary['loss_intact']['estimate']:.3f} nats per token intact, position 0 "
+        f"{summary['position_0']}"
+    )
     every = losses.substitution[losses.substitution["part"] == "all"]
     if len(every):
         _print(title, "replacement", every, every["replacement"].unique(), "replacement", cell)
@@ -367,7 +402,9 @@ def print_losses(losses: Losses) -> None:
         (losses.substitution["part"] == "layers") & (losses.substitution["metric"] == "loss_increase")
     ]
     if len(alone):
-        table = Table(box=box.SIMPLE, title="loss increase, one layer replaced, nats per token", title_justify="left")
+        table = Table(
+            box=box.SIMPLE, title="loss increase, one layer replaced, nats per token", title_justify="left"
+        )
         names = list(alone["replacement"].unique())
         for column in ("layer", *names):
             table.add_column(column, justify="right")
@@ -381,7 +418,8 @@ def print_losses(losses: Losses) -> None:
             table.add_column(column, justify="left" if column == "order" else "right")
         for order, rows in losses.removable.groupby("order", sort=False):
             table.add_row(
-                ORDERS[str(order)], *(show_share({str(k): v for k, v in r.items()}, 3) for _, r in rows.iterrows())
+                ORDERS[str(order)],
+                *(show_share({str(k): v for k, v in r.items()}, 3) for _, r in rows.iterrows()),
             )
         console.print(table)
     if len(losses.cost):

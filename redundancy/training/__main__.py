@@ -1,7 +1,9 @@
-"""Redundancy over training: the probe and all its controls at every checkpoint: `python -m redundancy.training [MODEL]`.
+"""Redundancy over training: the probe and all its controls at every checkpoint: `python -m
+redundancy.training [MODEL]`.
 
-Every checkpoint is measured on the same held-out documents, so differences between checkpoints are paired over documents.
-`execute` is the experiment, step by step; `checkpoints` says where checkpoints come from, `courses` makes the tables.
+Every checkpoint is measured on the same held-out documents, so differences between checkpoints are paired
+over documents. `execute` is the experiment, step by step; `checkpoints` says where checkpoints come from,
+`courses` makes the tables.
 """
 
 import shutil
@@ -28,7 +30,8 @@ from redundancy.training.tables import Course, Measured, print_course, tabulate_
 
 @dataclass(frozen=True)
 class TrainingConfig(Request):
-    """Everything that changes a number of a training run. `None` means chosen automatically, and the choice is printed.
+    """Everything that changes a number of a training run. `None` means chosen automatically, and the choice
+    is printed.
 
     MODEL is the embedded model, a folder of checkpoints, or, with --revisions, a hub id.
     """
@@ -36,18 +39,23 @@ class TrainingConfig(Request):
     revisions: tuple[str, ...] = ()
     """Hub revisions: step0 step512 ... (or with commas), or all of those whose names hold a step."""
     checkpoints: tuple[str, ...] = ()
-    """A list of checkpoints: .gguf files, .safetensors files (with MODEL's configuration), folders, or any MODEL."""
+    """A list of checkpoints: .gguf files, .safetensors files (with MODEL's configuration), folders, or any
+    MODEL.
+    """
 
 
 def execute(config: TrainingConfig, settings: Settings) -> Course:
     """The experiment: find the checkpoints, cut one text for all, measure each, compare them."""
-    checkpoints = find_checkpoints(config.model, config.revisions, config.checkpoints, config.trust_remote_code)
+    checkpoints = find_checkpoints(
+        config.model, config.revisions, config.checkpoints, config.trust_remote_code
+    )
     check_same([(c.name, _shape(c)) for c in checkpoints])
     prepared = prepare(config, settings, checkpoints[-1].source)
     task = replace(prepared.task(settings), both_tokens=True)
     if task.start_position == 0:
         raise UserError(
-            "--keep-position-0 cannot be had here: the control on both tokens needs a token before each. Leave it out."
+            "--keep-position-0 cannot be had here: the control on both tokens needs a token before each. "
+            "Leave it out."
         )
     run = prepared.open_run(settings, {"steps": [c.step for c in checkpoints]})
     if run.finished:
@@ -60,7 +68,10 @@ def execute(config: TrainingConfig, settings: Settings) -> Course:
     for checkpoint in checkpoints:
         one = measure_checkpoint(checkpoint, prepared, task, settings, state)
         if one.weight_hash in hashes:
-            warn(f"{checkpoint.name} has the same weights as {hashes[one.weight_hash]}; it gets no row of its own.")
+            warn(
+                f"{checkpoint.name} has the same weights as {hashes[one.weight_hash]}; it gets no row of its "
+                "own."
+            )
             continue
         hashes[one.weight_hash] = checkpoint.name
         measured.append(one)
@@ -88,15 +99,21 @@ def _shape(checkpoint: Checkpoint) -> tuple[object, ...]:
 def measure_checkpoint(
     checkpoint: Checkpoint, prepared: Prepared, task: Task, settings: Settings, state: Path
 ) -> Measured:
-    """Probe, controls, loss and attention patterns of one checkpoint; what a killed run has finished is read back."""
+    """Probe, controls, loss and attention patterns of one checkpoint; what a killed run has finished is read
+    back.
+    """
     path = state / f"{checkpoint.name}.safetensors"
     last = prepared.decoder
     if processes.agree(path.exists()):
         return _restore(checkpoint, path, task, last)
-    decoder = load_model(checkpoint.source, last.device, last.dtype, task.seed, split=settings.device == "split")
+    decoder = load_model(
+        checkpoint.source, last.device, last.dtype, task.seed, split=settings.device == "split"
+    )
     choice("checkpoint", checkpoint.name, f"step {checkpoint.step:,}")
     scores, _ = measure(decoder, task, controls=True, state=state, label=checkpoint.name)
-    losses, _ = evaluate(decoder, task, [], state / f"{checkpoint.name}-loss.safetensors", f"{checkpoint.name}: loss")
+    losses, _ = evaluate(
+        decoder, task, [], state / f"{checkpoint.name}-loss.safetensors", f"{checkpoint.name}: loss"
+    )
     patterns = attention_statistics(decoder, task, f"{checkpoint.name}: attention")
     one = Measured(
         name=checkpoint.name,
@@ -130,7 +147,9 @@ def _restore(checkpoint: Checkpoint, path: Path, task: Task, decoder: Decoder) -
     for n in task.layers:
         sums, output = parts["scores"][n], parts["map"][n]
         names = [key.removeprefix("layer/") for key in sums if key.startswith("layer/")]
-        scores[n] = LayerScores(names, len(sums["count"]), (output["weight"], output["bias"]), decoder.n_heads)
+        scores[n] = LayerScores(
+            names, len(sums["count"]), (output["weight"], output["bias"]), decoder.n_heads
+        )
         scores[n].restore(sums)
     return Measured(
         name=checkpoint.name,
@@ -144,7 +163,9 @@ def _restore(checkpoint: Checkpoint, path: Path, task: Task, decoder: Decoder) -
 
 @dataclass(frozen=True)
 class Command:
-    """Measure attention redundancy at every checkpoint of a training run, with all controls, on the same documents."""
+    """Measure attention redundancy at every checkpoint of a training run, with all controls, on the same
+    documents.
+    """
 
     config: tyro.conf.OmitArgPrefixes[TrainingConfig]
     settings: tyro.conf.OmitArgPrefixes[Settings]

@@ -1,7 +1,8 @@
-"""What attention looks at, per layer: how spread it is, and how much falls on position 0, on the token itself, on the one before.
+"""What attention looks at, per layer: how spread it is, and how much falls on position 0, on the token
+itself, on the one before.
 
-A random network attends nearly evenly: its output is close to a running mean of the values, which changes slowly from token
-to token and is easy to predict. These numbers show how far a checkpoint is from that.
+A random network attends nearly evenly: its output is close to a running mean of the values, which changes
+slowly from token to token and is easy to predict. These numbers show how far a checkpoint is from that.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,9 @@ def _explicit_attention(decoder: Decoder) -> Iterator[None]:
 
 
 def pattern_fields(weights: Tensor) -> Tensor:
-    """The PATTERNS of attention weights (..., head, query, key), mean over heads: (..., query, len(PATTERNS)), float32."""
+    """The PATTERNS of attention weights (..., head, query, key), mean over heads: (..., query,
+    len(PATTERNS)), float32.
+    """
     p = weights.float()
     length = p.shape[-1]
     entropy = -torch.xlogy(p, p).sum(-1)
@@ -45,7 +48,8 @@ def pattern_fields(weights: Tensor) -> Tensor:
 
 
 def attention_statistics(decoder: Decoder, task: Task, label: str) -> Tensor:
-    """Sums over the kept held-out tokens: (document, layer, 1 + len(PATTERNS)), the count of tokens first, float64.
+    """Sums over the kept held-out tokens: (document, layer, 1 + len(PATTERNS)), the count of tokens first,
+    float64.
 
     Raises UserError for a model that does not hand out its attention weights.
     """
@@ -57,10 +61,13 @@ def attention_statistics(decoder: Decoder, task: Task, label: str) -> Tensor:
         context = batch.ids.shape[1]
         size = max(1, WEIGHTS // (len(decoder.layers) * decoder.n_heads * context**2))
         for rows in torch.arange(len(batch.ids), device=batch.ids.device).split(size):
-            found = decoder.backbone(input_ids=batch.ids[rows], use_cache=False, output_attentions=True).attentions
+            found = decoder.backbone(
+                input_ids=batch.ids[rows], use_cache=False, output_attentions=True
+            ).attentions
             if not found or found[0] is None:
                 raise UserError(
-                    f"{decoder.name!r} does not hand out its attention weights, so their patterns cannot be measured."
+                    f"{decoder.name!r} does not hand out its attention weights, so their patterns cannot be "
+                    "measured."
                 )
             keep, owner = batch.keep[rows].cpu(), batch.document[rows].cpu()
             for place, layer in enumerate(task.layers):

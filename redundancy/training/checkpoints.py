@@ -1,4 +1,5 @@
-"""Where checkpoints over training come from: the embedded model, a folder, hub revisions, or a list of models.
+"""Where checkpoints over training come from: the embedded model, a folder, hub revisions, or a list of
+models.
 
 folder/                      FOLDER/step-000016/{config.json, model.safetensors}, any name that ends in a number;
   checkpoints/step-000016/   the layout of `redundancy.pretrain` with its final model beside them is read too
@@ -36,10 +37,11 @@ def find_checkpoints(
 ) -> list[Checkpoint]:
     """All checkpoints asked for, ordered by step.
 
-    A step is the number after `step`, `checkpoint`, `ckpt` or `iter` in a name, else the number at its end; where a name of a list has
-    neither, it is the place in the list.
+    A step is the number after `step`, `checkpoint`, `ckpt` or `iter` in a name, else the number at its end;
+    where a name of a list has neither, it is the place in the list.
 
-    Raises UserError when there are fewer than two, when a folder holds none, or for a revision that does not exist.
+    Raises UserError when there are fewer than two, when a folder holds none, or for a revision that does not
+    exist.
     """
     if revisions and checkpoints:
         raise UserError("--revisions and --checkpoints were both given; a run reads one of them.")
@@ -54,18 +56,22 @@ def find_checkpoints(
         found = _of_folder(DATA if model == "embedded" else Path(model), model)
     if len(found) < 2:
         raise UserError(
-            f"{len(found)} checkpoint was found; a course over training needs at least 2. Change --revisions or --checkpoints."
+            f"{len(found)} checkpoint was found; a course over training needs at least 2. Change --revisions "
+            "or --checkpoints."
         )
     steps = [c.step for c in found]
     if len(set(steps)) < len(steps):
         raise UserError(
-            f"two checkpoints have the same step ({', '.join(f'{c.name}: {c.step}' for c in found)}). Rename them, or list fewer."
+            f"two checkpoints have the same step ({', '.join(f'{c.name}: {c.step}' for c in found)}). Rename "
+            "them, or list fewer."
         )
     return sorted(found, key=lambda c: c.step)
 
 
 def _step(name: str, otherwise: int, marked: bool = False) -> int:
-    """The training step in a name, with `marked` only behind a word that says so; `otherwise` where there is none."""
+    """The training step in a name, with `marked` only behind a word that says so; `otherwise` where there is
+    none.
+    """
     found = re.search(r"(?:step|checkpoint|ckpt|iter)[-_]?(\d+)", name.lower())
     if found is None and not marked:
         found = re.search(r"(\d+)$", name)
@@ -83,11 +89,14 @@ def _listed(model: str, name: str) -> Source:
 
 
 def _of_folder(folder: Path, model: str) -> list[Checkpoint]:
-    """Subfolders in the hub's layout whose names hold a number, and the final model that `redundancy.pretrain` puts beside them."""
+    """Subfolders in the hub's layout whose names hold a number, and the final model that
+    `redundancy.pretrain` puts beside them.
+    """
     if not folder.is_dir():
         raise UserError(
-            f"{model!r} is not a folder of checkpoints. Name one, give --revisions step0,step1,... (or all) of a hub model, or list files with "
-            "--checkpoints; without MODEL the embedded checkpoints are read."
+            f"{model!r} is not a folder of checkpoints. Name one, give --revisions step0,step1,... (or all) "
+            "of a hub model, or list files with --checkpoints; without MODEL the embedded checkpoints are "
+            "read."
         )
     inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     found = []
@@ -97,7 +106,8 @@ def _of_folder(folder: Path, model: str) -> list[Checkpoint]:
             found.append(Checkpoint(path.name, step, locate(str(path))))
     if not found:
         raise UserError(
-            f"{folder} holds no checkpoints: no subfolder with a number in its name and a config.json in it. Name the folder above them."
+            f"{folder} holds no checkpoints: no subfolder with a number in its name and a config.json in it. "
+            "Name the folder above them."
         )
     trajectory = folder / "trajectory.csv"
     if (folder / "model" / "config.json").is_file() and trajectory.is_file():
@@ -123,15 +133,18 @@ def _of_revisions(model: str, revisions: tuple[str, ...], trust_remote_code: boo
     if missing:
         some = ", ".join(known[:40]) + (", ..." if len(known) > 40 else "")
         raise UserError(
-            f"{model!r} has no revision {', '.join(missing)}; there are {len(known)}: {some or 'none'}. Change --revisions."
+            f"{model!r} has no revision {', '.join(missing)}; there are {len(known)}: {some or 'none'}. "
+            "Change --revisions."
         )
     return [
-        Checkpoint(name, _step(name, place), locate(model, name, trust_remote_code)) for place, name in enumerate(names)
+        Checkpoint(name, _step(name, place), locate(model, name, trust_remote_code))
+        for place, name in enumerate(names)
     ]
 
 
 def hub_revisions(model: str) -> list[str]:
-    """Branches and tags of a hub model in the order of their steps; without a connection, those in the local cache.
+    """Branches and tags of a hub model in the order of their steps; without a connection, those in the local
+    cache.
 
     Raises UserError when the model is known neither here nor there.
     """
@@ -146,8 +159,9 @@ def hub_revisions(model: str) -> list[str]:
         names = [ref for repo in cached for ref in repo.refs]
         if not names:
             raise UserError(
-                f"the revisions of {model!r} cannot be listed ({type(error).__name__}) and none are in the local cache. Connect to the hub, or give a "
-                "folder of checkpoints; without MODEL the embedded ones are read."
+                f"the revisions of {model!r} cannot be listed ({type(error).__name__}) and none are in the "
+                "local cache. Connect to the hub, or give a folder of checkpoints; without MODEL the "
+                "embedded ones are read."
             ) from error
         choice("revisions", len(names), "those in the local cache, the hub cannot be reached")
     return sorted(names, key=lambda name: (_step(name, -1), name))
@@ -159,6 +173,6 @@ def check_same(shapes: Sequence[tuple[str, tuple[object, ...]]]) -> None:
     for name, shape in shapes[1:]:
         if shape != wanted:
             raise UserError(
-                f"checkpoint {name!r} is of another architecture than {first!r}: (model type, layers, heads, d_model, vocabulary) are {shape} "
-                f"and {wanted}. List checkpoints of one model."
+                f"checkpoint {name!r} is of another architecture than {first!r}: (model type, layers, heads, "
+                f"d_model, vocabulary) are {shape} and {wanted}. List checkpoints of one model."
             )

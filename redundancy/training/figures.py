@@ -24,7 +24,9 @@ def _steps(axes: Axes, steps: pd.Series) -> None:
 
 
 def training_course(course: Course) -> Figure:
-    """R and centred R2 over training, the probe beside every control, with the validation loss and the paper's table 7."""
+    """R and centred R2 over training, the probe beside every control, with the validation loss and the
+    paper's table 7.
+    """
     figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9))
     overall = course.overall[course.overall["against"].fillna("") == ""]
     feature = course.summary["feature"]
@@ -36,7 +38,12 @@ def training_course(course: Course) -> Figure:
     ):
         rows = overall[overall["metric"] == metric]
         style.band(
-            axes, rows[rows["feature"] == feature], f"probe ({feature})", (style.PALETTE[0], "o", "-"), 2.0, over="step"
+            axes,
+            rows[rows["feature"] == feature],
+            f"probe ({feature})",
+            (style.PALETTE[0], "o", "-"),
+            2.0,
+            over="step",
         )
         for name, title in CONTROL_NAMES.items():
             style.band(axes, rows[rows["feature"] == name], title, LOOK[name], over="step")
@@ -46,25 +53,43 @@ def training_course(course: Course) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     loss = course.losses.sort_values("step")
     probe = overall[(overall["metric"] == "R") & (overall["feature"] == feature)].sort_values("step")
-    panels[2].plot(loss["estimate"], probe["estimate"], color=style.PALETTE[0], marker="o", ms=4, label="this model")
+    panels[2].plot(
+        loss["estimate"], probe["estimate"], color=style.PALETTE[0], marker="o", ms=4, label="this model"
+    )
     panels[2].errorbar(
-        loss["estimate"], probe["estimate"], fmt="none", color=style.PALETTE[0], lw=0.8,
+        loss["estimate"],
+        probe["estimate"],
+        fmt="none",
+        color=style.PALETTE[0],
+        lw=0.8,
         yerr=[(probe["estimate"] - probe["lower"]).clip(0), (probe["upper"] - probe["estimate"]).clip(0)],
-        xerr=[(loss["estimate"] - loss["lower"]).clip(0).to_numpy(), (loss["upper"] - loss["estimate"]).clip(0).to_numpy()],
-    )  # fmt: skip
+        xerr=[
+            (loss["estimate"] - loss["lower"]).clip(0).to_numpy(),
+            (loss["upper"] - loss["estimate"]).clip(0).to_numpy(),
+        ],
+    )
     paper = pd.DataFrame(PAPER_COURSE, columns=["step", "R", "loss"])
     panels[2].plot(
-        paper["loss"], paper["R"], color="0.3", marker="s", ms=4, ls="-.", label="paper, GPT-2 124M (no interval)"
+        paper["loss"],
+        paper["R"],
+        color="0.3",
+        marker="s",
+        ms=4,
+        ls="-.",
+        label="paper, GPT-2 124M (no interval)",
     )
     panels[2].invert_xaxis()
     panels[2].set(
-        xlabel="loss (nats per token; other tokenizer in the paper)", ylabel="R of Definition 1", ylim=(0, 1.02)
+        xlabel="loss (nats per token; other tokenizer in the paper)",
+        ylabel="R of Definition 1",
+        ylim=(0, 1.02),
     )
     panels[2].legend(frameon=False, fontsize=7)
     figure.legend(handles, labels, frameon=False, fontsize=7, ncol=7, loc="outside lower center")
     n = int(course.losses["n"].iloc[0])
     figure.suptitle(
-        f"{course.summary['model']}: redundancy over training, means over layers; 95 % intervals over {n} held-out {course.summary['unit']}s",
+        f"{course.summary['model']}: redundancy over training, means over layers; 95 % intervals over {n} "
+        f"held-out {course.summary['unit']}s",
         fontsize=9,
     )
     return figure
@@ -87,7 +112,8 @@ def training_layers(course: Course) -> Figure:
         panels[1].legend(frameon=False, fontsize=7)
     n = int(course.losses["n"].iloc[0])
     figure.suptitle(
-        f"{course.summary['model']}: the probe by layer (dark to light), 95 % bands over {n} held-out {course.summary['unit']}s",
+        f"{course.summary['model']}: the probe by layer (dark to light), 95 % bands over {n} held-out "
+        f"{course.summary['unit']}s",
         fontsize=9,
     )
     return figure
@@ -103,9 +129,15 @@ def training_drivers(course: Course) -> Figure:
         rows = means[means["driver"] == driver].set_index("step").loc[steps].reset_index()
         error = [(rows["estimate"] - rows["lower"]).clip(0), (rows["upper"] - rows["estimate"]).clip(0)]
         panels[0].bar(
-            range(len(steps)), rows["estimate"], bottom=bottom, yerr=error, color=DRIVER_COLOURS[driver], label=driver,
-            error_kw={"lw": 0.8}, width=0.8,
-        )  # fmt: skip
+            range(len(steps)),
+            rows["estimate"],
+            bottom=bottom,
+            yerr=error,
+            color=DRIVER_COLOURS[driver],
+            label=driver,
+            error_kw={"lw": 0.8},
+            width=0.8,
+        )
         bottom = bottom + rows["estimate"]
     panels[0].set_xticks(range(len(steps)), [f"{s:,}" for s in steps], rotation=45, ha="right", fontsize=7)
     panels[0].set(xlabel="training step", ylabel="share of the energy Σ‖a‖² explained")
@@ -124,7 +156,8 @@ def training_drivers(course: Course) -> Figure:
     panels[1].legend(frameon=False, fontsize=7)
     n = int(course.losses["n"].iloc[0])
     figure.suptitle(
-        f"{course.summary['model']}: what makes attention predictable, means over layers; 95 % intervals over {n} held-out {course.summary['unit']}s",
+        f"{course.summary['model']}: what makes attention predictable, means over layers; 95 % intervals "
+        f"over {n} held-out {course.summary['unit']}s",
         fontsize=9,
     )
     return figure
@@ -138,5 +171,7 @@ COURSE_FIGURES = {
 
 
 def draw_course(folder: Path, destination: Path) -> list[Path]:
-    """Draw every figure of the training run in `folder` as PNG and PDF into `destination`. Raises UserError if it is not one."""
+    """Draw every figure of the training run in `folder` as PNG and PDF into `destination`. Raises UserError
+    if it is not one.
+    """
     return style.draw(Course.read(folder), COURSE_FIGURES, destination)

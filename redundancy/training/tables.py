@@ -1,9 +1,11 @@
-"""From sums to tables for redundancy over training: scores by checkpoint, paired differences, trends, and what drives them.
+"""From sums to tables for redundancy over training: scores by checkpoint, paired differences, trends, and
+what drives them.
 
 drivers     shares of the uncentred energy of attn_out, adding up to 1, each step what the next predictor adds:
             training mean | token id | hidden state (the probe) | hidden state of the token before | rest
 trend       slope per tenfold of steps (step 0 left out) with its interval, and Page's test over documents (Page 1963,
-            J. American Statistical Association 58, 216-230): is the order of the checkpoints the order of the scores?
+            J. American Statistical Association 58, 216-230): is the order of the checkpoints the order of the
+            scores?
 """
 
 import itertools
@@ -34,14 +36,26 @@ PAPER_COURSE = ((10_000, 0.52, 4.21), (50_000, 0.67, 3.54), (100_000, 0.71, 3.31
 FRAMES = ("layers", "overall", "drivers", "attention", "losses", "trend")
 CHAIN = ("training_mean", "token_mean", "resid_pre", "both_tokens")
 DRIVERS = ("training mean", "token id", "hidden state", "token before", "rest")
-TREND_COLUMNS = ("feature", "metric", "estimate", "lower", "upper", "n", "checkpoints", "p_rising", "p_falling")
+TREND_COLUMNS = (
+    "feature",
+    "metric",
+    "estimate",
+    "lower",
+    "upper",
+    "n",
+    "checkpoints",
+    "p_rising",
+    "p_falling",
+)
 BITS = ("bits_per_byte", "bits_per_byte_lower", "bits_per_byte_upper")
 TRENDS = ("R", "R2", "R2_uncentred", "cosine")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one checkpoint left: sums per document of scores, losses (document, FIELDS) and attention patterns."""
+    """What one checkpoint left: sums per document of scores, losses (document, FIELDS) and attention
+    patterns.
+    """
 
     name: str
     step: int
@@ -58,11 +72,14 @@ class Course:
     Attributes
     ----------
     layers : layer, feature, metric: as in a probe run; `feature` is the probe's or a control's name.
-    overall : feature, metric, against: means over layers (`against` empty), and their differences to the first and the last checkpoint.
+    overall : feature, metric, against: means over layers (`against` empty), and their differences to the
+        first and the last checkpoint.
     drivers : layer (or mean), driver: shares of the energy, see the module's text.
     attention : layer (or mean), metric: patterns of attention.
-    losses : nats per token on the same documents, and BITS, the same in bits per byte, which does not depend on the tokenizer.
-    trend : feature, metric, slope per tenfold of steps with interval, and Page's one-sided p for rising and for falling.
+    losses : nats per token on the same documents, and BITS, the same in bits per byte, which does not depend
+        on the tokenizer.
+    trend : feature, metric, slope per tenfold of steps with interval, and Page's one-sided p for rising and
+        for falling.
     summary : headline and verdict.
     folder : where all of it is stored.
     """
@@ -158,7 +175,9 @@ def _with_bits(row: dict[str, Any], bytes_per_token: float) -> dict[str, Any]:
     }
 
 
-def _trend(row: Any, steps: Array, values: Array, per_document: Array, name: str, metric: str) -> dict[str, Any]:
+def _trend(
+    row: Any, steps: Array, values: Array, per_document: Array, name: str, metric: str
+) -> dict[str, Any]:
     """Slope per tenfold of steps over the checkpoints after step 0, and Page's test on the same checkpoints."""
     later = steps > 0
     x = np.log10(steps[later])
@@ -171,7 +190,9 @@ def _trend(row: Any, steps: Array, values: Array, per_document: Array, name: str
 
 
 def _drivers(row: Any, measured: Sequence[Measured], weights: Array) -> list[dict[str, Any]]:
-    """What each predictor of CHAIN adds to the explained share of the energy, by layer and as the mean over layers."""
+    """What each predictor of CHAIN adds to the explained share of the energy, by layer and as the mean over
+    layers.
+    """
     rows = []
     for one in measured:
         every = []
@@ -186,14 +207,18 @@ def _drivers(row: Any, measured: Sequence[Measured], weights: Array) -> list[dic
 
 
 def _attention(row: Any, measured: Sequence[Measured], task: Task, weights: Array) -> list[dict[str, Any]]:
-    """Patterns of attention by layer and as the mean over layers; entropy also as a share of that of an even spread."""
+    """Patterns of attention by layer and as the mean over layers; entropy also as a share of that of an even
+    spread.
+    """
     rows = []
     for one in measured:
         total = np.tensordot(weights, one.patterns.numpy(), axes=1)
         values = {name: total[..., 1 + i] / total[..., 0] for i, name in enumerate(PATTERNS)}
         values["entropy_share"] = values["entropy"] / values["entropy_of_uniform"]
         for name, by_layer in values.items():
-            rows += [row(by_layer[:, i], one, layer=layer, metric=name) for i, layer in enumerate(task.layers)]
+            rows += [
+                row(by_layer[:, i], one, layer=layer, metric=name) for i, layer in enumerate(task.layers)
+            ]
             rows.append(row(by_layer.mean(1), one, layer="mean", metric=name))
     return rows
 
@@ -221,7 +246,9 @@ def _summarise(
         "tokens": facts["tokens"],
         "documents": {split: len(names) for split, names in facts["documents"].items()},
         "unit": facts["unit"],
-        "checkpoints": [{"name": one.name, "step": one.step, "weight_hash": one.weight_hash} for one in measured],
+        "checkpoints": [
+            {"name": one.name, "step": one.step, "weight_hash": one.weight_hash} for one in measured
+        ],
         "course": [
             {
                 "step": one.step,
@@ -245,10 +272,11 @@ def _summarise(
     after = (r[-1] - r[lowest]).estimate(bootstrap)
     summary["lowest_R"] = {"step": measured[lowest].step, **number(r[lowest])}
     summary["verdict"] = (
-        f"From step {measured[0].step:,} to {measured[-1].step:,} R changes by {rise.estimate:+.2f} [{rise.lower:+.2f}, {rise.upper:+.2f}] and centred R2 by "
-        f"{square.estimate:+.2f} [{square.lower:+.2f}, {square.upper:+.2f}]; R is lowest at step {measured[lowest].step:,} and "
-        f"{after.estimate:+.2f} [{after.lower:+.2f}, {after.upper:+.2f}] higher at the end "
-        f"(95 % intervals over {bootstrap.units} held-out {facts['unit']}s, paired)."
+        f"From step {measured[0].step:,} to {measured[-1].step:,} R changes by {rise.estimate:+.2f} "
+        f"[{rise.lower:+.2f}, {rise.upper:+.2f}] and centred R2 by {square.estimate:+.2f} "
+        f"[{square.lower:+.2f}, {square.upper:+.2f}]; R is lowest at step {measured[lowest].step:,} and "
+        f"{after.estimate:+.2f} [{after.lower:+.2f}, {after.upper:+.2f}] higher at the end (95 % intervals "
+        f"over {bootstrap.units} held-out {facts['unit']}s, paired)."
     )
     return summary
 
@@ -260,19 +288,36 @@ def print_course(course: Course) -> None:
     def cell(number: dict[str, Any], digits: int = 3) -> str:
         return f"{number['estimate']:.{digits}f} [{number['lower']:.{digits}f}, {number['upper']:.{digits}f}]"
 
-    columns = [summary["feature"], "training_mean", "position_mean", "token_mean", "previous_token", "shuffled", RANDOM]
+    columns = [
+        summary["feature"],
+        "training_mean",
+        "position_mean",
+        "token_mean",
+        "previous_token",
+        "shuffled",
+        RANDOM,
+    ]
     for metric in ("R", "R2"):
-        table = Table(box=box.SIMPLE, title=f"{metric}, mean over layers, by training step", title_justify="left")
+        table = Table(
+            box=box.SIMPLE, title=f"{metric}, mean over layers, by training step", title_justify="left"
+        )
         for column in ("step", "loss", *columns):
             table.add_column(CONTROL_NAMES.get(column, column), justify="right")
         for place in summary["course"]:
-            cells = [cell(place[columns[0]][metric]), *(f"{place[c][metric]['estimate']:.3f}" for c in columns[1:])]
+            cells = [
+                cell(place[columns[0]][metric]),
+                *(f"{place[c][metric]['estimate']:.3f}" for c in columns[1:]),
+            ]
             table.add_row(f"{place['step']:,}", cell(place["loss"]), *cells)
         console.print(table)
-    table = Table(box=box.SIMPLE, title="what explains the energy of attn_out, mean over layers", title_justify="left")
+    table = Table(
+        box=box.SIMPLE, title="what explains the energy of attn_out, mean over layers", title_justify="left"
+    )
     for column in ("step", *DRIVERS, "entropy / even", "on position 0", "on self"):
         table.add_column(column, justify="right")
-    means = course.drivers[course.drivers["layer"] == "mean"].pivot(index="step", columns="driver", values="estimate")
+    means = course.drivers[course.drivers["layer"] == "mean"].pivot(
+        index="step", columns="driver", values="estimate"
+    )
     spread = course.attention[course.attention["layer"] == "mean"].pivot(
         index="step", columns="metric", values="estimate"
     )
@@ -282,8 +327,10 @@ def print_course(course: Course) -> None:
     console.print(table)
     for t in summary["trend"]:
         console.print(
-            f"[dim]trend of {t['metric']}[/dim] {t['estimate']:+.3f} \\[{t['lower']:+.3f}, {t['upper']:+.3f}] per tenfold of steps after step 0; Page's test: rising "
-            f"p = {t['p_rising']:.2g}, falling p = {t['p_falling']:.2g} (n = {t['n']} documents, {t['checkpoints']} checkpoints)"
+            f"[dim]trend of {t['metric']}[/dim] {t['estimate']:+.3f} \\[{t['lower']:+.3f}, "
+            f"{t['upper']:+.3f}] per tenfold of steps after step 0; Page's test: rising p = "
+            f"{t['p_rising']:.2g}, falling p = {t['p_falling']:.2g} (n = {t['n']} documents, "
+            f"{t['checkpoints']} checkpoints)"
         )
     paper = ", ".join(f"{r['step']:,}: R {r['R']} (loss {r['loss']})" for r in summary["paper"]["rows"])
     console.print(f"[dim]the preprint, {summary['paper']['source']}:[/dim] {paper}")

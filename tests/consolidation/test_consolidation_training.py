@@ -82,12 +82,18 @@ def test_the_tables_hold_what_the_schema_says(tmp_path):
     assert set(course["step"]) == {0, 1, 2, 4, 8, 16, 24}
     knocked = course[course["metric"].str.startswith("accuracy_without_")]
     assert set(knocked["step"]) == {0, 1, 2, 4, 8, 16, 24}
-    shares = course.query("metric == 'attention' and layer == -1").pivot(index="step", columns="kind", values="value")
-    counts = course.query("metric == 'attention' and layer == -1").pivot(index="step", columns="kind", values="n")
+    shares = course.query("metric == 'attention' and layer == -1").pivot(
+        index="step", columns="kind", values="value"
+    )
+    counts = course.query("metric == 'attention' and layer == -1").pivot(
+        index="step", columns="kind", values="n"
+    )
     weighted = (shares["query"] * counts["query"] + shares["other"] * counts["other"]) / counts["all"]
     np.testing.assert_allclose(weighted, shares["all"])
     # every recurring query of training is in the table once per clock
-    expected = sum(int(generate(QUICK.benchmark, 0, s, QUICK.batch).recurring.sum()) for s in range(QUICK.steps))
+    expected = sum(
+        int(generate(QUICK.benchmark, 0, s, QUICK.batch).recurring.sum()) for s in range(QUICK.steps)
+    )
     assert patterns.groupby("clock")["queries"].sum().to_dict() == dict.fromkeys(CLOCKS, expected)
     assert bool(((patterns["k"] >= patterns["k_first"]) & (patterns["k"] <= patterns["k_last"])).all())
     assert patterns["probability"].between(0, 1).all()
@@ -120,7 +126,9 @@ def test_bindings_held_in_the_buffer_are_counted_by_a_loop(tmp_path):
     with torch.no_grad():
         outputs = model(batch, dense=True)
     (found,) = [
-        value for _, kind, metric, value, _ in memories(outputs, batch, BUFFER) if metric == "held" and kind == "query"
+        value
+        for _, kind, metric, value, _ in memories(outputs, batch, BUFFER)
+        if metric == "held" and kind == "query"
     ]
     held = []
     for row in range(4):
@@ -146,8 +154,10 @@ def test_schedules():
     assert config.objective_at(125).semantic_reward == pytest.approx(0.025)
     assert config.objective_at(0).consolidation == 0.5
     assert config.events() == {
-        "end of the temperature schedule": 1000.0, "routing pressure sets in": 100.0, "routing pressure at full weight": 150.0,
-    }  # fmt: skip
+        "end of the temperature schedule": 1000.0,
+        "routing pressure sets in": 100.0,
+        "routing pressure at full weight": 150.0,
+    }
     paper = preset("paper").resolved()
     assert paper.objective_at(0).attention_penalty == 0.1
     assert (paper.cram.width, paper.cram.layers, paper.cram.buffer, paper.cram.rank, paper.batch) == (
@@ -174,7 +184,9 @@ def test_a_loss_that_is_not_finite_is_named_and_the_state_is_kept(tmp_path, monk
     before = (tmp_path / STATE).read_bytes()
     with torch.no_grad():
         trainer.bare.predict.weight.fill_(math.nan)
-    with pytest.raises(UserError, match="not finite at step 4, term dynamics; the state of an earlier step is kept"):
+    with pytest.raises(
+        UserError, match="not finite at step 4, term dynamics; the state of an earlier step is kept"
+    ):
         trainer.train()
     assert (tmp_path / STATE).read_bytes() == before
 
@@ -252,7 +264,19 @@ def test_bins_are_whole_numbers_up_to_the_largest():
 
 
 def test_the_command_trains_seeds_and_gives_a_curve(tmp_path, capsys):
-    flags = ["tiny", "--steps", "40", "--evaluations", "2", "--batch", "4", "--evaluation", "8", "--seeds", "2"]
+    flags = [
+        "tiny",
+        "--steps",
+        "40",
+        "--evaluations",
+        "2",
+        "--batch",
+        "4",
+        "--evaluation",
+        "8",
+        "--seeds",
+        "2",
+    ]
     train.main([*flags, "--out", str(tmp_path / "r")])
     out = capsys.readouterr().out
     assert "0 of 2 seeds learnt retrieval" in out
@@ -332,7 +356,9 @@ def test_replicate_runs_every_cell_once_and_tabulates(tmp_path, capsys):
     start, _ = load_tensors(tmp_path / "cram" / "seed-0" / "model.safetensors")
     moved, _ = load_tensors(tmp_path / "transfer-copy-trained" / "seed-0" / "model.safetensors")
     heads = ("retrieve.", "predict.")
-    assert all(torch.equal(start[k], moved[k]) == (not k.startswith(heads)) for k in start if not k.endswith("scale"))
+    assert all(
+        torch.equal(start[k], moved[k]) == (not k.startswith(heads)) for k in start if not k.endswith("scale")
+    )
     began = (tmp_path / "control" / "seed-0" / "trajectory.parquet").stat().st_mtime_ns
     replicate.main([*flags, "--out", str(tmp_path)])
     assert (tmp_path / "control" / "seed-0" / "trajectory.parquet").stat().st_mtime_ns == began
@@ -342,7 +368,9 @@ def test_replicate_runs_every_cell_once_and_tabulates(tmp_path, capsys):
 
 def test_seed_intervals():
     number = replicate.over_seeds(np.array([1.0, 2.0, 3.0]), "dynamics_mse")
-    assert (number.lower, number.upper) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-5)
+    assert (number.lower, number.upper) == pytest.approx(
+        (2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-5
+    )
     wilson = replicate.over_seeds(np.array([1.0, 1.0, 1.0, 1.0, 0.0]), "learnt")
     assert (wilson.lower, wilson.upper) == pytest.approx((0.3755, 0.9638), abs=1e-3)
     assert math.isnan(replicate.over_seeds(np.array([1.0]), "attention").lower)
@@ -351,7 +379,9 @@ def test_seed_intervals():
 
 
 def test_tiny_learns(tmp_path):
-    """Both kinds of query are answered, and fewer positions attend than there are queries: not all of them need it."""
+    """Both kinds of query are answered, and fewer positions attend than there are queries: not all of them
+    need it.
+    """
     summary = Trainer(preset("tiny"), 0, tmp_path).train()
     assert summary["accuracy"]["recurring"] > 0.95
     assert summary["accuracy"]["novel"] > 0.85

@@ -8,7 +8,16 @@ import torch
 from torch import nn
 
 from consolidation import naive
-from consolidation.cram import EPISODIC, CRAMConfig, CRAMLayer, Objective, Outputs, Trace, objective, routing_noise
+from consolidation.cram import (
+    EPISODIC,
+    CRAMConfig,
+    CRAMLayer,
+    Objective,
+    Outputs,
+    Trace,
+    objective,
+    routing_noise,
+)
 from consolidation.rivals import BUDGET, VARIANTS, SparselyActivated, build, parameters
 from consolidation.srcd import SRCDConfig, generate, generator
 from labbook.console import UserError
@@ -24,7 +33,9 @@ def noise_for(batch, layers):
 
 def gradients(layer: nn.Module, x: torch.Tensor, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     names = [name for name, p in layer.named_parameters() if p.requires_grad]
-    found = torch.autograd.grad(loss, [x, *(p for p in layer.parameters() if p.requires_grad)], allow_unused=True)
+    found = torch.autograd.grad(
+        loss, [x, *(p for p in layer.parameters() if p.requires_grad)], allow_unused=True
+    )
     return {name: g for name, g in zip(["x", *names], found, strict=True) if g is not None}
 
 
@@ -95,7 +106,8 @@ def test_every_model_is_causal_learns_something_and_keeps_its_budget(name):
     terms = objective(model(batch, noise_for(batch, len(model.layers))), batch, Objective())
     terms["total"].backward()
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    # one of the two mixers of a layer may go unused where a path is never taken; what is never used by design is not there
+    # one of the two mixers of a layer may go unused where a path is never taken; what is never used by design
+    # is not there
     assert unused == []
     assert math.isfinite(terms["total"].item())
 
@@ -133,7 +145,9 @@ def test_routing_is_a_simplex_with_the_gradient_of_the_soft_one():
     weight = torch.randn(2, 5, 3)
     probability, route = layer._route(logits, noise, 0.7)
     torch.testing.assert_close(probability.sum(-1), torch.ones(2, 5))
-    assert torch.equal(route.detach().sort(-1).values.round(decimals=5), torch.tensor([0.0, 0.0, 1.0]).expand(2, 5, 3))
+    assert torch.equal(
+        route.detach().sort(-1).values.round(decimals=5), torch.tensor([0.0, 0.0, 1.0]).expand(2, 5, 3)
+    )
     (hard,) = torch.autograd.grad((route * weight).sum(), logits)
     soft = ((logits + noise[..., :3]) / 0.7).softmax(-1)
     (expected,) = torch.autograd.grad((soft * weight).sum(), logits)
@@ -147,12 +161,16 @@ def test_gumbel_noise_samples_the_probabilities():
     logits = torch.tensor([0.0, 1.0, 2.0])
     batch = generate(replace(BENCHMARK, length=256), 0, 0, 64)
     noise = routing_noise(1, batch, generator(CPU, "x"))[0]
-    share = torch.bincount((logits + noise[..., :3]).argmax(-1).flatten(), minlength=3) / noise[..., 0].numel()
+    share = (
+        torch.bincount((logits + noise[..., :3]).argmax(-1).flatten(), minlength=3) / noise[..., 0].numel()
+    )
     torch.testing.assert_close(share, logits.softmax(0), atol=0.01, rtol=0)
 
 
 def test_exploration_estimates_the_gradient_of_attention_everywhere():
-    """Averaged over which positions are explored, the router's gradient is that of a model that reads everywhere."""
+    """Averaged over which positions are explored, the router's gradient is that of a model that reads
+    everywhere.
+    """
     torch.manual_seed(0)
     layer = CRAMLayer(replace(CONFIG, exploration=0.25, layers=1)).double().train()
     layer.requires_grad_(False)
@@ -201,12 +219,16 @@ def test_the_objective_is_equation_8():
     logits, dynamics = torch.randn(*shape, 8), torch.randn(shape)
     terms = objective(Outputs(logits, dynamics, traces), batch, Objective(0.1, 0.05, 0.5))
     answers = [
-        -logits[b, t].log_softmax(0)[batch.target[b, t]] for b in range(shape[0]) for t in batch.position[b].tolist()
+        -logits[b, t].log_softmax(0)[batch.target[b, t]]
+        for b in range(shape[0])
+        for t in batch.position[b].tolist()
     ]
     torch.testing.assert_close(terms["retrieval"], torch.stack(answers).mean())
     torch.testing.assert_close(terms["dynamics"], ((dynamics - batch.dynamics) ** 2).mean())
     queries = batch.position.numel()
-    torch.testing.assert_close(terms["attention"], sum(0.1 * t.route[..., 1].sum() / queries for t in traces) / 2)
+    torch.testing.assert_close(
+        terms["attention"], sum(0.1 * t.route[..., 1].sum() / queries for t in traces) / 2
+    )
     torch.testing.assert_close(
         terms["semantic"], -sum(0.05 * (t.route[..., 2] * t.predicted).sum() / queries for t in traces) / 2
     )
@@ -233,7 +255,11 @@ def test_knock_outs_take_away_what_they_name():
     batch = generate(BENCHMARK, 0, 0, 2)
     with torch.no_grad():
         whole = model(batch).logits
-        for part, module in (("attention", "episodic.out"), ("semantic", "semantic.up"), ("feed_forward", "down")):
+        for part, module in (
+            ("attention", "episodic.out"),
+            ("semantic", "semantic.up"),
+            ("feed_forward", "down"),
+        ):
             silenced = build("cram", BENCHMARK, replace(CONFIG, quality="oracle", routing="soft")).eval()
             silenced.load_state_dict(model.state_dict())
             knocked = model(batch, without=frozenset([part]))

@@ -17,12 +17,27 @@ SMALL = SRCDConfig(length=128, patterns=30, novel_keys=30, values=8)
 
 configs = st.builds(
     lambda length, queries, bindings, distractors, recurrence, novel, variant, lag: SRCDConfig(
-        length=length, queries=queries, bindings=bindings, distractors=distractors, recurrence=recurrence, novel=novel, variant=variant,
-        lag_exponent=lag, patterns=40, novel_keys=40, values=5,
+        length=length,
+        queries=queries,
+        bindings=bindings,
+        distractors=distractors,
+        recurrence=recurrence,
+        novel=novel,
+        variant=variant,
+        lag_exponent=lag,
+        patterns=40,
+        novel_keys=40,
+        values=5,
     ),
-    st.integers(40, 160), st.floats(0.03, 0.2), st.floats(0.03, 0.2), st.sampled_from([0.0, 0.02]), st.floats(0, 1),
-    st.sampled_from(["disjoint", "shared"]), st.sampled_from(["srcd", "copy", "associative"]), st.sampled_from([0.0, 1.0]),
-)  # fmt: skip
+    st.integers(40, 160),
+    st.floats(0.03, 0.2),
+    st.floats(0.03, 0.2),
+    st.sampled_from([0.0, 0.02]),
+    st.floats(0, 1),
+    st.sampled_from(["disjoint", "shared"]),
+    st.sampled_from(["srcd", "copy", "associative"]),
+    st.sampled_from([0.0, 1.0]),
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -35,7 +50,8 @@ def test_every_query_has_exactly_one_answer_before_it(config: SRCDConfig, seed: 
         assert role.count(QUERY) == config.query_count
         assert role.count(BIND) == config.binding_count + config.distractor_count
         assert all(
-            (k == 0) == (r == NONE) and (v == 0) == (r != BIND) for r, k, v in zip(role, key, value, strict=True)
+            (k == 0) == (r == NONE) and (v == 0) == (r != BIND)
+            for r, k, v in zip(role, key, value, strict=True)
         )
         positions = [t for t in range(config.length) if role[t] == QUERY]
         assert batch.position[row].tolist() == positions
@@ -54,13 +70,18 @@ def test_every_query_has_exactly_one_answer_before_it(config: SRCDConfig, seed: 
 
 def test_the_stream_is_a_function_of_seed_step_and_split() -> None:
     def same(a: object, b: object) -> bool:
-        return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
 
     one = generate(SMALL, 7, 3, 4)
     torch.manual_seed(99)
     torch.rand(10)
     assert same(one, generate(SMALL, 7, 3, 4))
-    for other in (generate(SMALL, 8, 3, 4), generate(SMALL, 7, 4, 4), generate(SMALL, 7, 3, 4, split="evaluation")):
+    for other in (
+        generate(SMALL, 8, 3, 4),
+        generate(SMALL, 7, 4, 4),
+        generate(SMALL, 7, 3, 4, split="evaluation"),
+    ):
         assert not torch.equal(one.key, other.key)
     state = torch.get_rng_state()
     generate(SMALL, 7, 3, 4)
@@ -73,7 +94,8 @@ def test_shares_and_laws_are_those_of_the_paper() -> None:
     assert config.query_count == 102
     assert config.optimum() == pytest.approx(0.015)
     assert config.chance == 1 / 16
-    # 200 sequences with round(.7 x 82) recurring bindings each: the share of queries has a standard error below .005
+    # 200 sequences with round(.7 x 82) recurring bindings each: the share of queries has a standard error
+    # below .005
     assert float(batch.recurring.double().mean()) == pytest.approx(0.7, abs=0.02)
     inside = batch.gap[(batch.gap > 0.1) & (batch.gap < 1000)].double().numpy()
     low, high = (1 - (1 + g) ** -1.5 for g in (0.1, 1000.0))
@@ -136,8 +158,11 @@ def test_exposures_on_three_clocks_are_the_counts_of_a_loop() -> None:
         shown = np.zeros((rows, config.patterns), int)
         for row in range(rows):
             key, role, value = (getattr(batch, n)[row].tolist() for n in ("key", "role", "value"))
-            # a shared key shows its pattern unless this sequence binds it to a value drawn anew (which may be equal by chance)
-            novel = {key[int(b)] for b, r in zip(batch.binding[row], batch.recurring[row], strict=True) if not r}
+            # a shared key shows its pattern unless this sequence binds it to a value drawn anew (which may be
+            # equal by chance)
+            novel = {
+                key[int(b)] for b, r in zip(batch.binding[row], batch.recurring[row], strict=True) if not r
+            }
             for number, t in enumerate(batch.position[row].tolist()):
                 p = int(batch.pattern[row, number])
                 if p < 0:

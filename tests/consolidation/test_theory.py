@@ -33,7 +33,11 @@ def test_the_path_is_the_differential_equation():
     model = PhasePlane(0.002, 0.001, 0.2, (0.3, 0.5), 0.0, 1.0)
     steps = np.linspace(0, 300, 20)
     free = solve_ivp(
-        lambda _, s: [0.002 * s[1] * (1 - s[0]), 0.001 * (s[0] - 0.2)], (0, 300), [0.3, 0.5], t_eval=steps, rtol=1e-9
+        lambda _, s: [0.002 * s[1] * (1 - s[0]), 0.001 * (s[0] - 0.2)],
+        (0, 300),
+        [0.3, 0.5],
+        t_eval=steps,
+        rtol=1e-9,
     )
     np.testing.assert_allclose(model.path(steps), free.y, atol=1e-5)
     q, p = PhasePlane(0.02, 0.02, 0.2, (0.3, 0.9), 0.0, 1.0).path(np.linspace(0, 5000, 50))

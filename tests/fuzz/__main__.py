@@ -23,9 +23,13 @@ from tests.fuzz.kills import commands, kills
 
 def main(args: list[str] | None = None) -> int:
     """Run, print and write the table; 1 when a case ended as it may not, or a kill was not survived."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Damage input and count what happens.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description="Damage input and count what happens."
+    )
     parser.add_argument("--seed", type=int, default=0, help="of mutations and moments of kills")
-    parser.add_argument("--minutes", type=float, default=6.0, help="for the mutations; the kills go on beside them")
+    parser.add_argument(
+        "--minutes", type=float, default=6.0, help="for the mutations; the kills go on beside them"
+    )
     parser.add_argument("--rounds", type=int, default=2, help="kills of each of the four commands")
     parser.add_argument("--out", type=Path, help="a CSV for the table")
     asked = parser.parse_args(args)
@@ -42,7 +46,9 @@ def main(args: list[str] | None = None) -> int:
     total = {"kind": "all", **{name: int(table[name].sum()) for name in ("cases", *OUTCOMES)}}
     table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
     survived = sum(kill.survived for kill in tried)
-    table = table.assign(kills=len(tried), survived=survived, seed=asked.seed, seconds=round(time.monotonic() - began))
+    table = table.assign(
+        kills=len(tried), survived=survived, seed=asked.seed, seconds=round(time.monotonic() - began)
+    )
     for v in verdicts:
         if v.outcome in FAULTS or v.needless:
             print(f"{v.case.kind}, {v.case.mutation}: {v.outcome}{', needlessly' * v.needless}\n{v.detail}\n")

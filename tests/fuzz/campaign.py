@@ -33,7 +33,9 @@ KINDS: dict[str, Callable[[Path, np.random.Generator], Iterator[Case]]] = {
 
 
 def campaign(seed: int, cases: int | None = None, seconds: float = float("inf")) -> Iterator[Verdict]:
-    """Judge `cases` of each kind, or go on for `seconds`; the same seed gives the same cases in the same order."""
+    """Judge `cases` of each kind, or go on for `seconds`; the same seed gives the same cases in the same
+    order.
+    """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as top:
         streams = {}
@@ -58,5 +60,7 @@ def counts(verdicts: list[Verdict]) -> pd.DataFrame:
     rows = []
     for kind in dict.fromkeys(v.case.kind for v in verdicts):
         ended = [v.outcome for v in verdicts if v.case.kind == kind]
-        rows.append({"kind": kind, "cases": len(ended), **{outcome: ended.count(outcome) for outcome in OUTCOMES}})
+        rows.append(
+            {"kind": kind, "cases": len(ended), **{outcome: ended.count(outcome) for outcome in OUTCOMES}}
+        )
     return pd.DataFrame(rows)

@@ -15,7 +15,18 @@ from tests.fuzz.judge import Case, Right, damage, equal
 
 def documents(rng: np.random.Generator, count: int = 12) -> list[str]:
     """Documents of a few hundred characters, with more than ASCII in them."""
-    words = ["sea", "naïve", "“quoted”", "line\u2028separator", "𝔘nicode", "ship", "the", "and", "of", "weather"]
+    words = [
+        "sea",
+        "naïve",
+        "“quoted”",
+        "line\u2028separator",
+        "𝔘nicode",
+        "ship",
+        "the",
+        "and",
+        "of",
+        "weather",
+    ]
     return [" ".join(map(str, rng.choice(words, 80))) + f" {number}." for number in range(count)]
 
 
@@ -49,20 +60,35 @@ def jsonl_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
     path, texts = folder / "t.jsonl", documents(rng)
     whole, wanted = jsonl(texts), sorted(texts)
     sound = {
-        "as it is": whole, "rows reversed": jsonl(texts[::-1]), "byte-order mark": b"\xef\xbb\xbf" + whole, "blank lines": whole.replace(b"\n", b"\n\n") + b"\n",
-        "CRLF": whole.replace(b"\n", b"\r\n"), "every row twice": whole + whole, "no last line feed": whole[:-1],
+        "as it is": whole,
+        "rows reversed": jsonl(texts[::-1]),
+        "byte-order mark": b"\xef\xbb\xbf" + whole,
+        "blank lines": whole.replace(b"\n", b"\n\n") + b"\n",
+        "CRLF": whole.replace(b"\n", b"\r\n"),
+        "every row twice": whole + whole,
+        "no last line feed": whole[:-1],
         "escapes": b"".join(json.dumps({"id": 1, "text": t}).encode() + b"\n" for t in texts),
-    }  # fmt: skip
+    }
     unsound = {
-        "a number": whole + b'{"text": 3}\n', "a null": whole + b'{"text": null}\n', "no text": whole + b'{"body": "x"}\n', "a list": whole + b"[1]\n",
-        "Latin-1": whole + '{"text": "naïve"}\n'.encode("latin-1"), "UTF-16": whole.decode().encode("utf-16"), "half a pair": whole + b'{"text": "\\ud800"}\n',
-        "half a line": whole[:-40], "one document, not lines": json.dumps([{"text": t} for t in texts], indent=1).encode(),
-        "nesting": whole + b"[" * 100_000 + b"\n", "NUL": whole + b'{"text": "a\0b"}\n', "empty objects": b"{}\n" * 9,
+        "a number": whole + b'{"text": 3}\n',
+        "a null": whole + b'{"text": null}\n',
+        "no text": whole + b'{"body": "x"}\n',
+        "a list": whole + b"[1]\n",
+        "Latin-1": whole + '{"text": "naïve"}\n'.encode("latin-1"),
+        "UTF-16": whole.decode().encode("utf-16"),
+        "half a pair": whole + b'{"text": "\\ud800"}\n',
+        "half a line": whole[:-40],
+        "one document, not lines": json.dumps([{"text": t} for t in texts], indent=1).encode(),
+        "nesting": whole + b"[" * 100_000 + b"\n",
+        "NUL": whole + b'{"text": "a\0b"}\n',
+        "empty objects": b"{}\n" * 9,
         "the text twice in an object": whole + b'{"text": "one", "text": "two"}\n',
-    }  # fmt: skip
+    }
     for name, content in (sound | unsound).items():
         path.write_bytes(content)
-        yield Case("jsonl", name, lambda: read(path), equal(wanted) if name in sound else None, whole=name in sound)
+        yield Case(
+            "jsonl", name, lambda: read(path), equal(wanted) if name in sound else None, whole=name in sound
+        )
     while True:
         path.write_bytes(jsonl(documents(rng)))
         fault = damage(path, rng)
@@ -78,10 +104,17 @@ def corpus_parquet_cases(folder: Path, rng: np.random.Generator) -> Iterator[Cas
         pq.write_table(pa.table(columns), path, write_page_checksum=True, compression="none")
         return path.read_bytes()
 
-    for name, columns in {"as it is": {"text": texts}, "rows reversed": {"n": range(12), "text": texts[::-1]}}.items():
+    for name, columns in {
+        "as it is": {"text": texts},
+        "rows reversed": {"n": range(12), "text": texts[::-1]},
+    }.items():
         write(columns)  # type: ignore[arg-type]
         yield Case("corpus.parquet", name, lambda: read(path), equal(wanted), whole=True)
-    for name, column in {"numbers": range(12), "a null": [None, *texts], "lists": [[t] for t in texts]}.items():
+    for name, column in {
+        "numbers": range(12),
+        "a null": [None, *texts],
+        "lists": [[t] for t in texts],
+    }.items():
         write({"text": column})  # type: ignore[dict-item]
         yield Case("corpus.parquet", name, lambda: read(path), None)
     whole = write({"text": texts})  # type: ignore[dict-item]
@@ -104,7 +137,14 @@ def folder_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
             (place / f"{number:02d}.txt").write_bytes(text.encode())
         return place, texts
 
-    entries = ("as it is", "byte-order mark", "a folder named .txt", "another ending", "an empty file", "a copy")
+    entries = (
+        "as it is",
+        "byte-order mark",
+        "a folder named .txt",
+        "another ending",
+        "an empty file",
+        "a copy",
+    )
     for name in entries:
         place, texts = fresh()
         if name == "byte-order mark":
@@ -130,7 +170,11 @@ def folder_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
         elif name == "damaged table":
             (place / "50.parquet").write_bytes(b"PAR1 no table PAR1")
         else:
-            content = {"UTF-16": "sea".encode("utf-16"), "Latin-1": "naïve".encode("latin-1"), "binary": bytes(99)}
+            content = {
+                "UTF-16": "sea".encode("utf-16"),
+                "Latin-1": "naïve".encode("latin-1"),
+                "binary": bytes(99),
+            }
             entry.write_bytes(content[name])
         yield Case("folder of texts", name, lambda p=place: read(p), None)
     while True:

@@ -23,7 +23,9 @@ LONGEST = 300
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: of which command, by which signal, after how many seconds; `survived` when the tables are equal."""
+    """One kill: of which command, by which signal, after how many seconds; `survived` when the tables are
+    equal.
+    """
 
     command: str
     number: int
@@ -44,7 +46,17 @@ def commands(folder: Path) -> dict[str, list[str]]:
     return {
         "redundancy.probe": [str(model), *tokens],
         "redundancy.training": ["--checkpoints", f"random:{model}", str(model), *tokens],
-        "redundancy.removal": [str(model), *tokens, "--parts", "layers", "all", "curve", "--shares", "0.25", "0.5"],
+        "redundancy.removal": [
+            str(model),
+            *tokens,
+            "--parts",
+            "layers",
+            "all",
+            "curve",
+            "--shares",
+            "0.25",
+            "0.5",
+        ],
         "consolidation.train": ["tiny", "--steps", "60", "--evaluations", "6", "--evaluation", "8"],
     }
 
@@ -54,8 +66,11 @@ def start(module: str, args: list[str], out: Path) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     return subprocess.Popen(
         [sys.executable, "-m", module, *args, "--out", str(out)],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -67,9 +82,14 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Tables that are not the same, byte for byte; in trajectories, value for value without those that are wall-clock times."""
+    """Tables that are not the same, byte for byte; in trajectories, value for value without those that are
+    wall-clock times.
+    """
     names = {
-        p.relative_to(folder) for folder in (one, other) for p in folder.rglob("*") if p.suffix in (".csv", ".parquet")
+        p.relative_to(folder)
+        for folder in (one, other)
+        for p in folder.rglob("*")
+        if p.suffix in (".csv", ".parquet")
     }
     return [str(name) for name in sorted(names) if not _equal(one / name, other / name)]
 

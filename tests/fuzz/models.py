@@ -20,9 +20,16 @@ from tests.conftest import TINY, build
 from tests.fuzz.judge import Case, Right, damage, equal
 
 CONFIG = GPT2Config(
-    n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=48, bos_token_id=0, eos_token_id=0,
-    loss_type="ForCausalLM", layer_norm_epsilon=2e-5,
-)  # fmt: skip
+    n_embd=16,
+    n_layer=2,
+    n_head=2,
+    n_positions=32,
+    vocab_size=48,
+    bos_token_id=0,
+    eos_token_id=0,
+    loss_type="ForCausalLM",
+    layer_norm_epsilon=2e-5,
+)
 TYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16}
 Tensors = dict[str, torch.Tensor]
 
@@ -44,7 +51,9 @@ IGNORED = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "arc
 
 
 def by_numpy(folder: Path) -> Right:
-    """Whether weights and configuration are what the bytes of model.safetensors and the text of config.json say."""
+    """Whether weights and configuration are what the bytes of model.safetensors and the text of config.json
+    say.
+    """
 
     def right(found: object) -> bool:
         weights, config = found  # type: ignore[misc]
@@ -138,27 +147,49 @@ def config_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
     place = folder_of(folder / "model")
     file = place / "config.json"
     whole = json.loads(file.read_text())
-    for name, change in {"as it is": {}, "four heads": {"n_head": 4}, "an unknown key": {"about": "x"}}.items():
+    for name, change in {
+        "as it is": {},
+        "four heads": {"n_head": 4},
+        "an unknown key": {"about": "x"},
+    }.items():
         file.write_text(json.dumps(whole | change))
         yield Case("config.json", name, lambda: read(place), by_numpy(place), whole=True)
-    changed: list[dict[str, object]] = [
-        {"n_layer": n} for n in (1, 3, 0, -1, "2", 2.5, None, [2], 10**9, True)
-    ] + [{"n_head": n} for n in (3, 0, -2, "2", 2.5, None)] + [
-        {"n_embd": n} for n in (8, 32, 0, -16, "16", None)
-    ] + [{"vocab_size": n} for n in (47, 0, -1, None)] + [
-        {"model_type": "gpt3"}, {"model_type": None}, {"model_type": "llama"}, {"model_type": "t5"}, {"model_type": "bert"},
-        {"activation_function": "geluu"}, {"activation_function": None}, {"n_positions": 16}, {"n_positions": "many"},
-        {"layer_norm_epsilon": "small"}, {"layer_norm_epsilon": None}, {"layer_norm_epsilon": float("nan")}, {"layer_norm_epsilon": -1.0},
-        {"n_inner": 7},
-    ]  # fmt: skip
+    changed: list[dict[str, object]] = (
+        [{"n_layer": n} for n in (1, 3, 0, -1, "2", 2.5, None, [2], 10**9, True)]
+        + [{"n_head": n} for n in (3, 0, -2, "2", 2.5, None)]
+        + [{"n_embd": n} for n in (8, 32, 0, -16, "16", None)]
+        + [{"vocab_size": n} for n in (47, 0, -1, None)]
+        + [
+            {"model_type": "gpt3"},
+            {"model_type": None},
+            {"model_type": "llama"},
+            {"model_type": "t5"},
+            {"model_type": "bert"},
+            {"activation_function": "geluu"},
+            {"activation_function": None},
+            {"n_positions": 16},
+            {"n_positions": "many"},
+            {"layer_norm_epsilon": "small"},
+            {"layer_norm_epsilon": None},
+            {"layer_norm_epsilon": float("nan")},
+            {"layer_norm_epsilon": -1.0},
+            {"n_inner": 7},
+        ]
+    )
     for change in changed:
         file.write_text(json.dumps(whole | change))
         yield Case("config.json", f"{change}", lambda: read(place), None)
     for name, text in {
-        "empty": "", "a list": "[]", "cut": json.dumps(whole)[:80], "nesting": "[" * 100_000, "null": "null", "no model_type": json.dumps({**whole, "model_type": None}),
-        "not UTF-8": "\udcff", "UTF-16": json.dumps(whole).encode("utf-16").decode("utf-8", "surrogateescape"),
+        "empty": "",
+        "a list": "[]",
+        "cut": json.dumps(whole)[:80],
+        "nesting": "[" * 100_000,
+        "null": "null",
+        "no model_type": json.dumps({**whole, "model_type": None}),
+        "not UTF-8": "\udcff",
+        "UTF-16": json.dumps(whole).encode("utf-16").decode("utf-8", "surrogateescape"),
         "a key twice": json.dumps(whole).replace('"n_head": 2', '"n_head": 4, "n_head": 2'),
-    }.items():  # fmt: skip
+    }.items():
         file.write_bytes(text.encode("utf-8", "surrogateescape"))
         yield Case("config.json", name, lambda: read(place), None)
     while True:
@@ -167,7 +198,10 @@ def config_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
         yield Case("config.json", fault, lambda: read(place), by_numpy(place))
 
 
-TEXT = "The whale, naïve and white, swam 1,234 miles; \u201cso they say\u201d, and the sea was calm.\n\nChapter 2"
+TEXT = (
+    "The whale, naïve and white, swam 1,234 miles; \u201cso they say\u201d, and the sea was "
+    "calm.\n\nChapter 2"
+)
 
 
 def read_tokens(path: Path) -> object:
@@ -220,21 +254,29 @@ def tokenizer_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
 
 
 FIELDS = {
-    "llama.context_length": "max_position_embeddings", "llama.embedding_length": "hidden_size", "llama.block_count": "num_hidden_layers",
-    "llama.feed_forward_length": "intermediate_size", "llama.attention.head_count": "num_attention_heads",
-    "llama.attention.head_count_kv": "num_key_value_heads", "llama.attention.layer_norm_rms_epsilon": "rms_norm_eps",
-}  # fmt: skip
+    "llama.context_length": "max_position_embeddings",
+    "llama.embedding_length": "hidden_size",
+    "llama.block_count": "num_hidden_layers",
+    "llama.feed_forward_length": "intermediate_size",
+    "llama.attention.head_count": "num_attention_heads",
+    "llama.attention.head_count_kv": "num_key_value_heads",
+    "llama.attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
 
 
 def read_gguf_model(path: Path) -> object:
-    """The values of the weights in any order, since the loader reorders rows, and the numbers of the configuration."""
+    """The values of the weights in any order, since the loader reorders rows, and the numbers of the
+    configuration.
+    """
     model = load(str(path)).model
     values = np.sort(np.concatenate([p.numpy().ravel() for p in model.parameters()]))
     return values, {name: getattr(model.config, name) for name in FIELDS.values()}
 
 
 def by_gguf(path: Path, wanted: object) -> Right:
-    """Whether a result is what gguf's own reader finds; fields that are not there are those of the file as written."""
+    """Whether a result is what gguf's own reader finds; fields that are not there are those of the file as
+    written.
+    """
 
     def right(found: object) -> bool:
         from gguf import GGUFReader
@@ -269,10 +311,19 @@ def gguf_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
     write_gguf(path, model, extra=("blk.0.attn_extra.weight",))
     yield Case("gguf", "a tensor more", lambda: read_gguf_model(path), None)
     for name, data in {
-        "empty": b"", "header only": whole[:24], "half": whole[: len(whole) // 2], "last byte lost": whole[:-1],
-        "another magic": b"GGML" + whole[4:], "version 9": whole[:4] + b"\x09" + whole[5:], "big-endian": whole[:4] + b"\0\0\0\x03" + whole[8:],
-        **{f"{key} renamed": whole.replace(key.encode(), key.encode()[:-1] + b"z") for key in FIELDS if not key.endswith("_kv")},
-    }.items():  # fmt: skip
+        "empty": b"",
+        "header only": whole[:24],
+        "half": whole[: len(whole) // 2],
+        "last byte lost": whole[:-1],
+        "another magic": b"GGML" + whole[4:],
+        "version 9": whole[:4] + b"\x09" + whole[5:],
+        "big-endian": whole[:4] + b"\0\0\0\x03" + whole[8:],
+        **{
+            f"{key} renamed": whole.replace(key.encode(), key.encode()[:-1] + b"z")
+            for key in FIELDS
+            if not key.endswith("_kv")
+        },
+    }.items():
         path.write_bytes(data)
         yield Case("gguf", name, lambda: read_gguf_model(path), None)
     while True:

@@ -22,7 +22,9 @@ from redundancy import passes as measure
 from redundancy.probe.tables import FRAMES, Tables
 from tests.fuzz.judge import Case, damage, equal
 
-QUICK = replace(preset("tiny"), steps=6, evaluations=1, evaluation=4, batch=2, pressure_start=2, pressure_ramp=2)
+QUICK = replace(
+    preset("tiny"), steps=6, evaluations=1, evaluation=4, batch=2, pressure_start=2, pressure_ramp=2
+)
 
 
 def frame(table: pd.DataFrame) -> object:
@@ -34,10 +36,16 @@ def probe_run(folder: Path, seed: int) -> Path:
     """A finished probe run with made-up numbers."""
     rng = np.random.default_rng(seed)
     tables = {
-        name: pd.DataFrame({"layer": range(4), "estimate": rng.random(4), "n": 9}, columns=["layer", "estimate", "n"])
+        name: pd.DataFrame(
+            {"layer": range(4), "estimate": rng.random(4), "n": 9}, columns=["layer", "estimate", "n"]
+        )
         for name in FRAMES
     }
-    summary = {"model": "made up", "metrics": {"R": {"estimate": float(rng.random()), "n": 9}}, "verdict": "none"}
+    summary = {
+        "model": "made up",
+        "metrics": {"R": {"estimate": float(rng.random()), "n": 9}},
+        "verdict": "none",
+    }
     Run(folder, {"model": "made up", "seed": seed}).finish(tables, summary)
     return folder
 
@@ -125,12 +133,16 @@ def trajectory_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
         path.write_text(json.dumps(found))
 
     edits: dict[str, Callable[[], object]] = {
-        "the trajectory of another seed": swap("trajectory.parquet"), "the patterns of another seed": swap("patterns.parquet"),
-        "another table": swap("trajectory.parquet", "patterns.parquet"), "the summary of another seed": swap("summary.json"),
-        "the configuration of another seed": swap("config.json"), "a value changed": value, "a number of the summary changed": summary,
+        "the trajectory of another seed": swap("trajectory.parquet"),
+        "the patterns of another seed": swap("patterns.parquet"),
+        "another table": swap("trajectory.parquet", "patterns.parquet"),
+        "the summary of another seed": swap("summary.json"),
+        "the configuration of another seed": swap("config.json"),
+        "a value changed": value,
+        "a number of the summary changed": summary,
         "a table removed": lambda: (place / "seed-1" / "patterns.parquet").unlink(),
         "a seed renamed": lambda: (place / "seed-1").rename(place / "seed-4"),
-    }  # fmt: skip
+    }
     for name, change in edits.items():
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(run, place)
@@ -147,7 +159,11 @@ def trajectory_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
 def read_state(place: Path) -> object:
     """What a resumed training goes on from."""
     trainer = Trainer(QUICK, 0, place)
-    return trainer.step, trainer.rows, {k: t.cpu().numpy() for k, t in trainer._tensors().items() if k != "log"}
+    return (
+        trainer.step,
+        trainer.rows,
+        {k: t.cpu().numpy() for k, t in trainer._tensors().items() if k != "log"},
+    )
 
 
 def read_sums(place: Path) -> object:
@@ -169,7 +185,10 @@ def state_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
     sums = [folder / f"sums-{seed}" for seed in (0, 1)]
     for seed, path in enumerate(sums):
         Run(path, {"seed": seed})
-        tensors = {0: {"xx": torch.rand(5, 5, dtype=torch.float64), "n": torch.tensor(7)}, 1: {"xx": torch.rand(5, 5)}}
+        tensors = {
+            0: {"xx": torch.rand(5, 5, dtype=torch.float64), "n": torch.tensor(7)},
+            1: {"xx": torch.rand(5, 5)},
+        }
         measure.Saved(path / "state" / "moments.safetensors").save(tensors, {"train": 24})
     wanted_sums = read_sums(sums[0])
     yield Case("state", "as it is", lambda: read_state(run / "seed-0"), equal(wanted), whole=True)

@@ -53,13 +53,20 @@ def by_csv(path: Path) -> Right:
         content = path.read_bytes().decode("utf-8-sig")
         for mark in ",;\t":
             records = [
-                [f.strip() for f in r] for r in csv.reader(io.StringIO(content, newline=""), delimiter=mark) if any(r)
+                [f.strip() for f in r]
+                for r in csv.reader(io.StringIO(content, newline=""), delimiter=mark)
+                if any(r)
             ]
             records = [r for r in records if any(r)]
-            if len(records) > 1 and {len(r) for r in records} == {len(records[0])} and set(HEADER) <= set(records[0]):
+            if (
+                len(records) > 1
+                and {len(r) for r in records} == {len(records[0])}
+                and set(HEADER) <= set(records[0])
+            ):
                 place = [records[0].index(name) for name in HEADER]
                 try:
-                    return found == result([tuple(r[i] for i in place) for r in records[1:]])  # type: ignore[misc]
+                    # type: ignore[misc]
+                    return found == result([tuple(r[i] for i in place) for r in records[1:]])
                 except ValueError:
                     return False
         return False
@@ -83,20 +90,34 @@ SOUND: dict[str, Edit] = {
     "semicolons and decimal commas": lambda t: text(t, mark=";").replace(".", ","),
     "rows reversed": lambda t: text(t[::-1]),
     "columns reversed": lambda t: "".join(",".join(r[::-1]) + "\n" for r in (HEADER, *t)),
-    "a column more": lambda t: "".join(",".join((*r, "x")) + "\n" for r in (HEADER, *t)).replace("recall,x", "recall,n"),
-    "the unit in a column": lambda t: "".join(f"{','.join(r)},{u}\n" for r, u in zip((HEADER, *t), ["clock_unit"] + ["days"] * len(t), strict=True)),
+    "a column more": lambda t: "".join(",".join((*r, "x")) + "\n" for r in (HEADER, *t)).replace(
+        "recall,x", "recall,n"
+    ),
+    "the unit in a column": lambda t: "".join(
+        f"{','.join(r)},{u}\n" for r, u in zip((HEADER, *t), ["clock_unit"] + ["days"] * len(t), strict=True)
+    ),
     "exponents": lambda t: text([(u, f"{float(x):.17e}", y) for u, x, y in t]),
-}  # fmt: skip
+}
 UNSOUND: dict[str, Edit] = {
     "a field more in every row": lambda t: text([(*r, "1") for r in t]),  # type: ignore[misc]
     "a field more in one row": lambda t: text([*t[:5], (*t[5], "1"), *t[6:]]),  # type: ignore[list-item]
     "a field less in one row": lambda t: text([*t[:5], t[5][:2], *t[6:]]),  # type: ignore[list-item]
     "decimal commas": lambda t: ",".join(HEADER) + "\n" + text(t).partition("\n")[2].replace(".", ","),
     "decimal commas, quoted, in thousands": lambda t: text([(u, x, '"1,234"') for u, x, _ in t]),
-    "mixed decimal marks": lambda t: text([*t[:5], (t[5][0], t[5][1], t[5][2].replace(".", ",")), *t[6:]], mark=";"),
-    "another unit in a column": lambda t: "".join(f"{','.join(r)},{u}\n" for r, u in zip((HEADER, *t), ["clock_unit"] + ["hours"] * len(t), strict=True)),
-    "two units in a column": lambda t: "".join(f"{','.join(r)},{u}\n" for r, u in zip((HEADER, *t), ["clock_unit", "hours"] + ["days"] * (len(t) - 1), strict=True)),
-    "two series": lambda t: "".join(f"{','.join(r)},{u}\n" for r, u in zip((HEADER, *t), ["series", "a"] + ["b"] * (len(t) - 1), strict=True)),
+    "mixed decimal marks": lambda t: text(
+        [*t[:5], (t[5][0], t[5][1], t[5][2].replace(".", ",")), *t[6:]], mark=";"
+    ),
+    "another unit in a column": lambda t: "".join(
+        f"{','.join(r)},{u}\n" for r, u in zip((HEADER, *t), ["clock_unit"] + ["hours"] * len(t), strict=True)
+    ),
+    "two units in a column": lambda t: "".join(
+        f"{','.join(r)},{u}\n"
+        for r, u in zip((HEADER, *t), ["clock_unit", "hours"] + ["days"] * (len(t) - 1), strict=True)
+    ),
+    "two series": lambda t: "".join(
+        f"{','.join(r)},{u}\n"
+        for r, u in zip((HEADER, *t), ["series", "a"] + ["b"] * (len(t) - 1), strict=True)
+    ),
     "no header": lambda t: text(t).partition("\n")[2],
     "a name twice": lambda t: text(t).replace("days", "recall", 1),
     "another name": lambda t: text(t).replace("days", "day", 1),
@@ -109,10 +130,24 @@ UNSOUND: dict[str, Edit] = {
     "an open quote": lambda t: text(t).replace("bob", '"bob', 1),
     **{
         f"{word!r} for a number": lambda t, word=word: text([*t[:7], (t[7][0], t[7][1], word), *t[8:]])
-        for word in ("", "nan", "NaN", "inf", "True", "0x1F", "1_000", "1e999", "½", "٣", "--", "0.5%", "1 000")
+        for word in (
+            "",
+            "nan",
+            "NaN",
+            "inf",
+            "True",
+            "0x1F",
+            "1_000",
+            "1e999",
+            "½",
+            "٣",
+            "--",
+            "0.5%",
+            "1 000",
+        )
     },
     "truth values": lambda t: text([(u, x, str(float(y) > 0.5)) for u, x, y in t]),
-}  # fmt: skip
+}
 
 
 def _write(folder: Path, name: str, content: bytes | str) -> Path:
@@ -159,10 +194,17 @@ EXCEL_SOUND: dict[str, Callable[[openpyxl.Workbook], None]] = {
     "a number as text": lambda book: book.active.__setitem__("B3", str(book.active["B3"].value)),
 }
 EXCEL_UNSOUND: dict[str, Callable[[openpyxl.Workbook], None]] = {
-    "a truth value": _set("C5", True), "a word": _set("C5", "many"), "a formula": _set("C5", "=1/2"), "nothing": _set("C5", None),
-    "a field beside the table": _set("E5", 3), "an error": _set("C5", "#DIV/0!"), "a second table": lambda book: book.create_sheet("b").append((1, 2)),
-    "another name": _set("B1", "day"), "no name": _set("B1", None), "a name twice": _set("B1", "recall"),
-}  # fmt: skip
+    "a truth value": _set("C5", True),
+    "a word": _set("C5", "many"),
+    "a formula": _set("C5", "=1/2"),
+    "nothing": _set("C5", None),
+    "a field beside the table": _set("E5", 3),
+    "an error": _set("C5", "#DIV/0!"),
+    "a second table": lambda book: book.create_sheet("b").append((1, 2)),
+    "another name": _set("B1", "day"),
+    "no name": _set("B1", None),
+    "a name twice": _set("B1", "recall"),
+}
 
 
 def excel_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:

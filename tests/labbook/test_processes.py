@@ -22,7 +22,9 @@ from tests.conftest import TINY, build
 
 
 def run(module: str, args: list[str], count: int) -> subprocess.CompletedProcess:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
+    )
     environment = {
         k: v
         for k, v in os.environ.items()
@@ -30,7 +32,11 @@ def run(module: str, args: list[str], count: int) -> subprocess.CompletedProcess
     }
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, *launcher, "-m", module, *args], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *launcher, "-m", module, *args],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -43,7 +49,11 @@ def run(module: str, args: list[str], count: int) -> subprocess.CompletedProcess
             ["--checkpoints", "random:{model}", "{model}"],
             ["layers", "drivers", "attention", "losses"],
         ),
-        ("redundancy.removal", ["--parts", "all", "curve", "--shares", "0.5"], ["predictors", "substitution", "curve"]),
+        (
+            "redundancy.removal",
+            ["--parts", "all", "curve", "--shares", "0.5"],
+            ["predictors", "substitution", "curve"],
+        ),
     ],
 )
 def test_two_processes_give_the_numbers_of_one(gpt2_folder, text_folder, tmp_path, module, more, tables):
@@ -83,7 +93,10 @@ def test_layers_on_disk_give_the_numbers_of_layers_in_memory(tokenizer, tmp_path
     places = {"transformer.wte": "cpu", "transformer.wpe": "cpu", "transformer.ln_f": "cpu", "lm_head": "cpu"}
     places |= {"transformer.h.0": "cpu", "transformer.h.1": "disk", "transformer.h.2": "disk"}
     spread = Decoder(
-        dispatch_model(build(TINY["gpt2"]), places, main_device="cpu", offload_dir=tmp_path, force_hooks=True), "gpt2"
+        dispatch_model(
+            build(TINY["gpt2"]), places, main_device="cpu", offload_dir=tmp_path, force_hooks=True
+        ),
+        "gpt2",
     )
     assert next(spread.projection(1).parameters()).is_meta
     assert spread.weight_hash() == whole.weight_hash()
@@ -92,12 +105,16 @@ def test_layers_on_disk_give_the_numbers_of_layers_in_memory(tokenizer, tmp_path
         one, two = (measure(decoder, t, True, None, "model")[0] for decoder in (ours, other))
         for layer in t.layers:
             for metric, value in one[layer].metrics("resid_pre", weights)[0].items():
-                assert value[0] == pytest.approx(two[layer].metrics("resid_pre", weights)[0][metric][0], abs=1e-9)
+                assert value[0] == pytest.approx(
+                    two[layer].metrics("resid_pre", weights)[0][metric][0], abs=1e-9
+                )
     assert spread.layer_device(1) == torch.device("cpu")
 
 
 def test_training_on_two_processes_is_that_of_one(tmp_path):
-    """The same sequences and routing noise; sums are taken in another order, and means over reading positions per process."""
+    """The same sequences and routing noise; sums are taken in another order, and means over reading positions
+    per process.
+    """
     flags = ["tiny", "--steps", "8", "--evaluations", "1", "--evaluation", "8"]
     for count in (1, 2):
         done = run("consolidation.train", [*flags, "--out", str(tmp_path / str(count))], count)
@@ -107,6 +124,7 @@ def test_training_on_two_processes_is_that_of_one(tmp_path):
     counted = ["layer", "clock", "pattern", "k_first", "queries", "k"]
     pd.testing.assert_frame_equal(one[counted], two[counted])
     one, two = (
-        trajectory.load(tmp_path / str(count), "trajectory").query("metric.str.startswith('loss_')") for count in (1, 2)
+        trajectory.load(tmp_path / str(count), "trajectory").query("metric.str.startswith('loss_')")
+        for count in (1, 2)
     )
     assert np.allclose(one["value"], two["value"], rtol=5e-3, atol=1e-3)

@@ -19,7 +19,17 @@ from tests.test_probe import arguments
 
 from labbook import console
 from labbook.console import UserError, choice, guarded, progress, warn
-from labbook.run import Busy, Run, load_tensors, owner, read_finished, read_json, replacing, save_tensors, write_json
+from labbook.run import (
+    Busy,
+    Run,
+    load_tensors,
+    owner,
+    read_finished,
+    read_json,
+    replacing,
+    save_tensors,
+    write_json,
+)
 from redundancy.pretrain import __main__ as pretrain
 from redundancy.probe import __main__ as probe
 from tests.conftest import fails
@@ -67,7 +77,9 @@ time.sleep(60)
 
 def test_a_second_writer_is_told_and_a_killed_one_leaves_no_lock(tmp_path):
     folder = tmp_path / "run"
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline().strip() == "held"
         with pytest.raises(Busy, match=r"being written by another process.*--out"):
             Run(folder, {"a": 1})
@@ -142,10 +154,16 @@ def said(capsys, error: BaseException) -> str:
 
 
 def test_what_runs_out_is_named(capsys):
-    assert "no space left on the device" in said(capsys, OSError(errno.ENOSPC, "No space left on device", "a.npy"))
-    assert "no space left on the device" in said(capsys, OSError(errno.EDQUOT, "Disk quota exceeded", "a.npy"))
+    assert "no space left on the device" in said(
+        capsys, OSError(errno.ENOSPC, "No space left on device", "a.npy")
+    )
+    assert "no space left on the device" in said(
+        capsys, OSError(errno.EDQUOT, "Disk quota exceeded", "a.npy")
+    )
     assert "no space left on the device" in said(capsys, Exception("No space left on device (os error 28)"))
-    assert "no space left on the device" in said(capsys, OSError("44924 requested and 1984 written"))  # NumPy's words
+    assert "no space left on the device" in said(
+        capsys, OSError("44924 requested and 1984 written")
+    )  # NumPy's words
     assert "out of memory" in said(capsys, MemoryError())
     assert "out of memory" in said(capsys, pa.ArrowMemoryError("realloc of size 167936 failed"))
     assert "out of memory" in said(capsys, RuntimeError("can't start new thread"))
@@ -159,7 +177,9 @@ def test_what_runs_out_is_named(capsys):
 
 def test_refused_memory_is_not_taken_for_damage(capsys, monkeypatch, gpt2_folder, text_folder, tmp_path):
     def refuse(*args, **kwargs):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 201326592 bytes")
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 201326592 bytes"
+        )
 
     def refuse_table(*args, **kwargs):
         raise pa.ArrowMemoryError("realloc of size 167936 failed")
@@ -179,7 +199,9 @@ def test_a_full_disk_in_pretraining_is_named(capsys, monkeypatch, text_folder, t
 
     with monkeypatch.context() as patch:
         patch.setattr("numpy.save", full)
-        assert "no space left" in fails(pretrain.main, capsys, [str(text_folder), "--out", str(tmp_path / "o"), *SMALL])
+        assert "no space left" in fails(
+            pretrain.main, capsys, [str(text_folder), "--out", str(tmp_path / "o"), *SMALL]
+        )
     assert not list((tmp_path / "o").glob(".*.partial"))
     pretrain.main([str(text_folder), "--out", str(tmp_path / "o"), *SMALL])
     assert (tmp_path / "o" / "summary.json").exists()
@@ -233,7 +255,9 @@ def test_a_state_of_another_run_is_an_error(tmp_path, capsys, gpt2_folder, text_
         count[0] = 0
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
             patch.setattr(measure.LayerMoments, "add", stop_soon)
-            probe.main(arguments(gpt2_folder, text_folder, tmp_path / name, "--seed", seed, "--batch-size", "8"))
+            probe.main(
+                arguments(gpt2_folder, text_folder, tmp_path / name, "--seed", seed, "--batch-size", "8")
+            )
         assert stop.value.code == 130
     states = [next((tmp_path / name / "state").iterdir()) for name in ("one", "two")]
     states[1].write_bytes(states[0].read_bytes())
@@ -310,11 +334,26 @@ def test_damage_in_a_pretraining_folder_is_named(tmp_path, capsys, monkeypatch, 
 
 def test_pretraining_refuses_impossible_numbers(capsys, text_folder, tmp_path):
     for flag, value in (
-        ("--steps", "0"), ("--steps", "-1"), ("--batch", "0"), ("--layers", "0"), ("--heads", "0"), ("--heads", "3"), ("--width", "-8"),
-        ("--context", "0"), ("--vocabulary", "10"), ("--learning-rate", "nan"), ("--learning-rate", "inf"), ("--learning-rate", "0"),
-        ("--validation-tokens", "0"), ("--characters", "0"), ("--seed", "-1"), ("--seed", str(2**70)),
-    ):  # fmt: skip
-        text = fails(pretrain.main, capsys, [str(text_folder), "--out", str(tmp_path / "o"), *SMALL, flag, value])
+        ("--steps", "0"),
+        ("--steps", "-1"),
+        ("--batch", "0"),
+        ("--layers", "0"),
+        ("--heads", "0"),
+        ("--heads", "3"),
+        ("--width", "-8"),
+        ("--context", "0"),
+        ("--vocabulary", "10"),
+        ("--learning-rate", "nan"),
+        ("--learning-rate", "inf"),
+        ("--learning-rate", "0"),
+        ("--validation-tokens", "0"),
+        ("--characters", "0"),
+        ("--seed", "-1"),
+        ("--seed", str(2**70)),
+    ):
+        text = fails(
+            pretrain.main, capsys, [str(text_folder), "--out", str(tmp_path / "o"), *SMALL, flag, value]
+        )
         assert flag in text
         assert not (tmp_path / "o").exists()
 

@@ -103,7 +103,9 @@ def test_errors_name_the_flag(trained, text_folder, tmp_path, capsys):
         (["--learning-rate", "1e30"], "not finite at step"),
     ):
         with pytest.raises(SystemExit) as stop:
-            pretrain.main([str(text_folder), "--out", str(tmp_path / more[0]), *SMALL[:-4], *more, "--precision", "no"])
+            pretrain.main(
+                [str(text_folder), "--out", str(tmp_path / more[0]), *SMALL[:-4], *more, "--precision", "no"]
+            )
         assert stop.value.code == 2
         assert message in " ".join(capsys.readouterr().err.split())
     with pytest.raises(SystemExit) as stop:
@@ -158,7 +160,9 @@ def test_kneser_ney_equals_the_naive_recursion_and_sums_to_one(order):
     tokens = g.choice(5, 200, p=[0.4, 0.3, 0.15, 0.1, 0.05]).astype(np.int64)
     model = NGram(tokens, order, 5)
     for history in ([0, 1], [3, 2], [4, 4]):
-        ours = [math.exp(model.log_probabilities(np.array([*history, w], dtype=np.int64))[-1]) for w in range(5)]
+        ours = [
+            math.exp(model.log_probabilities(np.array([*history, w], dtype=np.int64))[-1]) for w in range(5)
+        ]
         history = history[len(history) - order + 1 :]
         assert sum(ours) == pytest.approx(1.0)
         for w in range(5):

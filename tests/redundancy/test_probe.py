@@ -1,4 +1,6 @@
-"""The probe command in-process: what it leaves, how it fails, and that a killed run ends with the same numbers."""
+"""The probe command in-process: what it leaves, how it fails, and that a killed run ends with the same
+numbers.
+"""
 
 import errno
 import json
@@ -89,7 +91,10 @@ def test_intervals_hold_their_estimates_and_name_the_documents(finished):
 
 
 def test_overall_is_the_mean_over_layers_and_differences_are_paired(finished):
-    layers, summary = pd.read_csv(finished / "layers.csv"), json.loads((finished / "summary.json").read_text())
+    layers, summary = (
+        pd.read_csv(finished / "layers.csv"),
+        json.loads((finished / "summary.json").read_text()),
+    )
     chosen = layers[(layers["feature"] == "resid_pre") & (layers["metric"] == "R2")]
     assert summary["metrics"]["R2"]["estimate"] == pytest.approx(chosen["estimate"].mean(), rel=1e-12)
     controls = pd.read_csv(finished / "controls.csv").query("feature == 'training_mean' and metric == 'R2'")
@@ -118,7 +123,9 @@ def uninterrupted(tmp_path_factory, gpt2_folder, text_folder):
 def test_a_killed_run_resumes_to_the_same_numbers(
     uninterrupted, gpt2_folder, text_folder, tmp_path, monkeypatch, capsys, stop_at
 ):
-    """Stop after so many batches, in each pass of the model and of its random twin, then run the same command again."""
+    """Stop after so many batches, in each pass of the model and of its random twin, then run the same command
+    again.
+    """
     count, out = [0], tmp_path / "killed"
     add, score = measure.LayerMoments.add, measure.LayerScores.add
 
@@ -158,8 +165,13 @@ def test_resume_finds_the_newest_unfinished_run(gpt2_folder, text_folder, tmp_pa
 
 def test_python_interface_returns_the_same_tables(finished, gpt2_folder, text_folder, tmp_path):
     tables = redundancy.probe_model(
-        str(gpt2_folder), corpus=str(text_folder), context=32, tokens=2000, eval_tokens=1500, settings=Settings(out=tmp_path / "api")
-    )  # fmt: skip
+        str(gpt2_folder),
+        corpus=str(text_folder),
+        context=32,
+        tokens=2000,
+        eval_tokens=1500,
+        settings=Settings(out=tmp_path / "api"),
+    )
     pd.testing.assert_frame_equal(tables.layers, Tables.read(finished).layers)
     assert tables.folder == tmp_path / "api"
     with pytest.raises(console.UserError, match="unknown options"):
@@ -211,7 +223,10 @@ def test_quick_is_part_of_the_configuration_and_takes_what_help_says(command):
     assert resolve(command(quick=True, eval_tokens=500), 128, 6, 1024).eval_tokens == 500
     assert not hasattr(Settings(), "quick")
     slow = resolve(command(), 128, 6, 1024)
-    assert (slow.tokens, slow.eval_tokens) == (100_000, 20_000 if command is removal.RemovalConfig else 100_000)
+    assert (slow.tokens, slow.eval_tokens) == (
+        100_000,
+        20_000 if command is removal.RemovalConfig else 100_000,
+    )
 
 
 def test_bos_is_an_option_that_changes_numbers_and_is_recorded(finished, gpt2_folder, text_folder, tmp_path):
@@ -296,9 +311,13 @@ def test_encoders_and_sequence_to_sequence_models_are_refused(capsys, tmp_path, 
     )
     BertLMHeadModel(encoder).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
-    assert "not causal" in fails(probe.main, capsys, arguments(tmp_path / "bert", text_folder, tmp_path / "o"))
+    assert "not causal" in fails(
+        probe.main, capsys, arguments(tmp_path / "bert", text_folder, tmp_path / "o")
+    )
     T5Config(vocab_size=100).save_pretrained(tmp_path / "t5")
-    assert "sequence-to-sequence" in fails(probe.main, capsys, arguments(tmp_path / "t5", text_folder, tmp_path / "o"))
+    assert "sequence-to-sequence" in fails(
+        probe.main, capsys, arguments(tmp_path / "t5", text_folder, tmp_path / "o")
+    )
     assert not (tmp_path / "o").exists()
 
 
@@ -309,7 +328,9 @@ def test_damaged_weights_and_pickles_are_refused(capsys, tmp_path, gpt2_folder, 
     pickled = shutil.copytree(gpt2_folder, tmp_path / "pickled")
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
-    assert "Only safetensors and GGUF" in fails(probe.main, capsys, arguments(pickled, text_folder, tmp_path / "o"))
+    assert "Only safetensors and GGUF" in fails(
+        probe.main, capsys, arguments(pickled, text_folder, tmp_path / "o")
+    )
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + b"\0" * 64)
     assert "cannot be loaded" in fails(
         probe.main, capsys, arguments(tmp_path / "bad.gguf", text_folder, tmp_path / "o")
@@ -344,7 +365,7 @@ def test_a_model_without_tokenizer_is_refused(capsys, tmp_path, text_folder):
         (["--bos", "yes", "--keep-position-0"], "position 0 is the BOS token '<|endoftext|>'"),
         (["--text-column", "body", "--split", "test"], "which has no splits"),
     ],
-)  # fmt: skip
+)
 def test_impossible_requests_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path, more, message):
     text = fails(probe.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", *more))
     assert message in text
@@ -355,7 +376,9 @@ def test_too_little_text(capsys, gpt2_folder, tmp_path):
     (tmp_path / "few").mkdir()
     for i in range(9):
         (tmp_path / "few" / f"{i}.txt").write_text(f"only a word {i}")
-    assert "d_model + 1 = 33" in fails(probe.main, capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o"))
+    assert "d_model + 1 = 33" in fails(
+        probe.main, capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o")
+    )
     (tmp_path / "few" / "5.txt").unlink()
     (tmp_path / "few" / "4.txt").unlink()
     assert "at least 8" in fails(probe.main, capsys, arguments(gpt2_folder, tmp_path / "few", tmp_path / "o"))
@@ -377,7 +400,9 @@ def test_a_folder_with_another_configuration_is_left_alone(capsys, finished, gpt
 def test_a_folder_that_is_no_run_is_left_alone(capsys, gpt2_folder, text_folder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    assert "not a run folder" in fails(probe.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "mine"))
+    assert "not a run folder" in fails(
+        probe.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "mine")
+    )
 
 
 def test_weights_that_are_not_finite_are_named(capsys, tmp_path, gpt2_folder, text_folder):
@@ -436,17 +461,23 @@ def test_random_weights_are_averaged_over_seeds_whose_spread_widens_their_interv
     assert len(prepared_scores) == 3
     for layer, row in layers.iterrows():
         weights = np.ones((1, len(prepared_scores[0][layer].sums["count"])))
-        values = np.array([float(s[layer].metrics("resid_pre", weights)[0]["R2"][0]) for s in prepared_scores])
+        values = np.array(
+            [float(s[layer].metrics("resid_pre", weights)[0]["R2"][0]) for s in prepared_scores]
+        )
         assert len(set(values)) == 3
         assert row["estimate"] == pytest.approx(values.mean())
         half = stats.t.ppf(0.975, 2) * values.std(ddof=1) / np.sqrt(3)
         assert row["estimate"] - row["lower"] >= half * (1 - 1e-9)
 
 
-def test_the_learning_curve_says_whether_more_text_would_change_the_probe(gpt2_folder, text_folder, tmp_path, finished):
+def test_the_learning_curve_says_whether_more_text_would_change_the_probe(
+    gpt2_folder, text_folder, tmp_path, finished
+):
     probe.main(arguments(gpt2_folder, text_folder, tmp_path / "o", "--learning-curve"))
     tables = Tables.read(tmp_path / "o")
-    rows = tables.learning.query("metric == 'R2' and model == 'trained' and against != 'all'").sort_values("tokens")
+    rows = tables.learning.query("metric == 'R2' and model == 'trained' and against != 'all'").sort_values(
+        "tokens"
+    )
     assert len(rows) == 3
     whole = tables.summary["metrics"]["R2"]["estimate"]
     assert rows["estimate"].iloc[-1] == pytest.approx(whole)
@@ -474,7 +505,9 @@ def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_pa
     assert Tables.read(finished).summary["verdict"].startswith("R = ")
 
 
-def test_too_little_text_for_a_good_probe_is_a_warning(capsys, gpt2_folder, text_folder, tmp_path, monkeypatch):
+def test_too_little_text_for_a_good_probe_is_a_warning(
+    capsys, gpt2_folder, text_folder, tmp_path, monkeypatch
+):
     monkeypatch.setattr("redundancy.request.ENOUGH_PER_ROW", 10_000)
     args = arguments(gpt2_folder, text_folder, tmp_path / "o")
     args[args.index("2000")] = "50000"

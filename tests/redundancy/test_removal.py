@@ -45,7 +45,9 @@ def test_a_run_folder_holds_tables_and_figures(finished):
 
 
 def test_the_same_replacement_gives_the_same_loss_in_every_part(finished):
-    """All layers by the probe appear in `all`, `cumulative` and at the end of the curves; the first layer in two parts."""
+    """All layers by the probe appear in `all`, `cumulative` and at the end of the curves; the first layer in
+    two parts.
+    """
     losses = Losses.read(finished)
     table = losses.substitution[losses.substitution["metric"] == "loss_increase"].set_index(
         ["part", "layer", "replacement"]
@@ -64,7 +66,11 @@ def test_the_same_replacement_gives_the_same_loss_in_every_part(finished):
 
 
 def test_realised_shares_are_near_their_targets_and_exact_where_they_can_be(finished):
-    shares = Losses.read(finished).curve.query("metric == 'share'").set_index(["order", "target_share"])["estimate"]
+    shares = (
+        Losses.read(finished)
+        .curve.query("metric == 'share'")
+        .set_index(["order", "target_share"])["estimate"]
+    )
     for order in ("known_relative", "predicted_displacement", "random"):
         found = shares[order]
         assert np.abs(found - found.index).max() < 0.12, order
@@ -77,7 +83,9 @@ def test_the_share_of_the_loss_recovered_is_that_of_the_two_losses(finished):
     whole = table[table["part"] == "all"].set_index(["metric", "replacement"])["estimate"]
     if ("loss_recovered", "probe") in whole.index:
         worst = whole["loss_increase", "training_mean"]
-        assert whole["loss_recovered", "probe"] == pytest.approx((worst - whole["loss_increase", "probe"]) / worst)
+        assert whole["loss_recovered", "probe"] == pytest.approx(
+            (worst - whole["loss_increase", "probe"]) / worst
+        )
     assert not (table["metric"].eq("loss_recovered") & table["replacement"].eq("training_mean")).any()
 
 
@@ -98,7 +106,9 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     uninterrupted, gpt2_folder, text_folder, tmp_path, monkeypatch, parts, stage, stop_at
 ):
     count, out = [0], tmp_path / "killed"
-    module, name = (measure.LayerMoments, "add") if stage == "moments" else (substitution, "log_probabilities")
+    module, name = (
+        (measure.LayerMoments, "add") if stage == "moments" else (substitution, "log_probabilities")
+    )
     original = getattr(module, name)
 
     def counted(*args):
@@ -120,7 +130,9 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     assert not (out / "state").exists()
 
 
-def test_the_same_command_again_computes_nothing(uninterrupted, gpt2_folder, text_folder, parts, monkeypatch, capsys):
+def test_the_same_command_again_computes_nothing(
+    uninterrupted, gpt2_folder, text_folder, parts, monkeypatch, capsys
+):
     monkeypatch.setattr(removal, "evaluate", lambda *a, **k: pytest.fail("computed again"))
     removal.main(arguments(gpt2_folder, text_folder, uninterrupted, *parts))
     out = capsys.readouterr().out
@@ -130,14 +142,18 @@ def test_the_same_command_again_computes_nothing(uninterrupted, gpt2_folder, tex
 
 @pytest.mark.parametrize("shares", [["0"], ["0.5", "1.2"], ["-0.1"]])
 def test_impossible_shares_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path, shares):
-    text = fails(removal.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", "--shares", *shares))
+    text = fails(
+        removal.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", "--shares", *shares)
+    )
     assert "Change --shares" in text
     assert not (tmp_path / "o").exists()
 
 
 def test_a_run_of_other_weights_is_refused(capsys, uninterrupted, gpt2_folder, text_folder, parts):
     text = fails(
-        removal.main, capsys, [f"random:{gpt2_folder}", *arguments(gpt2_folder, text_folder, uninterrupted, *parts)[1:]]
+        removal.main,
+        capsys,
+        [f"random:{gpt2_folder}", *arguments(gpt2_folder, text_folder, uninterrupted, *parts)[1:]],
     )
     assert "weight_hash: there" in text
 

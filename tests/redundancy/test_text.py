@@ -103,7 +103,11 @@ def test_a_single_text_is_cut_into_sections_and_says_so(tmp_path):
         ("broken.parquet", b"nonsense", "not a readable Parquet file"),
         ("broken.jsonl", b"{not json", "not JSON lines"),
         ("list.jsonl", b"[1, 2]", "no string column `text`"),
-        ("utf8.jsonl", b'{"text": "fine"}\n{"text": "caf\xe9"}', r"utf8.jsonl, line 2, is not UTF-8 text.*0xe9 at 13"),
+        (
+            "utf8.jsonl",
+            b'{"text": "fine"}\n{"text": "caf\xe9"}',
+            r"utf8.jsonl, line 2, is not UTF-8 text.*0xe9 at 13",
+        ),
         ("surrogate.jsonl", rb'{"text": "half \ud800 a pair"}', "half a surrogate pair"),
         ("deep.jsonl", b"[" * 100_000, "not JSON lines"),
         ("latin1.txt", "café, naïve, façade".encode("latin1"), "such as Latin-1"),
@@ -132,7 +136,9 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 
 def test_a_hub_corpus_without_network_names_the_ways_on(monkeypatch):
-    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("offline")))
+    monkeypatch.setattr(
+        "datasets.load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("offline"))
+    )
     with pytest.raises(UserError, match="leave it out to use the embedded text"):
         read_corpus("someone/books")
 
@@ -146,7 +152,12 @@ def test_a_hub_corpus_is_streamed_up_to_the_bound(monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", load)
     corpus = read_corpus("wikitext:wikitext-103-raw-v1", characters=3000)
-    assert asked == {"name": "wikitext", "configuration": "wikitext-103-raw-v1", "split": "train", "streaming": True}
+    assert asked == {
+        "name": "wikitext",
+        "configuration": "wikitext-103-raw-v1",
+        "split": "train",
+        "streaming": True,
+    }
     assert 10 <= len(corpus.documents) <= 12
 
 
@@ -215,7 +226,9 @@ def test_a_line_separator_inside_of_a_string_ends_no_line(tmp_path):
 
 def test_a_damaged_page_of_a_parquet_file_is_an_error(tmp_path):
     texts = [f"document {i} " + "word " * 200 for i in range(50)]
-    pq.write_table(pa.table({"text": texts}), tmp_path / "t.parquet", write_page_checksum=True, compression="none")
+    pq.write_table(
+        pa.table({"text": texts}), tmp_path / "t.parquet", write_page_checksum=True, compression="none"
+    )
     content = bytearray((tmp_path / "t.parquet").read_bytes())
     place = content.index(b"document 20")
     content[place : place + 8] = b"\xff" * 8
@@ -243,7 +256,17 @@ def test_what_is_no_file_is_named_and_hangs_nothing(tmp_path):
 
 
 LONG = "a sentence of a document " * 12
-LINES = [" = First = \n", "", f" {LONG}\n", " = = Section = = \n", f" {LONG}\n", "", " = Second = \n", f" {LONG}\n", ""]
+LINES = [
+    " = First = \n",
+    "",
+    f" {LONG}\n",
+    " = = Section = = \n",
+    f" {LONG}\n",
+    "",
+    " = Second = \n",
+    f" {LONG}\n",
+    "",
+]
 
 
 def test_lines_between_headings_are_one_document(tmp_path, capsys):
@@ -266,7 +289,8 @@ def test_lines_between_blank_rows_are_one_document_when_asked_for(tmp_path):
 def test_rows_that_are_neither_are_asked_about(tmp_path):
     for path in write_tables(tmp_path, "sentences", [{"text": f"sentence number {i}"} for i in range(30)]):
         with pytest.raises(
-            UserError, match=r"look like lines or sentences.*--document-column.*--rows lines.*--rows documents"
+            UserError,
+            match=r"look like lines or sentences.*--document-column.*--rows lines.*--rows documents",
         ):
             read_corpus(str(path))
     for path in write_tables(tmp_path, "blank", [{"text": LONG if i % 2 else ""} for i in range(30)]):

@@ -1,4 +1,6 @@
-"""Redundancy over training in-process: sources of checkpoints, paired differences, patterns, kill and resume, errors."""
+"""Redundancy over training in-process: sources of checkpoints, paired differences, patterns, kill and resume,
+errors.
+"""
 
 import json
 import os
@@ -32,7 +34,9 @@ STEPS = (0, 16, 128, 1024)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
-    """Four checkpoints of a tiny model in the hub's layout, one twin of an earlier one, and something that is none."""
+    """Four checkpoints of a tiny model in the hub's layout, one twin of an earlier one, and something that is
+    none.
+    """
     place = tmp_path_factory.mktemp("checkpoints")
     for number, step in enumerate(STEPS):
         build(TINY["gpt2"], seed=number).save_pretrained(place / f"step-{step:06d}")
@@ -52,7 +56,13 @@ def finished(tmp_path_factory, folder, text_folder):
 def test_a_run_folder_holds_every_checkpoint_once(finished):
     names = {p.name for p in finished.iterdir()}
     figures = {f"{name}.{kind}" for name in COURSE_FIGURES for kind in ("png", "pdf")}
-    assert names == {"config.json", "provenance.json", "summary.json", *(f"{n}.csv" for n in FRAMES), *figures}
+    assert names == {
+        "config.json",
+        "provenance.json",
+        "summary.json",
+        *(f"{n}.csv" for n in FRAMES),
+        *figures,
+    }
     course = Course.read(finished)
     assert [c["step"] for c in course.summary["checkpoints"]] == list(STEPS)
     assert len({c["weight_hash"] for c in course.summary["checkpoints"]}) == len(STEPS)
@@ -83,7 +93,9 @@ def test_each_checkpoint_has_the_numbers_of_its_own_probe_run(finished, folder, 
 
 def test_differences_are_paired_over_documents(finished):
     overall = Course.read(finished).overall.fillna({"against": ""})
-    probe = overall[(overall["feature"] == "resid_pre") & (overall["metric"] == "R2")].set_index(["against", "step"])
+    probe = overall[(overall["feature"] == "resid_pre") & (overall["metric"] == "R2")].set_index(
+        ["against", "step"]
+    )
     gap = probe.loc[("first", 1024), "estimate"]
     assert gap == pytest.approx(probe.loc[("", 1024), "estimate"] - probe.loc[("", 0), "estimate"])
     zero = probe.loc[("first", 0)]
@@ -120,7 +132,9 @@ def test_patterns_of_attention_equal_a_plain_loop():
     for b in range(2):
         for t in range(6):
             p = weights[b, :, t, : t + 1].double()
-            assert float(found["entropy"][b, t]) == pytest.approx(float(-(p * p.log()).sum(-1).mean()), abs=1e-6)
+            assert float(found["entropy"][b, t]) == pytest.approx(
+                float(-(p * p.log()).sum(-1).mean()), abs=1e-6
+            )
             assert float(found["entropy_of_uniform"][b, t]) == pytest.approx(np.log(t + 1), abs=1e-6)
             assert float(found["on_self"][b, t]) == pytest.approx(float(p[:, t].mean()), abs=1e-6)
             assert float(found["on_position_0"][b, t]) == pytest.approx(float(p[:, 0].mean()), abs=1e-6)
@@ -135,11 +149,15 @@ def test_attention_of_equal_keys_is_even(tokenizer):
     decoder = Decoder(model, "even")
     sums = attention_statistics(decoder, task(tokenizer), "test")
     mean = (sums[..., 1:] / sums[..., :1]).mean(0)
-    assert torch.allclose(mean[:, PATTERNS.index("entropy")], mean[:, PATTERNS.index("entropy_of_uniform")], rtol=1e-5)
+    assert torch.allclose(
+        mean[:, PATTERNS.index("entropy")], mean[:, PATTERNS.index("entropy_of_uniform")], rtol=1e-5
+    )
     assert decoder.model.config._attn_implementation == "sdpa"
 
 
-def test_a_killed_run_resumes_by_checkpoint_to_the_same_numbers(finished, folder, text_folder, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_by_checkpoint_to_the_same_numbers(
+    finished, folder, text_folder, tmp_path, monkeypatch
+):
     count, out, original = [0], tmp_path / "killed", training.measure
 
     def counted(*args, **kwargs):
@@ -164,7 +182,10 @@ def test_a_killed_run_resumes_by_checkpoint_to_the_same_numbers(finished, folder
 
 def test_bare_weights_take_the_configuration_of_the_model(folder, tmp_path):
     model = build(TINY["gpt2"], seed=1)
-    save_file({k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}, tmp_path / "step16.safetensors")
+    save_file(
+        {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"},
+        tmp_path / "step16.safetensors",
+    )
     first = str(folder / "step-000000")
     found = find_checkpoints(first, (), (first, str(tmp_path / "step16.safetensors")))
     assert [(c.name, c.step) for c in found] == [("step-000000", 0), ("step16", 16)]
@@ -184,7 +205,9 @@ def test_folders_and_lists_without_checkpoints(capsys, tmp_path, folder, text_fo
     assert "holds no checkpoints" in fails(
         training.main, capsys, arguments(tmp_path / "empty", text_folder, tmp_path / "o")
     )
-    assert "not a folder of checkpoints" in fails(training.main, capsys, arguments("gpt2", text_folder, tmp_path / "o"))
+    assert "not a folder of checkpoints" in fails(
+        training.main, capsys, arguments("gpt2", text_folder, tmp_path / "o")
+    )
     one = [*arguments(gpt2_folder, text_folder, tmp_path / "o"), "--checkpoints", str(gpt2_folder)]
     assert "at least 2" in fails(training.main, capsys, one)
     two = [*one, str(tmp_path / "gone.safetensors")]
@@ -227,9 +250,16 @@ def fake_hub(cache, folder, revisions: dict[str, str]) -> None:
 
 def test_hub_revisions_are_read_from_the_hubs_own_layout(folder, text_folder, tmp_path):
     """The hub's own code path in a process of its own, with a cache made here and no network."""
-    fake_hub(tmp_path / "cache", folder, {"step0": "step-000000", "step16": "step-000016", "main": "step-001024"})
+    fake_hub(
+        tmp_path / "cache", folder, {"step0": "step-000000", "step16": "step-000016", "main": "step-001024"}
+    )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "redundancy.training", *arguments("lab/tiny", text_folder, tmp_path / "o")]
+    command = [
+        sys.executable,
+        "-m",
+        "redundancy.training",
+        *arguments("lab/tiny", text_folder, tmp_path / "o"),
+    ]
     done = subprocess.run(
         [*command, "--revisions", "all"], env=environment, capture_output=True, text=True, timeout=300
     )

@@ -1,4 +1,6 @@
-"""Every claim is a predicate: made-up results bring out every verdict, and nothing missing or wide counts as agreement."""
+"""Every claim is a predicate: made-up results bring out every verdict, and nothing missing or wide counts as
+agreement.
+"""
 
 import itertools
 import math
@@ -39,19 +41,33 @@ def share(number: Estimate, kind: str = "interpolated") -> dict[str, object]:
 
 
 GROUPS = dict(zip(paper.HEAD_GROUPS, map(tight, paper.HEAD_GROUPS.values()), strict=True))
-# claim -> the made-up results that bring out each verdict; every claim has to have holds, does not hold and undecided
+# claim -> the made-up results that bring out each verdict; every claim has to have holds, does not hold and
+# undecided
 CASES = {
     "R of another model": (
         redundancy.predictable,
-        {HOLDS: [(tight(0.99), None), (tight(0.85), None)], FAILS: [(tight(0.3), None), (tight(-1), None)], UNDECIDED: [(wide(0.8), None), (NAN, None), (tight(0.99, n=2), None)]},
+        {
+            HOLDS: [(tight(0.99), None), (tight(0.85), None)],
+            FAILS: [(tight(0.3), None), (tight(-1), None)],
+            UNDECIDED: [(wide(0.8), None), (NAN, None), (tight(0.99, n=2), None)],
+        },
     ),
     "R of the paper's model": (
         redundancy.predictable,
-        {HOLDS: [(tight(0.84), 0.84)], FAILS: [(tight(0.6), 0.84), (tight(0.99), 0.84)], UNDECIDED: [(wide(0.84), 0.84), (NAN, 0.84)]},
+        {
+            HOLDS: [(tight(0.84), 0.84)],
+            FAILS: [(tight(0.6), 0.84), (tight(0.99), 0.84)],
+            UNDECIDED: [(wide(0.84), 0.84), (NAN, 0.84)],
+        },
     ),
     "head groups": (
         redundancy.head_groups,
-        {HOLDS: [(GROUPS,)], FAILS: [(dict.fromkeys(GROUPS, tight(2.0)),)], PARTLY: [(GROUPS | {next(iter(GROUPS)): tight(1.0)},)], UNDECIDED: [(dict.fromkeys(GROUPS, wide(0.3)),), ({},)]},
+        {
+            HOLDS: [(GROUPS,)],
+            FAILS: [(dict.fromkeys(GROUPS, tight(2.0)),)],
+            PARTLY: [(GROUPS | {next(iter(GROUPS)): tight(1.0)},)],
+            UNDECIDED: [(dict.fromkeys(GROUPS, wide(0.3)),), ({},)],
+        },
     ),
     "training": (
         redundancy.does_not_fall,
@@ -67,28 +83,54 @@ CASES = {
         {
             HOLDS: [(share(tight(0.95)),), (share(tight(1.0), "at least"),)],
             FAILS: [(share(tight(0.2)),), (share(Estimate(math.nan, 0.0, 0.05, 8), "less than"),)],
-            UNDECIDED: [(share(wide(0.9)),), (share(tight(0.95, n=2)),), (share(Estimate(math.nan, 0.0, 0.95, 8), "less than"),)],
+            UNDECIDED: [
+                (share(wide(0.9)),),
+                (share(tight(0.95, n=2)),),
+                (share(Estimate(math.nan, 0.0, 0.95, 8), "less than"),),
+            ],
         },
     ),
     "stands for attention": (
         redundancy.stands_for_attention,
-        {HOLDS: [([tight(0.01), tight(3.0)],)], FAILS: [([tight(1.0)],)], UNDECIDED: [([wide(0.0)],)], Verdict.UNTESTED: [([],)]},
+        {
+            HOLDS: [([tight(0.01), tight(3.0)],)],
+            FAILS: [([tight(1.0)],)],
+            UNDECIDED: [([wide(0.0)],)],
+            Verdict.UNTESTED: [([],)],
+        },
     ),
     "optimum": (
         consolidation.reaches_optimum,
-        {HOLDS: [(tight(0.016), tight(0.999))], FAILS: [(tight(1.0), tight(0.1))], PARTLY: [(tight(0.016), tight(0.1)), (tight(1.0), tight(0.999))], UNDECIDED: [(wide(0.016), wide(1.0)), (None, None)]},
+        {
+            HOLDS: [(tight(0.016), tight(0.999))],
+            FAILS: [(tight(1.0), tight(0.1))],
+            PARTLY: [(tight(0.016), tight(0.1)), (tight(1.0), tight(0.999))],
+            UNDECIDED: [(wide(0.016), wide(1.0)), (None, None)],
+        },
     ),
     "ablation": (
         consolidation.attention_stays,
-        {HOLDS: [(tight(0.167), tight(0.016))], FAILS: [(tight(0.016), tight(0.016)), (tight(0.0), tight(0.016))], UNDECIDED: [(wide(0.1), tight(0.016)), (None, tight(0.016)), (tight(0.167, n=1), tight(0.016))]},
+        {
+            HOLDS: [(tight(0.167), tight(0.016))],
+            FAILS: [(tight(0.016), tight(0.016)), (tight(0.0), tight(0.016))],
+            UNDECIDED: [(wide(0.1), tight(0.016)), (None, tight(0.016)), (tight(0.167, n=1), tight(0.016))],
+        },
     ),
     "theorem 1": (
         lambda attention, retrieval: consolidation.theorem_1(attention, retrieval, 0.05),
-        {HOLDS: [(tight(0.06), tight(0.99))], FAILS: [(tight(0.017), tight(0.99))], UNDECIDED: [(wide(0.05), tight(0.99)), (NAN, tight(0.99))]},
+        {
+            HOLDS: [(tight(0.06), tight(0.99))],
+            FAILS: [(tight(0.017), tight(0.99))],
+            UNDECIDED: [(wide(0.05), tight(0.99)), (NAN, tight(0.99))],
+        },
     ),
     "fall": (
         consolidation.attention_falls,
-        {HOLDS: [(Estimate(1 / 37.8, 1 / 39, 1 / 37, 5),)], FAILS: [(Estimate(0.5, 0.4, 0.6, 5),)], UNDECIDED: [(Estimate(1 / 37.8, 0.001, 0.9, 5),), (None,), (Estimate(0.0, 0.0, 0.1, 5),)]},
+        {
+            HOLDS: [(Estimate(1 / 37.8, 1 / 39, 1 / 37, 5),)],
+            FAILS: [(Estimate(0.5, 0.4, 0.6, 5),)],
+            UNDECIDED: [(Estimate(1 / 37.8, 0.001, 0.9, 5),), (None,), (Estimate(0.0, 0.0, 0.1, 5),)],
+        },
     ),
     "rivals": (
         consolidation.rivals_retrieve,
@@ -97,18 +139,31 @@ CASES = {
             FAILS: [({"transformer": tight(1.0)},)],
             PARTLY: [({"transformer": tight(0.68), "mamba": tight(1.0)},)],
             # two seeds whose interval reaches from .27 to 1 agree with nothing
-            UNDECIDED: [({"seqboat": Estimate(0.94, 0.27, 1.0, 2)},), ({"seqboat": Estimate(0.68, 0.27, 1.0, 8)},)],
+            UNDECIDED: [
+                ({"seqboat": Estimate(0.94, 0.27, 1.0, 2)},),
+                ({"seqboat": Estimate(0.68, 0.27, 1.0, 8)},),
+            ],
         },
     ),
     "power law": (
         consolidation.power_law,
-        {HOLDS: [("survives", tight(0.43))], FAILS: [("does not survive", tight(0.9))], PARTLY: [("survives", tight(0.9))], UNDECIDED: [("not compared", wide(0.43)), ("survives", NAN)]},
+        {
+            HOLDS: [("survives", tight(0.43))],
+            FAILS: [("does not survive", tight(0.9))],
+            PARTLY: [("survives", tight(0.9))],
+            UNDECIDED: [("not compared", wide(0.43)), ("survives", NAN)],
+        },
     ),
     "transition": (
         consolidation.own_transition,
-        {HOLDS: [("step", tight(0.0))], FAILS: [("linear", tight(1.0))], PARTLY: [("ramp", tight(0.0))], UNDECIDED: [("step", None), ("step", wide(0.0))]},
+        {
+            HOLDS: [("step", tight(0.0))],
+            FAILS: [("linear", tight(1.0))],
+            PARTLY: [("ramp", tight(0.0))],
+            UNDECIDED: [("step", None), ("step", wide(0.0))],
+        },
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("claim", CASES)
@@ -139,7 +194,11 @@ def test_a_quantity_is_inside_outside_or_not_known(number, low, width):
 @given(number=numbers, stated=st.floats(-2, 2), margin=st.floats(0, 1))
 def test_a_wider_interval_never_turns_no_agreement_into_agreement(number, stated, margin):
     wider = Estimate(number.estimate, number.lower - 0.5, number.upper + 0.5, number.n)
-    for judge in (lambda e: equals(e, stated, margin), lambda e: at_least(e, stated), lambda e: at_most(e, stated)):
+    for judge in (
+        lambda e: equals(e, stated, margin),
+        lambda e: at_least(e, stated),
+        lambda e: at_most(e, stated),
+    ):
         if judge(number) is not HOLDS:
             assert judge(wider) is not HOLDS
         if judge(number) is not FAILS:
@@ -147,7 +206,13 @@ def test_a_wider_interval_never_turns_no_agreement_into_agreement(number, stated
 
 
 def test_nothing_known_is_no_verdict():
-    for number in (None, NAN, tight(0.84, n=2), Estimate(0.84, math.nan, 0.9, 8), Estimate(0.84, -math.inf, 0.9, 8)):
+    for number in (
+        None,
+        NAN,
+        tight(0.84, n=2),
+        Estimate(0.84, math.nan, 0.9, 8),
+        Estimate(0.84, -math.inf, 0.9, 8),
+    ):
         assert equals(number, 0.84, 0.05) is UNDECIDED
         assert at_least(number, 0) is UNDECIDED
     assert all_of([]) is Verdict.UNTESTED

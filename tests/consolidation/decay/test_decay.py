@@ -1,4 +1,6 @@
-"""Decay fits against NIST, lmfit, scipy, published fits, closed forms and simulation; commands and error messages."""
+"""Decay fits against NIST, lmfit, scipy, published fits, closed forms and simulation; commands and error
+messages.
+"""
 
 import json
 import subprocess
@@ -40,11 +42,19 @@ from tests.conftest import fails
 REPETITIONS = Clock("repetition", "count")
 OLD_FIT = Path(__file__).parent / "data" / "fit-schema-1.json"
 TRUE = {
-    "power": (0.9, 0.43), "power_asymptote": (0.8, 0.5, 0.1), "shifted_power": (0.9, 0.7, 3.0), "exponential": (1.0, 9.0),
-    "exponential_asymptote": (0.7, 8.0, 0.2), "stretched_exponential": (1.0, 9.0, 0.6), "logarithmic": (1.0, 0.2),
-    "hyperbolic": (1.0, 7.0), "double_exponential": (0.5, 3.0, 0.4, 30.0), "logistic": (0.9, 7.0, 1.5),
-    "broken_power": (0.5, 0.2, 0.9, 8.0), "constant": (0.4,),
-}  # fmt: skip
+    "power": (0.9, 0.43),
+    "power_asymptote": (0.8, 0.5, 0.1),
+    "shifted_power": (0.9, 0.7, 3.0),
+    "exponential": (1.0, 9.0),
+    "exponential_asymptote": (0.7, 8.0, 0.2),
+    "stretched_exponential": (1.0, 9.0, 0.6),
+    "logarithmic": (1.0, 0.2),
+    "hyperbolic": (1.0, 7.0),
+    "double_exponential": (0.5, 3.0, 0.4, 30.0),
+    "logistic": (0.9, 7.0, 1.5),
+    "broken_power": (0.5, 0.2, 0.9, 8.0),
+    "constant": (0.4,),
+}
 X = np.geomspace(1, 100, 13)
 
 
@@ -65,7 +75,8 @@ def test_danwood_to_eight_digits():
 
 
 @pytest.mark.parametrize(
-    ("series", "published"), [("ebbinghaus1885", 0.130), ("mack", 0.093), ("seitz", 0.099), ("dros_reps", 0.167)]
+    ("series", "published"),
+    [("ebbinghaus1885", 0.130), ("mack", 0.093), ("seitz", 0.099), ("dros_reps", 0.167)],
 )
 def test_published_fits_of_murre_and_dros(series, published):
     assert fit(humans.load(series), "power").exponent == pytest.approx(published, abs=0.0006)
@@ -75,7 +86,9 @@ def test_published_fits_of_murre_and_dros(series, published):
 def test_gradients_are_those_of_central_differences(name):
     p = np.array(TRUE[name])
     step = 1e-6 * np.maximum(np.abs(p), 1e-3)
-    numeric = [(FORMS[name].value(X, p + e) - FORMS[name].value(X, p - e)) / (2 * e.sum()) for e in np.diag(step)]
+    numeric = [
+        (FORMS[name].value(X, p + e) - FORMS[name].value(X, p - e)) / (2 * e.sum()) for e in np.diag(step)
+    ]
     assert np.allclose(FORMS[name].gradient(X, p), np.stack(numeric, -1), rtol=1e-6, atol=1e-8)
 
 
@@ -95,9 +108,16 @@ def test_the_batched_solver_reaches_scipys_optimum(name):
     low, high = form.limits(X)
     for i in range(20):
         oracle = least_squares(
-            lambda q, i=i: form.value(X, q) - y[i], p, lambda q: form.gradient(X, q), (low, high), x_scale="jac",
-            xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=2000,
-        )  # fmt: skip
+            lambda q, i=i: form.value(X, q) - y[i],
+            p,
+            lambda q: form.gradient(X, q),
+            (low, high),
+            x_scale="jac",
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
+            max_nfev=2000,
+        )
         assert found.objective[i] <= oracle.cost * (1 + 1e-9)
     assert found.converged.all()
 
@@ -146,7 +166,9 @@ def test_units_of_x_and_y_leave_the_exponent_of_the_power_law_alone(x_factor, y_
     plain = fit(curve(y=y), "power")
     other = fit(curve(X * x_factor, y * y_factor), "power")
     assert other.exponent == pytest.approx(plain.exponent, rel=1e-6)
-    assert profile(other, "gamma").number.upper == pytest.approx(profile(plain, "gamma").number.upper, rel=1e-3)
+    assert profile(other, "gamma").number.upper == pytest.approx(
+        profile(plain, "gamma").number.upper, rel=1e-3
+    )
 
 
 def test_log_log_least_squares_is_linear_regression_of_logarithms():
@@ -191,7 +213,9 @@ def test_weights_by_units_equal_refitting_the_drawn_units():
 def test_profile_intervals_cover(points):
     g, x, inside, trials = np.random.default_rng(8), np.geomspace(1, 100, points), 0, 150
     for _ in range(trials):
-        number = profile(fit(curve(x, 0.9 * x**-0.4 + 0.02 * g.standard_normal(points)), "power"), "gamma").number
+        number = profile(
+            fit(curve(x, 0.9 * x**-0.4 + 0.02 * g.standard_normal(points)), "power"), "gamma"
+        ).number
         inside += number.lower <= 0.4 <= number.upper
     assert inside / trials > 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
 
@@ -270,7 +294,9 @@ def test_a_planted_transition_is_found_with_its_width_and_event():
         transition(x, y[:1])
 
 
-def exponent(name: str, value: float, half: float = 0.01, clock: Clock = REPETITIONS, form: str = "power") -> Exponent:
+def exponent(
+    name: str, value: float, half: float = 0.01, clock: Clock = REPETITIONS, form: str = "power"
+) -> Exponent:
     return Exponent(name, Estimate(value, value - half, value + half, 9), form, clock, "all")
 
 
@@ -333,9 +359,19 @@ def finished(tmp_path_factory):
 
 def test_the_command_leaves_everything_a_paper_needs(finished):
     names = {p.name for p in finished.iterdir()}
-    figures = {f"decay_{kind}.{end}" for kind in ("fits", "specifications", "forest") for end in ("png", "pdf")}
+    figures = {
+        f"decay_{kind}.{end}" for kind in ("fits", "specifications", "forest") for end in ("png", "pdf")
+    }
     tables = {"forms.csv", "exponents.csv", "multiverse.csv", "units.csv"}
-    assert names == {"config.json", "provenance.json", "fit.json", "gamma.tex", "gamma.bib", *tables, *figures}
+    assert names == {
+        "config.json",
+        "provenance.json",
+        "fit.json",
+        "gamma.tex",
+        "gamma.bib",
+        *tables,
+        *figures,
+    }
     found = json.loads((finished / "fit.json").read_text())
     assert {"gamma", "lower", "upper", "n", "form", "estimator", "clock", "window", "unit", "method"} <= set(
         found["gamma"]
@@ -353,10 +389,14 @@ def test_a_csv_with_units_and_trials(tmp_path, capsys):
     g, rows = np.random.default_rng(14), []
     for seed in range(8):
         p = 0.9 * X ** -(0.4 + 0.03 * g.standard_normal())
-        rows += [{"k": x, "p": g.binomial(200, q) / 200, "seed": seed, "m": 200} for x, q in zip(X, p, strict=True)]
+        rows += [
+            {"k": x, "p": g.binomial(200, q) / 200, "seed": seed, "m": 200} for x, q in zip(X, p, strict=True)
+        ]
     pd.DataFrame(rows).to_csv(tmp_path / "model.csv", index=False)
     base = [str(tmp_path / "model.csv"), "--x", "k", "--y", "p", "--clock", "repetition"]
-    fit_command.main([*base, "--unit", "seed", "--count", "m", "--bootstrap", "300", "--out", str(tmp_path / "run")])
+    fit_command.main(
+        [*base, "--unit", "seed", "--count", "m", "--bootstrap", "300", "--out", str(tmp_path / "run")]
+    )
     found = json.loads((tmp_path / "run" / "fit.json").read_text())
     assert found["gamma"]["estimator"] == "ml"
     assert found["gamma"]["method"] == "jackknife"
@@ -377,7 +417,9 @@ def test_bad_requests_name_the_flag(capsys, tmp_path):
     assert "does not exist" in fails(fit_command.main, capsys, [str(tmp_path / "gone.csv")])
     assert "Change --x" in fails(fit_command.main, capsys, [path, "--x", "q"])
     assert "Choose one with --series" in fails(fit_command.main, capsys, [path, "--x", "k", "--y", "p"])
-    assert "Change --series" in fails(fit_command.main, capsys, [path, "--x", "k", "--y", "p", "--series", "c"])
+    assert "Change --series" in fails(
+        fit_command.main, capsys, [path, "--x", "k", "--y", "p", "--series", "c"]
+    )
     assert "--clock" in fails(fit_command.main, capsys, [path, "--x", "k", "--y", "p", "--series", "b"])
     assert "Change --window" in fails(fit_command.main, capsys, ["mack", "--window", "1", "2"])
     assert "Change --forms" in fails(fit_command.main, capsys, ["mack", "--forms", "parabola", "power"])
@@ -392,7 +434,9 @@ def test_human_files_are_checked(tmp_path):
     path = tmp_path / "own.csv"
     cases = {
         "lacks the columns": good.drop(columns="clock"),
-        "row 4 has no number in value but 'no'": good.assign(value=["1", "2", "no", *(["3"] * (len(good) - 3))]),
+        "row 4 has no number in value but 'no'": good.assign(
+            value=["1", "2", "no", *(["3"] * (len(good) - 3))]
+        ),
         "cannot count in 'minutes'": good.assign(clock_unit="minutes"),
         "is not known; there are": good.assign(clock="tea"),
         "confidence is one of": good.assign(confidence="sure"),
@@ -472,14 +516,18 @@ def test_what_falls_starts_at_the_largest_mean():
 
 
 def test_jackknife_intervals_of_a_mean_are_students():
-    """Least squares of a constant over few units is the mean of the units, whose jackknife-t interval is Student's."""
+    """Least squares of a constant over few units is the mean of the units, whose jackknife-t interval is
+    Student's.
+    """
     g = np.random.default_rng(3)
     levels = 0.5 + 0.1 * g.standard_normal(6)
     data = curve(np.tile(X, 6), np.repeat(levels, len(X)), unit=np.repeat(np.arange(6), len(X)).astype(str))
     found = bootstrap(fit(data, "constant"))["a"]
     half = stats.t.ppf(0.975, 5) * levels.std(ddof=1) / np.sqrt(6)
     assert found.method == "jackknife"
-    assert (found.number.lower, found.number.upper) == pytest.approx((levels.mean() - half, levels.mean() + half))
+    assert (found.number.lower, found.number.upper) == pytest.approx(
+        (levels.mean() - half, levels.mean() + half)
+    )
 
 
 def test_jackknife_intervals_over_few_units_cover():

@@ -92,7 +92,9 @@ def test_units_change_no_exponent_and_no_specification(tmp_path):
     exponents, _ = human_exponents(days.clock)
     assert {e.clock.unit for e in exponents} == {"days"}
     by_seconds, _ = human_exponents(seconds.clock)
-    assert [e.number.estimate for e in exponents] == pytest.approx([e.number.estimate for e in by_seconds], rel=1e-6)
+    assert [e.number.estimate for e in exponents] == pytest.approx(
+        [e.number.estimate for e in by_seconds], rel=1e-6
+    )
 
 
 def test_one_more_count_is_one_count_in_any_unit():
@@ -165,7 +167,9 @@ def test_another_clock_needs_a_factor(tmp_path, capsys):
     curve = read(FitConfig(source=steps, on_clock="repetition", on_clock_factor=0.05)).curve
     assert curve.x == pytest.approx(50 * X)
     assert "x rescaled by 0.05 from training step (steps)" in curve.normalisation
-    assert "Name that clock with --on-clock" in fails(fit_command.main, capsys, [steps, "--on-clock-factor", "2"])
+    assert "Name that clock with --on-clock" in fails(
+        fit_command.main, capsys, [steps, "--on-clock-factor", "2"]
+    )
     assert "positive number" in fails(
         fit_command.main, capsys, [steps, "--on-clock", "repetition", "--on-clock-factor", "0"]
     )
@@ -202,7 +206,9 @@ def test_separators_are_found(name, mark, tmp_path, capsys):
     assert (found.x.tolist(), found.y.tolist()) == tuple(map(list, zip(*ROWS, strict=True)))
     said = {",": "commas", ";": "semicolons", "\t": "tabs"}[mark]
     shown = capsys.readouterr().out
-    assert (f"separator {said}" in shown) == ({".csv": ",", ".tsv": "\t"}.get(Path(name).suffix.lower()) != mark)
+    assert (f"separator {said}" in shown) == (
+        {".csv": ",", ".tsv": "\t"}.get(Path(name).suffix.lower()) != mark
+    )
 
 
 def test_other_ways_to_write_a_table(tmp_path, capsys):
@@ -260,7 +266,9 @@ def test_bad_tables_are_one_paragraph(case, main, tmp_path, capsys):
     path = tmp_path / "bad.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     if main == "fit":
-        said = fails(fit_command.main, capsys, [str(path), "--clock", "repetition", "--out", str(tmp_path / "run")])
+        said = fails(
+            fit_command.main, capsys, [str(path), "--clock", "repetition", "--out", str(tmp_path / "run")]
+        )
         assert words in said
     else:
         fails(humans.main, capsys, [str(path)])
@@ -277,9 +285,13 @@ def test_files_that_are_none(tmp_path, capsys):
         for sheet in ("a", "b"):
             pd.DataFrame({"x": [1], "value": [2]}).to_excel(book, sheet_name=sheet, index=False)
     cases = {
-        "pipe.csv": "is no regular file", "link.csv": "does not exist", "text.dat": "is no table that can be read", "no.xlsx": "is damaged or is no Excel",
-        "no.parquet": "is damaged or is no Parquet", "two.xlsx": "has 2 sheets with content",
-    }  # fmt: skip
+        "pipe.csv": "is no regular file",
+        "link.csv": "does not exist",
+        "text.dat": "is no table that can be read",
+        "no.xlsx": "is damaged or is no Excel",
+        "no.parquet": "is damaged or is no Parquet",
+        "two.xlsx": "has 2 sheets with content",
+    }
     for name, words in cases.items():
         assert words in fails(fit_command.main, capsys, [str(tmp_path / name), "--clock", "repetition"]), name
     assert "cannot be read" in fails(fit_command.main, capsys, ["x" * 5000])
@@ -420,7 +432,10 @@ def test_latex_and_bibtex_compile_them(nasty, tmp_path):
         + macro
         + "\\nocite{*}\\bibliographystyle{plain}\\bibliography{gamma}\\end{document}"
     )
-    for command in (["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "paper"], ["bibtex", "paper"]) * 2:
+    for command in (
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "paper"],
+        ["bibtex", "paper"],
+    ) * 2:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout[-2000:]
         assert "Warning--empty" not in done.stdout
@@ -437,7 +452,9 @@ def test_names_break_neither_figures_nor_the_terminal(nasty, tmp_path):
 
 
 def human(name: str, value: float, study: str = "", measure: str = "time") -> Exponent:
-    return Exponent(name, Estimate(value, value - 0.01, value + 0.01, 9), "power", REPETITIONS, "all", study, measure)
+    return Exponent(
+        name, Estimate(value, value - 0.01, value + 0.01, 9), "power", REPETITIONS, "all", study, measure
+    )
 
 
 TIGHT = [human(f"h{i}", v, f"s{i}") for i, v in enumerate((0.40, 0.41, 0.39, 0.42, 0.38, 0.40, 0.41, 0.39))]
@@ -473,7 +490,9 @@ def test_an_exponent_at_the_human_mean_is_equivalent_within_the_spread_of_the_st
 
 def test_series_of_the_same_subjects_count_once_and_a_new_study_has_its_own_interval():
     twice = [*TIGHT, *(human(f"again{i}", h.number.estimate, h.study) for i, h in enumerate(TIGHT))]
-    one, two = (equivalence(human("model", 0.4, measure=""), h, Margin(0.05, "given")) for h in (TIGHT, twice))
+    one, two = (
+        equivalence(human("model", 0.4, measure=""), h, Margin(0.05, "given")) for h in (TIGHT, twice)
+    )
     assert (one.difference, one.p_equivalence) == (two.difference, two.p_equivalence)
     assert one.mean.n == 8
     width = one.new_study.upper - one.new_study.lower
@@ -518,7 +537,9 @@ def out_cases(tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("case", ["below a file", "too long", "something else", "a file"])
 def test_the_output_is_checked_before_the_analysis(case, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fit_command, "fit_decay", lambda *_, **__: pytest.fail("the analysis began"))
-    assert "Choose another --out" in fails(fit_command.main, capsys, ["mack", "--out", str(out_cases(tmp_path)[case])])
+    assert "Choose another --out" in fails(
+        fit_command.main, capsys, ["mack", "--out", str(out_cases(tmp_path)[case])]
+    )
 
 
 def test_an_analysis_that_fails_leaves_nothing(tmp_path, capsys):
@@ -546,8 +567,10 @@ def test_settings_out_of_range_are_named(flags, words, capsys):
 def test_the_first_interrupt_ends_a_fit_at_once(number, tmp_path):
     started = subprocess.Popen(
         [sys.executable, "-m", "consolidation.fit", "kolers1976_inverted", "--out", str(tmp_path / "run")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "config.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -577,7 +600,9 @@ def test_what_has_no_exponent_is_refused(y, words, tmp_path, capsys):
 
 def test_wide_ranges_of_x_overflow_in_no_fit():
     x = np.geomspace(1e-6, 1e6, 5)
-    found = analyse(Curve("wide", x, np.array([-1.1, -0.9, 0.1, -0.5, 0.4]), REPETITIONS), forms=("power", "constant"))
+    found = analyse(
+        Curve("wide", x, np.array([-1.1, -0.9, 0.1, -0.5, 0.4]), REPETITIONS), forms=("power", "constant")
+    )
     assert found.headline["form"] == "power"
 
 
@@ -607,7 +632,8 @@ def test_an_exact_power_law_is_not_rejected_for_its_last_digits():
     """Fits that agree to the rounding of the data are told apart by their number of parameters alone."""
     x = np.arange(1.0, 13.0)
     table = compare(
-        Curve("exact", x, 0.8 * x**-0.4, Clock("repetition", "count")), ("power", "power_asymptote", "logistic")
+        Curve("exact", x, 0.8 * x**-0.4, Clock("repetition", "count")),
+        ("power", "power_asymptote", "logistic"),
     )
     assert table.best == "power"
     assert table.standing("power").state == "survives"
@@ -623,7 +649,9 @@ def test_an_exact_power_law_is_not_rejected_for_its_last_digits():
 )
 def test_curves_that_cannot_be_what_was_asked_for(capsys, tmp_path, y, columns, more, message):
     text = fails(
-        fit_command.main, capsys, [*write_curve(tmp_path / "c.csv", y, **columns), *more, "--out", str(tmp_path / "o")]
+        fit_command.main,
+        capsys,
+        [*write_curve(tmp_path / "c.csv", y, **columns), *more, "--out", str(tmp_path / "o")],
     )
     assert message in text
     assert not (tmp_path / "o").exists()

@@ -18,7 +18,13 @@ COMMON |= {"intermediate_size": 48, "max_position_embeddings": 64, **SIZE}
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
 MOE = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
 GRANITE = {"residual_multiplier": 0.22, "attention_multiplier": 0.3, "embedding_multiplier": 2.0}
-FALCON_H1 = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+FALCON_H1 = {
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 8,
+}
 FALCON_H1 |= {"head_dim": 8, "attention_out_multiplier": 0.5}
 # class of the configuration, what differs from COMMON, path of the module whose output is added, scale
 DECODERS = {
@@ -116,7 +122,9 @@ def test_the_stream_of_layers_on_disk_is_that_of_layers_in_memory(tmp_path):
     places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
     places |= {"model.layers.0": "cpu", "model.layers.1": "disk"}
     whole = Decoder(named("Olmo2", more), "olmo2")
-    model = dispatch_model(named("Olmo2", more), places, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+    model = dispatch_model(
+        named("Olmo2", more), places, main_device="cpu", offload_dir=tmp_path, force_hooks=True
+    )
     spread = Decoder(model, "olmo2")
     assert next(spread.layers[1].parameters()).is_meta
     assert check_identity(spread, IDS) < 1e-5
@@ -129,7 +137,9 @@ def test_the_stream_of_layers_on_disk_is_that_of_layers_in_memory(tmp_path):
 
 
 def test_a_block_that_adds_something_else_can_be_probed_and_not_removed_from():
-    config = transformers.GPTNeoXJapaneseConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **SIZE)
+    config = transformers.GPTNeoXJapaneseConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **SIZE
+    )
     decoder = Decoder(build(config), "japanese")  # its last block adds a bias outside of attention
     assert check_identity(decoder, IDS) < 1e-5
     with pytest.raises(UserError, match="layer 1: what attention adds to the residual stream cannot be told"):
@@ -163,17 +173,25 @@ def test_the_attention_of_a_block_with_a_state_space_part_is_the_one_that_is_mea
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("Bamba", MAMBA | {"attn_layer_indices": [1]}, "block 0 that mix positions are mamba, of which none computes softmax"),
+        (
+            "Bamba",
+            MAMBA | {"attn_layer_indices": [1]},
+            "block 0 that mix positions are mamba, of which none computes softmax",
+        ),
         ("Bamba", MAMBA | {"attn_layer_indices": []}, "of which none computes softmax attention"),
         ("MiniMax", MOE, "block 1 that mix positions are self_attn, of which none"),
         ("RecurrentGemma", {"head_dim": 8}, "of which none computes softmax attention"),
         ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "block 0 that mix positions are conv"),
         ("Qwen3Next", {"head_dim": 8}, "block 0 that mix positions are linear_attn"),
-        ("Gemma4Text", {"head_dim": 8, "vocab_size_per_layer_input": 2048}, "the same matrix shape in every block"),
+        (
+            "Gemma4Text",
+            {"head_dim": 8, "vocab_size_per_layer_input": 2048},
+            "the same matrix shape in every block",
+        ),
         ("Bert", {}, "not causal"),
         ("Roberta", {}, "not causal"),
     ],
-)  # fmt: skip
+)
 def test_blocks_without_one_attention_sublayer_are_refused(name, more, message):
     with pytest.raises(UserError, match=message):
         Decoder(named(name, more), name)
@@ -186,10 +204,12 @@ def test_blocks_without_one_attention_sublayer_are_refused(name, more, message):
         transformers.Mamba2Config(
             hidden_size=32, num_hidden_layers=2, state_size=4, num_heads=8, head_dim=8, n_groups=1, **SIZE
         ),
-        transformers.RwkvConfig(hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, context_length=64, **SIZE),
+        transformers.RwkvConfig(
+            hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, context_length=64, **SIZE
+        ),
     ],
     ids=lambda c: c.model_type,
-)  # fmt: skip
+)
 def test_models_without_heads_are_refused(config):
     with pytest.raises(UserError, match="no number of attention heads in its configuration"):
         Decoder(build(config), config.model_type)

@@ -15,7 +15,9 @@ IDS = torch.randint(5, 2000, (2, 24), generator=torch.Generator().manual_seed(0)
 
 
 def test_captured_tensors_equal_transformer_lens(tiny, tokenizer):
-    bridge = TransformerBridge.boot_transformers(tiny.name, hf_model=tiny.model, tokenizer=tokenizer, device="cpu")
+    bridge = TransformerBridge.boot_transformers(
+        tiny.name, hf_model=tiny.model, tokenizer=tokenizer, device="cpu"
+    )
     _, cache = bridge.run_with_cache(IDS)
     for layer in range(len(tiny.layers)):
         found = activations(tiny, IDS, layer)
@@ -38,11 +40,27 @@ def test_heads_add_up_to_the_attention_output(tiny):
         BloomConfig(hidden_size=32, n_layer=2, n_head=4, **SIZE),
         FalconConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **SIZE),
         GPTJConfig(n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=64, **SIZE),
-        Gemma2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, intermediate_size=48, **SIZE),
-        Qwen3Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=48, **SIZE),
+        Gemma2Config(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            intermediate_size=48,
+            **SIZE,
+        ),
+        Qwen3Config(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            intermediate_size=48,
+            **SIZE,
+        ),
     ],
     ids=lambda c: c.model_type,
-)  # fmt: skip
+)
 def test_attention_is_found_by_what_it_does(config):
     decoder = Decoder(build(config), config.model_type)
     assert check_identity(decoder, IDS) < 1e-4
@@ -57,7 +75,9 @@ def test_an_identity_that_fails_is_an_error(tiny, monkeypatch):
 
 
 def test_an_encoder_is_refused():
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, **SIZE)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, **SIZE
+    )
     with pytest.raises(UserError, match="not causal"):
         Decoder(build(config), "bert")
 
@@ -67,7 +87,9 @@ def test_the_pass_ends_at_the_last_probed_layer_and_keeps_the_attention_kernel(t
     for number, layer in enumerate(tiny.layers):
         layer.register_forward_hook(lambda *_, number=number: ran.append(number))
     kernel = tiny.model.config._attn_implementation
-    with Capture(tiny, [0], "resid_pre", lambda layer, x, z: seen.append((layer, x.shape, z.shape))) as capture:
+    with Capture(
+        tiny, [0], "resid_pre", lambda layer, x, z: seen.append((layer, x.shape, z.shape))
+    ) as capture:
         capture(IDS)
     assert seen == [(0, (2, 24, 32), (2, 24, tiny.d_z))]
     assert ran == []  # not even the rest of block 0
@@ -79,7 +101,11 @@ def test_each_feature_is_the_tensor_it_is_called(tiny, feature):
     found = {}
     with Capture(tiny, [0, 1], feature, lambda layer, x, z: found.update({layer: x.clone()})) as capture:
         capture(IDS)
-    expected = activations(tiny, IDS, 0)["resid_pre"] if feature == "embedding" else activations(tiny, IDS, 1)[feature]
+    expected = (
+        activations(tiny, IDS, 0)["resid_pre"]
+        if feature == "embedding"
+        else activations(tiny, IDS, 1)[feature]
+    )
     assert torch.equal(found[1], expected)
 
 

@@ -171,7 +171,9 @@ def test_a_gguf_file_has_to_hold_every_tensor_and_no_other(tmp_path):
     write_gguf(tmp_path / "whole.gguf", model)
     assert load(locate(str(tmp_path / "whole.gguf"))).n_heads == 4
     write_gguf(tmp_path / "less.gguf", model, leave=("blk.1.attn_q.weight",))
-    refused(locate(str(tmp_path / "less.gguf")), "they lack 1 tensor (model.layers.1.self_attn.q_proj.weight)")
+    refused(
+        locate(str(tmp_path / "less.gguf")), "they lack 1 tensor (model.layers.1.self_attn.q_proj.weight)"
+    )
     write_gguf(tmp_path / "more.gguf", model, extra=("blk.0.attn_extra.weight",))
     refused(locate(str(tmp_path / "more.gguf")), "they hold unknown 1 tensor (blk.0.attn_extra.weight)")
 
@@ -192,7 +194,9 @@ def test_a_gguf_file_is_called_what_it_is(tmp_path):
         "tensor_types": {"Q4_1": 14, "F32": 7},
     }
     assert locate(f"random:{path}").name == "random:Tiny-135M-Instruct"
-    path.rename(tmp_path / "model.gguf")  # after renaming the file's own name and template still say what it is
+    path.rename(
+        tmp_path / "model.gguf"
+    )  # after renaming the file's own name and template still say what it is
     assert locate(str(tmp_path / "model.gguf")).name == "Tiny 135M 8k (GGUF, Q4_1, chat template)"
     write_gguf(tmp_path / "tiny.gguf", model)
     assert locate(str(tmp_path / "tiny.gguf")).name == "tiny (GGUF, F32)"

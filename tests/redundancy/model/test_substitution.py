@@ -1,4 +1,6 @@
-"""Substitution against hand-made replacements, planted models and plain losses; skipping against substitution."""
+"""Substitution against hand-made replacements, planted models and plain losses; skipping against
+substitution.
+"""
 
 from dataclasses import replace
 
@@ -11,7 +13,16 @@ from tests.test_measure import plant_linear_attention, ridge, stored, task, with
 from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
 from labbook.estimate import Studentised
-from redundancy.evaluation import FIELDS, Rule, Substitution, Variant, evaluate, hidden_only, log_probabilities, zero
+from redundancy.evaluation import (
+    FIELDS,
+    Rule,
+    Substitution,
+    Variant,
+    evaluate,
+    hidden_only,
+    log_probabilities,
+    zero,
+)
 from redundancy.model.capture import activations
 from redundancy.model.decoder import Decoder
 from redundancy.passes import collect, measure, solve
@@ -57,7 +68,9 @@ def test_a_replaced_head_changes_its_own_columns_at_scored_positions_only(tiny, 
     t = task(tokenizer)
     batch = first_batch(tiny, t)
     intact = activations(tiny, batch.ids, 0)["z"]
-    with Substitution(tiny, {0: Rule(lambda x, position: torch.full((len(x), tiny.d_z), 7.0), heads=(2,))}, 1):
+    with Substitution(
+        tiny, {0: Rule(lambda x, position: torch.full((len(x), tiny.d_z), 7.0), heads=(2,))}, 1
+    ):
         z = activations(tiny, batch.ids, 0)["z"]
     own = slice(2 * tiny.d_head, 3 * tiny.d_head)
     assert (z[:, 1:, own] == 7).all()
@@ -117,7 +130,9 @@ def test_planted_linear_attention_can_be_removed_at_no_loss(tokenizer):
     t = task(tokenizer, ridge=1e-9)
     fitted = solve(decoder, t, collect(decoder, t, False, None, "model"), "model")
     variants = [
-        Variant({"part": "all", "replacement": "probe"}, {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers}),
+        Variant(
+            {"part": "all", "replacement": "probe"}, {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers}
+        ),
         Variant(
             {"part": "all", "replacement": "shuffled"},
             {n: Rule(hidden_only(fitted[n].probe), permuted=True) for n in t.layers},
@@ -138,7 +153,10 @@ def test_the_batch_size_changes_no_loss(fitted_gpt2, size):
     limit = needs.threshold(1, True, 0.4)
     rules = [
         {n: Rule(hidden_only(fitted[n].probe), permuted=True) for n in t.layers},
-        {n: Rule(hidden_only(fitted[n].probe), choose=lambda site: needs.at(site, 1, True) <= limit) for n in t.layers},
+        {
+            n: Rule(hidden_only(fitted[n].probe), choose=lambda site: needs.at(site, 1, True) <= limit)
+            for n in t.layers
+        },
     ]
     variants = [Variant({"part": "x"}, r) for r in rules]
     _, whole = evaluate(decoder, t, variants, None, "test")
@@ -163,7 +181,9 @@ def test_needs_are_relative_and_absolute_errors_of_heads(fitted_gpt2):
     logs = LayerNeed(decoder, 1).logs(x, z, predicted)[0]
     assert float(logs[0, h].exp()) == pytest.approx(float(error.norm() / a.norm()), rel=1e-4)
     assert float(logs[1, h].exp()) == pytest.approx(float(error.norm() / x.norm()), rel=1e-4)
-    assert torch.allclose(head_coordinates(z, head_isometry(weight, decoder.n_heads))[0, h].norm(), a.norm(), rtol=1e-4)
+    assert torch.allclose(
+        head_coordinates(z, head_isometry(weight, decoder.n_heads))[0, h].norm(), a.norm(), rtol=1e-4
+    )
     for kind in range(len(NEEDS)):
         share = (needs.known[kind] <= needs.threshold(kind, True, 0.3)).mean()
         assert share == pytest.approx(0.3, abs=0.01)
@@ -278,12 +298,16 @@ def test_the_interpolated_share_is_the_first_crossing():
 def removable_of(points: list[float], discrete: bool, spread: float = 0.001, shares=(0.2, 0.5, 1.0)):
     bootstrap = Studentised(12, 0)
     document = np.random.default_rng(0).normal(points, spread, (12, len(points)))
-    increases = bootstrap.weights @ (document - document.mean(0) + points) / bootstrap.weights.sum(1, keepdims=True)
+    increases = (
+        bootstrap.weights @ (document - document.mean(0) + points) / bootstrap.weights.sum(1, keepdims=True)
+    )
     return removable(np.tile(shares, (13, 1)), increases, 0.05, discrete, bootstrap)
 
 
 def test_whole_layers_are_removed_whole_or_not_at_all():
-    """One sixth of the layers already costs too much: the answer is 0, with the next measured share, and nothing between."""
+    """One sixth of the layers already costs too much: the answer is 0, with the next measured share, and
+    nothing between.
+    """
     found = removable_of([0.08, 0.3, 0.9], discrete=True, shares=(1 / 6, 2 / 6, 1.0))
     assert (found["estimate"], found["lower"], found["upper"], found["kind"]) == (0, 0, 0, "measured")
     assert found["beyond"] == pytest.approx(1 / 6)
@@ -318,7 +342,9 @@ def test_crossings_are_measured_until_their_neighbours_are_close():
         above = min(s for s in shares if s > true)
         assert above - below <= 0.06
     assert not crossings(evaluated_curve([0.5, 1.0], [0.0, 0.001]))  # no budget is crossed
-    assert not crossings(evaluated_curve([0.5, 1.0], [0.2, 0.9], "layers_cosine"))  # nothing lies between whole layers
+    assert not crossings(
+        evaluated_curve([0.5, 1.0], [0.2, 0.9], "layers_cosine")
+    )  # nothing lies between whole layers
 
 
 def test_nothing_is_interpolated_below_the_first_measured_share_or_beyond_the_last():
@@ -333,7 +359,9 @@ def test_nothing_is_interpolated_below_the_first_measured_share_or_beyond_the_la
 
 
 def test_intervals_of_paired_loss_differences_cover_in_simulation():
-    """Documents of very different difficulty, a small difference: only a paired interval finds it with the right coverage."""
+    """Documents of very different difficulty, a small difference: only a paired interval finds it with the
+    right coverage.
+    """
     g, documents, truth = np.random.default_rng(0), 12, 0.05
     inside, width, trials = 0, [], 300
     for _ in range(trials):
@@ -361,26 +389,46 @@ def test_both_tokens_together_equal_scikit_learn(tokenizer):
     together = {k: np.hstack([rows["x"], rows["previous"]]) for k, rows in (("train", train), ("held", held))}
     expected = ridge(together["train"], train["z"])(together["held"])
     rows = type("R", (), {"x": torch.from_numpy(held["x"]), "previous": torch.from_numpy(held["previous"])})()
-    assert np.abs(fitted[1].predictors["both_tokens"](rows).numpy() - expected).max() < 1e-7 * np.abs(expected).max()
+    assert (
+        np.abs(fitted[1].predictors["both_tokens"](rows).numpy() - expected).max()
+        < 1e-7 * np.abs(expected).max()
+    )
     weights = np.ones((1, len(t.windows["evaluation"].names)))
     assert scores[1].metrics("both_tokens", weights)[0]["R2"][0] > 0
 
 
 NORMED = {
     "olmo2": Olmo2Config(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
-        max_position_embeddings=64, **SIZE,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        **SIZE,
     ),
     "gemma2": Gemma2Config(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=48,
-        max_position_embeddings=64, **SIZE,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        **SIZE,
     ),
     "granite": GraniteConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
-        max_position_embeddings=64, residual_multiplier=0.22, **SIZE,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        residual_multiplier=0.22,
+        **SIZE,
     ),
     "gpt2": TINY["gpt2"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(NORMED))
@@ -407,7 +455,9 @@ def test_displacement_and_cosine_are_those_of_the_residual_stream_itself(name, t
         ]
         hooks.append(decoder.projection(layer).register_forward_pre_hook(lambda m, a: (replaced,)))
         hooks.append(
-            block.register_forward_hook(lambda m, a, out: kept.append(out if torch.is_tensor(out) else out[0]))
+            block.register_forward_hook(
+                lambda m, a, out: kept.append(out if torch.is_tensor(out) else out[0])
+            )
         )
         try:
             decoder.backbone(input_ids=batch.ids, use_cache=False)
@@ -423,7 +473,9 @@ def test_displacement_and_cosine_are_those_of_the_residual_stream_itself(name, t
     logs = need.logs(x.flatten(0, 1), z.flatten(0, 1), predicted.flatten(0, 1))
     assert torch.allclose(logs[:, 1, head].exp(), moved.flatten(), rtol=2e-3)
     assert torch.allclose(
-        need.cosine(x.flatten(0, 1), z.flatten(0, 1)), torch.cosine_similarity(x, whole, dim=-1).flatten(), atol=1e-4
+        need.cosine(x.flatten(0, 1), z.flatten(0, 1)),
+        torch.cosine_similarity(x, whole, dim=-1).flatten(),
+        atol=1e-4,
     )
     assert bool(need.stream.norms) == (name in ("olmo2", "gemma2"))
     assert need.stream.scale == pytest.approx(0.22 if name == "granite" else 1.0)
@@ -483,7 +535,9 @@ def test_sampled_labels_have_the_distribution_that_they_are_sampled_from():
 
 
 def test_the_squared_change_of_the_loss_has_the_fisher_information_as_its_mean(tokenizer):
-    """E over labels of (g . e)^2 is the curvature of KL(intact || changed): checked by KL itself for a small error."""
+    """E over labels of (g . e)^2 is the curvature of KL(intact || changed): checked by KL itself for a small
+    error.
+    """
     decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
     t = task(tokenizer)
     whole = first_batch(decoder, t)

@@ -35,7 +35,7 @@ def task(
     parts = split_documents(documents, seed)
     budget = {"train": tokens, "validation": 800, "evaluation": 1500}
     windows = {s: cut_windows(parts[s], tokenizer, 32, budget[s]).shuffled(seed) for s in parts}
-    return Task(windows, (0, 1), feature, ridge, start, seed, batch)  # fmt: skip
+    return Task(windows, (0, 1), feature, ridge, start, seed, batch)
 
 
 def stored(decoder: Decoder, t: Task, split: str, layer: int) -> dict[str, np.ndarray]:
@@ -93,7 +93,9 @@ def test_probe_and_controls_equal_plain_computation(tiny, tokenizer):
             *(torch.from_numpy(np.asarray(v)) for v in (sums, counts, square, np.zeros_like(constant)))
         ).numpy()
         lookup = dict(zip(values, means, strict=True))
-        predictions[name] = constant + np.array([lookup.get(v, np.zeros_like(constant)) for v in held[column]])
+        predictions[name] = constant + np.array(
+            [lookup.get(v, np.zeros_like(constant)) for v in held[column]]
+        )
     weights = np.ones((1, len(t.windows["evaluation"].names)))
     for name, z in predictions.items():
         error, truth = (held["z"] - z) @ weight, held["a"]
@@ -105,11 +107,15 @@ def test_probe_and_controls_equal_plain_computation(tiny, tokenizer):
             "R_ratio_of_sums": 1 - norm(error, axis=1).sum() / norm(truth, axis=1).sum(),
             "R2": r2_score(truth, truth - error, multioutput="variance_weighted"),
             "R2_uncentred": 1 - np.square(error).sum() / np.square(truth).sum(),
-            "cosine": (np.sum(truth * (truth - error), 1) / norm(truth, axis=1) / norm(truth - error, axis=1)).mean(),
+            "cosine": (
+                np.sum(truth * (truth - error), 1) / norm(truth, axis=1) / norm(truth - error, axis=1)
+            ).mean(),
             "share_R_above_0.5": (ratio > 0.5).mean(),
         }
         for metric, value in expected.items():
-            assert float(layer_scores[metric][0]) == pytest.approx(value, abs=2e-3 if "share" in metric else 2e-5), (
+            assert float(layer_scores[metric][0]) == pytest.approx(
+                value, abs=2e-3 if "share" in metric else 2e-5
+            ), (
                 name,
                 metric,
             )
@@ -137,7 +143,9 @@ def test_float64_statistics_agree_with_scikit_learn_to_1e_8(tokenizer):
 
 
 def test_the_probe_with_position_is_a_ridge_with_an_indicator_of_every_position(tokenizer):
-    """Oracle: scikit-learn on what varies within positions; then intercepts, shrunk as the random-effects model says."""
+    """Oracle: scikit-learn on what varies within positions; then intercepts, shrunk as the random-effects
+    model says.
+    """
     decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
     t = task(tokenizer)
     fitted = solve(decoder, t, collect(decoder, t, True, None, "model"), "model")
@@ -158,7 +166,9 @@ def test_the_probe_with_position_is_a_ridge_with_an_indicator_of_every_position(
 
 
 def test_what_position_alone_decides_is_found_by_position_and_by_the_aligned_shuffle_only(tokenizer):
-    """Attention output planted as a function of the position: pairs from other windows keep it only if positions are kept."""
+    """Attention output planted as a function of the position: pairs from other windows keep it only if
+    positions are kept.
+    """
     decoder = Decoder(build(TINY["gpt2"]), "planted")
     table = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     for layer in decoder.layers:
@@ -188,7 +198,9 @@ def test_the_batch_size_changes_no_number(tokenizer, start):
         t = task(tokenizer, batch=size, ridge=None, start=start)
         scores, fitted = measure(decoder, t, True, None, "model")
         weights = np.ones((1, len(t.windows["evaluation"].names)))
-        results.append(({n: scores[1].metrics(n, weights)[0] for n in fitted[1].predictors}, fitted[1].penalties))
+        results.append(
+            ({n: scores[1].metrics(n, weights)[0] for n in fitted[1].predictors}, fitted[1].penalties)
+        )
     for found, penalties in results[1:]:
         assert penalties == results[0][1]
         for name, metrics in found.items():
@@ -210,7 +222,9 @@ def test_shuffled_pairs_stand_for_other_windows(tokenizer):
 
 
 def plant_linear_attention(decoder: Decoder) -> None:
-    """Make attention of every layer a linear map of resid_pre: identity norm, and a value of the token itself only."""
+    """Make attention of every layer a linear map of resid_pre: identity norm, and a value of the token itself
+    only.
+    """
     for layer in decoder.layers:
         layer.ln_1 = torch.nn.Identity()
         attn = layer.attn
