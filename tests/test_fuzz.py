@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.test_models import write_gguf
 
 from consolidation.train import trajectory
 from labbook import reading as tables
@@ -25,6 +24,7 @@ from tests.conftest import TINY, build
 from tests.fuzz.campaign import KINDS, campaign, counts
 from tests.fuzz.judge import FAULTS, OUTCOMES, Case, judge, limited
 from tests.fuzz.models import WEIGHT, folder_of
+from tests.planted import write_gguf
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tests.test_models import write_gguf
 from tokenizers import Tokenizer
 from transformers import GPT2Config
 
@@ -18,6 +17,7 @@ from redundancy.model.loading import load_model, load_tokenizer, locate
 from redundancy.text import DATA
 from tests.conftest import TINY, build
 from tests.fuzz.judge import Case, Right, damage, equal
+from tests.planted import write_gguf
 
 CONFIG = GPT2Config(
     n_embd=16,

@@ -10,8 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import dispatch_model
-from tests.test_measure import task
-from tests.test_probe import arguments
 
 from consolidation.train import trajectory
 from labbook import processes
@@ -19,6 +17,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import measure
 from tests.conftest import TINY, build
+from tests.planted import arguments, task
 
 
 def run(module: str, args: list[str], count: int) -> subprocess.CompletedProcess:

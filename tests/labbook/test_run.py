@@ -14,8 +14,6 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.test_pretrain import SMALL
-from tests.test_probe import arguments
 
 from labbook import console
 from labbook.console import UserError, choice, guarded, progress, warn
@@ -33,6 +31,7 @@ from labbook.run import (
 from redundancy.pretrain import __main__ as pretrain
 from redundancy.probe import __main__ as probe
 from tests.conftest import fails
+from tests.planted import SMALL, arguments
 
 ROOT_USER = os.geteuid() == 0
 

@@ -15,25 +15,7 @@ from redundancy.pretrain.ngram import NGram
 from redundancy.pretrain.tokens import window_order
 from redundancy.pretrain.trainer import checkpoint_steps, learning_rate
 from redundancy.text import DATA
-
-SMALL = [
-    "--layers",
-    "1",
-    "--width",
-    "16",
-    "--heads",
-    "2",
-    "--context",
-    "16",
-    "--vocabulary",
-    "300",
-    "--batch",
-    "4",
-    "--steps",
-    "12",
-    "--precision",
-    "no",
-]
+from tests.planted import SMALL
 
 
 def run(text_folder, out, *more):

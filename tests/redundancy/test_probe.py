@@ -27,25 +27,9 @@ from redundancy.regression.controls import CONTROLS, RANDOM
 from redundancy.removal import __main__ as removal
 from redundancy.request import resolve
 from tests.conftest import SIZE, TINY, build, fails
+from tests.planted import arguments
 
 TABLES = ("layers.csv", "heads.csv", "controls.csv", "histogram.csv", "distribution.csv")
-
-
-def arguments(folder, text_folder, out, *more: str) -> list[str]:
-    return [
-        str(folder),
-        "--corpus",
-        str(text_folder),
-        "--context",
-        "32",
-        "--tokens",
-        "2000",
-        "--eval-tokens",
-        "1500",
-        "--out",
-        str(out),
-        *more,
-    ]
 
 
 @pytest.fixture(scope="module")

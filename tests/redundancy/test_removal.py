@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from tests.test_probe import arguments
 
 from labbook import console
 from redundancy import passes as measure
@@ -14,6 +13,7 @@ from redundancy.removal import __main__ as removal
 from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
 from redundancy.removal.tables import BUDGETS, FRAMES, ORDERS, Losses
 from tests.conftest import fails
+from tests.planted import arguments
 
 KEYS = ["part", "layer", "head", "replacement", "metric"]
 

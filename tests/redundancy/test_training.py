@@ -14,8 +14,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scipy.stats import page_trend_test
-from tests.test_measure import task
-from tests.test_probe import arguments
 
 from labbook import console
 from redundancy.model.decoder import Decoder
@@ -28,6 +26,7 @@ from redundancy.training.checkpoints import find_checkpoints, hub_revisions
 from redundancy.training.figures import COURSE_FIGURES
 from redundancy.training.tables import DRIVERS, FRAMES, Course
 from tests.conftest import TINY, build, fails
+from tests.planted import arguments, task
 
 STEPS = (0, 16, 128, 1024)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.stats import norm
 from sklearn.linear_model import Ridge
-from tests.test_measure import plant_linear_attention, ridge, stored, task, within_positions
 from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
 from labbook.estimate import Studentised
@@ -35,6 +34,7 @@ from redundancy.removal.need import AT_ONCE, NEEDS, SMALLEST_CHANGE, LayerNeed, 
 from redundancy.removal.rivals import RANKS, low_rank, train_mlps
 from redundancy.removal.tables import BUDGETS, ROUNDS, Evaluated, crossings, interpolated, measures, removable
 from tests.conftest import SIZE, TINY, build
+from tests.planted import plant_linear_attention, ridge, stored, task, within_positions
 
 
 @pytest.fixture(scope="module")

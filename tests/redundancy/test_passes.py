@@ -5,71 +5,16 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
-from sklearn.preprocessing import StandardScaler
 
 from labbook.console import UserError
 from labbook.estimate import Bootstrap
-from redundancy.model.capture import activations
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
-from redundancy.passes import Task, collect, measure, solve
+from redundancy.passes import collect, measure, solve
 from redundancy.regression.controls import CONTROLS, shrunk_means
 from redundancy.regression.scores import EDGES, FIELDS, token_fields
-from redundancy.text import cut_windows, read_corpus, split_documents
 from tests.conftest import TINY, build
-
-ALPHA = 1e-3
-
-
-def task(
-    tokenizer,
-    batch: int = 4,
-    tokens: int = 3000,
-    feature="resid_pre",
-    ridge: float | None = ALPHA,
-    start: int = 1,
-    seed: int = 0,
-) -> Task:
-    """Windows of the embedded text, short last windows included."""
-    documents = [type(d)(d.name, d.text[: 700 + 150 * i]) for i, d in enumerate(read_corpus(None).documents)]
-    parts = split_documents(documents, seed)
-    budget = {"train": tokens, "validation": 800, "evaluation": 1500}
-    windows = {s: cut_windows(parts[s], tokenizer, 32, budget[s]).shuffled(seed) for s in parts}
-    return Task(windows, (0, 1), feature, ridge, start, seed, batch)
-
-
-def stored(decoder: Decoder, t: Task, split: str, layer: int) -> dict[str, np.ndarray]:
-    """Kept tokens of a split, one window at a time, in the order of the windows."""
-    rows = {k: [] for k in ("x", "previous", "z", "position", "id", "document", "a", "window")}
-    windows = t.windows[split]
-    for number, (ids, length) in enumerate(zip(windows.ids, windows.lengths, strict=True)):
-        found = activations(decoder, torch.from_numpy(ids[None, :length]), layer)
-        keep = slice(t.start_position, int(length))
-        x, z, a = (found[k][0].double().numpy() for k in ("resid_pre", "z", "attn_out"))
-        rows["x"].append(x[keep])
-        rows["previous"].append(np.roll(x, 1, 0)[keep])
-        rows["z"].append(z[keep])
-        rows["a"].append(a[keep])
-        rows["position"].append(np.arange(length)[keep])
-        rows["id"].append(ids[:length][keep])
-        rows["document"].append(np.full(length, windows.document[number])[keep])
-        rows["window"].append(np.full(length, number)[keep])
-    return {k: np.concatenate(v) for k, v in rows.items()}
-
-
-def ridge(x: np.ndarray, z: np.ndarray):
-    scaler = StandardScaler().fit(x)
-    model = Ridge(alpha=len(x) * ALPHA).fit(scaler.transform(x), z)
-    return lambda new: model.predict(scaler.transform(new))
-
-
-def within_positions(x: np.ndarray, z: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is left of x and z after their means at each position."""
-    out = [x.astype(float).copy(), z.astype(float).copy()]
-    for p in np.unique(position):
-        for values in out:
-            values[position == p] -= values[position == p].mean(0)
-    return out[0], out[1]
+from tests.planted import ALPHA, plant_linear_attention, ridge, stored, task, within_positions
 
 
 def test_probe_and_controls_equal_plain_computation(tiny, tokenizer):
@@ -219,21 +164,6 @@ def test_shuffled_pairs_stand_for_other_windows(tokenizer):
     mean = scores[1].metrics("training_mean", weights)[0]
     assert abs(float(shuffled["R2"][0] - mean["R2"][0])) < 0.02
     assert abs(float(shuffled["R2"][0])) < 0.1
-
-
-def plant_linear_attention(decoder: Decoder) -> None:
-    """Make attention of every layer a linear map of resid_pre: identity norm, and a value of the token itself
-    only.
-    """
-    for layer in decoder.layers:
-        layer.ln_1 = torch.nn.Identity()
-        attn = layer.attn
-
-        def forward(hidden_states, attn=attn, **kwargs):
-            value = attn.c_attn(hidden_states).split(32, dim=-1)[2]
-            return attn.c_proj(value), None
-
-        attn.forward = forward
 
 
 def test_planted_linear_attention_is_fully_redundant_and_shuffled_is_not(tokenizer):

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +13,7 @@ from redundancy.model.loading import load_model, locate
 from redundancy.text import DATA
 from redundancy.training.checkpoints import find_checkpoints
 from tests.conftest import TINY, build
+from tests.planted import write_gguf
 
 CPU = torch.device("cpu")
 KEY = "transformer.h.0.attn.c_attn.weight"
@@ -128,42 +128,6 @@ def test_a_missing_shard_is_an_error(folder):
     model.save_pretrained(folder, max_shard_size="1MB")
     next(folder.glob("model-00002*")).unlink()
     refused(locate(str(folder)), "cannot be loaded")
-
-
-def write_gguf(path, model, leave=(), extra=(), **fields):
-    """A tiny Llama as a GGUF file."""
-    config, state = model.config, model.state_dict()
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(fields.get("name", "Tiny Llama"))
-    if "finetune" in fields:
-        writer.add_finetune(fields["finetune"])
-    if "template" in fields:
-        writer.add_chat_template(fields["template"])
-    if "file_type" in fields:
-        writer.add_file_type(fields["file_type"])
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for key, value in state.items():
-        name = names.get_name(key, try_suffixes=(".weight",))
-        if name not in leave:
-            data, kind = value.numpy().astype(np.float32), None
-            if "quantise" in fields and value.dim() == 2 and value.shape[1] % 32 == 0:
-                kind = fields["quantise"]
-                data = gguf.quantize(data, kind)
-            writer.add_tensor(name, data, raw_dtype=kind)
-    for name in extra:
-        writer.add_tensor(name, np.ones((4, 4), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def test_a_gguf_file_has_to_hold_every_tensor_and_no_other(tmp_path):
