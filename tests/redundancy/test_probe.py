@@ -25,7 +25,7 @@ from redundancy.probe.figures import FIGURES
 from redundancy.probe.tables import Tables, converged
 from redundancy.regression.controls import CONTROLS, RANDOM
 from redundancy.removal import __main__ as removal
-from redundancy.request import resolve
+from redundancy.request import Settings, resolve
 from tests.conftest import SIZE, TINY, build, fails
 from tests.planted import arguments
 

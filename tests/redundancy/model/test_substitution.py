@@ -12,18 +12,10 @@ from sklearn.linear_model import Ridge
 from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
 from labbook.estimate import Studentised
-from redundancy.evaluation import (
-    FIELDS,
-    Rule,
-    Substitution,
-    Variant,
-    evaluate,
-    hidden_only,
-    log_probabilities,
-    zero,
-)
+from redundancy.evaluation import FIELDS, Variant, evaluate, log_probabilities
 from redundancy.model.capture import activations
 from redundancy.model.decoder import Decoder
+from redundancy.model.substitution import Rule, Substitution, hidden_only, zero
 from redundancy.passes import collect, measure, solve
 from redundancy.regression.controls import affine
 from redundancy.regression.ridge import RidgePath
