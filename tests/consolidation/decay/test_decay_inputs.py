@@ -24,9 +24,8 @@ from consolidation.decay.equivalence import Exponent, Margin, equivalence
 from consolidation.decay.forms import FORMS
 from consolidation.decay.multiverse import multiverse
 from consolidation.fit import __main__ as fit_command
-from consolidation.fit.source import read
 from consolidation.fit.report import bibtex, latex, summary, to_json
-from consolidation.fit.source import FitConfig
+from consolidation.fit.source import FitConfig, read
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from tests.conftest import fails
