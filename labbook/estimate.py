@@ -24,8 +24,14 @@ class Estimate:
     upper: float
     n: int
 
+    def text(self, digits: int = 3, *, sign: bool = False, n: bool = False) -> str:
+        """`estimate [lower, upper]`, with the number of units behind it if asked; `sign` shows a plus too."""
+        form = f"{'+' if sign else ''}.{digits}f"
+        units = f" (n = {self.n})" if n else ""
+        return f"{self.estimate:{form}} [{self.lower:{form}}, {self.upper:{form}}]{units}"
+
     def __str__(self) -> str:
-        return f"{self.estimate:.3f} [{self.lower:.3f}, {self.upper:.3f}] (n = {self.n})"
+        return self.text(n=True)
 
 
 class Studentised:
