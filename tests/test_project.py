@@ -35,7 +35,7 @@ PACKAGES = ("labbook", "redundancy", "consolidation", "replication")
 FLOORS = (
     {"labbook.estimate", "labbook.style", "labbook.escape"},
     {"labbook.console"},
-    {"labbook.processes", "labbook.reading"},
+    {"labbook.processes", "labbook.reading", "labbook.command"},
     {"labbook.run"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
     {"redundancy.batches", "redundancy.model.decoder"},
