@@ -36,6 +36,7 @@ FLOORS = (
     {"labbook.estimate", "labbook.style", "labbook.escape"},
     {"labbook.console"},
     {"labbook.processes", "labbook.reading", "labbook.command"},
+    {"labbook.training"},
     {"labbook.run"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
     {"redundancy.batches", "redundancy.model.decoder"},
