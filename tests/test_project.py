@@ -40,7 +40,12 @@ FLOORS = (
     {"labbook.run"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
     {"redundancy.batches", "redundancy.model.decoder"},
-    {"redundancy.model.loading", "redundancy.model.capture", "redundancy.regression.moments"},
+    {
+        "redundancy.model.loading",
+        "redundancy.model.capture",
+        "redundancy.model.prefix",
+        "redundancy.regression.moments",
+    },
     {"redundancy.model.substitution", "redundancy.regression.ridge"},
     {"redundancy.regression.controls"},
     {"redundancy.regression.scores"},
