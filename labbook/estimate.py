@@ -105,7 +105,7 @@ class Studentised:
         return Estimate(float(estimate), float(lower), float(upper), self.units)
 
     def replicates(self, values: Array) -> Array:
-        """Linearised bootstrap replicates of a smooth statistic, its estimate first: (1 + replicates, ...)."""
+        """Linearised bootstrap replicates of a smooth statistic, estimate first: (1 + replicates, ...)."""
         pseudo = self._pseudo(values)
         mean = np.tensordot(self._draws, pseudo - pseudo.mean(0), axes=1)
         return np.concatenate([values[:1], values[0] + mean])

@@ -1,10 +1,12 @@
-"""What the probe costs, as ratios against other ways of the same work: `python -m redundancy.benchmark
-[MODEL]`.
+"""What the probe costs, as ratios against other ways of the same work.
 
-    pass 1             moments, all heads, penalties and controls / the plain forward pass of the same batches, alternating
-    memory             peak of pass 1 at ten times the tokens / at the smaller number
-    stored activations TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
-    gradient descent   the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R each reaches
+`python -m redundancy.benchmark [MODEL]` compares
+
+    pass 1               moments, all heads, penalties and controls / the plain forward pass of the same
+                         batches, alternating
+    memory               peak of pass 1 at ten times the tokens / at the smaller number
+    stored activations   TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
+    gradient descent     the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R of each
 
 Peak memory is that of a fresh process per leg, counted from after the model was loaded.
 """
@@ -211,7 +213,7 @@ def memory(config: Config) -> list[dict[str, Any]]:
 
 
 def stored(config: Config) -> list[dict[str, Any]]:
-    """Time and peak memory against stored activations; one penalty and no controls there, all of them here."""
+    """Time and peak memory against stored activations: one penalty and no controls there, all here."""
     (our_time, our_peak), (their_time, their_peak) = (
         _in_fresh_process(config, kind, config.stored_tokens) for kind in ("ours", "stored")
     )

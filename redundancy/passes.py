@@ -154,7 +154,7 @@ def each_batch(
 
 
 class Reader:
-    """Runs batches through a decoder and hands each layer its own tensors, all on the device of that layer."""
+    """Runs batches through a decoder and hands each layer its own tensors, on the device of that layer."""
 
     def __init__(self, decoder: Decoder, task: Task, visit: Visit):
         self.visit, self.devices = visit, {n: decoder.layer_device(n) for n in task.layers}

@@ -44,7 +44,9 @@ FIGURES: dict[str, dict[str, str]] = {
             "Right: the share that a budget of +.01, +.05 or +.1 nats per token allows; an arrow where "
             "only an upper limit is known."
         ),
-        "removal_by_layer": "Loss increase with one layer replaced (left), and with layers 0 to l replaced (right).",
+        "removal_by_layer": (
+            "Loss increase with one layer replaced (left), and with layers 0 to l replaced (right)."
+        ),
         "removal_recovered": (
             "Left: R, R² and the share of the loss that the probe recovers, by layer. Right: every head, "
             "replaced by its mean or by the probe."
@@ -82,8 +84,12 @@ FIGURES: dict[str, dict[str, str]] = {
             "The thirteen points of the preprint's figure 4A with the best forms and the pure power law; "
             "right, residuals."
         ),
-        "decay_specifications": "γ of every specification that can be fitted to these points, with the choices behind each.",
-        "decay_forest": "The same curve under every form and estimator beside human practice curves, 95 % intervals.",
+        "decay_specifications": (
+            "γ of every specification that can be fitted to these points, with the choices behind each."
+        ),
+        "decay_forest": (
+            "The same curve under every form and estimator beside human practice curves, 95 % intervals."
+        ),
     },
 }
 PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")

@@ -135,7 +135,7 @@ def choose_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep transformers' loading bars and advice off the terminal; errors still come through as exceptions."""
+    """Keep transformers' loading bars and advice off the terminal; errors still come through."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -42,21 +42,29 @@ def write_card(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
     )
     text = f"""# A GPT-2 of {facts["parameters"]:,} parameters
 
-`GPT2LMHeadModel` with {c.layers} blocks, {c.heads} heads, d_model {c.width}, context {c.context}, and a byte-level BPE tokenizer
-of {c.vocabulary} tokens trained on the same text. Made by `python -m redundancy.pretrain` (commit {facts["commit"]}).
+`GPT2LMHeadModel` with {c.layers} blocks, {c.heads} heads, d_model {c.width}, context {c.context}, and a \
+byte-level BPE tokenizer
+of {c.vocabulary} tokens trained on the same text. Made by `python -m redundancy.pretrain` (commit \
+{facts["commit"]}).
 
-- Training text: {facts["train_documents"]} documents, {facts["train_characters"]:,} characters, {facts["train_tokens"]:,} tokens (`{Path(c.corpus).name}`, SHA-256 of its
+- Training text: {facts["train_documents"]} documents, {facts["train_characters"]:,} characters, \
+{facts["train_tokens"]:,} tokens (`{Path(c.corpus).name}`, SHA-256 of its
   documents {facts["train_hash"][:16]}).
-- Training: {trainer.steps} steps of {c.batch} x {c.context} tokens = {trainer.steps * c.batch * c.context:,} tokens; Muon inside the blocks, AdamW (.9, .95) elsewhere, peak learning
-  rate {c.learning_rate}, weight decay {c.weight_decay}, cosine to zero; precision {trainer.accelerator.mixed_precision}; seed {c.seed}; {facts["device"]}.
-- Validation text: {facts["validation_documents"]} documents that the model never saw, {trainer.validation.shape[0]} windows, {facts["scored"]:,} scored tokens,
+- Training: {trainer.steps} steps of {c.batch} x {c.context} tokens = \
+{trainer.steps * c.batch * c.context:,} tokens; Muon inside the blocks, AdamW (.9, .95) elsewhere, \
+peak learning
+  rate {c.learning_rate}, weight decay {c.weight_decay}, cosine to zero; precision \
+{trainer.accelerator.mixed_precision}; seed {c.seed}; {facts["device"]}.
+- Validation text: {facts["validation_documents"]} documents that the model never saw, \
+{trainer.validation.shape[0]} windows, {facts["scored"]:,} scored tokens,
   {1 / facts["tokens_per_byte"]:.3f} bytes per token.
 
 | model | nats per token | bits per byte |
 |---|---|---|
 {table}
 
-The n-gram models are interpolated Kneser-Ney, trained on the same training tokens and scored on the same tokens with the
+The n-gram models are interpolated Kneser-Ney, trained on the same training tokens and scored on the same \
+tokens with the
 same context.
 
 | step | tokens | validation loss (nats per token) |

@@ -1,8 +1,7 @@
-"""Measure how much of attention's output a linear map of the hidden state predicts: `python -m
-redundancy.probe [MODEL]`.
+"""Measure how much of attention's output a linear map of the hidden state predicts.
 
-`execute` is the experiment, step by step. The definitions of the scores are in `scores`, of the controls in
-`controls`.
+`python -m redundancy.probe [MODEL]`; `execute` is the experiment, step by step. The scores are defined in
+`regression/scores`, the controls in `regression/controls`.
 """
 
 import shutil
@@ -114,7 +113,9 @@ def run_probe(model: str | None, settings: Settings | None, options: dict[str, A
 
 @dataclass(frozen=True)
 class Command:
-    """Measure how much of attention's output a linear map of the hidden state predicts, beside its controls."""
+    """Measure how much of attention's output a linear map of the hidden state predicts, beside its
+    controls.
+    """
 
     config: tyro.conf.OmitArgPrefixes[ProbeConfig]
     settings: tyro.conf.OmitArgPrefixes[Settings]
@@ -125,9 +126,8 @@ def main(args: list[str] | None = None) -> None:
     command = tyro.cli(Command, args=args, prog="python -m redundancy.probe")
 
     def body() -> None:
-        from redundancy.probe.figures import (
-            draw,
-        )  # plotting libraries are slow to import; errors above should be fast
+        # plotting libraries are slow to import; errors above should be fast
+        from redundancy.probe.figures import draw
 
         with processes.together():
             tables = execute(command.config, command.settings)

@@ -1,4 +1,4 @@
-"""Figures of probe, removal and training runs, drawn from their folders and never from live objects."""
+"""Figures of probe runs, drawn from their folders and never from live objects."""
 
 from pathlib import Path
 from typing import Any

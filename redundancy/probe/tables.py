@@ -282,7 +282,8 @@ def _summarise(
         "depth": facts["depth"],
         "random_seeds": seeds,
         "heads_per_layer": decoder.n_heads,
-        "aggregation": "mean over layers; intervals over held-out documents, of random weights over their seeds too",
+        "aggregation": "mean over layers; intervals over held-out documents, "
+        "of random weights over their seeds too",
         "tokens": facts["tokens"],
         "documents": {split: len(n) for split, n in facts["documents"].items()},
         "unit": facts["unit"],

@@ -4,13 +4,15 @@ Everything a ridge regression needs is in sums over tokens, so memory depends on
 not on the amount of text. Per layer, with x the feature and z the target of a kept token (position 0 is left
 out by default):
 
-    current    n, sum x, sum z, sum x x', sum x z'            the probe
-    previous   the same with x of the token before            control: what the neighbour alone tells
-    both       sum x_t x_(t-1)'                               control, if asked for: what token and neighbour tell together
-    shuffled   sum s, sum x s'  with s a target of another window   control: what chance alone fits
-    aligned    the same with s the target at the same position of the other window   control: chance that knows the position
-    within     sum x, sum z by position in the window         hidden state and position together
-    tables     sum z by position, by token id                 controls: what needs no hidden state
+    current    n, sum x, sum z, sum x x', sum x z'     the probe
+    previous   the same with x of the token before     control: what the neighbour alone tells
+    both       sum x_t x_(t-1)'                        control, if asked for: what both tell together
+    shuffled   sum s, sum x s' with s a target         control: what chance alone fits
+               of another window
+    aligned    the same with s the target at the       control: chance that knows the position
+               same position of the other window
+    within     sum x, sum z by position in the window  hidden state and position together
+    tables     sum z by position, by token id          controls: what needs no hidden state
 
 Products are formed in float32 (float64 models: float64) per batch, on features shifted and scaled by a pilot
 batch so that large constants do not eat the digits, and added up in float64.
@@ -40,7 +42,7 @@ class Moments:
     xz: Tensor
 
     def centred(self, mean_x: Tensor, mean_z: Tensor) -> tuple[Tensor, Tensor]:
-        """Means over tokens of (x - mean_x)(x - mean_x)' and (x - mean_x)(z - mean_z)' for any two vectors."""
+        """Means over tokens of (x - mean_x)(x - mean_x)' and (x - mean_x)(z - mean_z)', any two vectors."""
         mx, mz = self.x / self.n, self.z / self.n
         dx, dz = mean_x - mx, mean_z - mz
         xx = self.xx / self.n - torch.outer(mx, mx) + torch.outer(dx, dx)

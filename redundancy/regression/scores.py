@@ -2,12 +2,13 @@
 
 With a_t the attention output of a kept token and e_t the prediction's error:
 
-    R                      mean of 1 - |e_t| / |a_t|                    Definition 1 of arXiv:2602.12204; not squared, not centred
-    R_ratio_of_sums        1 - sum |e_t| / sum |a_t|
-    share_R_above_c        share of tokens with 1 - |e_t| / |a_t| > c
-    R2_uncentred           1 - sum |e_t|^2 / sum |a_t|^2
-    R2                     1 - sum |e_t|^2 / sum |a_t - mean a|^2       scikit-learn's variance-weighted R^2
-    cosine                 mean of cos(a_t, prediction)
+    R                 mean of 1 - |e_t| / |a_t|                 Definition 1 of arXiv:2602.12204; not squared,
+                                                                not centred
+    R_ratio_of_sums   1 - sum |e_t| / sum |a_t|
+    share_R_above_c   share of tokens with 1 - |e_t| / |a_t| > c
+    R2_uncentred      1 - sum |e_t|^2 / sum |a_t|^2
+    R2                1 - sum |e_t|^2 / sum |a_t - mean a|^2    scikit-learn's variance-weighted R^2
+    cosine            mean of cos(a_t, prediction)
 
 For heads a_t is z_h W_O[h]. A token whose a_t is zero has no ratio and no cosine; it is left out of these two
 and counted.

@@ -4,17 +4,18 @@ The probe says how much of attention's output can be predicted; here the predict
 attention while the rest of the network runs on, and the loss says how much of that mattered. `execute` is the
 experiment, step by step.
 
-    layers      one layer at a time: probe | hidden state and position | mean per position | training mean | zero | the probe's
-                prediction for another token
-    heads       one head at a time: probe | hidden state and position | training mean
-    all         every layer at once: the same as for layers, and what `rivals` and `cumulative` fit
-    rivals      probes of low rank and a small network, see `rivals`
-    cumulative  layers 0 to l: probe | sequential, a probe refitted on the stream as it is after the earlier
-    substitutions |
-                training mean, which shows how errors add up
-    curve       the (token, head) operations with the lowest need, a growing share of them, in several orders (see `losses`), replaced
-                by what hidden state and position predict; then once more near where each budget is crossed
-    cost        operations and seconds when attention is really left out, see `skipping`
+    layers       one layer at a time: probe | hidden state and position | mean per position | training mean |
+                 zero | the probe's prediction for another token
+    heads        one head at a time: probe | hidden state and position | training mean
+    all          every layer at once: the same as for layers, and what `rivals` and `cumulative` fit
+    rivals       probes of low rank and a small network, see `rivals`
+    cumulative   layers 0 to l, which shows how errors add up: probe | hidden state and position | mean per
+                 position | training mean | sequential, a probe refitted on the stream as it is after the
+                 earlier substitutions
+    curve        the (token, head) operations with the lowest need, a growing share of them, in several orders
+                 (see `tables.ORDERS`), replaced by what hidden state and position predict; then once more
+                 near where each budget is crossed
+    cost         operations and seconds when attention is really left out, see `cost`
 """
 
 import shutil
@@ -92,9 +93,8 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
     decoder = prepared.decoder
     task = _suit_vocabulary(prepared.task(settings), decoder)
     for layer in task.layers:
-        decoder.stream(
-            layer
-        )  # an error, before anything is written, where attention cannot be taken out of the stream
+        # an error, before anything is written, where attention cannot be taken out of the stream
+        decoder.stream(layer)
     run = prepared.open_run(settings)
     if run.finished:
         console.print("this run is finished; nothing is computed again")
@@ -130,7 +130,7 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
 
 
 def _suit_vocabulary(task: Task, decoder: Decoder) -> Task:
-    """Fewer windows per forward pass where log-probabilities over a large vocabulary would fill the memory."""
+    """Fewer windows per forward pass where log-probabilities over a large vocabulary fill the memory."""
     context = task.windows["train"].ids.shape[1]
     return replace(task, batch=max(1, min(task.batch, LOGITS // (context * decoder.vocabulary))))
 

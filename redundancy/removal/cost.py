@@ -1,16 +1,14 @@
-"""Leave attention out for real, and count what that saves: floating-point operations by torch's counter, and
-seconds.
+"""Leave attention out for real, and count the floating-point operations and the seconds that this saves.
 
-    layers      whole attention modules are replaced by one map of resid_pre and position to attn_out (the probe with position
-                and W_O folded together)
-    operations  queries, keys and values are computed as ever, scores and weighted sums only for the (token,
-    head) that the
-                predicted need asks for; the probe fills the rest. Keys and values of a skipped token are
-                still needed by later tokens, so this is what skipping single operations can save at most
-                without touching the projections.
+    layers       whole attention modules are replaced by one map of resid_pre and position to attn_out (the
+                 probe with position and W_O folded together)
+    operations   queries, keys and values are computed as ever, scores and weighted sums only for the (token,
+                 head) that the predicted need asks for; the probe fills the rest. Keys and values of a
+                 skipped token are still needed by later tokens, so this is what skipping single operations
+                 can save at most without touching the projections
 
-Both sides of every ratio use matrix products that the counter sees (attention as explicit products, full
-width).
+Operations are those that torch counts: both sides of every ratio use matrix products that its counter sees
+(attention as explicit products, full width).
 """
 
 import time

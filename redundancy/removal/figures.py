@@ -136,7 +136,7 @@ def removal_by_layer(losses: Losses) -> Figure:
 
 
 def removal_recovered(losses: Losses) -> Figure:
-    """Centred R² of the probe beside the share of the loss that it recovers, by layer; loss increase by head."""
+    """Centred R² of the probe beside the share of the loss it recovers, by layer; loss increase by head."""
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8))
     predictors, table = losses.predictors, losses.substitution
     for metric, label, look in (

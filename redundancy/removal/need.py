@@ -1,8 +1,8 @@
 """Which (token, head) operations need attention: known, from the attention output itself, or predicted
 without it.
 
-    relative       |e_h| / |a_h|          1 - R of Definition 1 for one head and token
-    displacement   |d_h| / |resid_pre|    how far the error moves the residual stream
+    relative       |e_h| / |a_h|               1 - R of Definition 1 for one head and token
+    displacement   |d_h| / |resid_pre|         how far the error moves the residual stream
     fisher         (g_h . (z_h - z_hat_h))^2   squared first-order change of the loss, see `gradients`
 
 with a_h = z_h W_O[h] and e_h the error of the replacement in it. d_h is what the error changes in what
@@ -82,7 +82,7 @@ class LayerNeed:
         )
 
     def log_fisher(self, z: Tensor, predicted: Tensor, gradient: Tensor) -> Tensor:
-        """Logarithm of the squared first-order change of the loss for every head, floored: (rows, n_heads)."""
+        """Logarithm of the squared first-order change of the loss by head, floored: (rows, n_heads)."""
         change = (
             (gradient.float() * (predicted.float() - z.float())).unflatten(-1, (self.n_heads, -1)).sum(-1)
         )
@@ -147,7 +147,7 @@ class Needs:
         return logs[:, need].unflatten(0, shape)
 
     def heads(self, need: int, layers: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Every (layer, head), the lowest mean need first: the mean of the need itself, not of its logarithm."""
+        """Every (layer, head), the lowest mean need first: the mean of the need, not of its logarithm."""
         mean = np.exp(self.known[need]).mean(0)
         order = np.argsort(mean, axis=None, kind="stable")
         return [(layers[i], int(h)) for i, h in zip(*np.unravel_index(order, mean.shape), strict=True)]
@@ -205,9 +205,8 @@ def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state
         cosines[layer].append(layers[layer].cosine(rows, truth).cpu())
 
     tokens = 0
-    with reader(
-        decoder, task, gather
-    ) as read:  # every process reads the same windows, so all have the same thresholds
+    # every process reads the same windows, so all have the same thresholds
+    with reader(decoder, task, gather) as read:
         for batch in task.batches("validation", decoder.device):
             read(batch)
             tokens += int(batch.keep.sum())

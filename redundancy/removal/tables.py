@@ -119,7 +119,7 @@ class Losses:
 
 
 def _first_over(increases: Array, budget: float) -> Array:
-    """Index of the first point over the budget, the number of points where none is: (...,) from (..., point)."""
+    """Index of the first point over the budget, the number of points if none is: (...,) from (..., point)."""
     over = increases > budget
     return np.where(over.any(-1), over.argmax(-1), increases.shape[-1])
 
@@ -157,11 +157,13 @@ def removable(
     -------
     `kind` says what the estimate is:
 
-    measured       discrete orders: the largest share up to which every measured point stays within the budget, 0 if the first does not;
-                   the interval is that of percentiles, because the number jumps
+    measured       discrete orders: the largest share up to which every measured point stays within the
+                   budget, 0 if the first does not; the interval is that of percentiles, because the number
+                   jumps
     interpolated   between the measured shares `within` and `beyond`
     at least       no measured point exceeds the budget; the largest share stands for the estimate
-    less than      even the smallest measured share, `beyond`, exceeds the budget; the estimate is not known (NaN), only its limits
+    less than      even the smallest measured share, `beyond`, exceeds the budget; the estimate is not known
+                   (NaN), only its limits
     """
     own = shares[0]
     first = int(_first_over(increases[0], budget))

@@ -1,9 +1,8 @@
-"""Redundancy over training: the probe and all its controls at every checkpoint: `python -m
-redundancy.training [MODEL]`.
+"""Redundancy over training: the probe and all its controls at every checkpoint.
 
-Every checkpoint is measured on the same held-out documents, so differences between checkpoints are paired
-over documents. `execute` is the experiment, step by step; `checkpoints` says where checkpoints come from,
-`courses` makes the tables.
+`python -m redundancy.training [MODEL]` measures every checkpoint on the same held-out documents, so that
+differences between checkpoints are paired over documents. `execute` is the experiment, step by step;
+`checkpoints` says where checkpoints come from, `tables` makes the tables.
 """
 
 import shutil

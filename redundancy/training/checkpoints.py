@@ -1,9 +1,8 @@
-"""Where checkpoints over training come from: the embedded model, a folder, hub revisions, or a list of
-models.
+"""Where checkpoints over training come from: the embedded model, a folder, hub revisions, or a list.
 
-folder/                      FOLDER/step-000016/{config.json, model.safetensors}, any name that ends in a number;
-  checkpoints/step-000016/   the layout of `redundancy.pretrain` with its final model beside them is read too
-  model/
+folder/                      FOLDER/step-000016/{config.json, model.safetensors}, any name that ends in a
+  checkpoints/step-000016/   number; the layout of `redundancy.pretrain` with its final model beside them
+  model/                     is read too
 hub                          MODEL --revisions step0,step512,...  or  --revisions all
 list                         MODEL --checkpoints a.gguf b.safetensors random:MODEL ...
 """

@@ -1,11 +1,11 @@
 """From sums to tables for redundancy over training: scores by checkpoint, paired differences, trends, and
 what drives them.
 
-drivers     shares of the uncentred energy of attn_out, adding up to 1, each step what the next predictor adds:
-            training mean | token id | hidden state (the probe) | hidden state of the token before | rest
-trend       slope per tenfold of steps (step 0 left out) with its interval, and Page's test over documents (Page 1963,
-            J. American Statistical Association 58, 216-230): is the order of the checkpoints the order of the
-            scores?
+drivers   shares of the uncentred energy of attn_out, adding up to 1, each step what the next predictor adds:
+          training mean | token id | hidden state (the probe) | hidden state of the token before | rest
+trend     slope per tenfold of steps (step 0 left out) with its interval, and Page's test over documents (Page
+          1963, J. American Statistical Association 58, 216-230): is the order of the checkpoints the order of
+          the scores?
 """
 
 import itertools
@@ -178,7 +178,7 @@ def _with_bits(row: dict[str, Any], bytes_per_token: float) -> dict[str, Any]:
 def _trend(
     row: Any, steps: Array, values: Array, per_document: Array, name: str, metric: str
 ) -> dict[str, Any]:
-    """Slope per tenfold of steps over the checkpoints after step 0, and Page's test on the same checkpoints."""
+    """Slope per tenfold of steps over the checkpoints after step 0, and Page's test on the same ones."""
     later = steps > 0
     x = np.log10(steps[later])
     x = x - x.mean()

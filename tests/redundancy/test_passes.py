@@ -155,7 +155,7 @@ def test_the_batch_size_changes_no_number(tokenizer, start):
 
 
 def test_shuffled_pairs_stand_for_other_windows(tokenizer):
-    """With targets that are a constant per window, a pair from the same window would show as a perfect fit."""
+    """With targets that are constant per window, a pair from the same window would show as a perfect fit."""
     decoder = Decoder(build(TINY["gpt2"]), "gpt2")
     t = task(tokenizer, tokens=3000, ridge=None)
     scores, _ = measure(decoder, t, True, None, "model")

@@ -429,7 +429,7 @@ def test_few_documents_come_with_a_warning(capsys, gpt2_folder, text_folder, tmp
 def test_random_weights_are_averaged_over_seeds_whose_spread_widens_their_interval(
     gpt2_folder, text_folder, tmp_path, finished
 ):
-    """Three seeds by hand against the table; the interval of their mean is at least Student's over the seeds."""
+    """Three seeds by hand against the table; the interval of their mean is at least Student's over them."""
     layers = Tables.read(finished).layers.query("feature == @RANDOM and metric == 'R2'").set_index("layer")
     prepared_scores = []
     original = probe.measure_twins

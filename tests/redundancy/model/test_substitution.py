@@ -485,7 +485,7 @@ def test_a_dropped_layer_adds_nothing_to_the_stream(name, tokenizer):
 
 
 def test_the_gradient_is_the_slope_of_the_loss_and_its_labels_are_those_of_the_model(tokenizer):
-    """Finite differences of the loss with the same labels, in float64, for an error in one head of one token."""
+    """Finite differences of the loss with the same labels, in float64, for an error in one head and token."""
     decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
     t = task(tokenizer)
     batch = first_batch(decoder, t)
