@@ -279,17 +279,17 @@ def score(
 
     def add(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
         scores[layer].add(fitted[layer].predictors, x, z, batch)
-        finite = torch.isfinite(scores[layer].sums[f"layer/{task.feature}"].sum())
+        finite = torch.isfinite(scores[layer].predictors[task.feature].layer.sum())
         require_finite(bool(finite), x, z, batch, windows.names, layer)
 
     def save(count: int) -> None:
-        saved.save({n: s.sums for n, s in scores.items()}, {"evaluation": count})
+        saved.save({n: s.state() for n, s in scores.items()}, {"evaluation": count})
 
     with Reader(decoder, task, add) as read:
         begin = done.get("evaluation", 0)
         each_batch(task, "evaluation", begin, decoder.device, f"{label}: held-out errors", read, save, saved)
-    for layer in scores.values():
-        processes.add_up(layer.sums.values())
+    for layer_scores in scores.values():
+        processes.add_up(layer_scores.state().values())
     return scores
 
 

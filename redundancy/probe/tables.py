@@ -224,8 +224,7 @@ def converged(learning: pd.DataFrame) -> dict[str, Any]:
 
 def _probe_first(scores: LayerScores, feature: str) -> list[str]:
     """Names of the predictors, the probe first."""
-    names = [key.removeprefix("layer/") for key in scores.sums if key.startswith("layer/")]
-    return [feature, *(name for name in names if name != feature)]
+    return [feature, *(name for name in scores.names if name != feature)]
 
 
 def _difference(bootstrap: Studentised, sampled: Sampled) -> dict[str, float]:

@@ -279,7 +279,7 @@ def tabulate_losses(
     predictors, means = list[dict[str, Any]](), dict[str, dict[str, list[Array]]]()
     operations: list[Array] = []
     for layer, layer_scores in scores.items():
-        for name in (key.removeprefix("layer/") for key in layer_scores.sums if key.startswith("layer/")):
+        for name in layer_scores.names:
             scored, heads = layer_scores.metrics(name, weights)
             for metric in METRICS:
                 predictors.append(row(scored[metric], layer=layer, predictor=name, metric=metric))

@@ -130,7 +130,7 @@ def measure_checkpoint(
 def _save(one: Measured, path: Path) -> None:
     tensors = {"losses": one.losses, "patterns": one.patterns}
     for n, scores in one.scores.items():
-        tensors |= {f"scores/{n}/{name}": values for name, values in scores.sums.items()}
+        tensors |= {f"scores/{n}/{name}": values for name, values in scores.state().items()}
         tensors |= {f"map/{n}/weight": scores.weight, f"map/{n}/bias": scores.bias}
     save_tensors(path, tensors, {"weight_hash": one.weight_hash}, owner(path))
 
@@ -144,12 +144,10 @@ def _restore(checkpoint: Checkpoint, path: Path, task: Task, decoder: Decoder) -
             parts.setdefault(kind, {}).setdefault(int(layer), {})[name] = value
     scores = {}
     for n in task.layers:
-        sums, output = parts["scores"][n], parts["map"][n]
-        names = [key.removeprefix("layer/") for key in sums if key.startswith("layer/")]
-        scores[n] = LayerScores(
-            names, len(sums["count"]), (output["weight"], output["bias"]), decoder.n_heads
+        output = parts["map"][n]
+        scores[n] = LayerScores.of_state(
+            parts["scores"][n], (output["weight"], output["bias"]), decoder.n_heads
         )
-        scores[n].restore(sums)
     return Measured(
         name=checkpoint.name,
         step=checkpoint.step,

@@ -235,6 +235,6 @@ def test_the_random_twin_is_measured_on_the_same_tokens(tiny, tokenizer):
     t = task(tokenizer)
     ours, _ = measure(tiny, t, True, None, "model")
     twin, _ = measure(random_twin(tiny, 1), t, False, None, "twin")
-    assert torch.equal(ours[1].sums["count"], twin[1].sums["count"])
-    assert [k for k in twin[1].sums if k.startswith("layer/")] == ["layer/resid_pre"]
-    Bootstrap(len(ours[1].sums["count"]), 0)
+    assert torch.equal(ours[1].count, twin[1].count)
+    assert twin[1].names == ("resid_pre",)
+    Bootstrap(len(ours[1].count), 0)

@@ -444,7 +444,7 @@ def test_random_weights_are_averaged_over_seeds_whose_spread_widens_their_interv
         probe.main(arguments(gpt2_folder, text_folder, tmp_path / "o"))
     assert len(prepared_scores) == 3
     for layer, row in layers.iterrows():
-        weights = np.ones((1, len(prepared_scores[0][layer].sums["count"])))
+        weights = np.ones((1, len(prepared_scores[0][layer].count)))
         values = np.array(
             [float(s[layer].metrics("resid_pre", weights)[0]["R2"][0]) for s in prepared_scores]
         )
