@@ -2,7 +2,10 @@
 steps.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +32,19 @@ class Estimate:
         form = f"{'+' if sign else ''}.{digits}f"
         units = f" (n = {self.n})" if n else ""
         return f"{self.estimate:{form}} [{self.lower:{form}}, {self.upper:{form}}]{units}"
+
+    @staticmethod
+    def read(values: Mapping[Any, Any]) -> "Estimate":
+        """The estimate in a row of a table or an object of a file, NaN where that has null. Raises KeyError
+        where a part is missing.
+        """
+        numbers = (
+            math.nan if values[c] is None else float(values[c]) for c in ("estimate", "lower", "upper")
+        )
+        return Estimate(*numbers, int(values["n"]))
+
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.estimate, -self.upper, -self.lower, self.n)
 
     def __str__(self) -> str:
         return self.text(n=True)

@@ -145,7 +145,7 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
                     f"share × {paper.ABLATED_ATTENTION}, {paper.RETRIEVAL:.0%} right",
                     f"{show(found, 4)} of positions, {show(right, 3)} right",
                     f"full CRAM {show(attention, 4)}; difference "
-                    f"{show(difference(found, attention), 4, True)}",
+                    f"{show(difference(found, attention), 4, sign=True)}",
                     scale,
                     attention_stays(found, attention),
                     False,
@@ -256,7 +256,7 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         yield Row(
             f"The exponent matches human memory ({equal['measure']})",
             "γ .4 to .5 in humans",
-            f"difference to {equal['difference']['n']} human studies {show(gap, 2, True)}, margin "
+            f"difference to {equal['difference']['n']} human studies {show(gap, 2, sign=True)}, margin "
             + ("none" if equal["margin"] is None else f"{equal['margin']:.2g}"),
             "–" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap",
             scale,
@@ -275,8 +275,8 @@ def _exponents(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> st
         same = (row["form"], row["estimator"]) == (head["form"], head["estimator"])
         if same or row["lower"] is None or row["failures"]:
             continue
-        interval = f"{row['gamma']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
-        shown.append(f"{row['form'].replace('_', ' ')} by {row['estimator']} {interval}")
+        gamma = Estimate(row["gamma"], row["lower"], row["upper"], row["n"])
+        shown.append(f"{row['form'].replace('_', ' ')} by {row['estimator']} {gamma.text(2)}")
     return "; ".join(shown)
 
 

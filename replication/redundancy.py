@@ -149,8 +149,8 @@ def training_rows(run: Finished) -> Iterator[Row]:
     yield Row(
         "Redundancy does not fall in training (table 7)",
         f"R {paper.COURSE_R[0]} to {paper.COURSE_R[1]} from step 10K to 300K",
-        f"R {show(whole, 3, True)} from step {trained[0]['step']:,} to {last:,}; {show(late, 3, True)} from "
-        f"step {start:,}, the first after 1/{part:.0f} of training; trend {show(slope, 3, True)} per "
+        f"R {show(whole, 3, sign=True)} from step {trained[0]['step']:,} to {last:,}; {show(late, 3, sign=True)} from "
+        f"step {start:,}, the first after 1/{part:.0f} of training; trend {show(slope, 3, sign=True)} per "
         "tenfold of steps",
         f"training mean {show(number(top['training_mean']['R']))} at step {top['step']:,}, where R is "
         f"highest, {show(number(top[s['feature']]['R']))}",
@@ -199,11 +199,11 @@ def removal_rows(run: Finished) -> Iterator[Row]:
         yield Row(
             "A prediction can stand for attention (implied by R)",
             "not measured",
-            f"{show(lost['probe'], 2, True)} nats per token with the probe in every layer; best of "
-            f"{len(fitted)} replacements ({best_name.replace('_', ' ')}) {show(fitted[best_name], 2, True)}"
+            f"{show(lost['probe'], 2, sign=True)} nats per token with the probe in every layer; best of "
+            f"{len(fitted)} replacements ({best_name.replace('_', ' ')}) {show(fitted[best_name], 2, sign=True)}"
             + (f", {show(recovered)} of what the training mean loses recovered" if recovered else ""),
-            f"mean per position {show(lost['position_mean'], 2, True)}; training mean "
-            f"{show(lost['training_mean'], 2, True)}; nothing {show(lost['zero'], 2, True)}",
+            f"mean per position {show(lost['position_mean'], 2, sign=True)}; training mean "
+            f"{show(lost['training_mean'], 2, sign=True)}; nothing {show(lost['zero'], 2, sign=True)}",
             run.scale,
             stands_for_attention(list(fitted.values())),
             False,

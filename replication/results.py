@@ -4,6 +4,7 @@ Sentences state what the tables beside them show and name the choice they depend
 a sentence, the sentence is chosen by the number.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -97,9 +98,7 @@ PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")
 
 def interval(values: Estimate | None, digits: int = 2) -> str:
     """Estimate and interval without n, for tables whose head says it."""
-    if values is None or values.estimate != values.estimate:
-        return "–"
-    return f"{values.estimate:.{digits}f} [{values.lower:.{digits}f}, {values.upper:.{digits}f}]"
+    return "–" if values is None or math.isnan(values.estimate) else values.text(digits)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -215,7 +214,7 @@ def probe_section(run: Finished) -> Iterator[str]:
     difference = {m: number(s["differences"]["random_weights"][m]) for m in ("R", "R2")}
     yield (
         f"Probe minus random weights ({s['random_seeds']} seeds, paired over documents): R "
-        f"{show(difference['R'], 2, True)}, centred R² {show(difference['R2'], 2, True)}."
+        f"{show(difference['R'], 2, sign=True)}, centred R² {show(difference['R2'], 2, sign=True)}."
     )
     if not s["learning"]:
         yield (
@@ -223,7 +222,7 @@ def probe_section(run: Finished) -> Iterator[str]:
             "(`--learning-curve`)."
         )
     for model, found in s["learning"].items():
-        gain = show(number(found["R2_gain"]), 4, True)
+        gain = show(number(found["R2_gain"]), 4, sign=True)
         state = "has converged" if found["converged"] else "still changes"
         yield (
             f"With {model} weights centred R² {state} with the training text: {gain} from "
@@ -251,7 +250,7 @@ def training_section(run: Finished) -> Iterator[str]:
     for trend in s["trend"]:
         if trend["metric"] in ("R", "R2"):
             yield (
-                f"Trend of {trend['metric']}: {show(number(trend), 3, True)} per tenfold of steps over the "
+                f"Trend of {trend['metric']}: {show(number(trend), 3, sign=True)} per tenfold of steps over the "
                 f"{trend['checkpoints']} checkpoints after step 0; Page's test: rising p = "
                 f"{trend['p_rising']:.2g}, falling p = {trend['p_falling']:.2g}."
             )
