@@ -38,16 +38,24 @@ class Estimate:
         """The estimate in a row of a table or an object of a file, NaN where that has null. Raises KeyError
         where a part is missing.
         """
-        numbers = (
+        estimate, lower, upper = (
             math.nan if values[c] is None else float(values[c]) for c in ("estimate", "lower", "upper")
         )
-        return Estimate(*numbers, int(values["n"]))
+        return Estimate(estimate, lower, upper, int(values["n"]))
 
     def __neg__(self) -> "Estimate":
         return Estimate(-self.estimate, -self.upper, -self.lower, self.n)
 
     def __str__(self) -> str:
         return self.text(n=True)
+
+
+Estimates = dict[str, Estimate]
+
+
+def read_estimates(values: Mapping[str, Any]) -> Estimates:
+    """Named estimates of an object of a file. Raises KeyError where a part of one is missing."""
+    return {name: Estimate.read(number) for name, number in values.items()}
 
 
 class Studentised:

@@ -71,6 +71,16 @@ class Sampled:
 
 
 Metrics = dict[str, Sampled]
+# a row of a table in the making: keys and numbers by column
+TableRow = dict[str, Any]
+
+
+def table_row(values: Array | Sampled, bootstrap: Studentised, **keys: Any) -> TableRow:
+    """The row of one statistic, (1 + documents,) under the weights of `bootstrap`: `keys`, then estimate,
+    lower, upper, n.
+    """
+    sampled = values if isinstance(values, Sampled) else Sampled(values)
+    return {**keys, **vars(sampled.estimate(bootstrap))}
 
 
 def all_metrics(scores: Sequence[LayerScores], name: str, weights: Array) -> tuple[Metrics, Metrics]:
@@ -97,10 +107,8 @@ def mean_over_layers(parts: Sequence[Metrics]) -> Metrics:
     return {metric: Sampled.mean([part[metric] for part in parts]) for metric in parts[0]}
 
 
-def part_of(summary: dict[str, Any]) -> str:
+def part_of(layers: Sequence[int], depth: int) -> str:
     """Which layers a sentence is about where they are not all."""
-    # runs of an older version had all layers or do not say
-    layers, depth = summary["layers"], summary.get("depth", len(summary["layers"]))
     if len(layers) == depth:
         return ""
     return f"Layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {depth} only: "

@@ -10,7 +10,6 @@ Of every next-token prediction from a scored position:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +24,30 @@ FIELDS = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A way to run the model: the rules by layer, under the keys by which tables know it."""
+class Key:
+    """By which tables know a way to run the model.
 
-    keys: Mapping[str, Any]
+    Attributes
+    ----------
+    part : of the experiment.
+    replacement : what stands for attention.
+    layer, head : where, for the parts that go through them.
+    order, target_share : place on the removal curve.
+    """
+
+    part: str
+    replacement: str
+    layer: int | None = None
+    head: int | None = None
+    order: str = ""
+    target_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the model: the rules by layer, and the key of what they leave."""
+
+    key: Key
     rules: Mapping[int, Rule]
 
 

@@ -16,6 +16,7 @@ import tyro
 from labbook import processes
 from labbook.console import UserError, choice, console, warn
 from labbook.run import Busy, Run, provenance
+from redundancy.facts import Facts
 from redundancy.model.capture import Feature, check_identity
 from redundancy.model.decoder import Decoder, dimensions
 from redundancy.model.loading import (
@@ -294,20 +295,20 @@ def run_folder(config: dict[str, Any], settings: Settings) -> Path:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request met: the model on its device, the windows of text, and the facts that go into provenance.
+    """A request met: the model on its device, the windows of text, and the facts about them.
 
     Attributes
     ----------
     config : the request with every automatic choice filled in.
     windows : `train`, `validation` and `evaluation`.
-    facts : model, hashes of weights and text, corpus, unit, device, documents, tokens, seed.
+    facts : what goes into provenance.
     """
 
     config: Request
     source: Source
     decoder: Decoder
     windows: dict[str, Windows]
-    facts: dict[str, Any]
+    facts: Facts
 
     def task(self, settings: Settings, feature: Feature = "resid_pre") -> Task:
         """What the passes over the text need."""
@@ -326,12 +327,12 @@ class Prepared:
         """The run folder of this request (`more` joins its configuration), with its provenance written unless
         it is finished.
         """
-        hashes = {name: self.facts[name] for name in ("weight_hash", "data_hash")}
+        hashes = {"weight_hash": self.facts.weight_hash, "data_hash": self.facts.data_hash}
         config = {**asdict(self.config), **hashes, **(more or {})}
         folder = run_folder(config, settings) if processes.rank() == 0 else Path()
         run = Run(processes.agree(folder), config)
         if not run.finished:
-            run.json("provenance.json", provenance(**self.facts))
+            run.json("provenance.json", provenance(**self.facts.json()))
         return run
 
 
@@ -385,20 +386,20 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
     windows = prepare_windows(config, corpus, tokenizer, decoder, bos)
     identity = check_identity(decoder, torch.from_numpy(windows["train"].ids[:2]))
     console.print(f"[dim]sum_h z_h W_O\\[h] + b_O = attn_out holds to[/dim] {identity:.0e}")
-    facts = {
-        "model": name or decoder.name,
-        **(source.gguf.facts if source.gguf and not source.random else {}),
-        "weight_hash": decoder.weight_hash(),
-        "data_hash": corpus.hash,
-        "corpus": corpus.source,
-        "unit": corpus.unit,
-        "bos": bos,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processes": processes.count(),
-        "documents": {split: list(w.names) for split, w in windows.items()},
-        "tokens": {split: w.tokens for split, w in windows.items()},
-        "depth": len(decoder.layers),
-        "bytes_per_token": bytes_per_token(windows["evaluation"], tokenizer),
-        "seed": config.seed,
-    }
+    facts = Facts(
+        model=name or decoder.name,
+        gguf=None if source.random else source.gguf,
+        weight_hash=decoder.weight_hash(),
+        data_hash=corpus.hash,
+        corpus=corpus.source,
+        unit=corpus.unit,
+        bos=bos,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        processes=processes.count(),
+        documents={split: tuple(w.names) for split, w in windows.items()},
+        tokens={split: w.tokens for split, w in windows.items()},
+        depth=len(decoder.layers),
+        bytes_per_token=bytes_per_token(windows["evaluation"], tokenizer),
+        seed=config.seed,
+    )
     return Prepared(config, source, decoder, windows, facts)

@@ -20,7 +20,7 @@ from redundancy.model.capture import Feature
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import Task, measure, measure_twins
-from redundancy.probe.tables import LEARNING, Tables, print_tables, tabulate, tabulate_learning
+from redundancy.probe.tables import LEARNING, Scored, Tables, print_tables, tabulate, tabulate_learning
 from redundancy.regression.ridge import PENALTIES
 from redundancy.regression.scores import LayerScores
 from redundancy.request import Request, Settings, prepare
@@ -56,8 +56,8 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
     trained, fitted = measure(decoder, task, controls=True, state=state, label="model")
     twins = measure_twins(decoder, task, config.random_seeds, state)
 
-    penalties = {n: f.penalties for n, f in fitted.items()}
-    chosen = [p[task.feature] for p in penalties.values()]
+    scored = Scored(trained, twins, {n: f.penalties for n, f in fitted.items()})
+    chosen = [penalties[task.feature] for penalties in scored.penalties.values()]
     why = (
         f"smallest validation error per layer, from {PENALTIES[0]:g} to {PENALTIES[-1]:g}"
         if task.ridge is None
@@ -73,7 +73,7 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
             (task.windows["train"].tokens, {"trained": trained, "random": twins[0]}),
         ]
         learning = tabulate_learning(parts, task.feature, bootstrap)
-    tables = tabulate(decoder, task, trained, twins, penalties, learning, bootstrap, prepared.facts)
+    tables = tabulate(decoder, task, scored, learning, bootstrap, prepared.facts)
     tables.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)

@@ -13,7 +13,7 @@ experiment, step by step.
                  position | training mean | sequential, a probe refitted on the stream as it is after the
                  earlier substitutions
     curve        the (token, head) operations with the lowest need, a growing share of them, in several orders
-                 (see `tables.ORDERS`), replaced by what hidden state and position predict; then once more
+                 (see `curve.ORDERS`), replaced by what hidden state and position predict; then once more
                  near where each budget is crossed
     cost         operations and seconds when attention is really left out, see `cost`
 """
@@ -32,7 +32,7 @@ from torch import Tensor
 from labbook import processes
 from labbook.console import UserError, console, guarded, literal
 from labbook.estimate import Studentised
-from redundancy.evaluation import Variant, evaluate
+from redundancy.evaluation import Key, Variant, evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Choose, Predict, Rule, Site, Substitution, hidden_only, zero
 from redundancy.passes import Task, collect, score, solve
@@ -40,17 +40,10 @@ from redundancy.regression.controls import Fitted, Predictor
 from redundancy.regression.moments import LayerMoments
 from redundancy.regression.ridge import Affine
 from redundancy.removal.cost import measure_cost
+from redundancy.removal.curve import ORDERS, ROUNDS, Evaluated, crossings
 from redundancy.removal.need import NEEDS, Needs, measure_needs
 from redundancy.removal.rivals import low_rank, train_mlps
-from redundancy.removal.tables import (
-    ORDERS,
-    ROUNDS,
-    Evaluated,
-    Losses,
-    crossings,
-    print_losses,
-    tabulate_losses,
-)
+from redundancy.removal.tables import Losses, print_losses, tabulate_losses
 from redundancy.request import Request, Settings, prepare
 
 Part = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
@@ -225,27 +218,27 @@ def plan(
     if "layers" in parts:
         for n in layers:
             for name, rule in replacements(n).items():
-                yield Variant({"part": "layers", "layer": n, "replacement": name}, {n: rule})
+                yield Variant(Key("layers", name, layer=n), {n: rule})
     if "heads" in parts:
         for n in layers:
             for h in range(n_heads):
                 for name in ("probe", "with_position", "training_mean"):
                     rule = replace(replacements(n)[name], heads=(h,))
-                    yield Variant({"part": "heads", "layer": n, "head": h, "replacement": name}, {n: rule})
+                    yield Variant(Key("heads", name, layer=n, head=h), {n: rule})
     if "all" in parts:
         for name in replacements(layers[0]):
-            yield Variant({"part": "all", "replacement": name}, {n: replacements(n)[name] for n in layers})
+            yield Variant(Key("all", name), {n: replacements(n)[name] for n in layers})
         for name in probes:
             if name not in BY_RIDGE:
                 rules = {n: Rule(predict) for n, predict in probes[name].items()}
-                yield Variant({"part": "all", "replacement": name}, rules)
+                yield Variant(Key("all", name), rules)
     if "cumulative" in parts:
         for stop, n in enumerate(layers, 1):
             for name in ("probe", "with_position", "position_mean", "sequential", "training_mean"):
                 rules = {
                     m: mean(m) if name == "training_mean" else Rule(probes[name][m]) for m in layers[:stop]
                 }
-                yield Variant({"part": "cumulative", "layer": n, "replacement": name}, rules)
+                yield Variant(Key("cumulative", name, layer=n), rules)
     if "curve" in parts:
         for order in ORDERS:
             yield from _points(task, n_heads, probes["with_position"], needs, order, shares)
@@ -263,8 +256,7 @@ def _points(
     task: Task, n_heads: int, probe: dict[int, Predict], needs: Needs, order: str, shares: Sequence[float]
 ) -> Iterator[Variant]:
     for share, rules in _curve(task, n_heads, probe, needs, order, shares):
-        keys = {"part": "curve", "order": order, "target_share": share, "replacement": "with_position"}
-        yield Variant(keys, rules)
+        yield Variant(Key("curve", "with_position", order=order, target_share=share), rules)
 
 
 def _curve(

@@ -7,7 +7,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from labbook import style
-from redundancy.removal.tables import BUDGETS, ORDERS, Losses
+from redundancy.removal.curve import BUDGETS, ORDERS
+from redundancy.removal.tables import Losses
 
 # colour, marker and line of each order of the removal curve and of each replacement
 ORDER_LOOK: dict[str, tuple[Any, str, str]] = {
@@ -99,10 +100,10 @@ def removal_curve(losses: Losses) -> Figure:
     panels[1].set(xlim=(0, None))
     panels[1].set_xlabel("share removable at\n+0.01 (pale), +0.05, +0.1 (dark) nats per token", fontsize=8)
     panels[1].set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
-    n = losses.summary["loss_intact"]["n"]
+    n = losses.headline.loss_intact.n
     figure.suptitle(
-        f"{losses.summary['model']}: attention replaced by what hidden state and position predict, 95 % "
-        f"intervals over {n} held-out {losses.summary['unit']}s",
+        f"{losses.headline.model}: attention replaced by what hidden state and position predict, 95 % "
+        f"intervals over {n} held-out {losses.headline.unit}s",
         fontsize=9,
     )
     return figure
@@ -128,9 +129,9 @@ def removal_by_layer(losses: Losses) -> Figure:
             axes.set_yscale("symlog", linthresh=0.01)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=7)
-    n = losses.summary["loss_intact"]["n"]
+    n = losses.headline.loss_intact.n
     figure.suptitle(
-        f"{losses.summary['model']}: 95 % bands over {n} held-out {losses.summary['unit']}s", fontsize=9
+        f"{losses.headline.model}: 95 % bands over {n} held-out {losses.headline.unit}s", fontsize=9
     )
     return figure
 
@@ -175,10 +176,10 @@ def removal_recovered(losses: Losses) -> Figure:
         xlabel="head replaced by its mean: loss increase (nats per token)",
         ylabel="by the probe: loss increase",
     )
-    n = losses.summary["loss_intact"]["n"]
+    n = losses.headline.loss_intact.n
     figure.suptitle(
-        f"{losses.summary['model']}: what is predicted and what it is worth; 95 % intervals over {n} "
-        f"held-out {losses.summary['unit']}s",
+        f"{losses.headline.model}: what is predicted and what it is worth; 95 % intervals over {n} "
+        f"held-out {losses.headline.unit}s",
         fontsize=9,
     )
     return figure

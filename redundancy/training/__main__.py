@@ -65,15 +65,13 @@ def execute(config: TrainingConfig, settings: Settings) -> Course:
     measured: list[Measured] = []
     hashes: dict[str, str] = {}
     for checkpoint in checkpoints:
-        one = measure_checkpoint(checkpoint, prepared, task, settings, state)
-        if one.weight_hash in hashes:
-            warn(
-                f"{checkpoint.name} has the same weights as {hashes[one.weight_hash]}; it gets no row of its "
-                "own."
-            )
+        found = measure_checkpoint(checkpoint, prepared, task, settings, state)
+        if found.weight_hash in hashes:
+            same = hashes[found.weight_hash]
+            warn(f"{checkpoint.name} has the same weights as {same}; it gets no row of its own.")
             continue
-        hashes[one.weight_hash] = checkpoint.name
-        measured.append(one)
+        hashes[found.weight_hash] = checkpoint.name
+        measured.append(found)
     twins = measure_twins(prepared.decoder, task, config.random_seeds, state)
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
@@ -114,7 +112,7 @@ def measure_checkpoint(
         decoder, task, [], state / f"{checkpoint.name}-loss.safetensors", f"{checkpoint.name}: loss"
     )
     patterns = attention_statistics(decoder, task, f"{checkpoint.name}: attention")
-    one = Measured(
+    measured = Measured(
         name=checkpoint.name,
         step=checkpoint.step,
         weight_hash=decoder.weight_hash(),
@@ -123,16 +121,16 @@ def measure_checkpoint(
         patterns=patterns,
     )
     if processes.rank() == 0:
-        _save(one, path)
-    return one
+        _save(measured, path)
+    return measured
 
 
-def _save(one: Measured, path: Path) -> None:
-    tensors = {"losses": one.losses, "patterns": one.patterns}
-    for n, scores in one.scores.items():
+def _save(measured: Measured, path: Path) -> None:
+    tensors = {"losses": measured.losses, "patterns": measured.patterns}
+    for n, scores in measured.scores.items():
         tensors |= {f"scores/{n}/{name}": values for name, values in scores.state().items()}
         tensors |= {f"map/{n}/weight": scores.weight, f"map/{n}/bias": scores.bias}
-    save_tensors(path, tensors, {"weight_hash": one.weight_hash}, owner(path))
+    save_tensors(path, tensors, {"weight_hash": measured.weight_hash}, owner(path))
 
 
 def _restore(checkpoint: Checkpoint, path: Path, task: Task, decoder: Decoder) -> Measured:

@@ -29,7 +29,7 @@ def training_course(course: Course) -> Figure:
     """
     figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9))
     overall = course.overall[course.overall["against"].fillna("") == ""]
-    feature = course.summary["feature"]
+    feature = course.headline.feature
     for axes, metric, label in zip(
         panels,
         ("R", "R2"),
@@ -88,8 +88,8 @@ def training_course(course: Course) -> Figure:
     figure.legend(handles, labels, frameon=False, fontsize=7, ncol=7, loc="outside lower center")
     n = int(course.losses["n"].iloc[0])
     figure.suptitle(
-        f"{course.summary['model']}: redundancy over training, means over layers; 95 % intervals over {n} "
-        f"held-out {course.summary['unit']}s",
+        f"{course.headline.model}: redundancy over training, means over layers; 95 % intervals over {n} "
+        f"held-out {course.headline.unit}s",
         fontsize=9,
     )
     return figure
@@ -98,7 +98,7 @@ def training_course(course: Course) -> Figure:
 def training_layers(course: Course) -> Figure:
     """Centred R2 and R of the probe at every layer over training."""
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8))
-    feature = course.summary["feature"]
+    feature = course.headline.feature
     chosen = course.layers[course.layers["feature"] == feature]
     depth = sorted(chosen["layer"].unique())
     colours = dict(zip(depth, sns.color_palette("viridis", len(depth)), strict=True))
@@ -112,8 +112,8 @@ def training_layers(course: Course) -> Figure:
         panels[1].legend(frameon=False, fontsize=7)
     n = int(course.losses["n"].iloc[0])
     figure.suptitle(
-        f"{course.summary['model']}: the probe by layer (dark to light), 95 % bands over {n} held-out "
-        f"{course.summary['unit']}s",
+        f"{course.headline.model}: the probe by layer (dark to light), 95 % bands over {n} held-out "
+        f"{course.headline.unit}s",
         fontsize=9,
     )
     return figure
@@ -156,8 +156,8 @@ def training_drivers(course: Course) -> Figure:
     panels[1].legend(frameon=False, fontsize=7)
     n = int(course.losses["n"].iloc[0])
     figure.suptitle(
-        f"{course.summary['model']}: what makes attention predictable, means over layers; 95 % intervals "
-        f"over {n} held-out {course.summary['unit']}s",
+        f"{course.headline.model}: what makes attention predictable, means over layers; 95 % intervals "
+        f"over {n} held-out {course.headline.unit}s",
         fontsize=9,
     )
     return figure

@@ -478,9 +478,9 @@ def test_a_curve_that_has_flattened_is_called_converged():
         row = {"tokens": tokens, "model": "trained", "metric": "R2", "against": "all", "n": 12}
         rows.append(row | {"estimate": gain, "lower": gain - 0.003, "upper": gain + 0.003})
     table = pd.DataFrame(rows)
-    assert converged(table)["trained"]["converged"]
+    assert converged(table)["trained"].converged
     table.loc[1, "lower"] = -0.02  # it may still rise by .02
-    assert not converged(table)["trained"]["converged"]
+    assert not converged(table)["trained"].converged
 
 
 def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_path, finished):

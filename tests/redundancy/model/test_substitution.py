@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
 from labbook.estimate import Studentised
-from redundancy.evaluation import FIELDS, Variant, evaluate, log_probabilities
+from redundancy.evaluation import FIELDS, Key, Variant, evaluate, log_probabilities
 from redundancy.model.capture import activations
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution, hidden_only, zero
@@ -21,10 +21,10 @@ from redundancy.regression.controls import affine
 from redundancy.regression.ridge import RidgePath
 from redundancy.regression.scores import head_coordinates, head_isometry
 from redundancy.removal.cost import Skipping, measure_cost, replaced_layers
+from redundancy.removal.curve import BUDGETS, ROUNDS, Evaluated, crossings, interpolated, measures, removable
 from redundancy.removal.gradients import GradientReader, sample_labels
 from redundancy.removal.need import AT_ONCE, NEEDS, SMALLEST_CHANGE, LayerNeed, measure_needs
 from redundancy.removal.rivals import RANKS, low_rank, train_mlps
-from redundancy.removal.tables import BUDGETS, ROUNDS, Evaluated, crossings, interpolated, measures, removable
 from tests.conftest import SIZE, TINY, build
 from tests.planted import plant_linear_attention, ridge, stored, task, within_positions
 
@@ -95,7 +95,7 @@ def test_mean_ablation_puts_the_training_mean_of_the_control(fitted_gpt2):
 
 def test_losses_are_those_of_plain_cross_entropy_and_kl(fitted_gpt2):
     decoder, t, _, fitted, _ = fitted_gpt2
-    variants = [Variant({"part": "all"}, {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers})]
+    variants = [Variant(Key("all", "probe"), {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers})]
     intact, changed = evaluate(decoder, t, variants, None, "test")
     windows = t.windows["evaluation"]
     expected = torch.zeros(len(windows.names), 3, dtype=torch.float64)
@@ -122,11 +122,9 @@ def test_planted_linear_attention_can_be_removed_at_no_loss(tokenizer):
     t = task(tokenizer, ridge=1e-9)
     fitted = solve(decoder, t, collect(decoder, t, False, None, "model"), "model")
     variants = [
+        Variant(Key("all", "probe"), {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers}),
         Variant(
-            {"part": "all", "replacement": "probe"}, {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers}
-        ),
-        Variant(
-            {"part": "all", "replacement": "shuffled"},
+            Key("all", "shuffled"),
             {n: Rule(hidden_only(fitted[n].probe), permuted=True) for n in t.layers},
         ),
     ]
@@ -150,7 +148,7 @@ def test_the_batch_size_changes_no_loss(fitted_gpt2, size):
             for n in t.layers
         },
     ]
-    variants = [Variant({"part": "x"}, r) for r in rules]
+    variants = [Variant(Key("x", str(i)), r) for i, r in enumerate(rules)]
     _, whole = evaluate(decoder, t, variants, None, "test")
     _, other = evaluate(decoder, type(t)(**{**vars_of(t), "batch": size}), variants, None, "test")
     assert torch.allclose(whole, other, rtol=1e-5, atol=1e-6)
@@ -287,13 +285,13 @@ def test_the_interpolated_share_is_the_first_crossing():
     assert interpolated(shares, np.array([[-0.01, 0.0, 0.02]]), 0.01)[0] == pytest.approx(0.75)
 
 
-def removable_of(points: list[float], discrete: bool, spread: float = 0.001, shares=(0.2, 0.5, 1.0)):
+def removable_of(points: list[float], *, discrete: bool, spread: float = 0.001, shares=(0.2, 0.5, 1.0)):
     bootstrap = Studentised(12, 0)
     document = np.random.default_rng(0).normal(points, spread, (12, len(points)))
     increases = (
         bootstrap.weights @ (document - document.mean(0) + points) / bootstrap.weights.sum(1, keepdims=True)
     )
-    return removable(np.tile(shares, (13, 1)), increases, 0.05, discrete, bootstrap)
+    return removable(np.tile(shares, (13, 1)), increases, 0.05, bootstrap, discrete=discrete)
 
 
 def test_whole_layers_are_removed_whole_or_not_at_all():
@@ -301,12 +299,12 @@ def test_whole_layers_are_removed_whole_or_not_at_all():
     nothing between.
     """
     found = removable_of([0.08, 0.3, 0.9], discrete=True, shares=(1 / 6, 2 / 6, 1.0))
-    assert (found["estimate"], found["lower"], found["upper"], found["kind"]) == (0, 0, 0, "measured")
-    assert found["beyond"] == pytest.approx(1 / 6)
+    assert (found.share.estimate, found.share.lower, found.share.upper, found.kind) == (0, 0, 0, "measured")
+    assert found.beyond == pytest.approx(1 / 6)
     found = removable_of([0.01, 0.049, 0.9], discrete=True, spread=0.01)
-    assert found["estimate"] == 0.5
-    assert found["lower"] == 0.2  # in some resamples the second step costs too much
-    assert {found["estimate"], found["lower"], found["upper"]} <= {0.0, 0.2, 0.5, 1.0}
+    assert found.share.estimate == 0.5
+    assert found.share.lower == 0.2  # in some resamples the second step costs too much
+    assert {found.share.estimate, found.share.lower, found.share.upper} <= {0.0, 0.2, 0.5, 1.0}
 
 
 def evaluated_curve(shares: list[float], increases: list[float], order: str = "random") -> Evaluated:
@@ -315,7 +313,7 @@ def evaluated_curve(shares: list[float], increases: list[float], order: str = "r
     sums[:, :, 0], sums[:, :, 5] = 100, 400
     for row, (share, increase) in enumerate(zip(shares, increases, strict=True), 1):
         sums[row, :, 1], sums[row, :, 4] = 100 * increase, 400 * share
-    keys = [{"part": "curve", "order": order, "target_share": share} for share in shares]
+    keys = [Key("curve", "with_position", order=order, target_share=share) for share in shares]
     return Evaluated([Variant(k, {}) for k in keys], sums[0], sums[1:])
 
 
@@ -341,13 +339,13 @@ def test_crossings_are_measured_until_their_neighbours_are_close():
 
 def test_nothing_is_interpolated_below_the_first_measured_share_or_beyond_the_last():
     found = removable_of([0.08, 0.3, 0.9], discrete=False)
-    assert np.isnan(found["estimate"])
-    assert (found["lower"], found["upper"], found["kind"]) == (0, 0.2, "less than")
+    assert np.isnan(found.share.estimate)
+    assert (found.share.lower, found.share.upper, found.kind) == (0, 0.2, "less than")
     found = removable_of([0.0, 0.01, 0.02], discrete=False)
-    assert (found["estimate"], found["kind"]) == (1.0, "at least")
+    assert (found.share.estimate, found.kind) == (1.0, "at least")
     found = removable_of([0.0, 0.03, 0.5], discrete=False)
-    assert (found["within"], found["beyond"], found["kind"]) == (0.5, 1.0, "interpolated")
-    assert 0.5 < found["lower"] <= found["estimate"] <= found["upper"] < 1
+    assert (found.within, found.beyond, found.kind) == (0.5, 1.0, "interpolated")
+    assert 0.5 < found.share.lower <= found.share.estimate <= found.share.upper < 1
 
 
 def test_intervals_of_paired_loss_differences_cover_in_simulation():
