@@ -33,7 +33,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.loading import choose_device, choose_dtype, load_model, load_tokenizer, locate
 from redundancy.passes import Task, collect, measure, solve
 from redundancy.regression.controls import fit
-from redundancy.regression.moments import LayerMoments
+from redundancy.regression.moments import Kept, LayerMoments
 from redundancy.text import SPLITS, cut_windows, read_corpus, split_documents
 
 
@@ -84,7 +84,15 @@ def prepare(config: Config, tokens: int) -> tuple[Decoder, Task]:
         train, ids=train.ids[repeats], lengths=train.lengths[repeats], document=train.document[repeats]
     )
     batch = (32_768 if device.type == "cuda" else 4096) // config.context
-    return decoder, Task(windows, tuple(range(len(decoder.layers))), "resid_pre", None, 1, 0, batch)
+    return decoder, Task(
+        windows,
+        layers=tuple(range(len(decoder.layers))),
+        feature="resid_pre",
+        ridge=None,
+        start_position=1,
+        seed=0,
+        batch=batch,
+    )
 
 
 def _seconds(device: torch.device, body: Callable[[], Any]) -> float:
@@ -106,7 +114,7 @@ def pass_1(config: Config) -> list[dict[str, Any]]:
     types, device = len(task.types), decoder.device
     parts = [b for b in task.batches("train", device) if len(b.ids) == task.batch]
     layers = {
-        n: LayerMoments(decoder.d_model, decoder.d_z, True, config.context, types, device)
+        n: LayerMoments(Kept(decoder.d_model, decoder.d_z, config.context, types, controls=True), device)
         for n in task.layers
     }
     current = [parts[0]]
@@ -158,7 +166,7 @@ def _leg(config: Config, kind: str, tokens: int) -> tuple[float, float]:
     if kind == "ours":
 
         def body() -> None:
-            solve(decoder, task, collect(decoder, task, True, None, "pass 1"), "pass 1")
+            solve(decoder, task, collect(decoder, task, None, "pass 1", controls=True), "pass 1")
     else:
         body = _stored_activations(decoder, task, load_tokenizer(locate(config.model)))
     gc.collect()
@@ -253,11 +261,11 @@ def descent(
             optimiser.step()
 
     slow = _seconds(decoder.device, train)
-    moments = collect(decoder, task, False, None, "pass 1")[layer]
+    moments = collect(decoder, task, None, "pass 1", controls=False)[layer]
     fast = _seconds(
         decoder.device, lambda: fit(moments, weight.double() @ weight.double().T, "resid_pre", None)
     )
-    scores, _ = measure(decoder, task, False, None, "exact")
+    scores, _ = measure(decoder, task, None, "exact", controls=False)
     exact = float(
         scores[layer].metrics("resid_pre", np.ones((1, len(task.windows["evaluation"].names))))[0]["R"][0]
     )

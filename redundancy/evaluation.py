@@ -18,7 +18,7 @@ from labbook import processes
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution
-from redundancy.passes import Saved, Task, each_batch
+from redundancy.passes import Pass, Saved, Task, each_batch
 
 FIELDS = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
 
@@ -72,10 +72,10 @@ def evaluate(
     """
     documents = len(task.windows["evaluation"].names)
     saved = Saved(state)
-    found, done = saved.load(task.counts)
+    stored, done = saved.load(task.counts)
     sums = torch.zeros(len(variants) + 1, documents, len(FIELDS), dtype=torch.float64)
-    if found:
-        sums = found[0]["sums"]
+    if stored:
+        sums = stored[0]["sums"]
     substitutions = [Substitution(decoder, v.rules, task.start_position) for v in variants]
 
     @torch.inference_mode()
@@ -107,6 +107,7 @@ def evaluate(
     def save(count: int) -> None:
         saved.save({0: {"sums": sums}}, {"evaluation": count})
 
-    each_batch(task, "evaluation", done.get("evaluation", 0), decoder.device, label, body, save, saved)
+    reading = Pass("evaluation", label, done.get("evaluation", 0), saved, save)
+    each_batch(task, reading, decoder.device, body)
     processes.add_up([sums])
     return sums[0], sums[1:]

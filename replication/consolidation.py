@@ -131,10 +131,10 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
             f"no semantic memory: {show(control, 4)}, {show(kept, 3)} right; optimum {optimum:.3f}",
             scale,
             reaches_optimum(attention, retrieval),
-            False,
-            "With four published settings changed (price of attention, its ramp, temperature, semantic "
-            f"rank); the control without semantic memory ends as low. {depends}",
-            link,
+            own=False,
+            sentence="With four published settings changed (price of attention, its ramp, temperature, "
+            f"semantic rank); the control without semantic memory ends as low. {depends}",
+            links=link,
             headline=True,
         )
         for name, claim in ABLATIONS.items():
@@ -148,9 +148,9 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
                     f"{show(difference(found, attention), 4, sign=True)}",
                     scale,
                     attention_stays(found, attention),
-                    False,
-                    depends,
-                    f"{run.figure('consolidation_tables')}{run.link}",
+                    own=False,
+                    sentence=depends,
+                    links=f"{run.figure('consolidation_tables')}{run.link}",
                     headline=name == "control",
                 )
         yield Row(
@@ -161,10 +161,10 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
             f"queries {queries:.2f}, optimum {optimum:.3f}",
             scale,
             theorem_1(control, kept, queries),
-            False,
-            "The proof assumes that every path but attention always fails; weights that remember patterns "
-            f"are outside it. {depends}",
-            link,
+            own=False,
+            sentence="The proof assumes that every path but attention always fails; weights that "
+            f"remember patterns are outside it. {depends}",
+            links=link,
             headline=True,
         )
         ratio, other = cell("table4", "cram", "ratio"), cell("table4", "control", "ratio")
@@ -178,11 +178,12 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
                 f"{1 / other.lower:.1f}] (n = {other.n})",
                 scale,
                 attention_falls(ratio),
-                False,
-                "The factor depends on what counts as the start: here the share in the first training "
+                own=False,
+                sentence="The factor depends on what counts as the start: here the share in the first "
+                "training "
                 "step, with routing noise, over the share at the end without it. On held-out sequences an "
                 "untrained router attends anywhere from nowhere to everywhere, by seed.",
-                link,
+                links=link,
             )
     rivals = {
         name: e
@@ -198,10 +199,10 @@ def experiment_rows(run: Finished) -> Iterator[Row]:
             f"recurring share {benchmark['recurrence']:.2f}",
             scale,
             rivals_retrieve(rivals),
-            False,
-            ".68 to .70 is the recurring share, what memory alone gives. Intervals over two or three seeds "
-            "decide little." + (f" Not run: {', '.join(missing)}." if missing else ""),
-            f"{run.figure('consolidation_tables')}{run.link}",
+            own=False,
+            sentence=".68 to .70 is the recurring share, what memory alone gives. Intervals over two "
+            "or three seeds decide little." + (f" Not run: {', '.join(missing)}." if missing else ""),
+            links=f"{run.figure('consolidation_tables')}{run.link}",
             headline=True,
         )
 
@@ -225,9 +226,9 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         f"{others}; median over {spread['fitted']} specifications {spread['median']:.2f}",
         scale,
         power_law(s["standing"]["state"], gamma),
-        own,
-        f"{s['forms_verdict']} {'' if own else _same_clock(s)}".strip(),
-        f"{run.figure('decay_fits' if own else 'decay_reference_fits')}{run.link}",
+        own=own,
+        sentence=f"{s['forms_verdict']} {'' if own else _same_clock(s)}".strip(),
+        links=f"{run.figure('decay_fits' if own else 'decay_reference_fits')}{run.link}",
         headline=True,
     )
     change = s.get("change_point")
@@ -247,9 +248,9 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             f"scheduled within that interval: {', '.join(change['events']) or 'nothing'}; {moves}",
             scale,
             own_transition(change["preferred"], slope),
-            False,
-            change["verdict"],
-            f"{run.figure('consolidation_attention')}{run.link}",
+            own=False,
+            sentence=change["verdict"],
+            links=f"{run.figure('consolidation_attention')}{run.link}",
         )
     for equal in s["equivalences"]:
         gap = number(equal["difference"])
@@ -261,10 +262,10 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             "–" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap",
             scale,
             matches_humans(gap, equal["margin"]),
-            False,  # P(episodic) is a share of routing, and none of the classes of human measure
-            f"{equal['verdict']} P(episodic) is none of the classes of human measure, so the class compared "
-            "with is a choice.",
-            f"{run.figure('decay_forest')}{run.link}",
+            own=False,  # P(episodic) is a share of routing, and none of the classes of human measure
+            sentence=f"{equal['verdict']} P(episodic) is none of the classes of human measure, so the "
+            "class compared with is a choice.",
+            links=f"{run.figure('decay_forest')}{run.link}",
         )
 
 

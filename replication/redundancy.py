@@ -75,10 +75,10 @@ def probe_rows(run: Finished) -> Iterator[Row]:
         f"{show(controls['random_weights']['R'])}, centred R² {show(controls['random_weights']['R2'])}",
         run.scale,
         predictable(r, stated),
-        stated is not None,
-        f"Knowing the position too, R is {show(controls['with_position']['R'])}. R is not centred, so a "
-        "constant earns a part of it.",
-        f"{run.figure('redundancy_by_layer')}{run.link}",
+        own=stated is not None,
+        sentence=f"Knowing the position too, R is {show(controls['with_position']['R'])}. R is not "
+        "centred, so a constant earns a part of it.",
+        links=f"{run.figure('redundancy_by_layer')}{run.link}",
         headline=True,
     )
     share = "share_operations_error_below_0.2"
@@ -91,10 +91,10 @@ def probe_rows(run: Finished) -> Iterator[Row]:
         f"{show(controls['training_mean'][share])}",
         run.scale,
         at_least(s.metrics[share], paper.REDUNDANT),
-        stated is not None,
-        "The preprint's .88 is a mean of R, not a share of operations; the limit of 20 % is ours "
+        own=stated is not None,
+        sentence="The preprint's .88 is a mean of R, not a share of operations; the limit of 20 % is ours "
         f"(below 50 %: {show(s.metrics['share_operations_error_below_0.5'])}).",
-        f"{run.figure('redundancy_distribution')}{run.link}",
+        links=f"{run.figure('redundancy_distribution')}{run.link}",
     )
     groups, constant = s.head_groups[s.feature], s.head_groups["training_mean"]
     yield Row(
@@ -104,9 +104,9 @@ def probe_rows(run: Finished) -> Iterator[Row]:
         "training mean " + " / ".join(show(constant[name]) for name in paper.HEAD_GROUPS),
         run.scale,
         head_groups(groups),
-        False,  # the paper does not say which model
-        f"{len(s.layers) * s.heads_per_layer} heads.",
-        f"{run.figure('redundancy_by_head')}{run.link}",
+        own=False,  # the paper does not say which model
+        sentence=f"{len(s.layers) * s.heads_per_layer} heads.",
+        links=f"{run.figure('redundancy_by_head')}{run.link}",
     )
 
 
@@ -150,11 +150,11 @@ def training_rows(run: Finished) -> Iterator[Row]:
         f"{show(top.scores[s.feature]['R'])}",
         run.scale,
         does_not_fall(whole, late, slope),
-        False,
-        "The answer depends on where one starts and on the score: centred R² goes from "
+        own=False,
+        sentence="The answer depends on where one starts and on the score: centred R² goes from "
         f"{square[0]} to {square[1]}. At step {top.step:,} the model has {top.bits_per_byte:.2f} bits per "
         f"byte, at the end {last.bits_per_byte:.2f}.",
-        f"{run.figure('training_course')}{run.link}",
+        links=f"{run.figure('training_course')}{run.link}",
         headline=True,
     )
 
@@ -176,11 +176,12 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             f"cosine, dropped {at['layers_dropped'].text()}",
             run.scale,
             removable_share(at[best]),
-            False,
-            "The best order is chosen on the documents it is scored on, which favours the claim. Three "
+            own=False,
+            sentence="The best order is chosen on the documents it is scored on, which favours the "
+            "claim. Three "
             "criteria were tried, one of which knows the gradient of the loss; the replacement is a linear "
             "map that was not trained in place. Others may spare more.",
-            f"{run.figure('removal_curve')}{run.link}",
+            links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )
     if s.all_layers:
@@ -199,10 +200,10 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             f"{cost['zero']}",
             run.scale,
             stands_for_attention(list(fitted.values())),
-            False,
-            "The replacements are fitted to the intact model layer by layer, not trained in place. "
+            own=False,
+            sentence="The replacements are fitted to the intact model layer by layer, not trained in place. "
             f"{_layers(run)}",
-            f"{run.figure('removal_by_layer')}{run.link}",
+            links=f"{run.figure('removal_by_layer')}{run.link}",
             headline=True,
         )
 

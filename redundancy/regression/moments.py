@@ -63,33 +63,37 @@ def gram(x: Tensor, blocks: int = 4) -> Tensor:
     return out.triu() + out.triu(1).T
 
 
-class LayerMoments:
-    """The sums of one layer, in the coordinates (x - shift_x) / scale_x and z - shift_z.
+@dataclass(frozen=True)
+class Kept:
+    """Which sums are kept of a layer.
 
-    Parameters
+    Attributes
     ----------
     d, k : widths of feature and target.
+    positions, types : rows of the position and of the token table.
     controls : whether to keep the sums of the controls too.
     places : whether to keep the sums by position, which `controls` includes.
-    positions, types : rows of the position and of the token table.
     both : whether to keep, with the controls, the joint moments of a token's features and of those before it.
     """
 
-    def __init__(
-        self,
-        d: int,
-        k: int,
-        controls: bool,
-        positions: int,
-        types: int,
-        device: torch.device,
-        both: bool = False,
-        places: bool = False,
-    ):
-        self.controls, self.device, self.both = controls, device, controls and both
-        self.places = controls or places
+    d: int
+    k: int
+    positions: int
+    types: int
+    controls: bool
+    places: bool = False
+    both: bool = False
+
+
+class LayerMoments:
+    """The sums of one layer, in the coordinates (x - shift_x) / scale_x and z - shift_z."""
+
+    def __init__(self, kept: Kept, device: torch.device):
+        self.controls, self.device, self.both = kept.controls, device, kept.controls and kept.both
+        self.places = kept.controls or kept.places
+        d, k, positions, types = kept.d, kept.k, kept.positions, kept.types
         wide = {"n": (), "x": (d,), "z": (k,), "xx": (d, d), "xz": (d, k)}
-        if controls:
+        if self.controls:
             wide |= {
                 "previous_n": (),
                 "previous_x": (d,),
@@ -114,7 +118,7 @@ class LayerMoments:
             for s in kinds
             for name, shape in wide.items()
         }
-        if controls:
+        if self.controls:
             self.sums["by_token"] = torch.zeros(types + 1, k, dtype=torch.float64, device=device)
             self.sums["per_token"] = torch.zeros(types + 1, dtype=torch.float64, device=device)
         self.pilot: dict[str, Tensor] = {}

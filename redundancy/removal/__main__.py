@@ -94,7 +94,7 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
         return Losses.read(run.folder)
     state = run.folder / "state"
 
-    moments = collect(decoder, task, True, state / "moments.safetensors", "model")
+    moments = collect(decoder, task, state / "moments.safetensors", "model", controls=True)
     fitted = solve(decoder, task, moments, "model")
     probes = fit_probes(decoder, task, fitted, moments, state, config.parts)
     scores = score(decoder, task, _with_rivals(fitted, probes), state / "scores.safetensors", "model")
@@ -172,7 +172,7 @@ def fit_sequential(decoder: Decoder, task: Task, state: Path) -> dict[int, Affin
         label = f"sequential, layer {layer}"
         rules = {n: Rule(hidden_only(probe)) for n, probe in sequential.items()}
         with Substitution(decoder, rules, task.start_position):
-            sums = collect(decoder, alone, False, state / f"sequential-{number}.safetensors", label)
+            sums = collect(decoder, alone, state / f"sequential-{number}.safetensors", label, controls=False)
         sequential[layer] = solve(decoder, alone, sums, label)[layer].probe
     return sequential
 
@@ -276,8 +276,8 @@ def _curve(
 
         return choose
 
-    def need_choice(kind: int, known: bool, limit: float) -> Choose:
-        return lambda site: needs.at(site, kind, known) <= limit
+    def need_choice(kind: int, limit: float, *, known: bool) -> Choose:
+        return lambda site: needs.at(site, kind, known=known) <= limit
 
     if by == "heads":
         ranked = needs.heads(NEEDS.index(need), layers)
@@ -299,8 +299,8 @@ def _curve(
             yield share, {n: Rule(probe[n], random_choice(share)) for n in layers}
         else:
             kind, known = NEEDS.index(need), by == "known"
-            limit = needs.threshold(kind, known, share)
-            yield share, {n: Rule(probe[n], need_choice(kind, known, limit)) for n in layers}
+            limit = needs.threshold(kind, share, known=known)
+            yield share, {n: Rule(probe[n], need_choice(kind, limit, known=known)) for n in layers}
 
 
 def _counts(total: int, shares: Sequence[float]) -> list[int]:

@@ -248,7 +248,7 @@ def measure_cost(
             )
             advance()
         for share in shares:
-            limit = needs.threshold(kind, False, share)
+            limit = needs.threshold(kind, share, known=False)
             wanted = {n: _wanted(needs, n, kind, limit, task.start_position) for n in task.layers}
             skipping = Skipping(decoder, wanted, probe)
             flops = _flops(decoder, batch.ids, skipping)

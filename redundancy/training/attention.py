@@ -15,7 +15,7 @@ from labbook import processes
 from labbook.console import UserError
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
-from redundancy.passes import Saved, Task, each_batch
+from redundancy.passes import Pass, Task, each_batch
 
 # entropy in nats; entropy_of_uniform is log(t + 1) at position t, what an even spread over the past has
 PATTERNS = ("entropy", "entropy_of_uniform", "on_position_0", "on_self", "on_previous")
@@ -76,6 +76,6 @@ def attention_statistics(decoder: Decoder, task: Task, label: str) -> Tensor:
                 sums[:, place].index_add_(0, owner, fields.sum(1))
 
     with _explicit_attention(decoder):
-        each_batch(task, "evaluation", 0, decoder.device, label, body, lambda count: None, Saved(None))
+        each_batch(task, Pass("evaluation", label), decoder.device, body)
     processes.add_up([sums])
     return sums

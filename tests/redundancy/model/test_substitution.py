@@ -32,7 +32,7 @@ from tests.planted import plant_linear_attention, ridge, stored, task, within_po
 @pytest.fixture(scope="module")
 def fitted_gpt2(tokenizer):
     decoder, t = Decoder(build(TINY["gpt2"]), "gpt2"), task(tokenizer)
-    moments = collect(decoder, t, True, None, "model")
+    moments = collect(decoder, t, None, "model", controls=True)
     fitted = solve(decoder, t, moments, "model")
     return decoder, t, moments, fitted, measure_needs(decoder, t, fitted, None)
 
@@ -120,7 +120,7 @@ def test_planted_linear_attention_can_be_removed_at_no_loss(tokenizer):
     decoder = Decoder(build(TINY["gpt2"]), "planted")
     plant_linear_attention(decoder)
     t = task(tokenizer, ridge=1e-9)
-    fitted = solve(decoder, t, collect(decoder, t, False, None, "model"), "model")
+    fitted = solve(decoder, t, collect(decoder, t, None, "model", controls=False), "model")
     variants = [
         Variant(Key("all", "probe"), {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers}),
         Variant(
@@ -140,11 +140,11 @@ def test_planted_linear_attention_can_be_removed_at_no_loss(tokenizer):
 @pytest.mark.parametrize("size", [1, 5])
 def test_the_batch_size_changes_no_loss(fitted_gpt2, size):
     decoder, t, _, fitted, needs = fitted_gpt2
-    limit = needs.threshold(1, True, 0.4)
+    limit = needs.threshold(1, 0.4, known=True)
     rules = [
         {n: Rule(hidden_only(fitted[n].probe), permuted=True) for n in t.layers},
         {
-            n: Rule(hidden_only(fitted[n].probe), choose=lambda site: needs.at(site, 1, True) <= limit)
+            n: Rule(hidden_only(fitted[n].probe), choose=lambda site: needs.at(site, 1, known=True) <= limit)
             for n in t.layers
         },
     ]
@@ -175,7 +175,7 @@ def test_needs_are_relative_and_absolute_errors_of_heads(fitted_gpt2):
         head_coordinates(z, head_isometry(weight, decoder.n_heads))[0, h].norm(), a.norm(), rtol=1e-4
     )
     for kind in range(len(NEEDS)):
-        share = (needs.known[kind] <= needs.threshold(kind, True, 0.3)).mean()
+        share = (needs.known[kind] <= needs.threshold(kind, 0.3, known=True)).mean()
         assert share == pytest.approx(0.3, abs=0.01)
 
 
@@ -243,7 +243,7 @@ def test_the_network_is_never_worse_than_the_probe_on_the_validation_documents(f
 
 def test_skipping_for_real_equals_substitution(tiny, tokenizer):
     t = task(tokenizer)
-    fitted = solve(tiny, t, collect(tiny, t, True, None, "model"), "model")
+    fitted = solve(tiny, t, collect(tiny, t, None, "model", controls=True), "model")
     probe, batch = {n: fitted[n].with_position for n in t.layers}, first_batch(tiny, t)
     masks = {
         n: torch.rand(*batch.ids.shape, tiny.n_heads, generator=torch.Generator().manual_seed(n)) < 0.5
@@ -374,7 +374,7 @@ def test_intervals_of_paired_loss_differences_cover_in_simulation():
 def test_both_tokens_together_equal_scikit_learn(tokenizer):
     decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
     t = type(task(tokenizer))(**{**vars_of(task(tokenizer)), "both_tokens": True})
-    scores, fitted = measure(decoder, t, True, None, "model")
+    scores, fitted = measure(decoder, t, None, "model", controls=True)
     train, held = stored(decoder, t, "train", 1), stored(decoder, t, "evaluation", 1)
     together = {k: np.hstack([rows["x"], rows["previous"]]) for k, rows in (("train", train), ("held", held))}
     expected = ridge(together["train"], train["z"])(together["held"])
