@@ -206,6 +206,27 @@ class Targets:
     read: Callable[[Decoder, Task, Visit], AbstractContextManager[Callable[[Batch], None]]]
 
 
+def _z(layer: int, x: Tensor, z: Tensor) -> Tensor:
+    """The target of the probe: z itself."""
+    return z
+
+
+def _empty(
+    decoder: Decoder, task: Task, targets: Targets | None, *, controls: bool
+) -> dict[int, LayerMoments]:
+    """The moments of every layer over no token."""
+    kept = Kept(
+        d=decoder.d_model,
+        k=decoder.d_z if targets is None else targets.width,
+        positions=max(w.ids.shape[1] for w in task.windows.values()),
+        types=len(task.types),
+        controls=controls,
+        places=targets is not None,
+        both=task.both_tokens,
+    )
+    return {n: LayerMoments(kept, decoder.layer_device(n)) for n in task.layers}
+
+
 def collect(
     decoder: Decoder,
     task: Task,
@@ -219,22 +240,8 @@ def collect(
 
     The target is z unless `targets` says otherwise.
     """
-    target, k, reader = (
-        (targets.of, targets.width, targets.read)
-        if targets is not None
-        else ((lambda layer, x, z: z), decoder.d_z, Reader)
-    )
-    saved = Saved(state)
-    kept = Kept(
-        d=decoder.d_model,
-        k=k,
-        positions=max(w.ids.shape[1] for w in task.windows.values()),
-        types=len(task.types),
-        controls=controls,
-        places=targets is not None,
-        both=task.both_tokens,
-    )
-    layers = {n: LayerMoments(kept, decoder.layer_device(n)) for n in task.layers}
+    target, reader = (_z, Reader) if targets is None else (targets.of, targets.read)
+    saved, layers = Saved(state), _empty(decoder, task, targets, controls=controls)
     sums, done = saved.load(task.counts)
     for number, tensors in sums.items():
         layers[number].restore(tensors)
@@ -247,7 +254,7 @@ def collect(
             layer: int, x: Tensor, z: Tensor, batch: Batch, split: str = split, names: Names = names
         ) -> None:
             y = target(layer, x, z)
-            require_finite(layers[layer].add(split, x, y, batch), x, y, batch, names, layer)
+            require_finite(x, y, batch, names, layer, ok=layers[layer].add(split, x, y, batch))
 
         def look(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
             layers[layer].look(x, target(layer, x, z), batch)
@@ -298,7 +305,7 @@ def score(
     def add(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
         scores[layer].add(fitted[layer].predictors, x, z, batch)
         finite = torch.isfinite(scores[layer].predictors[task.feature].layer.sum())
-        require_finite(bool(finite), x, z, batch, windows.names, layer)
+        require_finite(x, z, batch, windows.names, layer, ok=bool(finite))
 
     def save(count: int) -> None:
         saved.save({n: s.state() for n, s in scores.items()}, {"evaluation": count})

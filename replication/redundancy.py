@@ -178,9 +178,8 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             removable_share(at[best]),
             own=False,
             sentence="The best order is chosen on the documents it is scored on, which favours the "
-            "claim. Three "
-            "criteria were tried, one of which knows the gradient of the loss; the replacement is a linear "
-            "map that was not trained in place. Others may spare more.",
+            "claim. Three criteria were tried, one of which knows the gradient of the loss; the replacement "
+            "is a linear map that was not trained in place. Others may spare more.",
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )

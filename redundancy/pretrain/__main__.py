@@ -25,7 +25,7 @@ from labbook.run import (
 from redundancy.pretrain.config import PretrainConfig, check
 from redundancy.pretrain.tokens import baselines, encode, spread_windows, tokenise
 from redundancy.pretrain.trainer import Trainer, processes
-from redundancy.text import Corpus, read_corpus, split_documents
+from redundancy.text import Corpus, Document, read_corpus, split_documents
 
 
 def write_card(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
@@ -86,19 +86,7 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
     if run.finished:
         console.print("this run is finished; nothing to do")
         return out
-    corpus = read_corpus(config.corpus, config.characters, config)
-    if config.validation is None:
-        parts = split_documents(corpus.documents, config.seed)
-        train_documents, held = parts["train"] + parts["evaluation"], parts["validation"]
-        corpus = Corpus(corpus.source, corpus.unit, tuple(train_documents))
-    else:
-        held = list(read_corpus(config.validation, config.characters, config).documents)
-        shared = {d.id for d in corpus.documents} & {d.id for d in held}
-        if shared:
-            raise UserError(
-                f"{len(shared)} validation documents are also in the training text. Give --validation other "
-                "documents."
-            )
+    corpus, held = _training_and_held_out(config)
     with processes().main_process_first():
         tokenizer, tokens = tokenise(config, corpus, out)
     held_tokens = encode([d.text for d in held], tokenizer)
@@ -136,6 +124,24 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
         )
         (out / "state.safetensors").unlink(missing_ok=True)
     return out
+
+
+def _training_and_held_out(config: PretrainConfig) -> tuple[Corpus, list[Document]]:
+    """The training text and the validation documents. Raises UserError where they share a document."""
+    corpus = read_corpus(config.corpus, config.characters, config)
+    if config.validation is None:
+        parts = split_documents(corpus.documents, config.seed)
+        train_documents, held = parts["train"] + parts["evaluation"], parts["validation"]
+        corpus = Corpus(corpus.source, corpus.unit, tuple(train_documents))
+    else:
+        held = list(read_corpus(config.validation, config.characters, config).documents)
+        shared = {d.id for d in corpus.documents} & {d.id for d in held}
+        if shared:
+            raise UserError(
+                f"{len(shared)} validation documents are also in the training text. Give --validation other "
+                "documents."
+            )
+    return corpus, held
 
 
 def ship(out: Path, folder: Path, steps: tuple[int, ...]) -> None:

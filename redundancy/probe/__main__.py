@@ -20,10 +20,12 @@ from redundancy.model.capture import Feature
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import Task, measure, measure_twins
-from redundancy.probe.tables import LEARNING, Scored, Tables, print_tables, tabulate, tabulate_learning
+from redundancy.preparation import prepare
+from redundancy.probe import learning
+from redundancy.probe.tables import Scored, Tables, print_tables, tabulate
 from redundancy.regression.ridge import PENALTIES
 from redundancy.regression.scores import LayerScores
-from redundancy.request import Request, Settings, prepare
+from redundancy.request import Request, Settings
 
 # parts of the training text behind the learning curve
 PARTS = (0.25, 0.5)
@@ -66,14 +68,14 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
     choice("ridge penalty", f"{min(chosen):g} to {max(chosen):g}", why)
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
-    learning = pd.DataFrame(columns=list(LEARNING))
+    course = pd.DataFrame(columns=list(learning.COLUMNS))
     if config.learning_curve:
         parts = [
             *measure_parts(decoder, task, state),
             (task.windows["train"].tokens, {"trained": trained, "random": twins[0]}),
         ]
-        learning = tabulate_learning(parts, task.feature, bootstrap)
-    tables = tabulate(decoder, task, scored, learning, bootstrap, prepared.facts)
+        course = learning.tabulate_learning(parts, task.feature, bootstrap)
+    tables = tabulate(decoder, task, scored, course, bootstrap, prepared.facts)
     tables.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)

@@ -29,7 +29,8 @@ from redundancy.aggregate import (
 from redundancy.facts import Facts
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Task
-from redundancy.probe.summary import Convergence, Paper, ProbeSummary
+from redundancy.probe.learning import converged
+from redundancy.probe.summary import Paper, ProbeSummary
 from redundancy.regression.controls import RANDOM
 from redundancy.regression.scores import EDGES, METRICS, LayerScores
 
@@ -45,9 +46,6 @@ PAPER_HEADS = {
     "share_heads_R_below_0.5": 0.25,
 }
 FRAMES = ("layers", "heads", "controls", "histogram", "distribution", "learning")
-LEARNING = ("tokens", "model", "metric", "against", "estimate", "lower", "upper", "n")
-# centred R2 may still change by this much with twice the training tokens where "converged" is said
-CONVERGED = 0.01
 COLUMNS = ("estimate", "lower", "upper", "n")
 
 
@@ -191,51 +189,6 @@ def tabulate(
         distribution=distribution.frame(),
         learning=learning,
     )
-
-
-def tabulate_learning(
-    by_tokens: Sequence[tuple[int, dict[str, dict[int, LayerScores]]]], feature: str, bootstrap: Studentised
-) -> pd.DataFrame:
-    """Scores of probes fitted to growing parts of the training text, means over layers: see
-    `Tables.learning`.
-
-    `by_tokens` holds (training tokens, model name -> layer -> scores) in growing order; the last one had all
-    of them.
-    """
-    rows = []
-    means = [
-        {
-            model: mean_over_layers(
-                [all_metrics([s], feature, bootstrap.weights)[0] for s in scores.values()]
-            )
-            for model, scores in models.items()
-        }
-        for _, models in by_tokens
-    ]
-    for (tokens, models), metrics in zip(by_tokens, means, strict=True):
-        for model in models:
-            for metric in ("R", "R2"):
-                own, last = metrics[model][metric], means[-1][model][metric]
-                for against, sampled in (("", own), ("all", own - last)):
-                    number = vars(sampled.estimate(bootstrap))
-                    rows.append(
-                        {"tokens": tokens, "model": model, "metric": metric, "against": against, **number}
-                    )
-    return pd.DataFrame(rows, columns=list(LEARNING))
-
-
-def converged(learning: pd.DataFrame) -> dict[str, Convergence]:
-    """Per model: by how much centred R2 changed with the last doubling of the tokens, and whether less than
-    CONVERGED.
-    """
-    found = {}
-    part = learning[(learning["metric"] == "R2") & (learning["against"] == "all")]
-    for model, rows in part.groupby("model"):
-        row = rows.sort_values("tokens").iloc[-2].to_dict()
-        gain = -Estimate.read(row)
-        within = max(abs(gain.lower), abs(gain.upper)) < CONVERGED
-        found[str(model)] = Convergence(int(row["tokens"]), gain, bool(within))
-    return found
 
 
 def _probe_first(scores: LayerScores, feature: str) -> list[str]:

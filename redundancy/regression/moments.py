@@ -294,7 +294,9 @@ class LayerMoments:
         return found[0], found[1]
 
 
-def require_finite(ok: bool, x: Tensor, z: Tensor, batch: Batch, names: tuple[str, ...], layer: int) -> None:
+def require_finite(
+    x: Tensor, z: Tensor, batch: Batch, names: tuple[str, ...], layer: int, *, ok: bool
+) -> None:
     """Raise UserError naming layer and document when a batch held NaN or infinity."""
     if ok:
         return

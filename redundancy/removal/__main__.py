@@ -36,6 +36,7 @@ from redundancy.evaluation import Key, Variant, evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Choose, Predict, Rule, Site, Substitution, hidden_only, zero
 from redundancy.passes import Task, collect, score, solve
+from redundancy.preparation import prepare
 from redundancy.regression.controls import Fitted, Predictor
 from redundancy.regression.moments import LayerMoments
 from redundancy.regression.ridge import Affine
@@ -44,7 +45,7 @@ from redundancy.removal.curve import ORDERS, ROUNDS, Evaluated, crossings
 from redundancy.removal.need import NEEDS, Needs, measure_needs
 from redundancy.removal.rivals import low_rank, train_mlps
 from redundancy.removal.tables import Losses, print_losses, tabulate_losses
-from redundancy.request import Request, Settings, prepare
+from redundancy.request import Request, Settings
 
 Part = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
 PARTS: tuple[Part, ...] = ("layers", "heads", "all", "rivals", "cumulative", "curve", "cost")

@@ -205,33 +205,9 @@ def measure_cost(
     rounds. Empty, with a warning, for a model whose attention is not softmax(q k' scale) v over the past or
     does more than return its output.
     """
-    if not shares:
-        return pd.DataFrame(columns=list(COLUMNS))
     batch = next(task.batches("evaluation", decoder.device, 0, WINDOWS))
-    try:
-        with Skipping(decoder, {}, probe):
-            plain = _logits(decoder, batch.ids)
-        reference = _logits(decoder, batch.ids)
-        found = activations(decoder, batch.ids[:1], task.layers[0])
-        weight, bias = decoder.output_map(task.layers[0])
-        rebuilt = found["z"] @ weight + bias
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        warn(
-            "the cost of skipping was not measured: this attention cannot be run in parts "
-            f"({type(error).__name__}: {error})."
-        )
+    if not shares or not _runs_in_parts(decoder, batch.ids, task.layers[0], probe):
         return pd.DataFrame(columns=list(COLUMNS))
-    scale = 1e-2 * float(reference.abs().max())
-    if (
-        float((plain - reference).abs().max()) > scale
-        or float((rebuilt - found["attn_out"]).abs().max()) > scale
-    ):
-        warn(
-            "the cost of skipping was not measured: attention here is more than softmax(q k') v over the "
-            "past."
-        )
-        return pd.DataFrame(columns=list(COLUMNS))
-
     kind, rows = NEEDS.index("displacement"), []
     counts = sorted({round(share * len(task.layers)) for share in shares} - {0})
     ranked = sorted(task.layers, key=lambda n: -needs.cosine[n])
@@ -259,6 +235,34 @@ def measure_cost(
             )
             advance()
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _runs_in_parts(decoder: Decoder, ids: Tensor, layer: int, probe: Mapping[int, PositionAffine]) -> bool:
+    """Whether attention computed by `Skipping`, with nothing skipped, is that of the model; a warning says
+    why not.
+    """
+    try:
+        with Skipping(decoder, {}, probe):
+            plain = _logits(decoder, ids)
+        reference = _logits(decoder, ids)
+        found = activations(decoder, ids[:1], layer)
+        weight, bias = decoder.output_map(layer)
+        rebuilt = found["z"] @ weight + bias
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        warn(
+            "the cost of skipping was not measured: this attention cannot be run in parts "
+            f"({type(error).__name__}: {error})."
+        )
+        return False
+    scale = 1e-2 * float(reference.abs().max())
+    differences = (plain - reference, rebuilt - found["attn_out"])
+    if any(float(difference.abs().max()) > scale for difference in differences):
+        warn(
+            "the cost of skipping was not measured: attention here is more than softmax(q k') v over the "
+            "past."
+        )
+        return False
+    return True
 
 
 def _wanted(needs: Needs, layer: int, kind: int, limit: float, start: int) -> Callable[[Tensor], Tensor]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labbook import style
@@ -72,6 +73,18 @@ def removal_curve(losses: Losses) -> Figure:
     )
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=7, ncol=3, loc="outside lower center")
+    _removable_panel(panels[1], losses)
+    n = losses.headline.loss_intact.n
+    figure.suptitle(
+        f"{losses.headline.model}: attention replaced by what hidden state and position predict, 95 % "
+        f"intervals over {n} held-out {losses.headline.unit}s",
+        fontsize=9,
+    )
+    return figure
+
+
+def _removable_panel(axes: Axes, losses: Losses) -> None:
+    """The share that every order can remove within every budget; an arrow where only a limit is known."""
     for place, order in enumerate(ORDERS):
         for budget, shade in zip(BUDGETS, (0.35, 0.65, 1.0), strict=True):
             row = losses.removable[
@@ -80,14 +93,14 @@ def removal_curve(losses: Losses) -> Figure:
             if len(row):
                 e, below, above = (float(row[c].iloc[0]) for c in ("estimate", "lower", "upper"))
                 if row["kind"].iloc[0] == "less than":
-                    panels[1].annotate(
+                    axes.annotate(
                         "",
                         (0, -place),
                         (above, -place),
                         arrowprops={"arrowstyle": "<-", "color": ORDER_LOOK[order][0]},
                     )
                     continue
-                panels[1].errorbar(
+                axes.errorbar(
                     e,
                     -place,
                     xerr=[[max(e - below, 0)], [max(above - e, 0)]],
@@ -97,16 +110,9 @@ def removal_curve(losses: Losses) -> Figure:
                     color=ORDER_LOOK[order][0],
                     capsize=2,
                 )
-    panels[1].set(xlim=(0, None))
-    panels[1].set_xlabel("share removable at\n+0.01 (pale), +0.05, +0.1 (dark) nats per token", fontsize=8)
-    panels[1].set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
-    n = losses.headline.loss_intact.n
-    figure.suptitle(
-        f"{losses.headline.model}: attention replaced by what hidden state and position predict, 95 % "
-        f"intervals over {n} held-out {losses.headline.unit}s",
-        fontsize=9,
-    )
-    return figure
+    axes.set(xlim=(0, None))
+    axes.set_xlabel("share removable at\n+0.01 (pale), +0.05, +0.1 (dark) nats per token", fontsize=8)
+    axes.set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
 
 
 def removal_by_layer(losses: Losses) -> Figure:

@@ -20,8 +20,9 @@ from redundancy.evaluation import evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import load_config, load_model
 from redundancy.passes import Task, measure, measure_twins
+from redundancy.preparation import Prepared, prepare
 from redundancy.regression.scores import LayerScores
-from redundancy.request import Prepared, Request, Settings, prepare
+from redundancy.request import Request, Settings
 from redundancy.training.attention import attention_statistics
 from redundancy.training.checkpoints import Checkpoint, check_same, find_checkpoints
 from redundancy.training.tables import Course, Measured, print_course, tabulate_course
@@ -46,7 +47,7 @@ class TrainingConfig(Request):
 def execute(config: TrainingConfig, settings: Settings) -> Course:
     """The experiment: find the checkpoints, cut one text for all, measure each, compare them."""
     checkpoints = find_checkpoints(
-        config.model, config.revisions, config.checkpoints, config.trust_remote_code
+        config.model, config.revisions, config.checkpoints, trust_remote_code=config.trust_remote_code
     )
     check_same([(c.name, _shape(c)) for c in checkpoints])
     prepared = prepare(config, settings, checkpoints[-1].source)

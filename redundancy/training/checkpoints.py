@@ -32,7 +32,7 @@ class Checkpoint:
 
 
 def find_checkpoints(
-    model: str, revisions: tuple[str, ...], checkpoints: tuple[str, ...], trust_remote_code: bool = False
+    model: str, revisions: tuple[str, ...], checkpoints: tuple[str, ...], *, trust_remote_code: bool = False
 ) -> list[Checkpoint]:
     """All checkpoints asked for, ordered by step.
 
@@ -50,7 +50,7 @@ def find_checkpoints(
             for place, name in enumerate(checkpoints)
         ]
     elif revisions:
-        found = _of_revisions(model, revisions, trust_remote_code)
+        found = _of_revisions(model, revisions, trust_remote_code=trust_remote_code)
     else:
         found = _of_folder(DATA if model == "embedded" else Path(model), model)
     if len(found) < 2:
@@ -67,7 +67,7 @@ def find_checkpoints(
     return sorted(found, key=lambda c: c.step)
 
 
-def _step(name: str, otherwise: int, marked: bool = False) -> int:
+def _step(name: str, otherwise: int, *, marked: bool = False) -> int:
     """The training step in a name, with `marked` only behind a word that says so; `otherwise` where there is
     none.
     """
@@ -122,7 +122,7 @@ def _of_folder(folder: Path, model: str) -> list[Checkpoint]:
     return found
 
 
-def _of_revisions(model: str, revisions: tuple[str, ...], trust_remote_code: bool) -> list[Checkpoint]:
+def _of_revisions(model: str, revisions: tuple[str, ...], *, trust_remote_code: bool) -> list[Checkpoint]:
     names = [name for given in revisions for name in given.split(",") if name]
     known = hub_revisions(model)
     if names == ["all"]:
@@ -136,7 +136,7 @@ def _of_revisions(model: str, revisions: tuple[str, ...], trust_remote_code: boo
             "Change --revisions."
         )
     return [
-        Checkpoint(name, _step(name, place), locate(model, name, trust_remote_code))
+        Checkpoint(name, _step(name, place), locate(model, name, trust_remote_code=trust_remote_code))
         for place, name in enumerate(names)
     ]
 

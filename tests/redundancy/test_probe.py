@@ -22,7 +22,8 @@ from redundancy import passes as measure
 from redundancy.model.loading import load_model, locate
 from redundancy.probe import __main__ as probe
 from redundancy.probe.figures import FIGURES
-from redundancy.probe.tables import Tables, converged
+from redundancy.probe.learning import converged
+from redundancy.probe.tables import Tables
 from redundancy.regression.controls import CONTROLS, RANDOM
 from redundancy.removal import __main__ as removal
 from redundancy.request import Settings, resolve
@@ -492,7 +493,7 @@ def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_pa
 def test_too_little_text_for_a_good_probe_is_a_warning(
     capsys, gpt2_folder, text_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("redundancy.request.ENOUGH_PER_ROW", 10_000)
+    monkeypatch.setattr("redundancy.preparation.ENOUGH_PER_ROW", 10_000)
     args = arguments(gpt2_folder, text_folder, tmp_path / "o")
     args[args.index("2000")] = "50000"
     probe.main(args)
