@@ -1,5 +1,7 @@
 """The two streaming passes against plain loops over stored activations, scikit-learn, and planted models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -240,3 +242,19 @@ def test_the_random_twin_is_measured_on_the_same_tokens(tiny, tokenizer):
     assert torch.equal(ours[1].count, twin[1].count)
     assert twin[1].names == ("resid_pre",)
     Bootstrap(len(ours[1].count), 0)
+
+
+def test_both_tokens_together_equal_scikit_learn(tokenizer):
+    decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
+    t = replace(task(tokenizer), both_tokens=True)
+    scores, fitted = measure(decoder, t, None, "model", controls=True)
+    train, held = stored(decoder, t, "train", 1), stored(decoder, t, "evaluation", 1)
+    together = {k: np.hstack([rows["x"], rows["previous"]]) for k, rows in (("train", train), ("held", held))}
+    expected = ridge(together["train"], train["z"])(together["held"])
+    rows = type("R", (), {"x": torch.from_numpy(held["x"]), "previous": torch.from_numpy(held["previous"])})()
+    assert (
+        np.abs(fitted[1].predictors["both_tokens"](rows).numpy() - expected).max()
+        < 1e-7 * np.abs(expected).max()
+    )
+    weights = np.ones((1, len(t.windows["evaluation"].names)))
+    assert scores[1].metrics("both_tokens", weights)[0]["R2"][0] > 0
