@@ -23,6 +23,9 @@ CONTROL_NAMES = {
     RANDOM: "random weights",
 }
 
+# columns of an estimate in every table
+NUMBER = ("estimate", "lower", "upper", "n")
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -89,7 +92,7 @@ def all_metrics(scores: Sequence[LayerScores], name: str, weights: Array) -> tup
 
     `scores` are those of one model, or of the same layer of several seeds.
     """
-    by_seed = [one.metrics(name, weights) for one in scores]
+    by_seed = [of_seed.metrics(name, weights) for of_seed in scores]
     for layer, head in by_seed:
         for c in THRESHOLDS:
             layer[f"share_operations_error_below_{round(1 - c, 1)}"] = head[f"share_R_above_{c}"].mean(-1)
@@ -97,9 +100,12 @@ def all_metrics(scores: Sequence[LayerScores], name: str, weights: Array) -> tup
     return mean_over_seeds(layers), mean_over_seeds(heads)
 
 
-def mean_over_seeds(found: Sequence[dict[str, Array]]) -> Metrics:
+def mean_over_seeds(by_seed: Sequence[dict[str, Array]]) -> Metrics:
     """Means over seeds of every metric, per document weights, of models that were scored alike."""
-    return {metric: Sampled.over_seeds([one[metric] for one in found], bounds(metric)) for metric in found[0]}
+    return {
+        metric: Sampled.over_seeds([scores[metric] for scores in by_seed], bounds(metric))
+        for metric in by_seed[0]
+    }
 
 
 def mean_over_layers(parts: Sequence[Metrics]) -> Metrics:

@@ -20,7 +20,8 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution
 from redundancy.passes import Pass, Saved, Task, each_batch
 
-FIELDS = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
+# what is summed per document
+TALLIES = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ def evaluate(
 
     Returns
     -------
-    Sums per document in float64: of the intact model (document, FIELDS), of the variants (variant, document,
-    FIELDS).
+    Sums per document in float64: of the intact model (document, TALLIES), of the variants (variant, document,
+    TALLIES).
     """
     documents = len(task.windows["evaluation"].names)
     saved = Saved(state)
     stored, done = saved.load(task.counts)
-    sums = torch.zeros(len(variants) + 1, documents, len(FIELDS), dtype=torch.float64)
+    sums = torch.zeros(len(variants) + 1, documents, len(TALLIES), dtype=torch.float64)
     if stored:
         sums = stored[0]["sums"]
     substitutions = [Substitution(decoder, v.rules, task.start_position) for v in variants]

@@ -68,7 +68,7 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
     choice("ridge penalty", f"{min(chosen):g} to {max(chosen):g}", why)
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
-    course = pd.DataFrame(columns=list(learning.COLUMNS))
+    course = pd.DataFrame(columns=list(learning.LEARNING))
     if config.learning_curve:
         parts = [
             *measure_parts(decoder, task, state),

@@ -9,7 +9,7 @@ from redundancy.aggregate import all_metrics, mean_over_layers, table_row
 from redundancy.probe.summary import Convergence
 from redundancy.regression.scores import LayerScores
 
-COLUMNS = ("tokens", "model", "metric", "against", "estimate", "lower", "upper", "n")
+LEARNING = ("tokens", "model", "metric", "against", "estimate", "lower", "upper", "n")
 # centred R2 may still change by this much with twice the training tokens where "converged" is said
 CONVERGED = 0.01
 
@@ -40,7 +40,7 @@ def tabulate_learning(
                 for against, sampled in (("", own), ("all", own - last)):
                     keys = {"tokens": tokens, "model": model, "metric": metric, "against": against}
                     rows.append(table_row(sampled, bootstrap, **keys))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(LEARNING))
 
 
 def converged(learning: pd.DataFrame) -> dict[str, Convergence]:

@@ -19,6 +19,7 @@ from labbook.estimate import Array, Estimate, Estimates, Studentised
 from labbook.run import Run, read_finished
 from redundancy.aggregate import (
     CONTROL_NAMES,
+    NUMBER,
     Metrics,
     Sampled,
     all_metrics,
@@ -46,7 +47,6 @@ PAPER_HEADS = {
     "share_heads_R_below_0.5": 0.25,
 }
 FRAMES = ("layers", "heads", "controls", "histogram", "distribution", "learning")
-COLUMNS = ("estimate", "lower", "upper", "n")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class _Rows:
 
     def add(self, sampled: Sampled, keys: dict[str, Any]) -> None:
         """One row per element of the statistic, with the given key columns."""
-        numbers = dict(zip(COLUMNS, map(np.atleast_1d, sampled.intervals(self.bootstrap)), strict=False))
+        numbers = dict(zip(NUMBER, map(np.atleast_1d, sampled.intervals(self.bootstrap)), strict=False))
         self.parts.append(pd.DataFrame({**keys, **numbers, "n": self.bootstrap.units}))
 
     def frame(self) -> pd.DataFrame:
@@ -323,7 +323,7 @@ def print_tables(tables: Tables) -> None:
         chosen = tables.layers[tables.layers["metric"] == metric]
         wide = chosen.pivot(index="layer", columns="feature", values=["estimate", "lower", "upper"])
         for layer, row in wide.iterrows():
-            estimate, lower, upper = (row[c, feature] for c in COLUMNS[:3])
+            estimate, lower, upper = (row[c, feature] for c in NUMBER[:3])
             own = Estimate(estimate, lower, upper, summary.metrics[metric].n)
             table.add_row(str(layer), own.text(), *(f"{row['estimate', name]:.3f}" for name in controls))
         every = [summary.metrics, *(summary.controls[name] for name in controls)]

@@ -27,7 +27,8 @@ from redundancy.regression.controls import Predictor, Rows
 
 THRESHOLDS = (0.5, 0.8, 0.9)
 EDGES = np.round(np.arange(-1.0, 1.0 + 1e-9, 0.02), 2)
-FIELDS = (
+# per token, what every score is made of
+SUMMANDS = (
     "defined",
     "ratio",
     "error",
@@ -57,7 +58,7 @@ def bounds(metric: str) -> tuple[float, float]:
 
 
 def token_fields(a: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-    """Per token and head: the summands behind every score, (..., len(FIELDS)), and R_t (...), from a and e
+    """Per token and head: the summands behind every score, (..., len(SUMMANDS)), and R_t (...), from a and e
     (..., width).
     """
     norm2, error2 = a.square().sum(-1), e.square().sum(-1)
@@ -93,9 +94,9 @@ class PredictorSums:
 
     Attributes
     ----------
-    layer, start : (document, FIELDS) of the layer output, at the kept tokens and at position 0 if it is none
-        of them.
-    heads : (document, head, FIELDS) of every head's contribution.
+    layer, start : (document, SUMMANDS) of the layer output, at the kept tokens and at position 0 if it is
+        none of them.
+    heads : (document, head, SUMMANDS) of every head's contribution.
     histogram : (document, bin) counts of R_t.
     """
 
@@ -108,9 +109,9 @@ class PredictorSums:
     def none(documents: int, n_heads: int, device: torch.device) -> "PredictorSums":
         """The sums over no token."""
         shapes = {
-            "layer": (len(FIELDS),),
-            "heads": (n_heads, len(FIELDS)),
-            "start": (len(FIELDS),),
+            "layer": (len(SUMMANDS),),
+            "heads": (n_heads, len(SUMMANDS)),
+            "start": (len(SUMMANDS),),
             "histogram": (len(EDGES) + 1,),
         }
         return PredictorSums(
@@ -227,7 +228,7 @@ class LayerScores:
         """
         z, weight, bias = (t.double().cpu() for t in (self.z, self.weight, self.bias))
         count = self.count.cpu().unsqueeze(-1)
-        square = FIELDS.index("norm2")
+        square = SUMMANDS.index("norm2")
         total = z @ weight + count * bias
         layer, heads = self.predictors[name].layer, self.predictors[name].heads
         spread = self._spread(layer[..., square], total)
@@ -262,9 +263,9 @@ def _add_by(owner: Tensor, values: Tensor, sums: Tensor) -> None:
 
 
 def _weighted(weights: Array, sums: Tensor) -> dict[str, Array]:
-    """FIELDS summed over documents under weights."""
+    """SUMMANDS summed over documents under weights."""
     total = np.tensordot(weights, sums.double().cpu().numpy(), axes=1)
-    return {field: total[..., i] for i, field in enumerate(FIELDS)}
+    return {field: total[..., i] for i, field in enumerate(SUMMANDS)}
 
 
 def _scores(s: dict[str, Array], spread: Array) -> dict[str, Array]:

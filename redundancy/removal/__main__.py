@@ -47,8 +47,8 @@ from redundancy.removal.rivals import low_rank, train_mlps
 from redundancy.removal.tables import Losses, print_losses, tabulate_losses
 from redundancy.request import Request, Settings
 
-Part = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
-PARTS: tuple[Part, ...] = ("layers", "heads", "all", "rivals", "cumulative", "curve", "cost")
+PartName = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
+PARTS: tuple[PartName, ...] = ("layers", "heads", "all", "rivals", "cumulative", "curve", "cost")
 # replacements that are fitted in closed form
 BY_RIDGE = ("probe", "with_position", "position_mean")
 # whole layers or heads up to this number are removed one by one along the curve
@@ -65,7 +65,7 @@ class RemovalConfig(Request):
 
     eval_tokens: int | None = None
     """Held-out tokens; every way of running the model reads all of them. Default: 20,000."""
-    parts: tuple[Part, ...] = PARTS
+    parts: tuple[PartName, ...] = PARTS
     """Which experiments; each layer, head, or point of the curve is one more run over the held-out text."""
     shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
     """Shares of the attention operations at which the removal curve is measured."""
@@ -135,7 +135,7 @@ def fit_probes(
     fitted: dict[int, Fitted],
     moments: dict[int, LayerMoments],
     state: Path,
-    parts: Sequence[Part],
+    parts: Sequence[PartName],
 ) -> dict[str, dict[int, Predict]]:
     """Every map to z that the parts need, by name and layer.
 
@@ -197,7 +197,7 @@ def plan(
     means: dict[int, Tensor],
     probes: dict[str, dict[int, Predict]],
     needs: Needs,
-    parts: Sequence[Part],
+    parts: Sequence[PartName],
     shares: Sequence[float],
 ) -> Iterator[Variant]:
     """Every way in which the model is run (see the module's text); `means` are the training means of z by

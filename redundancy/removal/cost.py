@@ -34,7 +34,7 @@ from redundancy.removal.need import NEEDS, Needs
 ROUNDS = 7
 WINDOWS = 4
 INTERFACE = "redundancy_skipping"
-COLUMNS = (
+COST = (
     "kind",
     "replaced",
     "share",
@@ -200,14 +200,14 @@ def measure_cost(
 ) -> pd.DataFrame:
     """Ratios of operations and of seconds against the intact model, on WINDOWS held-out windows.
 
-    Returns COLUMNS: kind (`layers` or `operations`), how many layers or None, realised share of attention
+    Returns COST: kind (`layers` or `operations`), how many layers or None, realised share of attention
     operations replaced, the two ratios (seconds: median over paired rounds with quartiles), and the number of
     rounds. Empty, with a warning, for a model whose attention is not softmax(q k' scale) v over the past or
     does more than return its output.
     """
     batch = next(task.batches("evaluation", decoder.device, 0, WINDOWS))
     if not shares or not _runs_in_parts(decoder, batch.ids, task.layers[0], probe):
-        return pd.DataFrame(columns=list(COLUMNS))
+        return pd.DataFrame(columns=list(COST))
     kind, rows = NEEDS.index("displacement"), []
     counts = sorted({round(share * len(task.layers)) for share in shares} - {0})
     ranked = sorted(task.layers, key=lambda n: -needs.cosine[n])
@@ -234,7 +234,7 @@ def measure_cost(
                 {"kind": "operations", "share": 1 - float(left), "flops_ratio": flops / dense, **seconds}
             )
             advance()
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(COST))
 
 
 def _runs_in_parts(decoder: Decoder, ids: Tensor, layer: int, probe: Mapping[int, PositionAffine]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from labbook.estimate import Array, Estimate, Studentised
 from redundancy.aggregate import TableRow
-from redundancy.evaluation import FIELDS, Variant
+from redundancy.evaluation import TALLIES, Variant
 
 # nats per token by which the loss may rise
 BUDGETS = (0.01, 0.05, 0.1)
@@ -37,8 +37,8 @@ DISCRETE = tuple(order for order in ORDERS if order.startswith(("heads", "layers
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Sums per document (document, FIELDS) of the intact model, and of every variant (variant, document,
-    FIELDS).
+    """Sums per document (document, TALLIES) of the intact model, and of every variant (variant, document,
+    TALLIES).
     """
 
     variants: Sequence[Variant]
@@ -218,9 +218,9 @@ def measures(intact: Tensor, changed: Tensor, weights: Array) -> dict[str, Array
     """
     base = np.tensordot(weights, intact.numpy(), axes=1)
     total = np.einsum("rd,vdf->vrf", weights, changed.numpy())
-    tokens, loss, kl, agreement, skipped, operations = (total[..., i] for i in range(len(FIELDS)))
+    tokens, loss, kl, agreement, skipped, operations = (total[..., i] for i in range(len(TALLIES)))
     return {
-        "loss_increase": loss / tokens - base[:, FIELDS.index("loss")] / base[:, 0],
+        "loss_increase": loss / tokens - base[:, TALLIES.index("loss")] / base[:, 0],
         "kl": kl / tokens,
         "top1_agreement": agreement / tokens,
         "share": skipped / operations,

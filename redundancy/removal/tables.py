@@ -16,8 +16,8 @@ from rich.table import Table
 from labbook.console import console
 from labbook.estimate import Array, Estimate, Estimates, Studentised
 from labbook.run import Run, read_finished
-from redundancy.aggregate import TableRow, part_of, table_row
-from redundancy.evaluation import FIELDS, Variant
+from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
+from redundancy.evaluation import TALLIES, Variant
 from redundancy.facts import Facts
 from redundancy.passes import Task
 from redundancy.regression.scores import METRICS, LayerScores
@@ -36,7 +36,6 @@ from redundancy.removal.need import Needs
 from redundancy.removal.summary import RemovalSummary
 
 KEYS = ("part", "layer", "head", "replacement")
-NUMBER = ("estimate", "lower", "upper", "n")
 FRAMES = {
     "predictors": ("layer", "predictor", "metric", *NUMBER),
     "substitution": (*KEYS, "metric", *NUMBER),
@@ -226,7 +225,7 @@ def _summarise(
         layers=tuple(task.layers),
         depth=facts.depth,
         position_0="substituted" if task.start_position == 0 else "left intact and not counted",
-        loss_intact=bootstrap.estimate(loss[:, FIELDS.index("loss")] / loss[:, FIELDS.index("tokens")]),
+        loss_intact=bootstrap.estimate(loss[:, TALLIES.index("loss")] / loss[:, TALLIES.index("tokens")]),
         predictors=predictors,
         R_of_operations=bootstrap.estimate(operations),
         all_layers=lost,

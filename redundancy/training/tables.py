@@ -34,7 +34,7 @@ from redundancy.aggregate import (
     mean_over_layers,
     table_row,
 )
-from redundancy.evaluation import FIELDS
+from redundancy.evaluation import TALLIES
 from redundancy.facts import Facts
 from redundancy.passes import Task
 from redundancy.regression.controls import RANDOM
@@ -64,7 +64,7 @@ TRENDS = ("R", "R2", "R2_uncentred", "cosine")
 
 @dataclass(frozen=True)
 class Measured:
-    """What one checkpoint left: sums per document of scores, losses (document, FIELDS) and attention
+    """What one checkpoint left: sums per document of scores, losses (document, TALLIES) and attention
     patterns.
     """
 
@@ -169,7 +169,7 @@ def tabulate_course(
     losses = list[TableRow]()
     for checkpoint in measured:
         total = np.tensordot(bootstrap.weights, checkpoint.losses.numpy(), axes=1)
-        loss = total[:, FIELDS.index("loss")] / total[:, FIELDS.index("tokens")]
+        loss = total[:, TALLIES.index("loss")] / total[:, TALLIES.index("tokens")]
         losses.append(_with_bits(table_row(loss, bootstrap, **checkpoint.place), facts.bytes_per_token))
     return Course(
         headline=_summarise(task.feature, measured, scores, losses, trends, bootstrap, facts),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from redundancy.evaluation import FIELDS, Key, Variant, evaluate
+from redundancy.evaluation import TALLIES, Key, Variant, evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution, hidden_only
 from redundancy.passes import collect, solve
@@ -35,7 +35,7 @@ def test_losses_are_those_of_plain_cross_entropy_and_kl(fitted_gpt2):
         )
     assert torch.allclose(intact[:, 0], expected[:, 0])
     assert torch.allclose(intact[:, 1], expected[:, 1], rtol=1e-5)
-    assert torch.allclose(changed[0, :, FIELDS.index("kl")], expected[:, 2], rtol=1e-4)
+    assert torch.allclose(changed[0, :, TALLIES.index("kl")], expected[:, 2], rtol=1e-4)
 
 
 def test_planted_linear_attention_can_be_removed_at_no_loss(tokenizer):

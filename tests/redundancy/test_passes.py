@@ -14,7 +14,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import collect, measure, solve
 from redundancy.regression.controls import CONTROLS, shrunk_means
-from redundancy.regression.scores import EDGES, FIELDS, token_fields
+from redundancy.regression.scores import EDGES, SUMMANDS, token_fields
 from tests.conftest import TINY, build
 from tests.planted import ALPHA, plant_linear_attention, ridge, stored, task, within_positions
 
@@ -186,7 +186,7 @@ def test_planted_linear_attention_is_fully_redundant_and_shuffled_is_not(tokeniz
 def test_a_zero_attention_output_has_no_ratio():
     a = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     fields, ratio = token_fields(a, torch.tensor([[1.0, 0.0], [0.0, 5.0]]))
-    assert fields[:, FIELDS.index("defined")].tolist() == [0.0, 1.0]
+    assert fields[:, SUMMANDS.index("defined")].tolist() == [0.0, 1.0]
     assert ratio.tolist() == [0.0, 0.0]
     assert not torch.isnan(fields).any()
 

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import norm
 
 from labbook.estimate import Studentised
-from redundancy.evaluation import FIELDS, Key, Variant
+from redundancy.evaluation import TALLIES, Key, Variant
 from redundancy.removal.curve import BUDGETS, ROUNDS, Evaluated, crossings, interpolated, measures, removable
 
 
@@ -42,7 +42,7 @@ def test_whole_layers_are_removed_whole_or_not_at_all():
 
 def evaluated_curve(shares: list[float], increases: list[float], order: str = "random") -> Evaluated:
     """A curve of made-up losses on 6 documents of 100 tokens."""
-    sums = torch.zeros(len(shares) + 1, 6, len(FIELDS), dtype=torch.float64)
+    sums = torch.zeros(len(shares) + 1, 6, len(TALLIES), dtype=torch.float64)
     sums[:, :, 0], sums[:, :, 5] = 100, 400
     for row, (share, increase) in enumerate(zip(shares, increases, strict=True), 1):
         sums[row, :, 1], sums[row, :, 4] = 100 * increase, 400 * share
@@ -91,7 +91,7 @@ def test_intervals_of_paired_loss_differences_cover_in_simulation():
         tokens = g.integers(500, 1500, documents).astype(float)
         base = tokens * g.normal(3.5, 0.4, documents)
         change = base + tokens * g.normal(truth, 0.02, documents)
-        sums = [np.zeros((documents, len(FIELDS))) for _ in range(2)]
+        sums = [np.zeros((documents, len(TALLIES))) for _ in range(2)]
         for s, loss in zip(sums, (base, change), strict=True):
             s[:, 0], s[:, 1], s[:, 5] = tokens, loss, tokens
         bootstrap = Studentised(documents, int(g.integers(2**31)), 500)
