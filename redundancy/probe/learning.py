@@ -47,11 +47,11 @@ def converged(learning: pd.DataFrame) -> dict[str, Convergence]:
     """Per model: by how much centred R2 changed with the last doubling of the tokens, and whether less than
     CONVERGED.
     """
-    found = {}
+    by_model = {}
     part = learning[(learning["metric"] == "R2") & (learning["against"] == "all")]
     for model, rows in part.groupby("model"):
         row = rows.sort_values("tokens").iloc[-2].to_dict()
         gain = -Estimate.read(row)
         within = max(abs(gain.lower), abs(gain.upper)) < CONVERGED
-        found[str(model)] = Convergence(int(row["tokens"]), gain, bool(within))
-    return found
+        by_model[str(model)] = Convergence(int(row["tokens"]), gain, bool(within))
+    return by_model

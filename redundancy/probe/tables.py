@@ -149,7 +149,7 @@ def tabulate(
 ) -> Tables:
     """All tables of a run, from the sums of the model and of its random twins."""
     layers, heads, controls, histogram, distribution = (_Rows(bootstrap) for _ in range(5))
-    weights, feature, found = bootstrap.weights, task.feature, _ByLayer()
+    weights, feature, by_layer = bootstrap.weights, task.feature, _ByLayer()
     bins = {"left": np.append(-np.inf, EDGES), "right": np.append(EDGES, np.inf)}
     for number, scores in scored.trained.items():
         probe: Metrics = {}
@@ -159,7 +159,7 @@ def tabulate(
             )
             layer, head = all_metrics(sources, key, weights)
             probe = probe or layer
-            found.scores.setdefault(name, []).append(layer)
+            by_layer.scores.setdefault(name, []).append(layer)
             for metric, sampled in layer.items():
                 layers.add(sampled, {"layer": number, "feature": name, "metric": metric})
                 if name != feature:
@@ -169,19 +169,19 @@ def tabulate(
             for metric, sampled in start.items():
                 layers.add(sampled, {"layer": number, "feature": name, "metric": metric})
             if start:
-                found.starts.setdefault(name, []).append(start)
+                by_layer.starts.setdefault(name, []).append(start)
             of_heads = {"layer": number, "head": np.arange(decoder.n_heads), "feature": name}
             for metric in METRICS:
                 heads.add(head[metric], {**of_heads, "metric": metric})
-            found.heads.setdefault(name, []).append(head["R"])
-            found.shares.setdefault(name, []).append(
+            by_layer.heads.setdefault(name, []).append(head["R"])
+            by_layer.shares.setdefault(name, []).append(
                 Sampled.over_seeds([source.histogram(key, weights) for source in sources], (0, 1))
             )
-            histogram.add(found.shares[name][-1], {"layer": number, "feature": name, **bins})
-    for name, parts in found.shares.items():
+            histogram.add(by_layer.shares[name][-1], {"layer": number, "feature": name, **bins})
+    for name, parts in by_layer.shares.items():
         distribution.add(Sampled.mean(parts), {"feature": name, **bins})
     return Tables(
-        headline=_summarise(decoder, task, scored, found, learning, bootstrap, facts),
+        headline=_summarise(decoder, task, scored, by_layer, learning, bootstrap, facts),
         layers=layers.frame(),
         heads=heads.frame(),
         controls=controls.frame(),
@@ -219,18 +219,18 @@ def _head_groups(by_layer: Sequence[Sampled], bootstrap: Studentised) -> Estimat
     A share of heads jumps when one crosses a threshold, so its interval is that of percentiles.
     """
     r = np.concatenate([bootstrap.replicates(sampled.values) for sampled in by_layer], axis=1)
-    found = {}
+    groups = {}
     for name, member in HEAD_GROUPS.items():
         estimate, lower, upper = bootstrap.percentiles(member(r).mean(-1))
-        found[name] = Estimate(float(estimate), float(lower), float(upper), bootstrap.units)
-    return found
+        groups[name] = Estimate(float(estimate), float(lower), float(upper), bootstrap.units)
+    return groups
 
 
 def _summarise(
     decoder: Decoder,
     task: Task,
     scored: Scored,
-    found: _ByLayer,
+    by_layer: _ByLayer,
     learning: pd.DataFrame,
     bootstrap: Studentised,
     facts: Facts,
@@ -241,7 +241,7 @@ def _summarise(
         return {metric: v.estimate(bootstrap) for metric, v in values.items()}
 
     feature = task.feature
-    means = {name: mean_over_layers(parts) for name, parts in found.scores.items()}
+    means = {name: mean_over_layers(parts) for name, parts in by_layer.scores.items()}
     names = [name for name in means if name != feature]
     metrics, controls = numbers(means[feature]), {name: numbers(means[name]) for name in names}
     paper = _paper(decoder, task, means[feature]["R"], bootstrap, facts)
@@ -264,12 +264,12 @@ def _summarise(
         differences={
             name: numbers({m: means[feature][m] - v for m, v in means[name].items()}) for name in names
         },
-        head_groups={name: _head_groups(parts, bootstrap) for name, parts in found.heads.items()},
+        head_groups={name: _head_groups(parts, bootstrap) for name, parts in by_layer.heads.items()},
         penalties={str(n): p for n, p in scored.penalties.items()},
         paper=paper,
         verdict=part_of(task.layers, facts.depth) + _verdict(metrics, controls, over, paper),
         learning=converged(learning),
-        at_position_0={name: numbers(mean_over_layers(parts)) for name, parts in found.starts.items()},
+        at_position_0={name: numbers(mean_over_layers(parts)) for name, parts in by_layer.starts.items()},
     )
 
 

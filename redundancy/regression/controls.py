@@ -146,8 +146,8 @@ def fit_with_position(sums: LayerMoments, gram: Tensor, ridge: float | None) -> 
     square = of["square"] - 2 * (weight * of["xz"]).sum() + (weight * (of["xx"] @ weight)).sum()
     mean = (of["z"] - of["x"] @ weight) / of["n"]
     bias = shrunk_means(rest, of["per_position"], square, mean)
-    one = affine((weight, mean), sums.pilot)
-    return PositionAffine(one.weight, bias + sums.pilot["shift_z"].to(bias), one.shift), alpha
+    slope = affine((weight, mean), sums.pilot)
+    return PositionAffine(slope.weight, bias + sums.pilot["shift_z"].to(bias), slope.shift), alpha
 
 
 def fit(sums: LayerMoments, gram: Tensor, name: str, ridge: float | None) -> Fitted:

@@ -245,9 +245,9 @@ def _runs_in_parts(decoder: Decoder, ids: Tensor, layer: int, probe: Mapping[int
         with Skipping(decoder, {}, probe):
             plain = _logits(decoder, ids)
         reference = _logits(decoder, ids)
-        found = activations(decoder, ids[:1], layer)
+        captured = activations(decoder, ids[:1], layer)
         weight, bias = decoder.output_map(layer)
-        rebuilt = found["z"] @ weight + bias
+        rebuilt = captured["z"] @ weight + bias
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         warn(
             "the cost of skipping was not measured: this attention cannot be run in parts "
@@ -255,7 +255,7 @@ def _runs_in_parts(decoder: Decoder, ids: Tensor, layer: int, probe: Mapping[int
         )
         return False
     scale = 1e-2 * float(reference.abs().max())
-    differences = (plain - reference, rebuilt - found["attn_out"])
+    differences = (plain - reference, rebuilt - captured["attn_out"])
     if any(float(difference.abs().max()) > scale for difference in differences):
         warn(
             "the cost of skipping was not measured: attention here is more than softmax(q k') v over the "
@@ -272,11 +272,11 @@ def _wanted(needs: Needs, layer: int, kind: int, limit: float, start: int) -> Ca
     predictor = needs.predictors[layer]
     n_heads = predictor.weight.shape[1] // len(NEEDS)
     columns = slice(kind * n_heads, (kind + 1) * n_heads)
-    one = PositionAffine(predictor.weight[:, columns], predictor.bias[:, columns], predictor.shift)
+    predict = PositionAffine(predictor.weight[:, columns], predictor.bias[:, columns], predictor.shift)
 
     def wanted(x: Tensor) -> Tensor:
         position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
-        chosen = one(x.flatten(0, 1), position).view(*x.shape[:2], n_heads) > limit
+        chosen = predict(x.flatten(0, 1), position).view(*x.shape[:2], n_heads) > limit
         chosen[:, :start] = True
         return chosen
 

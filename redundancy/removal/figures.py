@@ -152,9 +152,9 @@ def removal_recovered(losses: Losses) -> Figure:
     ):
         rows = predictors[(predictors["predictor"] == "resid_pre") & (predictors["metric"] == metric)]
         style.band(panels[0], rows, label, look)
-    one = table[(table["part"] == "layers") & (table["replacement"] == "probe")]
+    alone = table[(table["part"] == "layers") & (table["replacement"] == "probe")]
     style.band(
-        panels[0], one[one["metric"] == "loss_recovered"], "loss recovered", (style.PALETTE[3], "s", "--")
+        panels[0], alone[alone["metric"] == "loss_recovered"], "loss recovered", (style.PALETTE[3], "s", "--")
     )
     panels[0].set(xlabel="layer", ylabel="share", ylim=(-0.1, 1.05))
     panels[0].xaxis.get_major_locator().set_params(integer=True)

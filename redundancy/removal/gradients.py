@@ -89,7 +89,7 @@ class GradientReader:
             labels = sample_labels(log_p.detach(), batch, self.task.seed)
             valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(log_p.device)
             loss = -(log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1) * valid).sum()
-            found = torch.autograd.grad(loss, [self._delta[n] for n in self.task.layers])
-        self.gradient = dict(zip(self.task.layers, found, strict=True))
+            slopes = torch.autograd.grad(loss, [self._delta[n] for n in self.task.layers])
+        self.gradient = dict(zip(self.task.layers, slopes, strict=True))
         for n in self.task.layers:
             self.visit(n, self._x[n], self._z[n], batch.to(self._z[n].device))

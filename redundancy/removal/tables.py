@@ -317,6 +317,6 @@ def _print(title: str, head: str, rows: pd.DataFrame, names: Any, column: str, c
     for name in (head, *metrics):
         table.add_column(name, justify="left" if name == head else "right")
     for name in names:
-        found = rows[rows[column] == name].set_index("metric")
-        table.add_row(str(name), *(cell(found.loc[m]) if m in found.index else "" for m in metrics))
+        by_metric = rows[rows[column] == name].set_index("metric")
+        table.add_row(str(name), *(cell(by_metric.loc[m]) if m in by_metric.index else "" for m in metrics))
     console.print(table)

@@ -66,13 +66,13 @@ def execute(config: TrainingConfig, settings: Settings) -> Course:
     measured: list[Measured] = []
     hashes: dict[str, str] = {}
     for checkpoint in checkpoints:
-        found = measure_checkpoint(checkpoint, prepared, task, settings, state)
-        if found.weight_hash in hashes:
-            same = hashes[found.weight_hash]
+        result = measure_checkpoint(checkpoint, prepared, task, settings, state)
+        if result.weight_hash in hashes:
+            same = hashes[result.weight_hash]
             warn(f"{checkpoint.name} has the same weights as {same}; it gets no row of its own.")
             continue
-        hashes[found.weight_hash] = checkpoint.name
-        measured.append(found)
+        hashes[result.weight_hash] = checkpoint.name
+        measured.append(result)
     twins = measure_twins(prepared.decoder, task, config.random_seeds, state)
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)

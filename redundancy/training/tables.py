@@ -211,7 +211,7 @@ def _trends(
     steps = np.array([checkpoint.step for checkpoint in measured])
     if (steps > 0).sum() <= 2:
         return []
-    found = list[Trend]()
+    trends = list[Trend]()
     for name, course in scores.items():
         for metric in course[0].resampled:
             if name == RANDOM or metric not in TRENDS:
@@ -220,8 +220,8 @@ def _trends(
             per_document = np.stack([means.by_document[metric].values for means in course], axis=1)
             slope = Sampled(slope_per_tenfold(steps, by_step)).estimate(bootstrap)
             rising, falling = page_test(steps, per_document)
-            found.append(Trend(name, metric, slope, int((steps > 0).sum()), rising, falling))
-    return found
+            trends.append(Trend(name, metric, slope, int((steps > 0).sum()), rising, falling))
+    return trends
 
 
 def slope_per_tenfold(steps: Array, values: Array) -> Array:
