@@ -1,1 +1,1 @@
-"""The ground floor both packages share: estimates with intervals, run folders, console output, figure style."""
+"""The ground floor both packages share: estimates with intervals, run folders, console, figure style."""

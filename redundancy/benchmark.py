@@ -1,10 +1,12 @@
-"""What the probe costs, as ratios against other ways of the same work: `python -m redundancy.benchmark
-[MODEL]`.
+"""What the probe costs, as ratios against other ways of the same work.
 
-    pass 1             moments, all heads, penalties and controls / the plain forward pass of the same batches, alternating
-    memory             peak of pass 1 at ten times the tokens / at the smaller number
-    stored activations TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
-    gradient descent   the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R each reaches
+`python -m redundancy.benchmark [MODEL]` compares
+
+    pass 1               moments, all heads, penalties and controls / the plain forward pass of the same
+                         batches, alternating
+    memory               peak of pass 1 at ten times the tokens / at the smaller number
+    stored activations   TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
+    gradient descent     the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R of each
 
 Peak memory is that of a fresh process per leg, counted from after the model was loaded.
 """
@@ -32,7 +34,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.loading import choose_device, choose_dtype, load_model, load_tokenizer, locate
 from redundancy.passes import Task, collect, measure, solve
 from redundancy.regression.controls import fit
-from redundancy.regression.moments import LayerMoments
+from redundancy.regression.moments import Kept, LayerMoments
 from redundancy.text import SPLITS, cut_windows, read_corpus, split_documents
 
 
@@ -83,7 +85,15 @@ def prepare(config: Config, tokens: int) -> tuple[Decoder, Task]:
         train, ids=train.ids[repeats], lengths=train.lengths[repeats], document=train.document[repeats]
     )
     batch = (32_768 if device.type == "cuda" else 4096) // config.context
-    return decoder, Task(windows, tuple(range(len(decoder.layers))), "resid_pre", None, 1, 0, batch)
+    return decoder, Task(
+        windows,
+        layers=tuple(range(len(decoder.layers))),
+        feature="resid_pre",
+        ridge=None,
+        start_position=1,
+        seed=0,
+        batch=batch,
+    )
 
 
 def _seconds(device: torch.device, body: Callable[[], Any]) -> float:
@@ -105,7 +115,7 @@ def pass_1(config: Config) -> list[dict[str, Any]]:
     types, device = len(task.types), decoder.device
     parts = [b for b in task.batches("train", device) if len(b.ids) == task.batch]
     layers = {
-        n: LayerMoments(decoder.d_model, decoder.d_z, True, config.context, types, device)
+        n: LayerMoments(Kept(decoder.d_model, decoder.d_z, config.context, types, controls=True), device)
         for n in task.layers
     }
     current = [parts[0]]
@@ -157,7 +167,7 @@ def _leg(config: Config, kind: str, tokens: int) -> tuple[float, float]:
     if kind == "ours":
 
         def body() -> None:
-            solve(decoder, task, collect(decoder, task, True, None, "pass 1"), "pass 1")
+            solve(decoder, task, collect(decoder, task, None, "pass 1", controls=True), "pass 1")
     else:
         body = _stored_activations(decoder, task, load_tokenizer(locate(config.model)))
     gc.collect()
@@ -212,7 +222,7 @@ def memory(config: Config) -> list[dict[str, Any]]:
 
 
 def stored(config: Config) -> list[dict[str, Any]]:
-    """Time and peak memory against stored activations; one penalty and no controls there, all of them here."""
+    """Time and peak memory against stored activations: one penalty and no controls there, all here."""
     (our_time, our_peak), (their_time, their_peak) = (
         _in_fresh_process(config, kind, config.stored_tokens) for kind in ("ours", "stored")
     )
@@ -252,11 +262,11 @@ def descent(
             optimiser.step()
 
     slow = _seconds(decoder.device, train)
-    moments = collect(decoder, task, False, None, "pass 1")[layer]
+    moments = collect(decoder, task, None, "pass 1", controls=False)[layer]
     fast = _seconds(
         decoder.device, lambda: fit(moments, weight.double() @ weight.double().T, "resid_pre", None)
     )
-    scores, _ = measure(decoder, task, False, None, "exact")
+    scores, _ = measure(decoder, task, None, "exact", controls=False)
     exact = float(
         scores[layer].metrics("resid_pre", np.ones((1, len(task.windows["evaluation"].names))))[0]["R"][0]
     )

@@ -1,13 +1,14 @@
-"""How often the intervals over documents hold the truth: `python -m redundancy.coverage` plants documents and
-counts.
+"""How often the intervals over documents hold the truth.
 
-A score is a ratio of sums over documents, sum(tokens * value) / sum(tokens). Documents are planted as
+`python -m redundancy.coverage` plants documents and counts. A score is a ratio of sums over documents,
+sum(tokens * value) / sum(tokens). Documents are planted as
 
-    equal          equally long, values normal
-    skewed         equally long, values lognormal with a standard deviation of the logarithm of .7
-    very skewed    the same with 1
-    by size        lengths lognormal (.5), values rise with the logarithm of the length: nothing makes them comparable
-    skewed by size the same, and the values lognormal
+    equal            equally long, values normal
+    skewed           equally long, values lognormal with a standard deviation of the logarithm of .7
+    very skewed      the same with 1
+    by size          lengths lognormal (.5), values rise with the logarithm of the length, so that no two
+                     documents are comparable
+    skewed by size   the same, and the values lognormal
 
 and the truth is the ratio of a million of them. Three intervals are compared: the one that every table uses
 (`Studentised`), the expanded percentile interval, and Student's on the jackknife.

@@ -10,7 +10,6 @@ Of every next-token prediction from a scored position:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,16 +18,37 @@ from labbook import processes
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution
-from redundancy.passes import Saved, Task, each_batch
+from redundancy.passes import Pass, Saved, Task, each_batch
 
-FIELDS = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
+# what is summed per document
+TALLIES = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
+
+
+@dataclass(frozen=True)
+class Key:
+    """By which tables know a way to run the model.
+
+    Attributes
+    ----------
+    part : of the experiment.
+    replacement : what stands for attention.
+    layer, head : where, for the parts that go through them.
+    order, target_share : place on the removal curve.
+    """
+
+    part: str
+    replacement: str
+    layer: int | None = None
+    head: int | None = None
+    order: str = ""
+    target_share: float = 0.0
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run the model: the rules by layer, under the keys by which tables know it."""
+    """A way to run the model: the rules by layer, and the key of what they leave."""
 
-    keys: Mapping[str, Any]
+    key: Key
     rules: Mapping[int, Rule]
 
 
@@ -48,15 +68,15 @@ def evaluate(
 
     Returns
     -------
-    Sums per document in float64: of the intact model (document, FIELDS), of the variants (variant, document,
-    FIELDS).
+    Sums per document in float64: of the intact model (document, TALLIES), of the variants (variant, document,
+    TALLIES).
     """
     documents = len(task.windows["evaluation"].names)
     saved = Saved(state)
-    found, done = saved.load(task.counts)
-    sums = torch.zeros(len(variants) + 1, documents, len(FIELDS), dtype=torch.float64)
-    if found:
-        sums = found[0]["sums"]
+    stored, done = saved.load(task.counts)
+    sums = torch.zeros(len(variants) + 1, documents, len(TALLIES), dtype=torch.float64)
+    if stored:
+        sums = stored[0]["sums"]
     substitutions = [Substitution(decoder, v.rules, task.start_position) for v in variants]
 
     @torch.inference_mode()
@@ -88,6 +108,7 @@ def evaluate(
     def save(count: int) -> None:
         saved.save({0: {"sums": sums}}, {"evaluation": count})
 
-    each_batch(task, "evaluation", done.get("evaluation", 0), decoder.device, label, body, save, saved)
+    reading = Pass("evaluation", label, done.get("evaluation", 0), saved, save)
+    each_batch(task, reading, decoder.device, body)
     processes.add_up([sums])
     return sums[0], sums[1:]

@@ -4,9 +4,11 @@ A corpus is a list of documents. Everything is split by document, with a keyed h
 text, so the split does not depend on order, on the other documents or on the file the document came in, and
 two copies of one text can never stand on both sides.
 
-    document  "It was the best of times, it was ..."          rows (see TextOptions), one file, or one section of a single file
-    split     train | validation | evaluation                 sha256(seed, text) against fixed thresholds
-    windows   [0 1 2 3 ... 255] [0 1 2 ... 255] [0 1 ... 97]  consecutive, no overlap; the last one may be shorter
+    document   "It was the best of times, it was ..."           rows (see TextOptions), one file, or one
+                                                                section of a single file
+    split      train | validation | evaluation                  sha256(seed, text) against fixed thresholds
+    windows    [0 1 2 3 ... 255] [0 1 2 ... 255] [0 1 ... 97]   consecutive, no overlap; the last one may be
+                                                                shorter
 """
 
 import hashlib

@@ -128,7 +128,9 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
     done = any(run.kind == "probe" and "paper" in run.summary for run in runs)
     for number, (claim, paper, why) in enumerate(UNTESTED):
         if number > 0 or not done:
-            rows.append(Row(claim, paper, "none", "none", "none", Verdict.UNTESTED, False, why, ""))
+            rows.append(
+                Row(claim, paper, "none", "none", "none", Verdict.UNTESTED, own=False, sentence=why, links="")
+            )
     return rows
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +55,7 @@ class Source:
     gguf: GgufFile | None = None
 
 
-def locate(spec: str | None, revision: str | None = None, trust_remote_code: bool = False) -> Source:
+def locate(spec: str | None, revision: str | None = None, *, trust_remote_code: bool = False) -> Source:
     """Resolve MODEL without loading it: None (embedded), folder, .gguf file, `smollm2-135m`, `random:MODEL`,
     or hub id.
 
@@ -64,7 +64,7 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
     if spec is None:
         return Source("embedded", str(DATA / "model"), {})
     if spec.startswith("random:"):
-        inner = locate(spec.removeprefix("random:") or None, revision, trust_remote_code)
+        inner = locate(spec.removeprefix("random:") or None, revision, trust_remote_code=trust_remote_code)
         # weights that are drawn are neither tuned nor quantised
         return replace(inner, name=f"random:{inner.gguf.title if inner.gguf else inner.name}", random=True)
     if spec == "embedded":
@@ -135,7 +135,7 @@ def choose_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep transformers' loading bars and advice off the terminal; errors still come through as exceptions."""
+    """Keep transformers' loading bars and advice off the terminal; errors still come through."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -172,7 +172,7 @@ def load_config(source: Source) -> Any:
 
 
 def load_model(
-    source: Source, device: torch.device, dtype: torch.dtype, seed: int, split: bool = False
+    source: Source, device: torch.device, dtype: torch.dtype, seed: int, *, split: bool = False
 ) -> Decoder:
     """Load weights (safetensors or GGUF only), or draw them at random from `seed`, and find the attention in
     them.
@@ -185,42 +185,13 @@ def load_model(
     """
     config = load_config(source)
     require_plausible(source, config)
-    spread = {"device_map": "auto", "offload_folder": tempfile.mkdtemp(prefix="offload-")} if split else {}
-    report: dict[str, Any] = {}
     try:
         with quiet_loading():
             if source.random:
                 torch.manual_seed(seed)
-                model = AutoModelForCausalLM.from_config(
-                    config, trust_remote_code=source.options.get("trust_remote_code", False)
-                )
-                model = model.to(dtype)
-                if split:
-                    device_map = infer_auto_device_map(model, no_split_module_classes=model._no_split_modules)
-                    model = dispatch_model(model, device_map, offload_dir=spread["offload_folder"])
-            elif source.weights:
-                empty = AutoModelForCausalLM.from_config(config)
-                # the same loader as for a folder, so that the same keys are missing, unexpected or tied
-                model, report = type(empty).from_pretrained(
-                    None,
-                    config=config,
-                    state_dict=load_safetensors(source.weights),
-                    dtype=dtype,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                    **spread,
-                )
+                model, report = _draw(source, config, dtype, split=split), dict[str, Any]()
             else:
-                # mis-shaped tensors are reported below, with their shapes, instead of raised without them
-                model, report = AutoModelForCausalLM.from_pretrained(
-                    source.path,
-                    dtype=dtype,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                    **source.options,
-                    **spread,
-                )
+                model, report = _read(source, config, dtype, split=split)
             model = model.eval().requires_grad_(False)
             if not hasattr(model, "hf_device_map"):
                 model = model.to(device)
@@ -238,6 +209,45 @@ def load_model(
         require_complete(model, source, report)
         require_finite_weights(model, source.name)
     return Decoder(model, source.name)
+
+
+def _draw(source: Source, config: Any, dtype: torch.dtype, *, split: bool) -> Any:
+    """The architecture with weights from its own initialisation."""
+    model = AutoModelForCausalLM.from_config(
+        config, trust_remote_code=source.options.get("trust_remote_code", False)
+    ).to(dtype)
+    if split:
+        device_map = infer_auto_device_map(model, no_split_module_classes=model._no_split_modules)
+        model = dispatch_model(model, device_map, offload_dir=_offload())
+    return model
+
+
+def _read(source: Source, config: Any, dtype: torch.dtype, *, split: bool) -> tuple[Any, dict[str, Any]]:
+    """The model with its own weights, and what from_pretrained reports about them."""
+    common: dict[str, Any] = {
+        "dtype": dtype,
+        "output_loading_info": True,
+        # mis-shaped tensors are reported by `require_complete`, with their shapes, instead of raised without
+        "ignore_mismatched_sizes": True,
+        **({"device_map": "auto", "offload_folder": _offload()} if split else {}),
+    }
+    if source.weights:
+        empty = AutoModelForCausalLM.from_config(config)
+        # the same loader as for a folder, so that the same keys are missing, unexpected or tied
+        tensors = load_safetensors(source.weights)
+        found: tuple[Any, dict[str, Any]] = type(empty).from_pretrained(
+            None, config=config, state_dict=tensors, **common
+        )
+        return found
+    found = AutoModelForCausalLM.from_pretrained(
+        source.path, use_safetensors=True, **source.options, **common
+    )
+    return found
+
+
+def _offload() -> str:
+    """A new folder for the layers that no device holds."""
+    return tempfile.mkdtemp(prefix="offload-")
 
 
 # Types of numbers that a trained weight can be stored in, as safetensors names them.
@@ -266,39 +276,16 @@ def require_plausible(source: Source, config: Any) -> None:
         or getattr(config, "quantization_config", None) is not None
     ):
         return
-    types, values = dict[str, str](), 0
-    if source.gguf:
-        # its types of quantised values are read and named by `gguf_file`
-        paths, types, values = (
-            [],
-            dict.fromkeys(source.gguf.values, REAL[0]),
-            sum(source.gguf.values.values()),
-        )
     try:
-        for path in paths:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    part = file.get_slice(name)
-                    types[name], values = part.get_dtype(), values + math.prod(part.get_shape())
+        types, values = _stored(source, paths)
         layers = dimensions(config, source.name).num_hidden_layers
-        wanted = (
-            layers  # a layer has one value at least; more than the files hold need not be built to be refused
-        )
+        # a layer has one value at least; more than the files hold need not be built to be refused
+        wanted = layers
         if layers <= len(types):
             with quiet_loading(), torch.device("meta"):
                 empty = AutoModelForCausalLM.from_config(config)
             wanted = sum(p.numel() for p in empty.parameters())
-            prefix = f"{empty.base_model_prefix}."
-            parameters = {name.removeprefix(prefix) for name, _ in empty.named_parameters()}
-            unreal = {
-                k: t for k, t in types.items() if t not in REAL and k.removeprefix(prefix) in parameters
-            }
-            if unreal:
-                name, kind = next(iter(unreal.items()))
-                raise UserError(
-                    f"the weights of {source.name!r} hold {len(unreal)} tensors that are no real numbers "
-                    f"({name} is {kind}). Get the model again. {WAYS_ON}."
-                )
+            _require_real(source, empty, types)
     except UserError:
         raise
     except Exception:  # what cannot be read or built is named, with its own words, when it is loaded
@@ -309,6 +296,33 @@ def require_plausible(source: Source, config: Any) -> None:
             f"{len(types):,} tensors with {values:,} values, and a {config.model_type} of {layers:,} layers "
             f"as it is described there has at least {wanted:,}. Get the whole model again, or repair its "
             f"configuration. {WAYS_ON}."
+        )
+
+
+def _stored(source: Source, paths: Sequence[Path]) -> tuple[dict[str, str], int]:
+    """Type of every tensor in the headers of the files, and the number of values in all of them."""
+    if source.gguf:
+        # its types of quantised values are read and named by `gguf_file`
+        return dict.fromkeys(source.gguf.values, REAL[0]), sum(source.gguf.values.values())
+    types, values = dict[str, str](), 0
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                types[name], values = part.get_dtype(), values + math.prod(part.get_shape())
+    return types, values
+
+
+def _require_real(source: Source, empty: Any, types: Mapping[str, str]) -> None:
+    """Raise UserError where a parameter of the architecture is stored as something else than real numbers."""
+    prefix = f"{empty.base_model_prefix}."
+    parameters = {name.removeprefix(prefix) for name, _ in empty.named_parameters()}
+    unreal = {k: t for k, t in types.items() if t not in REAL and k.removeprefix(prefix) in parameters}
+    if unreal:
+        name, kind = next(iter(unreal.items()))
+        raise UserError(
+            f"the weights of {source.name!r} hold {len(unreal)} tensors that are no real numbers "
+            f"({name} is {kind}). Get the model again. {WAYS_ON}."
         )
 
 
@@ -375,7 +389,7 @@ def random_twin(decoder: Decoder, seed: int) -> Decoder:
         twin = type(decoder.model)(decoder.model.config).to(decoder.dtype).eval().requires_grad_(False)
     device_map = getattr(decoder.model, "hf_device_map", {})
     if len(set(device_map.values())) > 1:
-        twin = dispatch_model(twin, device_map, offload_dir=tempfile.mkdtemp(prefix="offload-"))
+        twin = dispatch_model(twin, device_map, offload_dir=_offload())
     else:
         twin = twin.to(decoder.device)
     return Decoder(twin, f"random:{decoder.name}")

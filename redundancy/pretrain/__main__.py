@@ -26,7 +26,7 @@ from labbook.run import (
 from redundancy.pretrain.config import PretrainConfig, check
 from redundancy.pretrain.tokens import baselines, encode, spread_windows, tokenise
 from redundancy.pretrain.trainer import Trainer, processes
-from redundancy.text import Corpus, read_corpus, split_documents
+from redundancy.text import Corpus, Document, read_corpus, split_documents
 
 
 def write_card(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
@@ -43,21 +43,29 @@ def write_card(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
     )
     text = f"""# A GPT-2 of {facts["parameters"]:,} parameters
 
-`GPT2LMHeadModel` with {c.layers} blocks, {c.heads} heads, d_model {c.width}, context {c.context}, and a byte-level BPE tokenizer
-of {c.vocabulary} tokens trained on the same text. Made by `python -m redundancy.pretrain` (commit {facts["commit"]}).
+`GPT2LMHeadModel` with {c.layers} blocks, {c.heads} heads, d_model {c.width}, context {c.context}, and a \
+byte-level BPE tokenizer
+of {c.vocabulary} tokens trained on the same text. Made by `python -m redundancy.pretrain` (commit \
+{facts["commit"]}).
 
-- Training text: {facts["train_documents"]} documents, {facts["train_characters"]:,} characters, {facts["train_tokens"]:,} tokens (`{Path(c.corpus).name}`, SHA-256 of its
+- Training text: {facts["train_documents"]} documents, {facts["train_characters"]:,} characters, \
+{facts["train_tokens"]:,} tokens (`{Path(c.corpus).name}`, SHA-256 of its
   documents {facts["train_hash"][:16]}).
-- Training: {trainer.steps} steps of {c.batch} x {c.context} tokens = {trainer.steps * c.batch * c.context:,} tokens; Muon inside the blocks, AdamW (.9, .95) elsewhere, peak learning
-  rate {c.learning_rate}, weight decay {c.weight_decay}, cosine to zero; precision {trainer.accelerator.mixed_precision}; seed {c.seed}; {facts["device"]}.
-- Validation text: {facts["validation_documents"]} documents that the model never saw, {trainer.validation.shape[0]} windows, {facts["scored"]:,} scored tokens,
+- Training: {trainer.steps} steps of {c.batch} x {c.context} tokens = \
+{trainer.steps * c.batch * c.context:,} tokens; Muon inside the blocks, AdamW (.9, .95) elsewhere, \
+peak learning
+  rate {c.learning_rate}, weight decay {c.weight_decay}, cosine to zero; precision \
+{trainer.accelerator.mixed_precision}; seed {c.seed}; {facts["device"]}.
+- Validation text: {facts["validation_documents"]} documents that the model never saw, \
+{trainer.validation.shape[0]} windows, {facts["scored"]:,} scored tokens,
   {1 / facts["tokens_per_byte"]:.3f} bytes per token.
 
 | model | nats per token | bits per byte |
 |---|---|---|
 {table}
 
-The n-gram models are interpolated Kneser-Ney, trained on the same training tokens and scored on the same tokens with the
+The n-gram models are interpolated Kneser-Ney, trained on the same training tokens and scored on the same \
+tokens with the
 same context.
 
 | step | tokens | validation loss (nats per token) |
@@ -79,19 +87,7 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
     if run.finished:
         console.print("this run is finished; nothing to do")
         return out
-    corpus = read_corpus(config.corpus, config.characters, config)
-    if config.validation is None:
-        parts = split_documents(corpus.documents, config.seed)
-        train_documents, held = parts["train"] + parts["evaluation"], parts["validation"]
-        corpus = Corpus(corpus.source, corpus.unit, tuple(train_documents))
-    else:
-        held = list(read_corpus(config.validation, config.characters, config).documents)
-        shared = {d.id for d in corpus.documents} & {d.id for d in held}
-        if shared:
-            raise UserError(
-                f"{len(shared)} validation documents are also in the training text. Give --validation other "
-                "documents."
-            )
+    corpus, held = _training_and_held_out(config)
     with processes().main_process_first():
         tokenizer, tokens = tokenise(config, corpus, out)
     held_tokens = encode([d.text for d in held], tokenizer)
@@ -129,6 +125,24 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
         )
         (out / "state.safetensors").unlink(missing_ok=True)
     return out
+
+
+def _training_and_held_out(config: PretrainConfig) -> tuple[Corpus, list[Document]]:
+    """The training text and the validation documents. Raises UserError where they share a document."""
+    corpus = read_corpus(config.corpus, config.characters, config)
+    if config.validation is None:
+        parts = split_documents(corpus.documents, config.seed)
+        train_documents, held = parts["train"] + parts["evaluation"], parts["validation"]
+        corpus = Corpus(corpus.source, corpus.unit, tuple(train_documents))
+    else:
+        held = list(read_corpus(config.validation, config.characters, config).documents)
+        shared = {d.id for d in corpus.documents} & {d.id for d in held}
+        if shared:
+            raise UserError(
+                f"{len(shared)} validation documents are also in the training text. Give --validation other "
+                "documents."
+            )
+    return corpus, held
 
 
 def ship(out: Path, folder: Path, steps: tuple[int, ...]) -> None:

@@ -1,8 +1,7 @@
-"""Measure how much of attention's output a linear map of the hidden state predicts: `python -m
-redundancy.probe [MODEL]`.
+"""Measure how much of attention's output a linear map of the hidden state predicts.
 
-`execute` is the experiment, step by step. The definitions of the scores are in `scores`, of the controls in
-`controls`.
+`python -m redundancy.probe [MODEL]`; `execute` is the experiment, step by step. The scores are defined in
+`regression/scores`, the controls in `regression/controls`.
 """
 
 import shutil
@@ -22,10 +21,12 @@ from redundancy.model.capture import Feature
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import Task, measure, measure_twins
-from redundancy.probe.tables import LEARNING, Tables, print_tables, tabulate, tabulate_learning
+from redundancy.preparation import prepare
+from redundancy.probe import learning
+from redundancy.probe.tables import Scored, Tables, print_tables, tabulate
 from redundancy.regression.ridge import PENALTIES
 from redundancy.regression.scores import LayerScores
-from redundancy.request import Request, Settings, prepare
+from redundancy.request import Request, Settings
 
 # parts of the training text behind the learning curve
 PARTS = (0.25, 0.5)
@@ -58,8 +59,8 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
     trained, fitted = measure(decoder, task, controls=True, state=state, label="model")
     twins = measure_twins(decoder, task, config.random_seeds, state)
 
-    penalties = {n: f.penalties for n, f in fitted.items()}
-    chosen = [p[task.feature] for p in penalties.values()]
+    scored = Scored(trained, twins, {n: f.penalties for n, f in fitted.items()})
+    chosen = [penalties[task.feature] for penalties in scored.penalties.values()]
     why = (
         f"smallest validation error per layer, from {PENALTIES[0]:g} to {PENALTIES[-1]:g}"
         if task.ridge is None
@@ -68,14 +69,14 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
     choice("ridge penalty", f"{min(chosen):g} to {max(chosen):g}", why)
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
-    learning = pd.DataFrame(columns=list(LEARNING))
+    course = pd.DataFrame(columns=list(learning.LEARNING))
     if config.learning_curve:
         parts = [
             *measure_parts(decoder, task, state),
             (task.windows["train"].tokens, {"trained": trained, "random": twins[0]}),
         ]
-        learning = tabulate_learning(parts, task.feature, bootstrap)
-    tables = tabulate(decoder, task, trained, twins, penalties, learning, bootstrap, prepared.facts)
+        course = learning.tabulate_learning(parts, task.feature, bootstrap)
+    tables = tabulate(decoder, task, scored, course, bootstrap, prepared.facts)
     tables.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
@@ -115,7 +116,9 @@ def run_probe(model: str | None, settings: Settings | None, options: dict[str, A
 
 @dataclass(frozen=True)
 class Command:
-    """Measure how much of attention's output a linear map of the hidden state predicts, beside its controls."""
+    """Measure how much of attention's output a linear map of the hidden state predicts, beside its
+    controls.
+    """
 
     config: tyro.conf.OmitArgPrefixes[ProbeConfig]
     settings: tyro.conf.OmitArgPrefixes[Settings]
@@ -137,7 +140,24 @@ def work(command: Command) -> Path | None:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
+<<<<<<< HEAD
     run_command("redundancy.probe", Command, work, args)
+=======
+    command = tyro.cli(Command, args=args, prog="python -m redundancy.probe")
+
+    def body() -> None:
+        # plotting libraries are slow to import; errors above should be fast
+        from redundancy.probe.figures import draw
+
+        with processes.together():
+            tables = execute(command.config, command.settings)
+            if processes.rank() == 0:
+                draw(tables.folder, tables.folder)
+                print_tables(tables)
+                console.print(literal(tables.folder))
+
+    guarded(body)
+>>>>>>> work-r
 
 
 if __name__ == "__main__":

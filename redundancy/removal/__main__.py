@@ -4,17 +4,18 @@ The probe says how much of attention's output can be predicted; here the predict
 attention while the rest of the network runs on, and the loss says how much of that mattered. `execute` is the
 experiment, step by step.
 
-    layers      one layer at a time: probe | hidden state and position | mean per position | training mean | zero | the probe's
-                prediction for another token
-    heads       one head at a time: probe | hidden state and position | training mean
-    all         every layer at once: the same as for layers, and what `rivals` and `cumulative` fit
-    rivals      probes of low rank and a small network, see `rivals`
-    cumulative  layers 0 to l: probe | sequential, a probe refitted on the stream as it is after the earlier
-    substitutions |
-                training mean, which shows how errors add up
-    curve       the (token, head) operations with the lowest need, a growing share of them, in several orders (see `losses`), replaced
-                by what hidden state and position predict; then once more near where each budget is crossed
-    cost        operations and seconds when attention is really left out, see `skipping`
+    layers       one layer at a time: probe | hidden state and position | mean per position | training mean |
+                 zero | the probe's prediction for another token
+    heads        one head at a time: probe | hidden state and position | training mean
+    all          every layer at once: the same as for layers, and what `rivals` and `cumulative` fit
+    rivals       probes of low rank and a small network, see `rivals`
+    cumulative   layers 0 to l, which shows how errors add up: probe | hidden state and position | mean per
+                 position | training mean | sequential, a probe refitted on the stream as it is after the
+                 earlier substitutions
+    curve        the (token, head) operations with the lowest need, a growing share of them, in several orders
+                 (see `curve.ORDERS`), replaced by what hidden state and position predict; then once more
+                 near where each budget is crossed
+    cost         operations and seconds when attention is really left out, see `cost`
 """
 
 import shutil
@@ -32,29 +33,23 @@ from labbook import processes
 from labbook.command import run_command
 from labbook.console import UserError, console
 from labbook.estimate import Studentised
-from redundancy.evaluation import Variant, evaluate
+from redundancy.evaluation import Key, Variant, evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Choose, Predict, Rule, Site, Substitution, hidden_only, zero
 from redundancy.passes import Task, collect, score, solve
+from redundancy.preparation import prepare
 from redundancy.regression.controls import Fitted, Predictor
 from redundancy.regression.moments import LayerMoments
 from redundancy.regression.ridge import Affine
 from redundancy.removal.cost import measure_cost
+from redundancy.removal.curve import ORDERS, ROUNDS, Evaluated, crossings
 from redundancy.removal.need import NEEDS, Needs, measure_needs
 from redundancy.removal.rivals import low_rank, train_mlps
-from redundancy.removal.tables import (
-    ORDERS,
-    ROUNDS,
-    Evaluated,
-    Losses,
-    crossings,
-    print_losses,
-    tabulate_losses,
-)
-from redundancy.request import Request, Settings, prepare
+from redundancy.removal.tables import Losses, print_losses, tabulate_losses
+from redundancy.request import Request, Settings
 
-Part = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
-PARTS: tuple[Part, ...] = ("layers", "heads", "all", "rivals", "cumulative", "curve", "cost")
+PartName = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
+PARTS: tuple[PartName, ...] = ("layers", "heads", "all", "rivals", "cumulative", "curve", "cost")
 # replacements that are fitted in closed form
 BY_RIDGE = ("probe", "with_position", "position_mean")
 # whole layers or heads up to this number are removed one by one along the curve
@@ -71,7 +66,7 @@ class RemovalConfig(Request):
 
     eval_tokens: int | None = None
     """Held-out tokens; every way of running the model reads all of them. Default: 20,000."""
-    parts: tuple[Part, ...] = PARTS
+    parts: tuple[PartName, ...] = PARTS
     """Which experiments; each layer, head, or point of the curve is one more run over the held-out text."""
     shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
     """Shares of the attention operations at which the removal curve is measured."""
@@ -93,16 +88,15 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
     decoder = prepared.decoder
     task = _suit_vocabulary(prepared.task(settings), decoder)
     for layer in task.layers:
-        decoder.stream(
-            layer
-        )  # an error, before anything is written, where attention cannot be taken out of the stream
+        # an error, before anything is written, where attention cannot be taken out of the stream
+        decoder.stream(layer)
     run = prepared.open_run(settings)
     if run.finished:
         console.print("this run is finished; nothing is computed again")
         return Losses.read(run.folder)
     state = run.folder / "state"
 
-    moments = collect(decoder, task, True, state / "moments.safetensors", "model")
+    moments = collect(decoder, task, state / "moments.safetensors", "model", controls=True)
     fitted = solve(decoder, task, moments, "model")
     probes = fit_probes(decoder, task, fitted, moments, state, config.parts)
     scores = score(decoder, task, _with_rivals(fitted, probes), state / "scores.safetensors", "model")
@@ -131,7 +125,7 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
 
 
 def _suit_vocabulary(task: Task, decoder: Decoder) -> Task:
-    """Fewer windows per forward pass where log-probabilities over a large vocabulary would fill the memory."""
+    """Fewer windows per forward pass where log-probabilities over a large vocabulary fill the memory."""
     context = task.windows["train"].ids.shape[1]
     return replace(task, batch=max(1, min(task.batch, LOGITS // (context * decoder.vocabulary))))
 
@@ -142,7 +136,7 @@ def fit_probes(
     fitted: dict[int, Fitted],
     moments: dict[int, LayerMoments],
     state: Path,
-    parts: Sequence[Part],
+    parts: Sequence[PartName],
 ) -> dict[str, dict[int, Predict]]:
     """Every map to z that the parts need, by name and layer.
 
@@ -180,7 +174,7 @@ def fit_sequential(decoder: Decoder, task: Task, state: Path) -> dict[int, Affin
         label = f"sequential, layer {layer}"
         rules = {n: Rule(hidden_only(probe)) for n, probe in sequential.items()}
         with Substitution(decoder, rules, task.start_position):
-            sums = collect(decoder, alone, False, state / f"sequential-{number}.safetensors", label)
+            sums = collect(decoder, alone, state / f"sequential-{number}.safetensors", label, controls=False)
         sequential[layer] = solve(decoder, alone, sums, label)[layer].probe
     return sequential
 
@@ -204,7 +198,7 @@ def plan(
     means: dict[int, Tensor],
     probes: dict[str, dict[int, Predict]],
     needs: Needs,
-    parts: Sequence[Part],
+    parts: Sequence[PartName],
     shares: Sequence[float],
 ) -> Iterator[Variant]:
     """Every way in which the model is run (see the module's text); `means` are the training means of z by
@@ -226,27 +220,27 @@ def plan(
     if "layers" in parts:
         for n in layers:
             for name, rule in replacements(n).items():
-                yield Variant({"part": "layers", "layer": n, "replacement": name}, {n: rule})
+                yield Variant(Key("layers", name, layer=n), {n: rule})
     if "heads" in parts:
         for n in layers:
             for h in range(n_heads):
                 for name in ("probe", "with_position", "training_mean"):
                     rule = replace(replacements(n)[name], heads=(h,))
-                    yield Variant({"part": "heads", "layer": n, "head": h, "replacement": name}, {n: rule})
+                    yield Variant(Key("heads", name, layer=n, head=h), {n: rule})
     if "all" in parts:
         for name in replacements(layers[0]):
-            yield Variant({"part": "all", "replacement": name}, {n: replacements(n)[name] for n in layers})
+            yield Variant(Key("all", name), {n: replacements(n)[name] for n in layers})
         for name in probes:
             if name not in BY_RIDGE:
                 rules = {n: Rule(predict) for n, predict in probes[name].items()}
-                yield Variant({"part": "all", "replacement": name}, rules)
+                yield Variant(Key("all", name), rules)
     if "cumulative" in parts:
         for stop, n in enumerate(layers, 1):
             for name in ("probe", "with_position", "position_mean", "sequential", "training_mean"):
                 rules = {
                     m: mean(m) if name == "training_mean" else Rule(probes[name][m]) for m in layers[:stop]
                 }
-                yield Variant({"part": "cumulative", "layer": n, "replacement": name}, rules)
+                yield Variant(Key("cumulative", name, layer=n), rules)
     if "curve" in parts:
         for order in ORDERS:
             yield from _points(task, n_heads, probes["with_position"], needs, order, shares)
@@ -264,8 +258,7 @@ def _points(
     task: Task, n_heads: int, probe: dict[int, Predict], needs: Needs, order: str, shares: Sequence[float]
 ) -> Iterator[Variant]:
     for share, rules in _curve(task, n_heads, probe, needs, order, shares):
-        keys = {"part": "curve", "order": order, "target_share": share, "replacement": "with_position"}
-        yield Variant(keys, rules)
+        yield Variant(Key("curve", "with_position", order=order, target_share=share), rules)
 
 
 def _curve(
@@ -285,8 +278,8 @@ def _curve(
 
         return choose
 
-    def need_choice(kind: int, known: bool, limit: float) -> Choose:
-        return lambda site: needs.at(site, kind, known) <= limit
+    def need_choice(kind: int, limit: float, *, known: bool) -> Choose:
+        return lambda site: needs.at(site, kind, known=known) <= limit
 
     if by == "heads":
         ranked = needs.heads(NEEDS.index(need), layers)
@@ -308,8 +301,8 @@ def _curve(
             yield share, {n: Rule(probe[n], random_choice(share)) for n in layers}
         else:
             kind, known = NEEDS.index(need), by == "known"
-            limit = needs.threshold(kind, known, share)
-            yield share, {n: Rule(probe[n], need_choice(kind, known, limit)) for n in layers}
+            limit = needs.threshold(kind, share, known=known)
+            yield share, {n: Rule(probe[n], need_choice(kind, limit, known=known)) for n in layers}
 
 
 def _counts(total: int, shares: Sequence[float]) -> list[int]:

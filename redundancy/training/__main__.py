@@ -1,9 +1,8 @@
-"""Redundancy over training: the probe and all its controls at every checkpoint: `python -m
-redundancy.training [MODEL]`.
+"""Redundancy over training: the probe and all its controls at every checkpoint.
 
-Every checkpoint is measured on the same held-out documents, so differences between checkpoints are paired
-over documents. `execute` is the experiment, step by step; `checkpoints` says where checkpoints come from,
-`courses` makes the tables.
+`python -m redundancy.training [MODEL]` measures every checkpoint on the same held-out documents, so that
+differences between checkpoints are paired over documents. `execute` is the experiment, step by step;
+`checkpoints` says where checkpoints come from, `tables` makes the tables.
 """
 
 import shutil
@@ -22,8 +21,9 @@ from redundancy.evaluation import evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import load_config, load_model
 from redundancy.passes import Task, measure, measure_twins
+from redundancy.preparation import Prepared, prepare
 from redundancy.regression.scores import LayerScores
-from redundancy.request import Prepared, Request, Settings, prepare
+from redundancy.request import Request, Settings
 from redundancy.training.attention import attention_statistics
 from redundancy.training.checkpoints import Checkpoint, check_same, find_checkpoints
 from redundancy.training.tables import Course, Measured, print_course, tabulate_course
@@ -48,7 +48,7 @@ class TrainingConfig(Request):
 def execute(config: TrainingConfig, settings: Settings) -> Course:
     """The experiment: find the checkpoints, cut one text for all, measure each, compare them."""
     checkpoints = find_checkpoints(
-        config.model, config.revisions, config.checkpoints, config.trust_remote_code
+        config.model, config.revisions, config.checkpoints, trust_remote_code=config.trust_remote_code
     )
     check_same([(c.name, _shape(c)) for c in checkpoints])
     prepared = prepare(config, settings, checkpoints[-1].source)
@@ -67,15 +67,13 @@ def execute(config: TrainingConfig, settings: Settings) -> Course:
     measured: list[Measured] = []
     hashes: dict[str, str] = {}
     for checkpoint in checkpoints:
-        one = measure_checkpoint(checkpoint, prepared, task, settings, state)
-        if one.weight_hash in hashes:
-            warn(
-                f"{checkpoint.name} has the same weights as {hashes[one.weight_hash]}; it gets no row of its "
-                "own."
-            )
+        result = measure_checkpoint(checkpoint, prepared, task, settings, state)
+        if result.weight_hash in hashes:
+            same = hashes[result.weight_hash]
+            warn(f"{checkpoint.name} has the same weights as {same}; it gets no row of its own.")
             continue
-        hashes[one.weight_hash] = checkpoint.name
-        measured.append(one)
+        hashes[result.weight_hash] = checkpoint.name
+        measured.append(result)
     twins = measure_twins(prepared.decoder, task, config.random_seeds, state)
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
@@ -116,7 +114,7 @@ def measure_checkpoint(
         decoder, task, [], state / f"{checkpoint.name}-loss.safetensors", f"{checkpoint.name}: loss"
     )
     patterns = attention_statistics(decoder, task, f"{checkpoint.name}: attention")
-    one = Measured(
+    measured = Measured(
         name=checkpoint.name,
         step=checkpoint.step,
         weight_hash=decoder.weight_hash(),
@@ -125,16 +123,16 @@ def measure_checkpoint(
         patterns=patterns,
     )
     if processes.rank() == 0:
-        _save(one, path)
-    return one
+        _save(measured, path)
+    return measured
 
 
-def _save(one: Measured, path: Path) -> None:
-    tensors = {"losses": one.losses, "patterns": one.patterns}
-    for n, scores in one.scores.items():
-        tensors |= {f"scores/{n}/{name}": values for name, values in scores.sums.items()}
+def _save(measured: Measured, path: Path) -> None:
+    tensors = {"losses": measured.losses, "patterns": measured.patterns}
+    for n, scores in measured.scores.items():
+        tensors |= {f"scores/{n}/{name}": values for name, values in scores.state().items()}
         tensors |= {f"map/{n}/weight": scores.weight, f"map/{n}/bias": scores.bias}
-    save_tensors(path, tensors, {"weight_hash": one.weight_hash}, owner(path))
+    save_tensors(path, tensors, {"weight_hash": measured.weight_hash}, owner(path))
 
 
 def _restore(checkpoint: Checkpoint, path: Path, task: Task, decoder: Decoder) -> Measured:
@@ -146,12 +144,10 @@ def _restore(checkpoint: Checkpoint, path: Path, task: Task, decoder: Decoder) -
             parts.setdefault(kind, {}).setdefault(int(layer), {})[name] = value
     scores = {}
     for n in task.layers:
-        sums, output = parts["scores"][n], parts["map"][n]
-        names = [key.removeprefix("layer/") for key in sums if key.startswith("layer/")]
-        scores[n] = LayerScores(
-            names, len(sums["count"]), (output["weight"], output["bias"]), decoder.n_heads
+        output = parts["map"][n]
+        scores[n] = LayerScores.of_state(
+            parts["scores"][n], (output["weight"], output["bias"]), decoder.n_heads
         )
-        scores[n].restore(sums)
     return Measured(
         name=checkpoint.name,
         step=checkpoint.step,

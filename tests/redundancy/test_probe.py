@@ -22,7 +22,8 @@ from redundancy import passes as measure
 from redundancy.model.loading import load_model, locate
 from redundancy.probe import __main__ as probe
 from redundancy.probe.figures import FIGURES
-from redundancy.probe.tables import Tables, converged
+from redundancy.probe.learning import converged
+from redundancy.probe.tables import Tables
 from redundancy.regression.controls import CONTROLS, RANDOM
 from redundancy.removal import __main__ as removal
 from redundancy.request import Settings, resolve
@@ -429,7 +430,7 @@ def test_few_documents_come_with_a_warning(capsys, gpt2_folder, text_folder, tmp
 def test_random_weights_are_averaged_over_seeds_whose_spread_widens_their_interval(
     gpt2_folder, text_folder, tmp_path, finished
 ):
-    """Three seeds by hand against the table; the interval of their mean is at least Student's over the seeds."""
+    """Three seeds by hand against the table; the interval of their mean is at least Student's over them."""
     layers = Tables.read(finished).layers.query("feature == @RANDOM and metric == 'R2'").set_index("layer")
     prepared_scores = []
     original = probe.measure_twins
@@ -444,7 +445,7 @@ def test_random_weights_are_averaged_over_seeds_whose_spread_widens_their_interv
         probe.main(arguments(gpt2_folder, text_folder, tmp_path / "o"))
     assert len(prepared_scores) == 3
     for layer, row in layers.iterrows():
-        weights = np.ones((1, len(prepared_scores[0][layer].sums["count"])))
+        weights = np.ones((1, len(prepared_scores[0][layer].count)))
         values = np.array(
             [float(s[layer].metrics("resid_pre", weights)[0]["R2"][0]) for s in prepared_scores]
         )
@@ -478,9 +479,9 @@ def test_a_curve_that_has_flattened_is_called_converged():
         row = {"tokens": tokens, "model": "trained", "metric": "R2", "against": "all", "n": 12}
         rows.append(row | {"estimate": gain, "lower": gain - 0.003, "upper": gain + 0.003})
     table = pd.DataFrame(rows)
-    assert converged(table)["trained"]["converged"]
+    assert converged(table)["trained"].converged
     table.loc[1, "lower"] = -0.02  # it may still rise by .02
-    assert not converged(table)["trained"]["converged"]
+    assert not converged(table)["trained"].converged
 
 
 def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_path, finished):
@@ -492,7 +493,7 @@ def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_pa
 def test_too_little_text_for_a_good_probe_is_a_warning(
     capsys, gpt2_folder, text_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("redundancy.request.ENOUGH_PER_ROW", 10_000)
+    monkeypatch.setattr("redundancy.preparation.ENOUGH_PER_ROW", 10_000)
     args = arguments(gpt2_folder, text_folder, tmp_path / "o")
     args[args.index("2000")] = "50000"
     probe.main(args)
