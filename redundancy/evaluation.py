@@ -17,6 +17,7 @@ from torch import Tensor
 from labbook import processes
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
+from redundancy.model.prefix import Prefix
 from redundancy.model.substitution import Rule, Substitution
 from redundancy.passes import Pass, Saved, Task, each_batch
 
@@ -66,6 +67,8 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Run the intact model and every variant over the held-out documents.
 
+    Of a variant only the blocks from its first changed one on are computed.
+
     Returns
     -------
     Sums per document in float64: of the intact model (document, TALLIES), of the variants (variant, document,
@@ -78,10 +81,12 @@ def evaluate(
     if stored:
         sums = stored[0]["sums"]
     substitutions = [Substitution(decoder, v.rules, task.start_position) for v in variants]
+    prefix = Prefix(decoder)
 
     @torch.inference_mode()
     def body(batch: Batch) -> None:
-        intact = log_probabilities(decoder, batch.ids)
+        with prefix.recorded():
+            intact = log_probabilities(decoder, batch.ids)
         device = intact.device
         valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(device)
         goal, best = batch.ids[:, 1:].to(device).unsqueeze(-1), intact.argmax(-1)
@@ -100,7 +105,7 @@ def evaluate(
 
         add(0, intact, torch.zeros(len(owner), dtype=torch.float64))
         for row, substitution in enumerate(substitutions, 1):
-            with substitution:
+            with substitution, prefix.below(min(substitution.rules)):
                 substitution.read(batch)
                 log_p = log_probabilities(decoder, batch.ids)
             add(row, log_p, substitution.skipped)

@@ -140,24 +140,7 @@ def work(command: Command) -> Path | None:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-<<<<<<< HEAD
     run_command("redundancy.probe", Command, work, args)
-=======
-    command = tyro.cli(Command, args=args, prog="python -m redundancy.probe")
-
-    def body() -> None:
-        # plotting libraries are slow to import; errors above should be fast
-        from redundancy.probe.figures import draw
-
-        with processes.together():
-            tables = execute(command.config, command.settings)
-            if processes.rank() == 0:
-                draw(tables.folder, tables.folder)
-                print_tables(tables)
-                console.print(literal(tables.folder))
-
-    guarded(body)
->>>>>>> work-r
 
 
 if __name__ == "__main__":
