@@ -65,6 +65,19 @@ class Config:
     """Table of all figures."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A row of the table: what is compared, both numbers, their ratio with quartiles over n pairs."""
+
+    comparison: str
+    ours: float
+    other: float
+    ratio: float
+    lower_quartile: float
+    upper_quartile: float
+    n: int
+
+
 def prepare(config: Config, tokens: int) -> tuple[Decoder, Task]:
     """The model and a task of about `tokens` training tokens of the embedded text, repeated if it is too
     short.
@@ -107,7 +120,7 @@ def _seconds(device: torch.device, body: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def pass_1(config: Config) -> list[dict[str, Any]]:
+def pass_1(config: Config) -> list[Comparison]:
     """Seconds per batch of pass 1 and of the plain backbone, in turn on the same batches; the median of the
     pairwise ratios.
     """
@@ -141,24 +154,16 @@ def pass_1(config: Config) -> list[dict[str, Any]]:
         pairs.append((b, a) if number % 2 else (a, b))
     ratios = np.array([f / p for f, p in pairs])
     ours, theirs = np.median([f for f, _ in pairs]), np.median([p for _, p in pairs])
-    return [_row("pass 1 / plain forward, seconds per batch", ours, theirs, ratios, len(ratios))]
+    return [_compare("pass 1 / plain forward, seconds per batch", ours, theirs, ratios, len(ratios))]
 
 
-def _row(
-    name: str, ours: float, other: float, ratios: np.ndarray | None = None, n: int = 1
-) -> dict[str, Any]:
+def _compare(
+    comparison: str, ours: float, other: float, ratios: np.ndarray | None = None, n: int = 1
+) -> Comparison:
     """One comparison; with several pairs the ratio is the median and the range holds its quartiles."""
     values = np.array([ours / other]) if ratios is None else ratios
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return {
-        "comparison": name,
-        "ours": ours,
-        "other": other,
-        "ratio": middle,
-        "lower_quartile": low,
-        "upper_quartile": high,
-        "n": n,
-    }
+    return Comparison(comparison, ours, other, middle, low, high, n)
 
 
 def _leg(config: Config, kind: str, tokens: int) -> tuple[float, float]:
@@ -215,24 +220,25 @@ def _in_fresh_process(config: Config, kind: str, tokens: int) -> tuple[float, fl
         return pool.submit(_leg, config, kind, tokens).result()
 
 
-def memory(config: Config) -> list[dict[str, Any]]:
+def memory(config: Config) -> list[Comparison]:
     """Peak memory of pass 1 at ten times the tokens against the smaller number."""
     many, few = (_in_fresh_process(config, "ours", n)[1] for n in (10 * config.tokens, config.tokens))
-    return [_row(f"peak memory, {10 * config.tokens:,} / {config.tokens:,} tokens, bytes", many, few)]
+    return [_compare(f"peak memory, {10 * config.tokens:,} / {config.tokens:,} tokens, bytes", many, few)]
 
 
-def stored(config: Config) -> list[dict[str, Any]]:
+def stored(config: Config) -> list[Comparison]:
     """Time and peak memory against stored activations: one penalty and no controls there, all here."""
     (our_time, our_peak), (their_time, their_peak) = (
         _in_fresh_process(config, kind, config.stored_tokens) for kind in ("ours", "stored")
     )
     name = f"TransformerLens and scikit-learn / ours, {config.stored_tokens:,} tokens"
-    return [_row(f"{name}, seconds", their_time, our_time), _row(f"{name}, bytes", their_peak, our_peak)]
+    return [
+        _compare(f"{name}, seconds", their_time, our_time),
+        _compare(f"{name}, bytes", their_peak, our_peak),
+    ]
 
 
-def descent(
-    config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int = 512
-) -> list[dict[str, Any]]:
+def descent(config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int = 512) -> list[Comparison]:
     """The paper's procedure for one layer (the middle one): stochastic gradient steps (Adam) on |a - x W -
     b|^2.
     """
@@ -272,8 +278,8 @@ def descent(
     )
     theirs = _held_out_r(decoder, task, layer, probe)
     return [
-        _row(f"{steps:,} gradient steps / exact ridge, layer {layer}, seconds after capture", slow, fast),
-        _row(f"R of the exact ridge / R after {steps:,} gradient steps, layer {layer}", exact, theirs),
+        _compare(f"{steps:,} gradient steps / exact ridge, layer {layer}, seconds after capture", slow, fast),
+        _compare(f"R of the exact ridge / R after {steps:,} gradient steps, layer {layer}", exact, theirs),
     ]
 
 
@@ -303,10 +309,10 @@ def work(config: Config) -> Path:
     for name, part in (("pass1", pass_1), ("memory", memory), ("stored", stored), ("descent", descent)):
         if name in config.parts:
             for row in part(config):
-                rows.append({"model": config.model, **row})
+                rows.append({"model": config.model, **vars(row)})
                 console.print(
-                    f"{row['comparison']}: {row['ours']:.4g} / {row['other']:.4g} = {row['ratio']:.3f} "
-                    f"[{row['lower_quartile']:.3f}, {row['upper_quartile']:.3f}] (n = {row['n']})"
+                    f"{row.comparison}: {row.ours:.4g} / {row.other:.4g} = {row.ratio:.3f} "
+                    f"[{row.lower_quartile:.3f}, {row.upper_quartile:.3f}] (n = {row.n})"
                 )
     write_table(config.out, pd.DataFrame(rows))
     return config.out

@@ -202,7 +202,8 @@ def work(command: Command) -> None:
     """Read the runs and write the pages."""
     if command.runs and command.out is None:
         raise UserError(
-            "run folders were named, but REPLICATION.md is about those shipped. Say with --out where to write."
+            "run folders were named, but REPLICATION.md is about those shipped. Say with --out where to "
+            "write."
         )
     runs = [read_run(folder) for folder in command.runs or shipped()]
     rows = rows_of(runs)

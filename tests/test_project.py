@@ -40,6 +40,7 @@ FLOORS = (
     {"labbook.run"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
     {"redundancy.batches", "redundancy.model.decoder", "redundancy.facts"},
+    {"redundancy.model.weights"},
     {
         "redundancy.model.loading",
         "redundancy.model.capture",

@@ -5,12 +5,10 @@ random.
 import importlib.util
 import json
 import logging
-import math
 import os
-import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +16,6 @@ from typing import Any
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
-from accelerate.utils import align_module_device
-from safetensors import safe_open
 from safetensors.torch import load_file as load_safetensors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -28,7 +24,8 @@ from labbook import processes
 from labbook.console import UserError, exhausted
 from labbook.run import unrepeated
 from redundancy.model.decoder import WAYS_ON, Decoder, dimensions, first_line
-from redundancy.model.gguf_file import GgufFile, read_gguf, unread_tensors
+from redundancy.model.gguf_file import GgufFile, read_gguf
+from redundancy.model.weights import require_complete, require_finite_weights, require_real, stored_tensors
 from redundancy.text import DATA
 
 SMOLLM2 = "smollm2-135m"
@@ -206,7 +203,7 @@ def load_model(
             f"GGUF files are read, and a damaged file has to be replaced. {WAYS_ON}."
         ) from error
     if not source.random:
-        require_complete(model, source, report)
+        require_complete(model, source.name, source.gguf, report)
         require_finite_weights(model, source.name)
     return Decoder(model, source.name)
 
@@ -250,10 +247,6 @@ def _offload() -> str:
     return tempfile.mkdtemp(prefix="offload-")
 
 
-# Types of numbers that a trained weight can be stored in, as safetensors names them.
-REAL = ("F64", "F32", "F16", "BF16")
-
-
 def require_plausible(source: Source, config: Any) -> None:
     """Raise UserError, from the headers of local safetensors and GGUF files, before an architecture is built
     that these weights cannot fill, or truth values and whole numbers are taken for weights.
@@ -277,7 +270,7 @@ def require_plausible(source: Source, config: Any) -> None:
     ):
         return
     try:
-        types, values = _stored(source, paths)
+        types, values = stored_tensors(paths, source.gguf)
         layers = dimensions(config, source.name).num_hidden_layers
         # a layer has one value at least; more than the files hold need not be built to be refused
         wanted = layers
@@ -285,7 +278,7 @@ def require_plausible(source: Source, config: Any) -> None:
             with quiet_loading(), torch.device("meta"):
                 empty = AutoModelForCausalLM.from_config(config)
             wanted = sum(p.numel() for p in empty.parameters())
-            _require_real(source, empty, types)
+            require_real(source.name, empty, types)
     except UserError:
         raise
     except Exception:  # what cannot be read or built is named, with its own words, when it is loaded
@@ -296,87 +289,6 @@ def require_plausible(source: Source, config: Any) -> None:
             f"{len(types):,} tensors with {values:,} values, and a {config.model_type} of {layers:,} layers "
             f"as it is described there has at least {wanted:,}. Get the whole model again, or repair its "
             f"configuration. {WAYS_ON}."
-        )
-
-
-def _stored(source: Source, paths: Sequence[Path]) -> tuple[dict[str, str], int]:
-    """Type of every tensor in the headers of the files, and the number of values in all of them."""
-    if source.gguf:
-        # its types of quantised values are read and named by `gguf_file`
-        return dict.fromkeys(source.gguf.values, REAL[0]), sum(source.gguf.values.values())
-    types, values = dict[str, str](), 0
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                part = file.get_slice(name)
-                types[name], values = part.get_dtype(), values + math.prod(part.get_shape())
-    return types, values
-
-
-def _require_real(source: Source, empty: Any, types: Mapping[str, str]) -> None:
-    """Raise UserError where a parameter of the architecture is stored as something else than real numbers."""
-    prefix = f"{empty.base_model_prefix}."
-    parameters = {name.removeprefix(prefix) for name, _ in empty.named_parameters()}
-    unreal = {k: t for k, t in types.items() if t not in REAL and k.removeprefix(prefix) in parameters}
-    if unreal:
-        name, kind = next(iter(unreal.items()))
-        raise UserError(
-            f"the weights of {source.name!r} hold {len(unreal)} tensors that are no real numbers "
-            f"({name} is {kind}). Get the model again. {WAYS_ON}."
-        )
-
-
-# Buffers that older checkpoints store and that are computed from the configuration today.
-COMPUTED = re.compile(
-    r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|masked_bias)$|\.inv_freq$|(^|\.)position_ids$"
-)
-
-
-def require_complete(model: Any, source: Source, report: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the tensors, unless weights and architecture have the same ones in the same
-    shapes.
-
-    `report` is what from_pretrained says with output_loading_info: tied tensors that are stored once, and
-    what the model's class declares to be ignorable, are not in it.
-    """
-    missing = sorted(report["missing_keys"])
-    declared = set(model.state_dict())
-    unexpected = sorted(k for k in report["unexpected_keys"] if k in declared or not COMPUTED.search(k))
-    shapes = sorted(
-        f"{key} {tuple(found)} for {tuple(wanted)}"
-        for key, found, wanted in report.get("mismatched_keys", ())
-    )
-    if source.gguf and not missing:
-        unexpected += unread_tensors(model, source.gguf)
-    problems = [
-        f"{verb} {len(keys)} tensor{'s' * (len(keys) > 1)} "
-        f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for verb, keys in (("lack", missing), ("hold unknown", unexpected), ("hold mis-shaped", shapes))
-        if keys
-    ]
-    problems += [str(message) for message in report.get("error_msgs", ())][:3]
-    if problems:
-        raise UserError(
-            f"the weights of {source.name!r} are not those of a complete {type(model).__name__}: they "
-            f"{', '.join(problems)}. What is missing would be drawn at random. Get the whole model again, or "
-            f"repair its config.json. {WAYS_ON}."
-        )
-
-
-def require_finite_weights(model: Any, name: str) -> None:
-    """Raise UserError, naming the tensors, where weights hold NaN or infinity."""
-    modules = dict(model.named_modules())
-    damaged = []
-    for path, module in modules.items():
-        with align_module_device(module):
-            for leaf, value in module.named_parameters(prefix=path, recurse=False):
-                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    damaged.append(leaf)
-    if damaged:
-        raise UserError(
-            f"the weights of {name!r} are not finite (NaN or infinity) in {len(damaged)} tensors "
-            f"({', '.join(damaged[:3])}{', ...' if len(damaged) > 3 else ''}). The file is damaged, or "
-            "--dtype float16 is too narrow for it: get it again, or change --dtype."
         )
 
 

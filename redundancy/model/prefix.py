@@ -3,8 +3,8 @@
     intact   block 0 --> block 1 --> block 2 --> ... --> logits      outputs kept
     variant  ---------- kept ------> block 2'--> ... --> logits      only this part runs
 
-The same tensors go into the same operations, so no number changes; on average half of the work is saved when layers are changed one at
-a time.
+The same tensors go into the same operations, so no number changes; on average half of the work is saved when
+layers are changed one at a time.
 """
 
 from collections.abc import Iterator

@@ -253,7 +253,8 @@ class Trainer:
         self.recent = torch.cat([self.recent[-49:], over_all.cpu().reshape(1)])
         if not bool(torch.isfinite(self.recent[-1])):
             raise UserError(
-                f"the loss is not finite at step {self.step}. Lower --learning-rate; the last checkpoint is kept."
+                f"the loss is not finite at step {self.step}. Lower --learning-rate; the last checkpoint "
+                "is kept."
             )
         speed = c.batch * c.context / (time.monotonic() - began)
         return f"loss {float(self.recent[-1]):.3f}, {speed:,.0f} tokens/s"

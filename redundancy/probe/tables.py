@@ -22,6 +22,7 @@ from redundancy.aggregate import (
     NUMBER,
     Metrics,
     Sampled,
+    TableRow,
     all_metrics,
     mean_over_layers,
     mean_over_seeds,
@@ -102,7 +103,7 @@ class _Rows:
     def __init__(self, bootstrap: Studentised):
         self.bootstrap, self.parts = bootstrap, list[pd.DataFrame]()
 
-    def add(self, sampled: Sampled, keys: dict[str, Any]) -> None:
+    def add(self, sampled: Sampled, keys: TableRow) -> None:
         """One row per element of the statistic, with the given key columns."""
         numbers = dict(zip(NUMBER, map(np.atleast_1d, sampled.intervals(self.bootstrap)), strict=False))
         self.parts.append(pd.DataFrame({**keys, **numbers, "n": self.bootstrap.units}))

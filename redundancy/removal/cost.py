@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
 from labbook.console import progress, warn
+from redundancy.aggregate import TableRow
 from redundancy.model.capture import activations, entering
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Task
@@ -296,7 +297,7 @@ def _flops(decoder: Decoder, ids: Tensor, way: AbstractContextManager[Any]) -> i
     return counter.get_total_flops()
 
 
-def _seconds(decoder: Decoder, ids: Tensor, way: Callable[[], AbstractContextManager[Any]]) -> dict[str, Any]:
+def _seconds(decoder: Decoder, ids: Tensor, way: Callable[[], AbstractContextManager[Any]]) -> TableRow:
     """Seconds under `way` against the intact model with its own kernels, paired rounds in turn."""
 
     def once(context: AbstractContextManager[Any]) -> float:

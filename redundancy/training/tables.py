@@ -76,7 +76,7 @@ class Measured:
     patterns: Tensor
 
     @property
-    def place(self) -> dict[str, Any]:
+    def place(self) -> TableRow:
         """The columns that say in a table where in training this is."""
         return {"checkpoint": self.name, "step": self.step}
 

@@ -10,8 +10,9 @@ from labbook import console
 from redundancy import evaluation
 from redundancy import passes as measure
 from redundancy.removal import __main__ as removal
+from redundancy.removal.curve import BUDGETS, ORDERS
 from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
-from redundancy.removal.tables import BUDGETS, FRAMES, ORDERS, Losses
+from redundancy.removal.tables import FRAMES, Losses
 from tests.conftest import fails
 from tests.planted import arguments
 
