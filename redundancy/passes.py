@@ -20,12 +20,13 @@ from labbook import processes
 from labbook.console import Interrupted, UserError, progress, stopping
 from labbook.run import load_tensors, owner, save_tensors
 from redundancy.batches import Batch, Cut, cut_batches, token_table
-from redundancy.model.capture import Capture, Feature
+from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.regression.controls import Fitted, fit
 from redundancy.regression.moments import Kept, LayerMoments, require_finite
 from redundancy.regression.scores import LayerScores
+from redundancy.request import Feature
 from redundancy.text import Windows
 
 STATE_SECONDS = 120

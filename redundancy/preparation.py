@@ -13,7 +13,7 @@ from labbook import processes
 from labbook.console import UserError, choice, console, warn
 from labbook.run import Busy, Run, provenance
 from redundancy.facts import Facts
-from redundancy.model.capture import Feature, check_identity
+from redundancy.model.capture import check_identity
 from redundancy.model.decoder import Decoder, dimensions
 from redundancy.model.loading import (
     Source,
@@ -25,7 +25,7 @@ from redundancy.model.loading import (
     locate,
 )
 from redundancy.passes import Task
-from redundancy.request import R, Request, Settings, check, resolve
+from redundancy.request import Feature, R, Request, Settings, check, resolve
 from redundancy.text import (
     FEWEST_DOCUMENTS,
     SPLITS,

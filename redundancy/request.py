@@ -8,7 +8,25 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 
 from labbook.console import UserError, choice
-from redundancy.text import TextOptions
+
+Feature = Literal["resid_pre", "ln1", "embedding"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """How documents are made of the rows of a table (.parquet, .jsonl) or of a hub data set."""
+
+    text_column: str = "text"
+    """Column of a table or hub data set that holds the text."""
+    split: str | None = None
+    """Split of a hub data set; default: train."""
+    document_column: str | None = None
+    """Column that says which document a row belongs to; rows of one document are joined in their order."""
+    rows: Literal["auto", "documents", "lines"] = "auto"
+    """What a row is: a document, or a line of a longer one that runs from heading to heading (`= Title =`),
+    or from blank row to blank row where there are no headings; auto: lines where rows are blank or headings,
+    documents where they are long, else you are asked.
+    """
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from labbook import console
 from redundancy import evaluation
 from redundancy import passes as measure
 from redundancy.removal import __main__ as removal
+from redundancy.removal import experiment
 from redundancy.removal.curve import BUDGETS, ORDERS
 from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
 from redundancy.removal.tables import FRAMES, Losses
@@ -132,7 +133,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
 def test_the_same_command_again_computes_nothing(
     uninterrupted, gpt2_folder, text_folder, parts, monkeypatch, capsys
 ):
-    monkeypatch.setattr(removal, "evaluate", lambda *a, **k: pytest.fail("computed again"))
+    monkeypatch.setattr(experiment, "evaluate", lambda *a, **k: pytest.fail("computed again"))
     removal.main(arguments(gpt2_folder, text_folder, uninterrupted, *parts))
     out = capsys.readouterr().out
     assert "nothing is computed again" in out

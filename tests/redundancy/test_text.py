@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 
 from labbook.console import UserError
 from redundancy.batches import Cut, cut_batches, token_table
-from redundancy.text import (
-    Document,
-    TextOptions,
-    bos_token,
-    cut_windows,
-    excerpts,
-    read_corpus,
-    split_documents,
-)
+from redundancy.request import TextOptions
+from redundancy.text import Document, bos_token, cut_windows, excerpts, read_corpus, split_documents
 
 DOCUMENTS = [Document(f"d{i}", f"text number {i} " * 20) for i in range(400)]
 

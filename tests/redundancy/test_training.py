@@ -21,6 +21,7 @@ from redundancy.model.loading import load_model, locate
 from redundancy.probe.tables import Tables
 from redundancy.regression.controls import CONTROLS, RANDOM
 from redundancy.training import __main__ as training
+from redundancy.training import experiment
 from redundancy.training.attention import PATTERNS, attention_statistics, pattern_fields
 from redundancy.training.checkpoints import find_checkpoints, hub_revisions
 from redundancy.training.figures import COURSE_FIGURES
@@ -164,13 +165,13 @@ def test_a_killed_run_resumes_by_checkpoint_to_the_same_numbers(
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "measure", counted)
+        patch.setattr(experiment, "measure", counted)
         with pytest.raises(SystemExit) as stop:
             training.main(arguments(folder, text_folder, out))
     assert stop.value.code == 130
     count[0] = 10
     with monkeypatch.context() as patch:
-        patch.setattr(training, "measure", counted)
+        patch.setattr(experiment, "measure", counted)
         training.main(arguments(folder, text_folder, out))
     assert count[0] == 10 + 3  # two checkpoints were done; three are left
     for name in FRAMES:
