@@ -19,7 +19,6 @@ release = version = __version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "extension",  # beside this file: options from the parsers, results from the result pages
 ]
@@ -33,9 +32,10 @@ nb_execution_mode = "off"
 
 # `name` in a docstring is code
 default_role = "code"
-autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+# there are no lists of other projects' names offline
+nitpick_ignore_regex = [("py:class", r"(pandas|numpy|pathlib)\..*")]
 autodoc_member_order = "bysource"
-napoleon_google_docstring = False
 html_math_renderer = "mathml"  # by docutils: no script and nothing fetched when a page is opened
 
 html_theme = "furo"
