@@ -28,7 +28,9 @@ def _ask(command: Any, default: Any = None, prog: str = "", description: str | N
 def commands(package: str) -> list[str]:
     """Modules of a package that are commands."""
     files = sorted((ROOT / package).rglob("*.py"))
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in files if "\ndef main(" in p.read_text()]
+    names = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in files if "\ndef main(" in p.read_text()
+    ]
     assert names, f"{package} holds no command"
     return names
 
@@ -61,11 +63,11 @@ def option(action: Action) -> Iterator[str]:
     text, _, default = (action.help or "").partition(" (default: ")
     # {None}|INT: a number, or nothing, in which case the text says what happens
     value = value.replace("{None}|", "")
-    yield "`" + " ".join([*action.option_strings[:1], value]).strip() + "`"
+    name = action.option_strings[0] if action.option_strings else action.dest.split(".")[-1].upper()
+    yield f"`{name} {value if action.option_strings else ''}".strip() + "`"
     known = default.removesuffix(")")
-    # what is None by default explains itself
+    # where nothing is the default the text says what then happens
     shown = f" Default: `{known}`." if known and known != "None" else ""
-    # a text may name its default itself
     yield f":   {literal(text)}{shown}"
     yield ""
 
@@ -82,7 +84,7 @@ class Commands(SphinxDirective):
         for module in commands(self.arguments[0]):
             self.env.note_dependency(str(ROOT / Path(*module.split(".")).with_suffix(".py")))
             found = parser(module)
-            lines += [f"## {module.removesuffix('.__main__')}", ""]
+            lines += [f"### {module.removesuffix('.__main__')}", ""]
             about, *sketch = (found.description or "").strip().split("\n\n", 1)
             lines += [literal(about), ""]
             if sketch:

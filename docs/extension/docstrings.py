@@ -1,4 +1,4 @@
-"""Docstrings of the house, `name : what it is, with shape and unit` under an underlined heading, for Sphinx."""
+"""Docstrings as they are written here, `name : what it is` under an underlined heading, for Sphinx."""
 
 import re
 from collections.abc import Iterator

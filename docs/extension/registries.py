@@ -24,7 +24,9 @@ class Forms(SphinxDirective):
         lines = ["| form | formula | exponent | source |", "| --- | --- | --- | --- |"]
         for form in FORMS.values():
             exponent = f"`{form.exponent}`" if form.exponent else "none"
-            lines.append(f"| `{form.name}` | `{form.formula.replace('|', '¦')}` | {exponent} | {form.source} |")
+            lines.append(
+                f"| `{form.name}` | `{form.formula.replace('|', '¦')}` | {exponent} | {form.source} |"
+            )
         return self.parse_text_to_nodes("\n".join(lines))
 
 
@@ -45,9 +47,15 @@ class People(SphinxDirective):
             for name, points in series.groupby("series", sort=False):
                 first = points.iloc[0]
                 source = f"[{first['doi']}](https://doi.org/{first['doi']})" if pd.notna(first["doi"]) else ""
-                source = "; ".join(x for x in (source, f"{first['how_read']} ({first['confidence']})") if x)
+                source = "; ".join(
+                    x for x in (source, f"{first['how_read']} (confidence: {first['confidence']})") if x
+                )
                 found = fitted.get(str(name))
-                gamma = "" if found is None else "{estimate:.3f} [{lower:.3f}, {upper:.3f}]".format(**found)
+                gamma = (
+                    ""
+                    if found is None
+                    else "{estimate:.3f}\u00a0[{lower:.3f},\u00a0{upper:.3f}]".format(**found)
+                )
                 cells = (
                     f"`{name}`",
                     f"{first['study']}: {first['material']}",
@@ -56,7 +64,9 @@ class People(SphinxDirective):
                     gamma or "not compared",
                     source,
                 )
-                lines.append("| " + " | ".join(c.replace("|", "¦").replace("<", "&lt;") for c in cells) + " |")
+                lines.append(
+                    "| " + " | ".join(c.replace("|", "¦").replace("<", "&lt;") for c in cells) + " |"
+                )
             lines.append("")
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 

@@ -18,8 +18,11 @@ from sphinx.util.docutils import SphinxDirective
 ROOT = Path(__file__).parents[2]
 RESULTS, CLAIMS = "RESULTS.md", "REPLICATION.md"
 PAGES = {RESULTS: "/results/index.md", CLAIMS: "/results/claims.md"}
+INTERVAL = re.compile(r"(?<=\d) \[([-+\d.,]+), ([-+\d.,]+)\]")
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#:]+)\)")
-FIGURE = re.compile(r"^!\[(?P<caption>[^\]]*)\]\(figures/(?P<name>[^)]+)\.png\)\n\n\*(?P=caption)\*$", re.MULTILINE)
+FIGURE = re.compile(
+    r"^!\[(?P<caption>[^\]]*)\]\(figures/(?P<name>[^)]+)\.png\)\n\n\*(?P=caption)\*$", re.MULTILINE
+)
 # files of a run folder that are offered for download
 LARGEST = 1_000_000
 
@@ -41,14 +44,24 @@ def relinked(text: str) -> str:
         assert (ROOT / target).is_dir(), target
         return f"[{words}](#{anchor('run', target)})"
 
-    return LINK.sub(link, text)
+    # a number stays on one line with its interval
+    return LINK.sub(link, INTERVAL.sub("\u00a0[\\1,\u00a0\\2]", text))
 
 
 def figure(name: str, caption: str, again: bool = False) -> str:
     """A figure with its caption and its PDF; `again` where the page that explains it is another one."""
-    pdf = f" {{download}}`PDF </../figures/{name}.pdf>`" if (ROOT / "figures" / f"{name}.pdf").exists() else ""
+    pdf = (
+        f" {{download}}`PDF </../figures/{name}.pdf>`" if (ROOT / "figures" / f"{name}.pdf").exists() else ""
+    )
     place = [] if again else [f":name: {anchor('figure', name)}"]
-    lines = [f"```{{figure}} /../figures/{name}.png", f":alt: {caption}", *place, "", f"{caption}{pdf}", "```"]
+    lines = [
+        f"```{{figure}} /../figures/{name}.png",
+        f":alt: {caption}",
+        *place,
+        "",
+        f"{caption}{pdf}",
+        "```",
+    ]
     return "\n".join(lines)
 
 
@@ -95,7 +108,7 @@ class Section(SphinxDirective):
 
 
 class Shown(SphinxDirective):
-    """One figure: ```{shown-figure} decay_forest```. A figure of another run than the results page's says which."""
+    """One figure: ```{shown-figure} decay_forest```. The caption of another run's figure names the run."""
 
     required_arguments = 1
     option_spec: ClassVar[dict[str, Any]] = {"again": directives.flag}
@@ -126,9 +139,9 @@ class Claims(SphinxDirective):
                 f"````{{admonition}} {row['claim']}",
                 f":class: claim verdict-{there.replace(' ', '-')}",
                 "",
-                f"**{there}** here; {verdict} on the preprint's own model" if there != verdict else f"**{verdict}**",
+                f"**{there}** here, {verdict}." if there != verdict else f"**{verdict}**.",
+                row.get("in a sentence", ""),
                 "",
-                *([row["sentence"], ""] if row.get("sentence") else []),
             ]
             if row["ours"] != "none":
                 lines += [f":{name}: {row[name]}" for name in ("paper", "ours", "control", "model and scale")]
