@@ -10,6 +10,7 @@ Peak memory is that of a fresh process per leg, counted from after the model was
 """
 
 import gc
+import importlib.util
 import multiprocessing
 import resource
 import time
@@ -24,7 +25,7 @@ import pandas as pd
 import torch
 import tyro
 
-from labbook.console import choice, console, guarded
+from labbook.console import UserError, choice, console, guarded
 from labbook.run import write_table
 from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
@@ -211,7 +212,16 @@ def memory(config: Config) -> list[dict[str, Any]]:
 
 
 def stored(config: Config) -> list[dict[str, Any]]:
-    """Time and peak memory against stored activations; one penalty and no controls there, all of them here."""
+    """Time and peak memory against stored activations; one penalty and no controls there, all of them here.
+
+    Raises UserError when one of the other implementations is not installed.
+    """
+    missing = [name for name in ("sklearn", "transformer_lens") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"the comparison `stored` needs {' and '.join(missing)}, which the extra `oracles` brings. Install "
+            "it, or leave `stored` out of --parts."
+        )
     (our_time, our_peak), (their_time, their_peak) = (
         _in_fresh_process(config, kind, config.stored_tokens) for kind in ("ours", "stored")
     )

@@ -28,10 +28,11 @@ from replication.results import findings, results
 
 ROOT = Path(__file__).parent.parent
 RUN = DATA / "runs" / "embedded" / "probe"
-PACKAGES = ("labbook", "redundancy", "consolidation", "replication")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = tuple(PYPROJECT["tool"]["mypy"]["packages"])
 # ground floor first; a module may import from the rows above its own
 FLOORS = (
-    {"labbook.estimate", "labbook.style", "labbook.escape"},
+    {"labbook.estimate", "labbook.style", "labbook.escape", "labbook.entry"},
     {"labbook.console"},
     {"labbook.processes", "labbook.reading"},
     {"labbook.run"},
@@ -60,6 +61,7 @@ FLOORS = (
     {"redundancy.pretrain.trainer"},
     {"redundancy.pretrain.__main__"},
     {"redundancy.benchmark", "redundancy.coverage"},
+    {"redundancy.__main__"},
     {"consolidation.decay.units"},
     {"consolidation.decay.curve", "consolidation.decay.forms"},
     {"consolidation.decay.solver"},
@@ -81,6 +83,7 @@ FLOORS = (
     {"consolidation.fit.figures"},
     {"consolidation.fit.__main__"},
     {"consolidation.humans", "consolidation.benchmark", "consolidation.coverage"},
+    {"consolidation.__main__"},
     {"replication.verdict", "replication.paper"},
     {"replication.rows"},
     {"replication.redundancy", "replication.consolidation"},
@@ -94,7 +97,7 @@ LATE = {
 
 
 def requirements() -> dict[str, Requirement]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = PYPROJECT["project"]
     lines = [
         *project["dependencies"],
         *(r for extra in project["optional-dependencies"].values() for r in extra),
