@@ -2,12 +2,13 @@
 # make test    install, then lint, type-check and run the whole suite
 # make fuzz    install, then damage input of every kind and kill runs for about six minutes
 # make figures execute every notebook and rewrite figures/
+# make docs    install, then build the documentation into docs/_build/html; a warning is an error
 # make lab     open JupyterLab on the notebooks
 PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: probe test fuzz figures lab smollm2 clean
+.PHONY: probe test fuzz figures docs lab smollm2 clean
 
 probe: .venv/installed
 	$(BIN)/python -m redundancy.probe
@@ -23,6 +24,9 @@ fuzz: .venv/installed
 
 figures: .venv/installed
 	$(BIN)/jupyter execute notebooks/*.ipynb
+
+docs: .venv/installed
+	$(BIN)/sphinx-build --nitpicky --fail-on-warning --keep-going docs docs/_build/html
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
@@ -40,4 +44,4 @@ smollm2: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache

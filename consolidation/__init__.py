@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from labbook import __version__
+
 if TYPE_CHECKING:
     from consolidation.decay.curve import Curve
     from consolidation.fit.report import DecayReport
 
-__all__ = ["fit_decay"]
+__all__ = ["__version__", "fit_decay"]
 
 
 def fit_decay(curve: "Curve", **options: Any) -> "DecayReport":

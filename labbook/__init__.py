@@ -1,1 +1,3 @@
-"""The ground floor both packages share: estimates with intervals, run folders, console, figure style."""
+"""The ground floor every package shares: estimates with intervals, run folders, console output, style."""
+
+__version__ = "0.1.0"

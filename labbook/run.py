@@ -38,7 +38,7 @@ CHECKSUM, BELONGS, CHECKSUMS = "sha256", "belongs", "sha256"
 SEAL = "checksum"
 # It begins so, wherever it stands: a summary whose key SEAL was damaged is none without a checksum.
 SEALED = "SHA-256 of everything else: "
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "scikit-learn")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas")
 
 
 @contextmanager

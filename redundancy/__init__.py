@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from labbook import __version__
+
 if TYPE_CHECKING:
     from redundancy.probe.tables import Tables
     from redundancy.request import Settings
 
-__all__ = ["probe_model"]
+__all__ = ["__version__", "probe_model"]
 
 
 def probe_model(model: str | None = None, *, settings: "Settings | None" = None, **options: Any) -> "Tables":

@@ -12,6 +12,7 @@ Peak memory is that of a fresh process per leg, counted from after the model was
 """
 
 import gc
+import importlib.util
 import multiprocessing
 import resource
 import time
@@ -27,7 +28,7 @@ import torch
 import tyro
 
 from labbook.command import run_command
-from labbook.console import choice, console
+from labbook.console import UserError, choice, console
 from labbook.run import write_table
 from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
@@ -227,7 +228,16 @@ def memory(config: Config) -> list[Comparison]:
 
 
 def stored(config: Config) -> list[Comparison]:
-    """Time and peak memory against stored activations: one penalty and no controls there, all here."""
+    """Time and peak memory against stored activations; one penalty and no controls there, all of them here.
+
+    Raises UserError when one of the other implementations is not installed.
+    """
+    missing = [name for name in ("sklearn", "transformer_lens") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"the comparison `stored` needs {' and '.join(missing)}, which the extra `oracles` brings. Install "
+            "it, or leave `stored` out of --parts."
+        )
     (our_time, our_peak), (their_time, their_peak) = (
         _in_fresh_process(config, kind, config.stored_tokens) for kind in ("ours", "stored")
     )

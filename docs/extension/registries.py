@@ -1,0 +1,77 @@
+"""Forms of decay and human curves, from where the code keeps them."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from consolidation.decay.forms import FORMS
+
+ROOT = Path(__file__).parents[2]
+HUMAN = ROOT / "consolidation" / "data" / "human"
+# the fit that holds the exponents of the human curves on the clock of repetitions
+EXPONENTS = ROOT / "consolidation" / "data" / "runs" / "fits" / "figure4a" / "fit.json"
+
+
+class Forms(SphinxDirective):
+    """Every form that `python -m consolidation.fit` tries."""
+
+    def run(self) -> list[nodes.Node]:
+        """A table of name, formula, exponent and source."""
+        lines = ["| form | formula | exponent | source |", "| --- | --- | --- | --- |"]
+        for form in FORMS.values():
+            exponent = f"`{form.exponent}`" if form.exponent else "none"
+            lines.append(
+                f"| `{form.name}` | `{form.formula.replace('|', '¦')}` | {exponent} | {form.source} |"
+            )
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class People(SphinxDirective):
+    """The registry of human curves with the exponents that a shipped fit gives them."""
+
+    def run(self) -> list[nodes.Node]:
+        """A table for each clock."""
+        for path in (EXPONENTS, *HUMAN.glob("*.csv")):
+            self.env.note_dependency(str(path))
+        table = pd.concat([pd.read_csv(HUMAN / f"{name}.csv") for name in ("practice", "retention")])
+        fitted = {row["series"]: row for row in json.loads(EXPONENTS.read_text(encoding="utf-8"))["humans"]}
+        lines: list[str] = []
+        for clock, series in table.groupby("clock", sort=False):
+            lines += [f"## Clock: {clock}", ""]
+            lines += ["| series | study and task | measure | points | γ, pure power law | source |"]
+            lines += ["| --- | --- | --- | --- | --- | --- |"]
+            for name, points in series.groupby("series", sort=False):
+                first = points.iloc[0]
+                source = f"[{first['doi']}](https://doi.org/{first['doi']})" if pd.notna(first["doi"]) else ""
+                source = "; ".join(
+                    x for x in (source, f"{first['how_read']} (confidence: {first['confidence']})") if x
+                )
+                found = fitted.get(str(name))
+                gamma = (
+                    ""
+                    if found is None
+                    else "{estimate:.3f}\u00a0[{lower:.3f},\u00a0{upper:.3f}]".format(**found)
+                )
+                cells = (
+                    f"`{name}`",
+                    f"{first['study']}: {first['material']}",
+                    f"{first['measure']}",
+                    f"{len(points)}",
+                    gamma or "not compared",
+                    source,
+                )
+                lines.append(
+                    "| " + " | ".join(c.replace("|", "¦").replace("<", "&lt;") for c in cells) + " |"
+                )
+            lines.append("")
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def setup(app: Sphinx) -> None:
+    """Register the directives."""
+    app.add_directive("decay-forms", Forms)
+    app.add_directive("human-curves", People)
