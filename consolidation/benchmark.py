@@ -1,12 +1,15 @@
 """What training, skipping and fitting cost, as ratios in one process: `python -m consolidation.benchmark
 [steps] [attention] [growth] [fits]`.
 
-steps      training step of CRAM / of the Transformer of the same width, depth and length, alternating; and generating the batch / the step
+steps      training step of CRAM / of the Transformer of the same width, depth and length, alternating; and
+           generating the batch / the step
 attention  the attention part alone, projections included: dense causal / read at the routed positions only,
-alternating
-growth     one layer with routed reads at 1k to 16k positions: exponent of its time in the length, beside a Transformer layer's; memory beside time
-fits       1,000 bootstrap replicates x 8 forms x 30 curves by the batched solver; the loop of scipy.optimize.curve_fit is timed on a sample
-       of the same replicates and scaled up; both have to reach the same optimum
+           alternating
+growth     one layer with routed reads at 1k to 16k positions: exponent of its time in the length, beside a
+           Transformer layer's; memory beside time
+fits       1,000 bootstrap replicates x 8 forms x 30 curves by the batched solver; the loop of
+           scipy.optimize.curve_fit is timed on a sample of the same replicates and scaled up; both have to
+           reach the same optimum
 """
 
 import time
@@ -26,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from consolidation.cram import EPISODIC, CRAMConfig, CRAMLayer, objective, routing_noise
 from consolidation.decay.forms import FORMS
-from consolidation.decay.solver import fit_best, solve
+from consolidation.decay.solver import Data, fit_best, solve
 from consolidation.rivals import Attention, MixerLayer, build
 from consolidation.srcd import generate, generator
 from consolidation.train.presets import preset
@@ -96,9 +99,9 @@ def fits(config: Config) -> dict[str, float]:
             for name in CHOSEN:
                 form = FORMS[name]
                 began = time.perf_counter()
-                first, _ = fit_best(form, x, y, np.ones_like(y), "gaussian")
+                first, _ = fit_best(form, Data(x, y[None], np.ones((1, len(y)))))
                 start = np.tile(first.parameters, (config.replicates, 1))
-                found = solve(form, x, np.tile(y, (config.replicates, 1)), w, start)
+                found = solve(form, Data(x, np.tile(y, (config.replicates, 1)), w), start)
                 ours += time.perf_counter() - began
                 if number == 0:
                     seconds, excess = _scipy(config, name, x, y, w, first.parameters[0], found.objective)

@@ -1,17 +1,17 @@
 """The rivals of table 1 and the ablations of table 4, on the same inputs, heads, objective and parameter
 budget.
 
-| name | what it is |
-|---|---|
-| cram | the reference model |
-| control | router and attention penalty alone: no semantic memory, no consolidation loss, only feed-forward weights to remember in. It decides theorem 1, and it is table 4's "no semantic memory" |
-| no-consolidation | CRAM without eq 5: table 1's "without consolidation" and table 4's "no L_cons" |
-| no-quality | CRAM whose router does not see q_t (table 4) |
-| fast-semantic | CRAM whose semantic memory learns ten times faster (table 4) |
-| transformer | causal attention at every position |
-| mamba | selective state space, no attention |
-| jamba | eight layers, one of attention and seven of state space |
-| seqboat | state space, and attention among the positions that a learned gate activates |
+cram              the reference model
+control           router and attention penalty alone: no semantic memory, no consolidation loss, only
+                  feed-forward weights to remember in. It decides theorem 1, and it is table 4's "no semantic
+                  memory"
+no-consolidation  CRAM without eq 5: table 1's "without consolidation" and table 4's "no L_cons"
+no-quality        CRAM whose router does not see q_t (table 4)
+fast-semantic     CRAM whose semantic memory learns ten times faster (table 4)
+transformer       causal attention at every position
+mamba             selective state space, no attention
+jamba             eight layers, one of attention and seven of state space
+seqboat           state space, and attention among the positions that a learned gate activates
 
 Every rival has the normalisation and feed-forward part of a CRAM layer, so only what mixes positions differs.
 """

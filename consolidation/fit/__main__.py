@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from consolidation.decay.analysis import DecayFit, units_table
+from consolidation.decay.analysis import Analysis, units_table
 from consolidation.decay.equivalence import Margin
 from consolidation.fit.report import bibtex, data_hash, fit_decay, latex, summary, to_json
 from consolidation.fit.source import FitConfig, read
@@ -60,7 +60,7 @@ def opened(out: Path, config: dict[str, Any]) -> Iterator[Run]:
         raise
 
 
-def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
+def execute(config: FitConfig, settings: Settings) -> tuple[Analysis, Path]:
     """The analysis: read, fit in every way, write the run folder."""
     source = read(config)
     curve = source.curve
@@ -95,7 +95,9 @@ def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
 
 @dataclass(frozen=True)
 class Command:
-    """Fit a decay curve in every way that applies, compare the forms, and hold the exponent against humans."""
+    """Fit a decay curve in every way that applies, compare the forms, and hold the exponent against
+    humans.
+    """
 
     config: tyro.conf.OmitArgPrefixes[FitConfig]
     settings: tyro.conf.OmitArgPrefixes[Settings]

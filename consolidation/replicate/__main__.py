@@ -1,15 +1,18 @@
 """The experiments of the paper and their controls: `python -m consolidation.replicate [PRESET] [--tables ...]
 [--seeds N]`.
 
-| table | question | cells |
-|---|---|---|
-| table1 | which models retrieve, and what does it cost them in attention | CRAM, CRAM without consolidation, Transformer, Mamba, Jamba 1:7, SeqBoat |
-| table4 | which part of CRAM saves attention | full, no semantic memory (the control of theorem 1), no L_cons, no q in the router, semantic learning rate x 10 |
-| schedule | does the transition move with the schedules | temperature schedule ending at 1/3, 2/3 and 1 of training and constant; pressure setting in earlier and later, and from the start |
-| recurrence | is eq 13 reached | recurrence 0, .25, .5, .7, .9, 1 |
-| novel | what if the key does not tell novel from recurring | disjoint, shared |
-| mode | does it matter how q is known, and where a pattern may be stored | q predicted and oracle; key codes fixed and learned |
-| transfer | do memory and router transfer | to Copy and Associative recall with new heads: trained CRAM frozen, random frozen, from scratch at equal steps |
+table1      which models retrieve, and what does it cost them in attention: CRAM, CRAM without consolidation,
+            Transformer, Mamba, Jamba 1:7, SeqBoat
+table4      which part of CRAM saves attention: full, no semantic memory (the control of theorem 1), no
+            L_cons, no q in the router, semantic learning rate x 10
+schedule    does the transition move with the schedules: temperature schedule ending at 1/3, 2/3 and 1 of
+            training and constant; pressure setting in earlier and later, and from the start
+recurrence  is eq 13 reached: recurrence 0, .25, .5, .7, .9, 1
+novel       what if the key does not tell novel from recurring: disjoint, shared
+mode        does it matter how q is known, and where a pattern may be stored: q predicted and oracle; key
+            codes fixed and learned
+transfer    do memory and router transfer to Copy and Associative recall with new heads: trained CRAM frozen,
+            random frozen, from scratch at equal steps
 
 Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a
 killed command goes on, and cells that several tables share are trained once. `cells.csv` holds one row per

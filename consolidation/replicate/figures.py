@@ -16,13 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consolidation.decay import humans
-from consolidation.decay.from_run import episodic_curve
 from consolidation.replicate.__main__ import METRICS, over_seeds
 from consolidation.replicate.__main__ import PAPER as TABLES
 from consolidation.rivals import VARIANTS
 from consolidation.srcd import CLOCKS
 from consolidation.theory import fit_phase_planes
 from consolidation.train import trajectory
+from consolidation.train.curves import episodic_curve
 from labbook import style
 from labbook.console import UserError
 

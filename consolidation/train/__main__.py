@@ -1,9 +1,10 @@
 """Train the reference model or a rival on SRCD: `python -m consolidation.train [tiny | small | base | paper]
 [flags]`.
 
-Every seed leaves a folder: `trajectory.parquet` and `patterns.parquet` (see `consolidation/trajectory.py`),
-the final weights, `config.json`, `provenance.json` and `summary.json`. A killed run goes on when the command
-is repeated. On several GPUs: `accelerate launch -m consolidation.train base`.
+Every seed leaves a folder: `trajectory.parquet` and `patterns.parquet` (see
+`consolidation/train/trajectory.py`), the final weights, `config.json`, `provenance.json` and `summary.json`.
+A killed run goes on when the command is repeated. On several GPUs:
+`accelerate launch -m consolidation.train base`.
 """
 
 import sys

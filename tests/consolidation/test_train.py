@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from consolidation.decay.from_run import episodic_curve
 from consolidation.replicate import __main__ as replicate
 from consolidation.rivals import build
 from consolidation.srcd import CLOCKS, Exposures, generate
 from consolidation.train import __main__ as train
 from consolidation.train import trajectory
+from consolidation.train.curves import episodic_curve
 from consolidation.train.evaluation import memories
 from consolidation.train.presets import PRESETS, preset
 from consolidation.train.trainer import STATE, Trainer

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from consolidation.decay.from_run import episodic_curve
+from consolidation.train.curves import episodic_curve
 from consolidation.srcd import CLOCKS
 from consolidation.train import trajectory
 from consolidation.train.presets import preset
