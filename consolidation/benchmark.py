@@ -27,7 +27,7 @@ import tyro
 from scipy.optimize import OptimizeWarning, curve_fit
 from torch.profiler import ProfilerActivity, profile
 
-from consolidation.cram import EPISODIC, CRAMConfig, CRAMLayer, objective, routing_noise
+from consolidation.cram import EPISODIC, CRAMConfig, CRAMLayer, Routing, objective
 from consolidation.decay.forms import FORMS
 from consolidation.decay.solver import Data, fit_best, solve
 from consolidation.rivals import Attention, MixerLayer, build
@@ -209,8 +209,8 @@ def steps(config: Config) -> list[Row]:
         def step(name: str = name) -> None:
             model, optimizer = made[name]
             batch = generate(base.benchmark, 0, 0, base.batch, device)
-            noise = routing_noise(len(model.layers), batch, generator(device, "noise"))
-            objective(model(batch, noise), batch, base.objective)["total"].backward()
+            routing = Routing.draw(len(model.layers), batch, generator(device, "noise"))
+            objective(model(batch, routing), batch, base.objective)["total"].backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -247,9 +247,7 @@ def attention(config: Config) -> list[Row]:
     rows = []
     for length, least in ((2048, 2), (8192, 5)):
         layer, dense, _, x, _, read = _layers(config, length)
-        everywhere, routed = _pairs(
-            partial(dense, x, None, 1.0, frozenset()), partial(layer.episodic, x, read), config.rounds
-        )
+        everywhere, routed = _pairs(partial(dense, x), partial(layer.episodic, x, read), config.rounds)
         what = (
             f"attention part, dense / routed at {config.routed:.0%} of {length:,} positions, width "
             f"{config.width}"
@@ -293,7 +291,7 @@ def growth(config: Config) -> list[Row]:
         layer, _, transformer, x, gap, read = _layers(config, length)
         _route(layer, read)
         work = {
-            name: partial(chosen, x, gap, None, 1.0, frozenset())
+            name: partial(chosen, x, gap, None, frozenset())
             for name, chosen in (("cram", layer), ("transformer", transformer))
         }
         for name, spent in zip(work, _pairs(work["cram"], work["transformer"], config.rounds), strict=True):

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from consolidation.cram import EPISODIC, Model, Part, objective, routing_noise
+from consolidation.cram import EPISODIC, Model, Part, Routing, objective
 from consolidation.rivals import build, parameters
 from consolidation.srcd import Batch, generate, generator
 from consolidation.train import trajectory
@@ -203,17 +203,16 @@ class Trainer:
         # every process draws everything and takes its rows, so the numbers do not depend on how many
         # processes there are
         everything = generate(c.benchmark, self.seed, self.step, c.batch, self.device)
-        noise = routing_noise(
-            len(self.bare.layers), everything, generator(self.device, "routing", self.seed, self.step)
-        )
-        batch, noise = everything.rows(first, last), noise[:, first:last]
+        draws = generator(self.device, "routing", self.seed, self.step)
+        routing = Routing.draw(len(self.bare.layers), everything, draws, c.temperature_at(self.step))
+        batch = everything.rows(first, last)
         rate = self._learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["relative"]
         self.model.train()
         try:
             with self.accelerator.autocast():
-                outputs = self.model(batch, noise, c.temperature_at(self.step))
+                outputs = self.model(batch, routing.rows(first, last))
             terms = objective(outputs, batch, c.objective_at(self.step))
             self.accelerator.backward(terms["total"])
         except RuntimeError as error:
