@@ -33,7 +33,8 @@ from consolidation.decay.solver import Data, fit_best, solve
 from consolidation.rivals import Attention, MixerLayer, build
 from consolidation.srcd import generate, generator
 from consolidation.train.presets import preset
-from labbook.console import console, guarded, progress
+from labbook.command import run_command
+from labbook.console import console, progress
 from labbook.estimate import Array
 from labbook.run import write_table
 
@@ -54,7 +55,7 @@ Part = Literal["steps", "attention", "growth", "fits"]
 
 @dataclass(frozen=True)
 class Config:
-    """What is timed, and how much of it."""
+    """Measure speed and memory of the reference model and the fits as ratios: what is timed, and how much of it."""
 
     parts: tyro.conf.Positional[tuple[Part, ...]] = ("steps", "attention", "growth", "fits")
     """Which comparisons."""
@@ -340,19 +341,19 @@ PARTS: dict[Part, Callable[[Config], list[Row]]] = {
 }
 
 
+def work(config: Config) -> Path:
+    """Measure every part and write one row for each ratio."""
+    rows: list[Row] = []
+    for part in config.parts:
+        rows += PARTS[part](config)
+        write_table(config.out, pd.DataFrame(rows))
+    console.print(pd.DataFrame(rows).to_string(index=False, float_format="%.4g", na_rep=""), markup=False)
+    return config.out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    config = tyro.cli(Config, args=args, prog="python -m consolidation.benchmark", description=__doc__)
-
-    def body() -> None:
-        rows: list[Row] = []
-        for part in config.parts:
-            rows += PARTS[part](config)
-            write_table(config.out, pd.DataFrame(rows))
-        console.print(pd.DataFrame(rows).to_string(index=False, float_format="%.4g", na_rep=""), markup=False)
-        console.print(str(config.out))
-
-    guarded(body)
+    run_command("consolidation.benchmark", Config, work, args)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tyro
 from scipy import stats
 
 from consolidation.decay.curve import Clock, Curve, ErrorModel
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import Estimator, bootstrap, fit, profile
 from consolidation.decay.solver import Data, fit_best
-from labbook.console import Interrupted, UserError, console, guarded, progress, stopping
+from labbook.command import run_command
+from labbook.console import Interrupted, UserError, console, progress, stopping
 from labbook.estimate import LEVEL, Array, Estimate
 from labbook.run import write_table
 
@@ -40,7 +40,7 @@ LARGE = 200_000
 
 @dataclass(frozen=True)
 class Config:
-    """How much is simulated."""
+    """Simulate how often the intervals of the decay fits hold the truth."""
 
     simulations: int = 1000
     """Curves per row; 1,000 measure a coverage of .95 to +-.014."""
@@ -233,18 +233,18 @@ def simulate(config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def work(config: Config) -> Path:
+    """Simulate, and print the rows whose coverage is not between 93 and 97 %."""
+    table = simulate(config)
+    inside = table["coverage"].between(0.93, 0.97)
+    console.print(f"{int(inside.sum())} of {len(table)} rows between 93 and 97 %")
+    console.print(table[~inside].to_string(index=False), markup=False)
+    return config.out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    config = tyro.cli(Config, args=args, prog="python -m consolidation.coverage", description=__doc__)
-
-    def body() -> None:
-        table = simulate(config)
-        inside = table["coverage"].between(0.93, 0.97)
-        console.print(f"{int(inside.sum())} of {len(table)} rows between 93 and 97 %")
-        console.print(table[~inside].to_string(index=False), markup=False)
-        console.print(str(config.out))
-
-    guarded(body)
+    run_command("consolidation.coverage", Config, work, args)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ import pandas as pd
 import torch
 import tyro
 
-from labbook.console import choice, console, guarded
+from labbook.command import run_command
+from labbook.console import choice, console
 from labbook.run import write_table
 from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
@@ -37,7 +38,7 @@ from redundancy.text import SPLITS, cut_windows, read_corpus, split_documents
 
 @dataclass(frozen=True)
 class Config:
-    """What is timed, and how much text."""
+    """Measure speed and memory as ratios to what else would do the same: what is timed, and how much text."""
 
     model: tyro.conf.Positional[str] = "embedded"
     """As for the probe."""
@@ -285,25 +286,25 @@ def _held_out_r(decoder: Decoder, task: Task, layer: int, probe: torch.nn.Module
     return total / count
 
 
+def work(config: Config) -> Path:
+    """Measure every part and write one row for each ratio."""
+    choice("threads", torch.get_num_threads(), f"model {config.model}")
+    rows = list[dict[str, Any]]()
+    for name, part in (("pass1", pass_1), ("memory", memory), ("stored", stored), ("descent", descent)):
+        if name in config.parts:
+            for row in part(config):
+                rows.append({"model": config.model, **row})
+                console.print(
+                    f"{row['comparison']}: {row['ours']:.4g} / {row['other']:.4g} = {row['ratio']:.3f} "
+                    f"[{row['lower_quartile']:.3f}, {row['upper_quartile']:.3f}] (n = {row['n']})"
+                )
+    write_table(config.out, pd.DataFrame(rows))
+    return config.out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    config = tyro.cli(Config, args=args, prog="python -m redundancy.benchmark", description=__doc__)
-
-    def body() -> None:
-        choice("threads", torch.get_num_threads(), f"model {config.model}")
-        rows = list[dict[str, Any]]()
-        for name, part in (("pass1", pass_1), ("memory", memory), ("stored", stored), ("descent", descent)):
-            if name in config.parts:
-                for row in part(config):
-                    rows.append({"model": config.model, **row})
-                    console.print(
-                        f"{row['comparison']}: {row['ours']:.4g} / {row['other']:.4g} = {row['ratio']:.3f} "
-                        f"[{row['lower_quartile']:.3f}, {row['upper_quartile']:.3f}] (n = {row['n']})"
-                    )
-        write_table(config.out, pd.DataFrame(rows))
-        console.print(str(config.out))
-
-    guarded(body)
+    run_command("redundancy.benchmark", Config, work, args)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from labbook.console import UserError, console, guarded
+from labbook.command import run_command
+from labbook.console import UserError, console
 from labbook.escape import cell, markup
 from labbook.run import check_files, opened, replacing, unrepeated
 from replication.consolidation import experiment_rows, fit_rows
@@ -195,28 +196,27 @@ class Command:
     """Write only the verdicts, and there; default: REPLICATION.md, RESULTS.md and the README's findings."""
 
 
+def work(command: Command) -> None:
+    """Read the runs and write the pages."""
+    if command.runs and command.out is None:
+        raise UserError(
+            "run folders were named, but REPLICATION.md is about those shipped. Say with --out where to write."
+        )
+    runs = [read_run(folder) for folder in command.runs or shipped()]
+    rows = rows_of(runs)
+    texts = {command.out or PAGE: page(rows)}
+    if command.out is None:
+        texts[RESULTS] = results(runs, headline(rows))
+        texts[README] = between(README.read_text(encoding="utf-8"), findings(runs))
+    for path, text in texts.items():
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+        console.print(markup(path))
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    command = tyro.cli(Command, args=args, prog="python -m replication")
-
-    def body() -> None:
-        if command.runs and command.out is None:
-            raise UserError(
-                "run folders were named, but REPLICATION.md is about those shipped. Say with --out where "
-                "to write."
-            )
-        runs = [read_run(folder) for folder in command.runs or shipped()]
-        rows = rows_of(runs)
-        texts = {command.out or PAGE: page(rows)}
-        if command.out is None:
-            texts[RESULTS] = results(runs, headline(rows))
-            texts[README] = between(README.read_text(encoding="utf-8"), findings(runs))
-        for path, text in texts.items():
-            with replacing(path) as partial:
-                partial.write_text(text, encoding="utf-8")
-            console.print(markup(path))
-
-    guarded(body)
+    run_command("replication", Command, work, args)
 
 
 if __name__ == "__main__":

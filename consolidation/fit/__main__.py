@@ -22,7 +22,8 @@ from consolidation.decay.analysis import Analysis, units_table
 from consolidation.decay.equivalence import Margin
 from consolidation.fit.report import bibtex, data_hash, fit_decay, latex, summary, to_json
 from consolidation.fit.source import FitConfig, read
-from labbook.console import UserError, at_once, console, guarded, warn
+from labbook.command import run_command
+from labbook.console import UserError, at_once, console, warn
 from labbook.escape import markup, plain
 from labbook.run import Run, provenance, replacing, sealed
 
@@ -103,23 +104,23 @@ class Command:
     settings: tyro.conf.OmitArgPrefixes[Settings]
 
 
+def work(command: Command) -> Path:
+    """Fit, draw and print."""
+    with at_once():
+        # plotting libraries are slow to import; errors of the options should be fast
+        from consolidation.fit.figures import draw
+
+        found, folder = execute(command.config, command.settings)
+        draw(found, folder)
+    for caution in found.cautions:
+        warn(markup(caution))
+    console.print(summary(found), markup=False)
+    return folder
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-
-    def body() -> None:
-        command = tyro.cli(Command, args=args, prog="python -m consolidation.fit")
-        with at_once():
-            # plotting libraries are slow to import; errors of the options should be fast
-            from consolidation.fit.figures import draw
-
-            found, folder = execute(command.config, command.settings)
-            draw(found, folder)
-        for caution in found.cautions:
-            warn(markup(caution))
-        console.print(summary(found), markup=False)
-        console.print(markup(folder))
-
-    guarded(body)
+    run_command("consolidation.fit", Command, work, args)
 
 
 if __name__ == "__main__":

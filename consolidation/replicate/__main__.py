@@ -21,7 +21,6 @@ cell and metric: mean over seeds with its interval, and the paper's number besid
 
 import json
 import math
-import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -39,7 +38,8 @@ from consolidation.rivals import VARIANTS
 from consolidation.train import trajectory
 from consolidation.train.presets import TrainConfig, parse
 from consolidation.train.trainer import Settings, Trainer
-from labbook.console import UserError, console, guarded
+from labbook.command import run_command
+from labbook.console import UserError, console
 from labbook.estimate import LEVEL, Estimate
 from labbook.run import CHECKSUMS, digest, sealed, write_json, write_table
 
@@ -388,23 +388,24 @@ def execute(command: Command, out: Path) -> pd.DataFrame:
     return table
 
 
+def work(command: Command) -> Path | None:
+    """Train what is missing, tabulate and print."""
+    if command.config.model != "cram":
+        raise UserError(
+            f"--model {command.config.model}: the experiments choose the models themselves "
+            f"({', '.join(VARIANTS)}). Leave it out."
+        )
+    out = command.out or Path("runs") / f"replicate-{time.strftime('%Y%m%d-%H%M%S')}"
+    table = execute(command, out)
+    if not PartialState().is_main_process:
+        return None
+    show(table)
+    return out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-
-    def body() -> None:
-        command = parse(sys.argv[1:] if args is None else args, Command, "python -m consolidation.replicate")
-        if command.config.model != "cram":
-            raise UserError(
-                f"--model {command.config.model}: the experiments choose the models themselves "
-                f"({', '.join(VARIANTS)}). Leave it out."
-            )
-        out = command.out or Path("runs") / f"replicate-{time.strftime('%Y%m%d-%H%M%S')}"
-        table = execute(command, out)
-        if PartialState().is_main_process:
-            show(table)
-            console.print(str(out))
-
-    guarded(body)
+    run_command("consolidation.replicate", Command, work, args, parse)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ A killed run goes on when the command is repeated. On several GPUs:
 `accelerate launch -m consolidation.train base`.
 """
 
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,8 @@ from rich.table import Table
 
 from consolidation.train.presets import TrainConfig, parse
 from consolidation.train.trainer import Settings, Trainer
-from labbook.console import UserError, console, guarded
+from labbook.command import run_command
+from labbook.console import UserError, console
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,19 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
+def work(command: Command) -> Path | None:
+    """Train every seed and print a line for each."""
+    out = command.out or Path("runs") / f"train-{command.config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    summaries = execute(command, out)
+    if not PartialState().is_main_process:
+        return None
+    show(summaries)
+    return out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-
-    def body() -> None:
-        command = parse(sys.argv[1:] if args is None else args, Command, "python -m consolidation.train")
-        out = command.out or Path("runs") / f"train-{command.config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
-        summaries = execute(command, out)
-        if PartialState().is_main_process:
-            show(summaries)
-            console.print(str(out))
-
-    guarded(body)
+    run_command("consolidation.train", Command, work, args, parse)
 
 
 if __name__ == "__main__":

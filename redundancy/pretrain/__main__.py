@@ -16,7 +16,8 @@ import pandas as pd
 import tyro
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
-from labbook.console import UserError, console, guarded, literal
+from labbook.command import run_command
+from labbook.console import UserError, console
 from labbook.run import (
     Run,
     provenance,
@@ -162,17 +163,17 @@ class Command:
     """Checkpoints to ship beside the final weights."""
 
 
+def work(command: Command) -> Path:
+    """Train, and copy what is shipped."""
+    pretrain(command.config, command.out)
+    if command.ship is not None and processes().is_main_process:
+        ship(command.out, command.ship, command.ship_steps)
+    return command.ship or command.out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    command = tyro.cli(Command, args=args, prog="python -m redundancy.pretrain")
-
-    def body() -> None:
-        pretrain(command.config, command.out)
-        if command.ship is not None and processes().is_main_process:
-            ship(command.out, command.ship, command.ship_steps)
-        console.print(literal(command.ship or command.out))
-
-    guarded(body)
+    run_command("redundancy.pretrain", Command, work, args)
 
 
 if __name__ == "__main__":

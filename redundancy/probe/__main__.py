@@ -15,7 +15,8 @@ import pandas as pd
 import tyro
 
 from labbook import processes
-from labbook.console import UserError, choice, console, guarded, literal
+from labbook.command import run_command
+from labbook.console import UserError, choice, console
 from labbook.estimate import Studentised
 from redundancy.model.capture import Feature
 from redundancy.model.decoder import Decoder
@@ -120,23 +121,23 @@ class Command:
     settings: tyro.conf.OmitArgPrefixes[Settings]
 
 
+def work(command: Command) -> Path | None:
+    """Measure, draw and print."""
+    # plotting libraries are slow to import; errors of the options should be fast
+    from redundancy.probe.figures import draw
+
+    with processes.together():
+        tables = execute(command.config, command.settings)
+        if processes.rank() > 0:
+            return None
+        draw(tables.folder, tables.folder)
+        print_tables(tables)
+    return tables.folder
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    command = tyro.cli(Command, args=args, prog="python -m redundancy.probe")
-
-    def body() -> None:
-        from redundancy.probe.figures import (
-            draw,
-        )  # plotting libraries are slow to import; errors above should be fast
-
-        with processes.together():
-            tables = execute(command.config, command.settings)
-            if processes.rank() == 0:
-                draw(tables.folder, tables.folder)
-                print_tables(tables)
-                console.print(literal(tables.folder))
-
-    guarded(body)
+    run_command("redundancy.probe", Command, work, args)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ import tyro
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import UserError, console, guarded, literal
+from labbook.command import run_command
+from labbook.console import UserError, console
 from labbook.estimate import Studentised
 from redundancy.evaluation import Variant, evaluate
 from redundancy.model.decoder import Decoder
@@ -330,21 +331,23 @@ class Command:
     settings: tyro.conf.OmitArgPrefixes[Settings]
 
 
+def work(command: Command) -> Path | None:
+    """Measure, draw and print."""
+    # plotting libraries are slow to import; errors of the options should be fast
+    from redundancy.removal.figures import draw_removal
+
+    with processes.together():
+        losses = execute(command.config, command.settings)
+        if processes.rank() > 0:
+            return None
+        draw_removal(losses.folder, losses.folder)
+        print_losses(losses)
+    return losses.folder
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    command = tyro.cli(Command, args=args, prog="python -m redundancy.removal")
-
-    def body() -> None:
-        from redundancy.removal.figures import draw_removal
-
-        with processes.together():
-            losses = execute(command.config, command.settings)
-            if processes.rank() == 0:
-                draw_removal(losses.folder, losses.folder)
-                print_losses(losses)
-                console.print(literal(losses.folder))
-
-    guarded(body)
+    run_command("redundancy.removal", Command, work, args)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import tyro
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import UserError, choice, console, guarded, literal, warn
+from labbook.command import run_command
+from labbook.console import UserError, choice, console, warn
 from labbook.estimate import Studentised
 from labbook.run import load_tensors, owner, save_tensors
 from redundancy.evaluation import evaluate
@@ -171,21 +172,23 @@ class Command:
     settings: tyro.conf.OmitArgPrefixes[Settings]
 
 
+def work(command: Command) -> Path | None:
+    """Measure, draw and print."""
+    # plotting libraries are slow to import; errors of the options should be fast
+    from redundancy.training.figures import draw_course
+
+    with processes.together():
+        course = execute(command.config, command.settings)
+        if processes.rank() > 0:
+            return None
+        draw_course(course.folder, course.folder)
+        print_course(course)
+    return course.folder
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    command = tyro.cli(Command, args=args, prog="python -m redundancy.training")
-
-    def body() -> None:
-        from redundancy.training.figures import draw_course
-
-        with processes.together():
-            course = execute(command.config, command.settings)
-            if processes.rank() == 0:
-                draw_course(course.folder, course.folder)
-                print_course(course)
-                console.print(literal(course.folder))
-
-    guarded(body)
+    run_command("redundancy.training", Command, work, args)
 
 
 if __name__ == "__main__":

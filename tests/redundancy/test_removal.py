@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from labbook import console
+from redundancy import evaluation
 from redundancy import passes as measure
-from redundancy.model import substitution
 from redundancy.removal import __main__ as removal
 from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
 from redundancy.removal.tables import BUDGETS, FRAMES, ORDERS, Losses
@@ -106,9 +106,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     uninterrupted, gpt2_folder, text_folder, tmp_path, monkeypatch, parts, stage, stop_at
 ):
     count, out = [0], tmp_path / "killed"
-    module, name = (
-        (measure.LayerMoments, "add") if stage == "moments" else (substitution, "log_probabilities")
-    )
+    module, name = (measure.LayerMoments, "add") if stage == "moments" else (evaluation, "log_probabilities")
     original = getattr(module, name)
 
     def counted(*args):

@@ -21,7 +21,7 @@ from scipy.optimize import least_squares
 from scipy.stats import gamma as gamma_distribution
 
 from consolidation import coverage
-from consolidation import humans as registry_command
+from consolidation import humans as humans_command
 from consolidation.benchmark import Config, fits
 from consolidation.coverage import unit_interval, unit_truth
 from consolidation.decay import forms, functions, humans
@@ -456,7 +456,7 @@ def test_human_files_are_checked(tmp_path):
 
 
 def test_the_registry_prints(capsys):
-    registry_command.main([])
+    humans_command.main([])
     out = capsys.readouterr().out
     assert "kolers1976_inverted" in out
     assert "retention interval" in out

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from consolidation import humans as registry_command
+from consolidation import humans as humans_command
 from consolidation.decay import humans, units
 from consolidation.decay.analysis import Choices, analyse, human_exponents
 from consolidation.decay.comparison import compare
@@ -271,7 +271,7 @@ def test_bad_tables_are_one_paragraph(case, main, tmp_path, capsys):
         )
         assert words in said
     else:
-        fails(registry_command.main, capsys, [str(path)])
+        fails(humans_command.main, capsys, [str(path)])
     assert not (tmp_path / "run").exists()
 
 
