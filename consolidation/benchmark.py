@@ -55,7 +55,7 @@ Part = Literal["steps", "attention", "growth", "fits"]
 
 @dataclass(frozen=True)
 class Config:
-    """Measure speed and memory of the reference model and the fits as ratios: what is timed, and how much of it."""
+    """Measure speed and memory of the reference model and the fits as ratios: what is timed, and how much."""
 
     parts: tyro.conf.Positional[tuple[Part, ...]] = ("steps", "attention", "growth", "fits")
     """Which comparisons."""

@@ -12,33 +12,25 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consolidation.decay import humans
-from consolidation.replicate.__main__ import METRICS, over_seeds
-from consolidation.replicate.__main__ import PAPER as TABLES
+from consolidation.replicate.cells import METRICS, PAPER, over_seeds
 from consolidation.rivals import VARIANTS
 from consolidation.srcd import CLOCKS
 from consolidation.theory import fit_phase_planes
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
+from consolidation.train.figures import KNOCKED, band, draw_what_is_possible
 from labbook import style
-from labbook.console import UserError
+from labbook.console import UserError, warn
 
 PAPER_STEPS = 10_000
-KNOCKED = {
-    "attention": "without attention",
-    "semantic": "without semantic memory",
-    "working": "without working memory",
-    "feed_forward": "without feed-forward",
-    "all": "without all four",
-}
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Finished runs by model, in the order of `baselines.VARIANTS`."""
+    """Finished runs by model, in the order of `rivals.VARIANTS`."""
 
     folders: dict[str, Path]
 
@@ -63,20 +55,6 @@ def _paper(series: str) -> pd.DataFrame:
     return pd.read_csv(humans.DATA / "paper_figures.csv").query("series == @series")
 
 
-def _band(axes: Axes, course: pd.DataFrame, colour: Any, label: str, line: str = "-") -> None:
-    """Mean over seeds with the range of the seeds."""
-    course = course.dropna()
-    axes.plot(
-        course.index,
-        course.mean(axis=1),
-        line,
-        color=colour,
-        lw=1.6,
-        label=f"{label} (n = {course.shape[1]})",
-    )
-    axes.fill_between(course.index, course.min(axis=1), course.max(axis=1), color=colour, alpha=0.2, lw=0)
-
-
 def attention(runs: Runs) -> Figure:
     """Share of positions routed to attention over training, ours and the paper's, and ours by kind of
     position.
@@ -85,7 +63,7 @@ def attention(runs: Runs) -> Figure:
     first = next(iter(runs.summaries["cram"]))
     for (name, folder), colour in zip(runs.folders.items(), style.PALETTE, strict=False):
         if VARIANTS[name].layer in ("cram", "seqboat"):
-            _band(panels[0], trajectory.course(folder, "attention"), colour, VARIANTS[name].label)
+            band(panels[0], trajectory.course(folder, "attention"), colour, VARIANTS[name].label)
     for bound, line in (("static", "--"), ("optimum", ":")):
         said = "best static routing (theorem 1)" if bound == "static" else "optimum (eq 13)"
         panels[0].axhline(first[bound], color="0.4", lw=0.9, ls=line, label=said)
@@ -105,7 +83,7 @@ def attention(runs: Runs) -> Figure:
         yscale="log", xlabel="training step", ylabel="share of positions that attend", ylim=(0.008, 9)
     )
     panels[0].legend(frameon=False, fontsize=6.5, loc="upper right")
-    _band(
+    band(
         panels[1],
         _relative(trajectory.course(runs.folders["cram"], "attention"), first["steps"]),
         style.PALETTE[0],
@@ -151,11 +129,11 @@ def memory(runs: Runs) -> Figure:
     figure, panels = plt.subplots(1, len(shown) + 1, figsize=(4.0 * (len(shown) + 1), 3.9), squeeze=False)
     for axes, name in zip(panels[0], shown, strict=False):
         folder = runs.folders[name]
-        _band(axes, trajectory.course(folder, "accuracy", "recurring"), "black", "whole model")
+        band(axes, trajectory.course(folder, "accuracy", "recurring"), "black", "whole model")
         for (part, said), colour in zip(KNOCKED.items(), style.PALETTE, strict=False):
             if part == "semantic" and name == "control":
                 continue
-            _band(axes, trajectory.course(folder, f"accuracy_without_{part}", "recurring"), colour, said)
+            band(axes, trajectory.course(folder, f"accuracy_without_{part}", "recurring"), colour, said)
         axes.set(
             xlabel="training step",
             ylabel="right answers, recurring queries",
@@ -167,7 +145,7 @@ def memory(runs: Runs) -> Figure:
         axes.legend(frameon=False, fontsize=6, loc="upper left")
     axes = panels[0][-1]
     for name, colour in zip(shown, style.PALETTE, strict=False):
-        _band(
+        band(
             axes,
             trajectory.course(runs.folders[name], "accuracy", "novel"),
             colour,
@@ -197,9 +175,9 @@ def phase_plane(runs: Runs) -> Figure:
     quality = trajectory.course(folder, "quality", "recurring", 0)
     predicted = trajectory.course(folder, "quality_predicted", "recurring")
     share = trajectory.course(folder, "semantic", "recurring")
-    _band(panels[0], quality, style.PALETTE[0], "mean q at recurring queries")
-    _band(panels[0], predicted, style.PALETTE[1], "predicted q, which the router sees", "--")
-    _band(panels[0], share, style.PALETTE[2], "share routed to semantic memory")
+    band(panels[0], quality, style.PALETTE[0], "mean q at recurring queries")
+    band(panels[0], predicted, style.PALETTE[1], "predicted q, which the router sees", "--")
+    band(panels[0], share, style.PALETTE[2], "share routed to semantic memory")
     points = _paper("fig3b_mean_quality")
     steps = runs.summaries["cram"][0]["steps"]
     panels[0].plot(
@@ -284,7 +262,7 @@ def exposure(runs: Runs) -> Figure:
             if name not in ("cram", "control", "no-consolidation"):
                 continue
             curve = episodic_curve(folder, clock)
-            _band(
+            band(
                 axes,
                 pd.DataFrame({"k": curve.x, "seed": curve.unit, "p": curve.y}).pivot(
                     index="k", columns="seed", values="p"
@@ -319,7 +297,7 @@ def beside_the_paper(runs: Runs) -> Figure:
                 label="here: mean, 95 % interval, seeds" if place == 0 else None,
             )
             for table in ("table1", "table4"):
-                stated = TABLES.get((table, name), {}).get(metric)
+                stated = PAPER.get((table, name), {}).get(metric)
                 if stated is not None:
                     axes.plot(
                         stated,
@@ -363,5 +341,12 @@ FIGURES = {
 
 
 def draw(folder: Path, destination: Path) -> list[Path]:
-    """Draw every figure of the runs in `folder` as PNG and PDF into `destination`."""
-    return style.draw(read_runs(folder), FIGURES, destination)
+    """Draw every figure of the runs in `folder` as PNG and PDF into `destination`, and warn of those that the
+    runs are not enough for.
+    """
+    try:
+        runs = read_runs(folder)
+    except UserError as error:
+        warn(f"no figure is drawn: {error}")
+        return []
+    return draw_what_is_possible(runs, FIGURES, destination)

@@ -45,6 +45,11 @@ def execute(command: Command, out: Path) -> list[dict[str, Any]]:
     for seed in range(command.first_seed, command.first_seed + command.seeds):
         trainer = Trainer(command.config, seed, out / f"seed-{seed}", command.settings)
         summaries.append(trainer.train())
+    if PartialState().is_main_process:
+        # plotting libraries are slow to import, and only this process draws
+        from consolidation.train.figures import draw
+
+        draw(out)
     return summaries
 
 

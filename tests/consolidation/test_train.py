@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from consolidation.replicate import __main__ as replicate
+from consolidation.replicate.cells import over_seeds
 from consolidation.rivals import build
 from consolidation.srcd import CLOCKS, Exposures, generate
 from consolidation.train import __main__ as train
@@ -367,14 +368,14 @@ def test_replicate_runs_every_cell_once_and_tabulates(tmp_path, capsys):
 
 
 def test_seed_intervals():
-    number = replicate.over_seeds(np.array([1.0, 2.0, 3.0]), "dynamics_mse")
+    number = over_seeds(np.array([1.0, 2.0, 3.0]), "dynamics_mse")
     assert (number.lower, number.upper) == pytest.approx(
         (2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-5
     )
-    wilson = replicate.over_seeds(np.array([1.0, 1.0, 1.0, 1.0, 0.0]), "learnt")
+    wilson = over_seeds(np.array([1.0, 1.0, 1.0, 1.0, 0.0]), "learnt")
     assert (wilson.lower, wilson.upper) == pytest.approx((0.3755, 0.9638), abs=1e-3)
-    assert math.isnan(replicate.over_seeds(np.array([1.0]), "attention").lower)
-    share = replicate.over_seeds(np.array([1.0, 0.9]), "retrieval")
+    assert math.isnan(over_seeds(np.array([1.0]), "attention").lower)
+    share = over_seeds(np.array([1.0, 0.9]), "retrieval")
     assert (share.lower >= 0, share.upper) == (True, 1.0)
 
 

@@ -370,6 +370,7 @@ def test_the_command_leaves_everything_a_paper_needs(finished):
         "config.json",
         "provenance.json",
         "fit.json",
+        "summary.json",
         "gamma.tex",
         "gamma.bib",
         *tables,
