@@ -36,7 +36,7 @@ from consolidation.train.presets import TrainConfig, parse
 from consolidation.train.trainer import Settings, Trainer
 from labbook.command import run_command
 from labbook.console import UserError, console
-from labbook.run import Run, provenance, write_json
+from labbook.run import CHECKSUMS, Run, digest, provenance, read_json, write_json
 
 
 def show(table: pd.DataFrame) -> None:
@@ -109,7 +109,7 @@ def execute(command: Command, out: Path) -> pd.DataFrame:
             if PartialState().is_main_process:
                 run.table("cells.csv", tabulate(finished(out, listed), listed))
     table = tabulate(finished(out, listed), listed)
-    if PartialState().is_main_process:
+    if PartialState().is_main_process and not _is_that_of(out, table):
         # plotting libraries are slow to import, and only this process draws
         from consolidation.replicate.figures import draw
 
@@ -136,8 +136,17 @@ def _opened(command: Command, out: Path, listed: list[Cell]) -> Run:
         write_json(out / "config.json", asdict(command.config))
     with PartialState().main_process_first():
         run = Run(out, command.config)
-    run.json("provenance.json", provenance(tables=command.tables, seeds=command.seeds))
+    if not (out / "provenance.json").exists():  # of the first start; every seed has its own
+        run.json("provenance.json", provenance(tables=command.tables, seeds=command.seeds))
     return run
+
+
+def _is_that_of(out: Path, table: pd.DataFrame) -> bool:
+    """Whether the run is finished with this very table, so that nothing is left to draw or to write."""
+    path = out / "summary.json"
+    sums = read_json(path).get(CHECKSUMS, {}) if path.is_file() else {}
+    # older runs drew no figures and had no config.json
+    return "config.json" in sums and sums.get("cells.csv") == digest([table.to_csv(index=False).encode()])
 
 
 def work(command: Command) -> Path | None:

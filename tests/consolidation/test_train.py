@@ -282,6 +282,7 @@ def test_the_command_trains_seeds_and_gives_a_curve(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "0 of 2 seeds learnt retrieval" in out
     assert out.strip().splitlines()[-1] == str(tmp_path / "r")
+    assert (tmp_path / "r" / "train_progress.pdf").exists()
     curve = episodic_curve(tmp_path / "r", least=5)
     assert set(curve.unit) == {"0", "1"}
     assert curve.clock.counts == "repetitions over training"
@@ -363,6 +364,11 @@ def test_replicate_runs_every_cell_once_and_tabulates(tmp_path, capsys):
     began = (tmp_path / "control" / "seed-0" / "trajectory.parquet").stat().st_mtime_ns
     replicate.main([*flags, "--out", str(tmp_path)])
     assert (tmp_path / "control" / "seed-0" / "trajectory.parquet").stat().st_mtime_ns == began
+    assert (tmp_path / "consolidation_attention.png").exists()
+    assert {"config.json", "provenance.json", "summary.json"} <= {p.name for p in tmp_path.iterdir()}
+    drawn = (tmp_path / "consolidation_attention.png").stat().st_mtime_ns
+    replicate.main([*flags, "--out", str(tmp_path)])
+    assert (tmp_path / "consolidation_attention.png").stat().st_mtime_ns == drawn
     assert "there is no table 'table9'" in fails(replicate.main, capsys, ["tiny", "--tables", "table9"])
     assert "the experiments choose the models" in fails(replicate.main, capsys, ["tiny", "--model", "mamba"])
 

@@ -29,6 +29,7 @@ from consolidation.fit.report import bibtex, latex, summary, to_json
 from consolidation.fit.source import FitConfig, read
 from labbook.console import UserError
 from labbook.estimate import Estimate
+from labbook.run import CHECKSUMS
 from tests.conftest import fails
 
 X = np.geomspace(1, 100, 13)
@@ -666,3 +667,23 @@ def test_a_clock_that_is_nearly_one_of_the_registry_is_asked_about(capsys, tmp_p
     args[args.index("repetition")] = "repetitions"
     text = fails(fit_command.main, capsys, [*args, "--clock-unit", "count", "--out", str(tmp_path / "o")])
     assert "nearly 'repetition'" in text
+
+
+def test_a_finished_fit_is_left_as_it_is_and_knows_its_tables(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", k=X, p=0.9 * X**-0.4)
+    args = [path, "--x", "k", "--y", "p", "--clock", "repetition", *FEW, "--out", str(tmp_path / "run")]
+    fit_command.main(args)
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()}
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert found["gamma"] == json.loads((tmp_path / "run" / "fit.json").read_text())["gamma"]
+    assert set(found[CHECKSUMS]) == {
+        "config.json",
+        "forms.csv",
+        "exponents.csv",
+        "multiverse.csv",
+        "units.csv",
+    }
+    capsys.readouterr()
+    fit_command.main(args)
+    assert "nothing is fitted again" in capsys.readouterr().out
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()} == before
