@@ -382,6 +382,6 @@ def test_shipped_reference_runs_have_the_seeds_that_the_table_counts():
     for name, row in cells.iterrows():
         found = trajectory.summaries(folder / name)
         assert row["n"] == len(found) == 5
-        assert row["estimate"] == pytest.approx(np.mean([s["attention"]["all"] for s in found]))
-        assert {s["seed"] for s in found} == set(range(5))
+        assert row["estimate"] == pytest.approx(np.mean([s.attention["all"] for s in found]))
+        assert {s.seed for s in found} == set(range(5))
         assert trajectory.load(folder / name, "patterns")["queries"].sum() > 0

@@ -203,7 +203,7 @@ def _from_run(run: Path, config: FitConfig) -> Source:
     queries.
     """
     # first, so that a damaged seed is named before its numbers are used
-    events = trajectory.summaries(run)[0]["events"]
+    events = trajectory.summaries(run)[0].events
     chosen = config.clock or EXPOSURES[2]
     curves = {clock: episodic_curve(run, clock) for clock in dict.fromkeys((chosen, *EXPOSURES))}
     if config.window is None:

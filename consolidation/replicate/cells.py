@@ -173,25 +173,25 @@ TABLES = {
 }
 
 
-def metrics(summary: dict[str, Any]) -> dict[str, float]:
+def metrics(summary: trajectory.SeedSummary) -> dict[str, float]:
     """The numbers of one seed that are tabulated."""
-    accuracy, attention = summary["accuracy"], summary["attention"]
-    first = summary["attention_first"]
+    accuracy, attention = summary.accuracy, summary.attention
+    first = summary.attention_first
     values = {
         "retrieval": accuracy["query"],
         "recurring": accuracy["recurring"],
         "novel": accuracy["novel"],
-        "dynamics_mse": summary["dynamics_mse"],
+        "dynamics_mse": summary.dynamics_mse,
         "attention": attention["all"],
         "ratio": attention["all"] / first if first else math.nan,
         "at_recurring": attention["recurring"],
         "at_novel": attention["novel"],
-        "pairs": summary["pairs"] / summary["pairs_dense"],
-        "learnt": float(summary["learnt"]),
+        "pairs": summary.pairs / summary.pairs_dense,
+        "learnt": float(summary.learnt),
         # without attention there is nothing to consolidate
-        "consolidated": float(summary["consolidated"]) if attention["all"] else math.nan,
+        "consolidated": float(summary.consolidated) if attention["all"] else math.nan,
     }
-    return {name: math.nan if value is None else float(value) for name, value in values.items()}
+    return {name: float(value) for name, value in values.items()}
 
 
 def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Estimate:
@@ -209,7 +209,7 @@ def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Es
     return Estimate(mean, max(mean - half, low), min(mean + half, high), n)
 
 
-def tabulate(found: dict[str, list[dict[str, Any]]], listed: list[Cell]) -> pd.DataFrame:
+def tabulate(found: dict[str, list[trajectory.SeedSummary]], listed: list[Cell]) -> pd.DataFrame:
     """One row per cell and metric: table, cell, metric, estimate, lower, upper, n, paper, optimum."""
     rows = []
     for cell in listed:
@@ -238,7 +238,7 @@ def tabulate(found: dict[str, list[dict[str, Any]]], listed: list[Cell]) -> pd.D
     )
 
 
-def finished(out: Path, listed: list[Cell]) -> dict[str, list[dict[str, Any]]]:
+def finished(out: Path, listed: list[Cell]) -> dict[str, list[trajectory.SeedSummary]]:
     """Summaries of every finished seed of the listed cells that is in the folder, whichever command trained
     it.
 

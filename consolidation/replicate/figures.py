@@ -7,7 +7,6 @@ consolidation.replicate` and `python -m consolidation.train --out DIR/MODEL` lea
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from consolidation.decay import humans
-from consolidation.replicate.cells import METRICS, PAPER, over_seeds
+from consolidation.replicate.cells import METRICS, PAPER, metrics, over_seeds
 from consolidation.rivals import VARIANTS
 from consolidation.srcd import CLOCKS
 from consolidation.theory import fit_phase_planes
@@ -35,7 +34,7 @@ class Runs:
     folders: dict[str, Path]
 
     @property
-    def summaries(self) -> dict[str, list[dict[str, Any]]]:
+    def summaries(self) -> dict[str, list[trajectory.SeedSummary]]:
         """Summaries of all seeds by model."""
         return {name: trajectory.summaries(folder) for name, folder in self.folders.items()}
 
@@ -64,10 +63,12 @@ def attention(runs: Runs) -> Figure:
     for (name, folder), colour in zip(runs.folders.items(), style.PALETTE, strict=False):
         if VARIANTS[name].layer in ("cram", "seqboat"):
             band(panels[0], trajectory.course(folder, "attention"), colour, VARIANTS[name].label)
-    for bound, line in (("static", "--"), ("optimum", ":")):
-        said = "best static routing (theorem 1)" if bound == "static" else "optimum (eq 13)"
-        panels[0].axhline(first[bound], color="0.4", lw=0.9, ls=line, label=said)
-    for name, step in first["events"].items():
+    for bound, line, said in (
+        (first.static, "--", "best static routing (theorem 1)"),
+        (first.optimum, ":", "optimum (eq 13)"),
+    ):
+        panels[0].axhline(bound, color="0.4", lw=0.9, ls=line, label=said)
+    for name, step in first.events.items():
         panels[0].axvline(step, color="0.8", lw=0.8)
         panels[0].text(
             step,
@@ -85,7 +86,7 @@ def attention(runs: Runs) -> Figure:
     panels[0].legend(frameon=False, fontsize=6.5, loc="upper right")
     band(
         panels[1],
-        _relative(trajectory.course(runs.folders["cram"], "attention"), first["steps"]),
+        _relative(trajectory.course(runs.folders["cram"], "attention"), first.steps),
         style.PALETTE[0],
         "CRAM, here",
     )
@@ -179,7 +180,7 @@ def phase_plane(runs: Runs) -> Figure:
     band(panels[0], predicted, style.PALETTE[1], "predicted q, which the router sees", "--")
     band(panels[0], share, style.PALETTE[2], "share routed to semantic memory")
     points = _paper("fig3b_mean_quality")
-    steps = runs.summaries["cram"][0]["steps"]
+    steps = runs.summaries["cram"][0].steps
     panels[0].plot(
         points["x"] / PAPER_STEPS * steps,
         points["y"],
@@ -192,7 +193,7 @@ def phase_plane(runs: Runs) -> Figure:
     panels[0].legend(frameon=False, fontsize=6.5)
     share = share.reindex(quality.index)
     # the model is about consolidation, so it starts where routing begins to cost
-    begun = quality.index >= runs.summaries["cram"][0]["events"].get("routing pressure sets in", 0)
+    begun = quality.index >= runs.summaries["cram"][0].events.get("routing pressure sets in", 0)
     at = quality.index[begun].to_numpy(float)
     model = fit_phase_planes(at, quality[begun].to_numpy(float).T, share[begun].to_numpy(float).T)
     star, explained, fixed = (
@@ -283,7 +284,7 @@ def beside_the_paper(runs: Runs) -> Figure:
     figure, panels = plt.subplots(1, len(shown), figsize=(13, 1.2 + 0.36 * len(runs.folders)), sharey=True)
     for axes, metric in zip(panels, shown, strict=True):
         for place, (name, found) in enumerate(runs.summaries.items()):
-            values = np.array([_value(s, metric) for s in found])
+            values = np.array([metrics(s)[metric] for s in found])
             number = over_seeds(values[np.isfinite(values)], metric)
             axes.plot(values, np.full(len(values), -place), "|", ms=8, color="0.6")
             if number.n > 1:
@@ -309,7 +310,7 @@ def beside_the_paper(runs: Runs) -> Figure:
                         label=f"paper, {table}",
                     )
         axes.set(xlabel=METRICS[metric])
-    panels[2].axvline(runs.summaries["cram"][0]["optimum"], color="0.5", ls=":", lw=0.9)
+    panels[2].axvline(runs.summaries["cram"][0].optimum, color="0.5", ls=":", lw=0.9)
     panels[2].set_xscale("symlog", linthresh=0.01)
     panels[2].set_xlim(-0.002, 1.6)
     names = [f"{VARIANTS[n].label} (n = {len(s)})" for n, s in runs.summaries.items()]
@@ -319,16 +320,6 @@ def beside_the_paper(runs: Runs) -> Figure:
         handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8
     )
     return figure
-
-
-def _value(summary: dict[str, Any], metric: str) -> float:
-    value = {
-        "retrieval": summary["accuracy"]["query"],
-        "novel": summary["accuracy"]["novel"],
-        "attention": summary["attention"]["all"],
-        "dynamics_mse": summary["dynamics_mse"],
-    }[metric]
-    return float("nan") if value is None else float(value)
 
 
 FIGURES = {

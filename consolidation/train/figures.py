@@ -51,7 +51,7 @@ def progress(run: Path) -> Figure:
         band(panels[0], trajectory.course(run, "attention", kind), colour, label)
         if kind != "other":
             band(panels[1], trajectory.course(run, "accuracy", kind), colour, label)
-    panels[0].axhline(first["optimum"], color="0.4", lw=0.9, ls=":", label="optimum of all (eq 13)")
+    panels[0].axhline(first.optimum, color="0.4", lw=0.9, ls=":", label="optimum of all (eq 13)")
     for part, colour in zip(KNOCKED, style.PALETTE, strict=False):
         course = trajectory.course(run, f"accuracy_without_{part}", "recurring")
         band(panels[2], course, colour, KNOCKED[part])
@@ -60,11 +60,11 @@ def progress(run: Path) -> Figure:
         ("share of positions that attend", "right answers", "right answers, recurring queries"),
         strict=True,
     ):
-        for step in first["events"].values():
+        for step in first.events.values():
             axes.axvline(step, color="0.85", lw=0.8, zorder=0)
         axes.set(xlabel="training step", ylabel=label, ylim=(0, 1.03))
         axes.legend(frameon=False, fontsize=6.5)
-    figure.suptitle(first["label"])
+    figure.suptitle(first.label)
     return figure
 
 

@@ -161,7 +161,7 @@ class Trainer:
         share = self.config.batch // self.accelerator.num_processes
         return share * self.accelerator.process_index, share * (self.accelerator.process_index + 1)
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> trajectory.SeedSummary:
         """All remaining steps; returns the summary. A finished run is left as it is."""
         if self.run.finished:
             return trajectory.read_summary(self.run.folder)
@@ -404,19 +404,19 @@ class Trainer:
             parameters=parameters(self.bare),
         )
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self) -> trajectory.SeedSummary:
         """Write both tables, the weights, and the summary."""
         self.table.sums = self.accelerator.reduce(self.table.sums, "sum")
         table = trajectory.tidy(self.rows)
         facts = {"model": self.config.model, "seed": self.seed, "config": self.run.config}
-        summary = summarise(table, self.config, self.seed, parameters(self.bare))
-        summary["config_digest"] = trajectory.config_digest(self.run.config)
+        digest_of_config = trajectory.config_digest(self.run.config)
+        summary = summarise(table, self.config, self.seed, parameters(self.bare), digest_of_config)
         if self.accelerator.is_main_process:
             folder = self.run.folder
             trajectory.write(folder / "trajectory.parquet", table, facts)
             trajectory.write(folder / "patterns.parquet", self.table.table(), facts)
             save_tensors(folder / "model.safetensors", self.bare.state_dict(), {"model": self.config.model})
-            self.run.json("summary.json", sealed(summary))
+            self.run.json("summary.json", sealed(summary.to_json()))
             (folder / STATE).unlink(missing_ok=True)
         self.accelerator.end_training()
         return summary
