@@ -33,7 +33,7 @@ def work(command: Command) -> None:
 
 
 def show(table: pd.DataFrame) -> None:
-    """One line per series: study, measure, clock, and gamma with its interval or the reason why there is none."""
+    """One line per series: study, measure, clock, and gamma with its interval or why there is none."""
     out = Table(
         box=box.SIMPLE,
         title="a x^-gamma by least squares, 95 % profile-likelihood intervals over points",

@@ -235,8 +235,8 @@ def stored(config: Config) -> list[Comparison]:
     missing = [name for name in ("sklearn", "transformer_lens") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"the comparison `stored` needs {' and '.join(missing)}, which the extra `oracles` brings. Install "
-            "it, or leave `stored` out of --parts."
+            f"the comparison `stored` needs {' and '.join(missing)}, which the extra `oracles` brings. "
+            "Install it, or leave `stored` out of --parts."
         )
     (our_time, our_peak), (their_time, their_peak) = (
         _in_fresh_process(config, kind, config.stored_tokens) for kind in ("ours", "stored")

@@ -79,7 +79,7 @@ FLOORS = (
     {"redundancy.pretrain.__main__"},
     {"redundancy.benchmark", "redundancy.coverage"},
     {"redundancy.__main__"},
-    {"consolidation.decay.units"},
+    {"consolidation.decay.units", "consolidation.decay.functions"},
     {"consolidation.decay.curve", "consolidation.decay.forms"},
     {"consolidation.decay.solver"},
     {"consolidation.decay.inference", "consolidation.decay.equivalence", "consolidation.decay.transitions"},
@@ -90,12 +90,12 @@ FLOORS = (
     {"consolidation.cram"},
     {"consolidation.naive", "consolidation.rivals"},
     {"consolidation.train.trajectory", "consolidation.train.presets"},
-    {"consolidation.train.evaluation"},
-    {"consolidation.train.trainer"},
+    {"consolidation.train.evaluation", "consolidation.train.curves"},
+    {"consolidation.train.trainer", "consolidation.train.figures"},
     {"consolidation.train.__main__"},
-    {"consolidation.decay.from_run"},
-    {"consolidation.replicate.__main__"},
+    {"consolidation.replicate.cells"},
     {"consolidation.replicate.figures"},
+    {"consolidation.replicate.__main__"},
     {"consolidation.fit.source", "consolidation.fit.report"},
     {"consolidation.fit.figures"},
     {"consolidation.fit.__main__"},
@@ -371,6 +371,6 @@ def test_shipped_reference_runs_have_the_seeds_that_the_table_counts():
     for name, row in cells.iterrows():
         found = trajectory.summaries(folder / name)
         assert row["n"] == len(found) == 5
-        assert row["estimate"] == pytest.approx(np.mean([s["attention"]["all"] for s in found]))
-        assert {s["seed"] for s in found} == set(range(5))
+        assert row["estimate"] == pytest.approx(np.mean([s.attention["all"] for s in found]))
+        assert {s.seed for s in found} == set(range(5))
         assert trajectory.load(folder / name, "patterns")["queries"].sum() > 0
