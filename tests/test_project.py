@@ -202,8 +202,8 @@ def test_rooms_are_small():
 
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w>-])")
-# of pip, torchrun and git
-FLAGS_OF_OTHERS = {"--no-deps", "--nproc-per-node", "--porcelain", "--untracked-files"}
+# of pip, torchrun, git, and the console scripts themselves
+FLAGS_OF_OTHERS = {"--no-deps", "--nproc-per-node", "--porcelain", "--untracked-files", "--version"}
 
 
 def flags_named(source: str) -> set[str]:
