@@ -156,7 +156,7 @@ def test_attention_of_equal_keys_is_even(tokenizer):
 def test_a_killed_run_resumes_by_checkpoint_to_the_same_numbers(
     finished, folder, text_folder, tmp_path, monkeypatch
 ):
-    count, out, original = [0], tmp_path / "killed", training.measure
+    count, out, original = [0], tmp_path / "killed", experiment.measure
 
     def counted(*args, **kwargs):
         count[0] += 1
