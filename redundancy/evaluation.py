@@ -10,6 +10,7 @@ Of every next-token prediction from a scored position:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -53,8 +54,7 @@ class Variant:
     rules: Mapping[int, Rule]
 
 
-@torch.inference_mode()
-def log_probabilities(decoder: Decoder, ids: Tensor) -> Tensor:
+def next_token_log_p(decoder: Decoder, ids: Tensor) -> Tensor:
     """log p(next token) at every position but the last: (batch, position - 1, vocabulary), float32 (float64
     models: float64).
     """
@@ -62,10 +62,21 @@ def log_probabilities(decoder: Decoder, ids: Tensor) -> Tensor:
     return logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32).log_softmax(-1)
 
 
+@torch.inference_mode()
+def log_probabilities(decoder: Decoder, ids: Tensor) -> Tensor:
+    """`next_token_log_p` without anything that a gradient needs."""
+    return next_token_log_p(decoder, ids)
+
+
 def evaluate(
-    decoder: Decoder, task: Task, variants: Sequence[Variant], state: Path | None, label: str
+    decoder: Decoder,
+    task: Task,
+    variants: Sequence[Variant],
+    state: Path | None,
+    label: str,
+    split: Literal["validation", "evaluation"] = "evaluation",
 ) -> tuple[Tensor, Tensor]:
-    """Run the intact model and every variant over the held-out documents.
+    """Run the intact model and every variant over the held-out documents, or those of another split.
 
     Of a variant only the blocks from its first changed one on are computed.
 
@@ -74,7 +85,7 @@ def evaluate(
     Sums per document in float64: of the intact model (document, TALLIES), of the variants (variant, document,
     TALLIES).
     """
-    documents = len(task.windows["evaluation"].names)
+    documents = len(task.windows[split].names)
     saved = Saved(state)
     stored, done = saved.load(task.counts)
     sums = torch.zeros(len(variants) + 1, documents, len(TALLIES), dtype=torch.float64)
@@ -111,9 +122,9 @@ def evaluate(
             add(row, log_p, substitution.skipped)
 
     def save(count: int) -> None:
-        saved.save({0: {"sums": sums}}, {"evaluation": count})
+        saved.save({0: {"sums": sums}}, {split: count})
 
-    reading = Pass("evaluation", label, done.get("evaluation", 0), saved, save)
+    reading = Pass(split, label, done.get(split, 0), saved, save)
     each_batch(task, reading, decoder.device, body)
     processes.add_up([sums])
     return sums[0], sums[1:]

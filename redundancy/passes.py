@@ -7,7 +7,7 @@ same numbers.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,10 @@ class Task:
     def counts(self) -> dict[str, int]:
         """Number of windows of each split."""
         return {split: len(windows.lengths) for split, windows in self.windows.items()}
+
+    def shuffled(self, split: str, seed: int) -> "Task":
+        """The same task with the windows of a split in another order."""
+        return replace(self, windows={**self.windows, split: self.windows[split].shuffled(seed)})
 
     def batches(
         self, split: str, device: torch.device, first: int = 0, stop: int | None = None
