@@ -15,7 +15,7 @@ from rich.table import Table
 
 from labbook.console import console
 from labbook.estimate import Array, Estimate, Estimates, Studentised
-from labbook.run import Run, read_finished
+from labbook.run import Run, read_finished, typed
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
 from redundancy.evaluation import TALLIES, Variant
 from redundancy.facts import Facts
@@ -85,7 +85,7 @@ class Losses:
     def read(folder: Path) -> "Losses":
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, (*FRAMES, "cost"), "removal")
-        return Losses(headline=RemovalSummary.read(summary), folder=folder, **frames)
+        return Losses(headline=typed(RemovalSummary.read, summary, folder), folder=folder, **frames)
 
 
 @dataclass(frozen=True)
