@@ -18,10 +18,10 @@ import secrets
 import subprocess
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
 import pandas as pd
@@ -38,6 +38,7 @@ CHECKSUM, BELONGS, CHECKSUMS = "sha256", "belongs", "sha256"
 SEAL = "checksum"
 # It begins so, wherever it stands: a summary whose key SEAL was damaged is none without a checksum.
 SEALED = "SHA-256 of everything else: "
+Summary = TypeVar("Summary")
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas")
 
 
@@ -280,6 +281,17 @@ def read_finished(
         )
     summary = check_files(folder, opened(read_json(folder / "summary.json"), folder / "summary.json"))
     return summary, {name: read_table(path) for name, path in names.items()}
+
+
+def typed(read: Callable[[dict[str, Any]], Summary], summary: dict[str, Any], folder: Path) -> Summary:
+    """The summary of the run in `folder` as `read` makes it. Raises UserError where it lacks a part."""
+    try:
+        return read(summary)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'summary.json'} lacks what this version reads ({type(error).__name__}: {error}). "
+            "Make the run again."
+        ) from error
 
 
 def digest(parts: Iterable[bytes]) -> str:

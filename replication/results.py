@@ -13,7 +13,7 @@ import pandas as pd
 from labbook.estimate import Estimate
 from redundancy.aggregate import CONTROL_NAMES
 from redundancy.probe.summary import ProbeSummary
-from redundancy.removal.curve import BUDGETS, ORDERS, best_order
+from redundancy.removal.curve import BUDGETS, ORDERS
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.rows import ROOT, Finished, number, show
@@ -130,17 +130,21 @@ def findings(runs: Sequence[Finished]) -> list[str]:
             "controls."
         )
     if of["removal"]:
-        parts = []
+        parts, before = list[str](), True
         for run in of["removal"]:
             removal = RemovalSummary.read(run.summary)
-            best = best_order(removal.removable, BUDGETS[1])
-            at = removal.removable[best][BUDGETS[1]]
+            best = removal.order_for(BUDGETS[1])
+            at, before = removal.removable[best][BUDGETS[1]], before and bool(removal.chosen)
             parts.append(f"{at.text()} (n = {at.share.n}) on {removal.model} ({ORDERS[best]})")
+        how = (
+            "The order was chosen on other documents than those it is scored on."
+            if before
+            else "The best order is chosen on the documents that it is scored on, which is optimistic."
+        )
         lines.append(
             f"**How much can go.** For a rise of {BUDGETS[1]} nats per token, the best of the orders tried "
-            f"replaces {'; '.join(parts)} of the attention operations by a linear prediction. The best "
-            "order is chosen on the documents that it is scored on, which is optimistic; other criteria, "
-            "or replacements trained in place, may spare more."
+            f"replaces {'; '.join(parts)} of the attention operations by a linear prediction. {how} Other "
+            "criteria may spare more."
         )
     for run in of["experiments"]:
         lines.append(_consolidation(run))

@@ -65,7 +65,7 @@ FLOORS = (
     {"redundancy.training.figures"},
     {"redundancy.training.experiment"},
     {"redundancy.training.__main__"},
-    {"redundancy.removal.gradients", "redundancy.removal.rivals"},
+    {"redundancy.removal.gradients", "redundancy.removal.rivals", "redundancy.removal.inplace"},
     {"redundancy.removal.need", "redundancy.removal.curve"},
     {"redundancy.removal.summary", "redundancy.removal.cost"},
     {"redundancy.removal.tables"},

@@ -16,7 +16,7 @@ from rich.table import Table
 from labbook.console import console
 from labbook.escape import markup
 from labbook.estimate import Array, Estimate, Estimates, Studentised
-from labbook.run import Run, read_finished
+from labbook.run import Run, read_finished, typed
 from redundancy.aggregate import (
     CONTROL_NAMES,
     NUMBER,
@@ -94,7 +94,7 @@ class Tables:
     def read(folder: Path) -> "Tables":
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, FRAMES, "probe")
-        return Tables(headline=ProbeSummary.read(summary), folder=folder, **frames)
+        return Tables(headline=typed(ProbeSummary.read, summary, folder), folder=folder, **frames)
 
 
 class _Rows:

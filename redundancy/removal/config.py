@@ -7,10 +7,10 @@ import tyro
 
 from redundancy.request import Request, Settings
 
-PartName = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
+PartName = Literal["layers", "heads", "all", "rivals", "in_place", "cumulative", "curve", "cost"]
 
 
-PARTS: tuple[PartName, ...] = ("layers", "heads", "all", "rivals", "cumulative", "curve", "cost")
+PARTS: tuple[PartName, ...] = ("layers", "heads", "all", "rivals", "in_place", "cumulative", "curve", "cost")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,21 +34,27 @@ ORDERS = {
 # orders in which whole heads or layers go: there is nothing between two measured shares
 DISCRETE = tuple(order for order in ORDERS if order.startswith(("heads", "layers")))
 
+# orders that a model could follow: they are known before attention is computed
+DEPLOYABLE = tuple(order for order in ORDERS if not order.startswith(("known", "random")))
+
 
 @dataclass(frozen=True)
 class Evaluated:
     """Sums per document (document, TALLIES) of the intact model, and of every variant (variant, document,
-    TALLIES).
+    TALLIES); `chosen` is the order to use by budget, chosen on other documents.
     """
 
     variants: Sequence[Variant]
     intact: Tensor
     changed: Tensor
+    chosen: Mapping[float, str] = field(default_factory=dict)
 
     def joined(self, other: "Evaluated") -> "Evaluated":
         """The variants of both; the intact model is the same."""
-        return Evaluated(
-            [*self.variants, *other.variants], self.intact, torch.cat([self.changed, other.changed])
+        return replace(
+            self,
+            variants=[*self.variants, *other.variants],
+            changed=torch.cat([self.changed, other.changed]),
         )
 
     def curves(self) -> dict[str, list[int]]:
@@ -112,6 +118,28 @@ def best_order(by_order: ByOrder, budget: float) -> str:
     """
     at = {order: by_order[order][budget].share.estimate for order in ORDERS if order in by_order}
     return max(at, key=lambda order: 0.0 if math.isnan(at[order]) else at[order])
+
+
+def chosen_orders(evaluated: Evaluated) -> dict[float, str]:
+    """The order that replaces the largest share within each budget, among those of DEPLOYABLE.
+
+    `evaluated` is of documents on which nothing is scored afterwards. Between two measured shares of a
+    continuous order the loss is interpolated; equal shares go to the order that stands first in ORDERS.
+    """
+    found = measures(evaluated.intact, evaluated.changed, np.ones((1, len(evaluated.intact))))
+    curves = evaluated.curves()
+    chosen = dict[float, str]()
+    for budget in BUDGETS:
+        spared = dict[str, float]()
+        for order in (o for o in DEPLOYABLE if o in curves):
+            shares, increases = (found[name][curves[order]].T for name in ("share", "loss_increase"))
+            if order in DISCRETE:
+                spared[order] = float(np.append(0.0, shares[0])[_first_over(increases[0], budget)])
+            else:
+                spared[order] = float(interpolated(shares, increases, budget)[0])
+        if spared:
+            chosen[budget] = max(spared, key=lambda order: spared[order])
+    return chosen
 
 
 def _first_over(increases: Array, budget: float) -> Array:

@@ -7,14 +7,16 @@ experiment, step by step.
     layers       one layer at a time: probe | hidden state and position | mean per position | training mean |
                  zero | the probe's prediction for another token
     heads        one head at a time: probe | hidden state and position | training mean
-    all          every layer at once: the same as for layers, and what `rivals` and `cumulative` fit
+    all          every layer at once: the same as for layers, and what `rivals`, `in_place` and `cumulative`
+                 fit
     rivals       probes of low rank and a small network, see `rivals`
+    in_place     the maps of all layers trained together, with the rest of the network frozen, see `inplace`
     cumulative   layers 0 to l, which shows how errors add up: probe | hidden state and position | mean per
                  position | training mean | sequential, a probe refitted on the stream as it is after the
                  earlier substitutions
     curve        the (token, head) operations with the lowest need, a growing share of them, in several orders
                  (see `curve.ORDERS`), replaced by what hidden state and position predict; then once more
-                 near where each budget is crossed
+                 near where each budget is crossed; the order to use is chosen on the validation documents
     cost         operations and seconds when attention is really left out, see `cost`
 """
 
@@ -28,7 +30,7 @@ import torch
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import UserError, console
+from labbook.console import UserError, choice, console
 from labbook.estimate import Studentised
 from redundancy.evaluation import Key, Variant, evaluate
 from redundancy.model.decoder import Decoder
@@ -40,7 +42,8 @@ from redundancy.regression.moments import LayerMoments
 from redundancy.regression.ridge import Affine
 from redundancy.removal.config import PartName, RemovalConfig
 from redundancy.removal.cost import measure_cost
-from redundancy.removal.curve import ORDERS, ROUNDS, Evaluated, crossings
+from redundancy.removal.curve import ORDERS, ROUNDS, Evaluated, chosen_orders, crossings
+from redundancy.removal.inplace import train_in_place
 from redundancy.removal.need import NEEDS, Needs, measure_needs
 from redundancy.removal.rivals import low_rank, train_mlps
 from redundancy.removal.tables import Losses, tabulate_losses
@@ -91,15 +94,26 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
                 decoder, task, closer, state / f"refined-{number}.safetensors", "shares near the budgets"
             )
             evaluated = evaluated.joined(Evaluated(closer, *near))
+    chosen = choose(decoder, task, variants, state)
     affine = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
     cost = measure_cost(decoder, task, affine, needs, config.shares if "cost" in config.parts else ())
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
+    evaluated = replace(evaluated, chosen=chosen)
     losses = tabulate_losses(evaluated, scores, needs, cost, bootstrap, prepared.facts, task)
     losses.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
     return replace(losses, folder=run.folder)
+
+
+def choose(decoder: Decoder, task: Task, variants: Sequence[Variant], state: Path) -> dict[float, str]:
+    """The order that spares most on the validation documents, by budget; empty without a curve."""
+    curve = [variant for variant in variants if variant.key.part == "curve"]
+    if not curve:
+        return {}
+    sums = evaluate(decoder, task, curve, state / "chosen.safetensors", "choice of the order", "validation")
+    return chosen_orders(Evaluated(curve, *sums))
 
 
 def _suit_vocabulary(task: Task, decoder: Decoder) -> Task:
@@ -118,7 +132,8 @@ def fit_probes(
 ) -> dict[str, dict[int, Predict]]:
     """Every map to z that the parts need, by name and layer.
 
-    `probe`, `with_position`, `position_mean`, and, as the parts ask for them, `rank_r`, `mlp`, `sequential`.
+    `probe`, `with_position`, `position_mean`, and, as the parts ask for them, `rank_r`, `mlp`, `in_place`,
+    `sequential`.
     """
     probes: dict[str, dict[int, Predict]] = {"probe": {n: hidden_only(f.probe) for n, f in fitted.items()}}
     for n, f in fitted.items():
@@ -132,6 +147,13 @@ def fit_probes(
             ).items():
                 probes.setdefault(name, {})[n] = hidden_only(reduced)
         probes["mlp"] = {n: hidden_only(m) for n, m in train_mlps(decoder, task, fitted, moments).items()}
+    if "in_place" in parts:
+        start = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
+        scale = {n: sums.pilot["scale_x"] for n, sums in moments.items()}
+        trained = train_in_place(decoder, task, start, scale)
+        gain = f"KL {trained.before:.3f} to {trained.after:.3f} nats"
+        choice("maps in place", gain, "on the validation documents")
+        probes["in_place"] = dict(trained.maps)
     if "cumulative" in parts:
         probes["sequential"] = {n: hidden_only(m) for n, m in fit_sequential(decoder, task, state).items()}
     return probes

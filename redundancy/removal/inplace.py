@@ -3,10 +3,10 @@
     intact     ids --> blocks with attention ----------------------------------> p
     replaced   ids --> blocks with z' = (x - shift) W + b[position] instead ---> p'
 
-The maps that ridge fits are each right for the intact stream, and none of them sees that stream once the layers
-below are replaced too. Here they start from there and learn together to keep KL(p || p') small on the training
-documents; the rest of the network is frozen. No map of the hidden state of one token and its position can do
-better than the best of this kind, so what is left is what such maps cannot give.
+The maps that ridge fits are each right for the intact stream, and none of them sees that stream once the
+layers below are replaced too. Here they start from there and learn together to keep KL(p || p') small on the
+training documents; the rest of the network is frozen. So this is the strongest affine replacement of hidden
+state and position that is tried, as far as the optimiser finds it.
 
 Adam with a cosine over EPOCHS; after every epoch the KL on the validation documents decides what is kept, and
 PATIENCE epochs without a smaller one end it. The maps before training compete too.
@@ -28,9 +28,9 @@ from redundancy.model.substitution import Rule, Substitution
 from redundancy.passes import Task
 from redundancy.regression.controls import PositionAffine
 
-EPOCHS, PATIENCE = 12, 2
+EPOCHS, PATIENCE = 6, 2
 # step of Adam relative to the root mean square of what it changes
-RATE = 0.02
+RATE = 0.04
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Trained:
 
 
 class _Map(nn.Module):
-    """A `PositionAffine` whose weight is learnt in units of the spread of x, so that one rate fits all columns."""
+    """A `PositionAffine` learnt in units of the spread of x, so that one rate fits all columns."""
 
     def __init__(self, start: PositionAffine, scale: Tensor):
         super().__init__()
@@ -71,38 +71,40 @@ def train_in_place(
     start : maps by layer to begin from.
     scale : (d_model,) spread of the hidden state by layer.
 
-    Every process reads all of the text, so that all of them hold the same maps. Raises `Interrupted` when asked
-    to stop; what was trained is then lost, and the same command trains it again.
+    Every process reads all of the text, so that all of them hold the same maps. Raises `Interrupted` when
+    asked to stop; what was trained is then lost, and the same command trains it again.
     """
-    maps = nn.ModuleDict({str(n): _Map(start[n], scale[n]) for n in task.layers})
-    groups = [{"params": [p], "peak": RATE * float(p.detach().square().mean().sqrt())} for p in maps.parameters()]
+    learnt = {n: _Map(start[n], scale[n]) for n in task.layers}
+    maps = nn.ModuleDict({str(n): m for n, m in learnt.items()})
+    size_of = {p: float(p.detach().square().mean().sqrt()) for p in maps.parameters()}
+    groups = [{"params": [p], "peak": RATE * size} for p, size in size_of.items()]
     optimiser = torch.optim.Adam(groups, lr=0.0)
-    rules = {n: Rule(maps[str(n)]) for n in task.layers}
+    rules = {n: Rule(m) for n, m in learnt.items()}
     best = before = _divergence(decoder, task, rules)
     kept, waited = copy.deepcopy(maps.state_dict()), 0
-    size = -(-len(task.windows["train"].lengths) // task.batch)
+    steps = -(-len(task.windows["train"].lengths) // task.batch)
     with progress("maps trained in place, epochs", EPOCHS) as advance:
         for epoch in range(EPOCHS):
             if waited == PATIENCE:
                 break
             shuffled = task.shuffled("train", task.seed + epoch)
-            for number, batch in enumerate(shuffled.batches("train", decoder.device), epoch * size):
+            for number, batch in enumerate(shuffled.batches("train", decoder.device), epoch * steps):
                 for group in optimiser.param_groups:
-                    group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * number / (EPOCHS * size)))
+                    group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * number / (EPOCHS * steps)))
                 with torch.enable_grad():
                     total, tokens = _batch_divergence(decoder, task, rules, batch)
                     (total / tokens.clamp_min(1)).backward()
                 optimiser.step()
                 optimiser.zero_grad()
                 if stopping():
-                    raise Interrupted("The same command with the same --out goes on from the last finished part.")
+                    raise Interrupted("The same command with the same --out goes on from the last part.")
             divergence = _divergence(decoder, task, rules)
             waited += 1
             if divergence < best:
                 best, kept, waited = divergence, copy.deepcopy(maps.state_dict()), 0
             advance(1, f"KL {divergence:.3f} nats")
     maps.load_state_dict(kept)
-    return Trained({n: maps[str(n)].affine() for n in task.layers}, before, best)
+    return Trained({n: m.affine() for n, m in learnt.items()}, before, best)
 
 
 def _batch_divergence(

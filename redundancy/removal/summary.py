@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from labbook.estimate import Estimate, Estimates, read_estimates
-from redundancy.removal.curve import ByOrder, Removable
+from redundancy.removal.curve import ByOrder, Removable, best_order
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class RemovalSummary:
     all_layers, all_layers_recovered : replacement -> nats per token more with all layers replaced, and the
         share of what the training mean loses that it recovers.
     removable : what every order can remove within every budget.
+    chosen : the order to use by budget, chosen on the validation documents; empty in runs of an older
+        version.
     variance_of_log_need_predicted, cosine : see `need.Needs`.
     """
 
@@ -38,6 +40,7 @@ class RemovalSummary:
     all_layers: Estimates
     all_layers_recovered: Estimates
     removable: ByOrder
+    chosen: dict[float, str]
     variance_of_log_need_predicted: dict[str, float]
     cosine: dict[str, float]
     bytes_per_token: float
@@ -49,7 +52,12 @@ class RemovalSummary:
             order: {f"{budget:g}": share.json() for budget, share in shares.items()}
             for order, shares in self.removable.items()
         }
-        return asdict(self) | {"removable": removable}
+        chosen = {f"{budget:g}": order for budget, order in self.chosen.items()}
+        return asdict(self) | {"removable": removable, "chosen": chosen}
+
+    def order_for(self, budget: float) -> str:
+        """The order chosen on the validation documents; where none was, the best on the scored ones."""
+        return self.chosen.get(budget) or best_order(self.removable, budget)
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> "RemovalSummary":
@@ -75,6 +83,7 @@ class RemovalSummary:
             R_of_operations=Estimate.read(values["R_of_operations"]),
             all_layers=read_estimates(values["all_layers"]),
             all_layers_recovered=read_estimates(values["all_layers_recovered"]),
+            chosen={float(budget): order for budget, order in values.get("chosen", {}).items()},
             removable={
                 order: {float(budget): Removable.read(share) for budget, share in shares.items()}
                 for order, shares in values["removable"].items()

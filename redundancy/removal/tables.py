@@ -3,7 +3,7 @@ a given loss.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from labbook.console import console
 from labbook.estimate import Array, Estimate, Estimates, Studentised
-from labbook.run import Run, read_finished
+from labbook.run import Run, read_finished, typed
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
 from redundancy.evaluation import TALLIES, Variant
 from redundancy.facts import Facts
@@ -28,7 +28,6 @@ from redundancy.removal.curve import (
     ByOrder,
     Evaluated,
     Removable,
-    best_order,
     measures,
     removable,
 )
@@ -85,7 +84,7 @@ class Losses:
     def read(folder: Path) -> "Losses":
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, (*FRAMES, "cost"), "removal")
-        return Losses(headline=RemovalSummary.read(summary), folder=folder, **frames)
+        return Losses(headline=typed(RemovalSummary.read, summary, folder), folder=folder, **frames)
 
 
 @dataclass(frozen=True)
@@ -231,15 +230,16 @@ def _summarise(
         all_layers=lost,
         all_layers_recovered=everywhere("loss_recovered"),
         removable=results.by_order,
+        chosen=dict(evaluated.chosen),
         variance_of_log_need_predicted=needs.fit,
         cosine={str(layer): cosine for layer, cosine in needs.cosine.items()},
         bytes_per_token=facts.bytes_per_token,
-        verdict=_verdict(where, predictors[task.feature]["R"], lost, results.by_order)
+        verdict=_verdict(where, predictors[task.feature]["R"], lost, results.by_order, evaluated.chosen)
         + f" 95 % intervals over {bootstrap.units} held-out {facts.unit}s.",
     )
 
 
-def _verdict(where: str, r: Estimate, lost: Estimates, by_order: ByOrder) -> str:
+def _verdict(where: str, r: Estimate, lost: Estimates, by_order: ByOrder, chosen: Mapping[float, str]) -> str:
     """What the score says, and what can be removed; `where` names the layers if they are not all."""
     text = f"{where}The probe reaches R = {r.text(2)}."
     if lost:
@@ -249,13 +249,15 @@ def _verdict(where: str, r: Estimate, lost: Estimates, by_order: ByOrder) -> str
             f"mean per position costs {lost['position_mean'].text(2)}, the training mean "
             f"{lost['training_mean'].text(2)}, nothing at all {lost['zero'].text(2)}."
         )
+    if "in_place" in lost:
+        text += f" Maps trained together, in place, cost {lost['in_place'].text(2)}."
     if by_order:
         budget = BUDGETS[1]
-        best = best_order(by_order, budget)
         text += (
-            f" At +{budget} nats per token, of {len(by_order)} orders the one that spares most replaces "
-            f"{by_order[best][budget].text()} of the attention operations ({ORDERS[best]}), a random one "
-            f"{by_order['random'][budget].text()}; other criteria may spare more."
+            f" At +{budget} nats per token, the order that spared most on the validation documents, of "
+            f"{len(by_order)} tried, replaces {by_order[chosen[budget]][budget].text()} of the attention "
+            f"operations ({ORDERS[chosen[budget]]}), a random one {by_order['random'][budget].text()}; other "
+            "criteria may spare more."
         )
     return text
 

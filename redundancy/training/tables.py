@@ -24,7 +24,7 @@ from torch import Tensor
 from labbook.console import console
 from labbook.escape import markup
 from labbook.estimate import Array, Estimate, Studentised
-from labbook.run import Run, read_finished
+from labbook.run import Run, read_finished, typed
 from redundancy.aggregate import (
     CONTROL_NAMES,
     Metrics,
@@ -123,7 +123,7 @@ class Course:
     def read(folder: Path) -> "Course":
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, FRAMES, "training")
-        return Course(headline=CourseSummary.read(summary), folder=folder, **frames)
+        return Course(headline=typed(CourseSummary.read, summary, folder), folder=folder, **frames)
 
 
 @dataclass(frozen=True)

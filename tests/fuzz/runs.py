@@ -17,8 +17,10 @@ from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
 from consolidation.train.presets import preset
 from consolidation.train.trainer import STATE, Trainer
+from labbook.estimate import Estimate
 from labbook.run import Run
 from redundancy import passes as measure
+from redundancy.probe.summary import ProbeSummary
 from redundancy.probe.tables import FRAMES, Tables
 from tests.fuzz.judge import Case, damage, equal
 
@@ -41,12 +43,30 @@ def probe_run(folder: Path, seed: int) -> Path:
         )
         for name in FRAMES
     }
-    summary = {
-        "model": "made up",
-        "metrics": {"R": {"estimate": float(rng.random()), "n": 9}},
-        "verdict": "none",
-    }
-    Run(folder, {"model": "made up", "seed": seed}).finish(tables, summary)
+    value = float(rng.random())
+    summary = ProbeSummary(
+        model="made up",
+        feature="resid_pre",
+        layers=(0,),
+        depth=1,
+        random_seeds=2,
+        heads_per_layer=1,
+        aggregation="none",
+        tokens={"train": 9},
+        documents={"train": 9},
+        unit="document",
+        position_0="excluded",
+        metrics={"R": Estimate(value, value, value, 9)},
+        controls={},
+        differences={},
+        head_groups={},
+        penalties={},
+        paper=None,
+        verdict="none",
+        learning={},
+        at_position_0={},
+    )
+    Run(folder, {"model": "made up", "seed": seed}).finish(tables, summary.json())
     return folder
 
 

@@ -7,7 +7,18 @@ from scipy.stats import norm
 
 from labbook.estimate import Studentised
 from redundancy.evaluation import TALLIES, Key, Variant
-from redundancy.removal.curve import BUDGETS, ROUNDS, Evaluated, crossings, interpolated, measures, removable
+from redundancy.removal.curve import (
+    BUDGETS,
+    DEPLOYABLE,
+    ORDERS,
+    ROUNDS,
+    Evaluated,
+    chosen_orders,
+    crossings,
+    interpolated,
+    measures,
+    removable,
+)
 
 
 def test_the_interpolated_share_is_the_first_crossing():
@@ -48,6 +59,27 @@ def evaluated_curve(shares: list[float], increases: list[float], order: str = "r
         sums[row, :, 1], sums[row, :, 4] = 100 * increase, 400 * share
     keys = [Key("curve", "with_position", order=order, target_share=share) for share in shares]
     return Evaluated([Variant(k, {}) for k in keys], sums[0], sums[1:])
+
+
+def test_the_order_is_chosen_among_those_that_could_be_followed():
+    """A known order may be better; whole layers lose when their first step already costs too much."""
+    curves = {
+        "known_displacement": [0.0, 0.0, 0.0],
+        "predicted_displacement": [0.02, 0.2, 0.9],
+        "predicted_fisher": [0.001, 0.08, 0.9],
+        "layers_cosine": [0.06, 0.2, 0.9],
+    }
+    parts = [evaluated_curve([0.2, 0.5, 1.0], values, order) for order, values in curves.items()]
+    every = parts[0]
+    for part in parts[1:]:
+        every = every.joined(part)
+    assert chosen_orders(every) == dict.fromkeys(BUDGETS, "predicted_fisher")
+    parts[3] = evaluated_curve([0.2, 0.5, 1.0], [0.0, 0.04, 0.9], "layers_cosine")
+    every = parts[0].joined(parts[2]).joined(parts[3])
+    assert chosen_orders(every)[0.05] == "layers_cosine"
+    assert chosen_orders(every)[0.01] == "predicted_fisher"
+    assert not any(order.startswith(("known", "random")) for order in DEPLOYABLE)
+    assert set(DEPLOYABLE) < set(ORDERS)
 
 
 def test_crossings_are_measured_until_their_neighbours_are_close():
