@@ -1,4 +1,4 @@
-"""Maps trained in place: never worse than they began, exact on a planted linear model, and the same each time."""
+"""Maps trained in place: never worse than their start, exact on a planted linear model, the same again."""
 
 from dataclasses import replace
 
