@@ -14,8 +14,8 @@ __all__ = ["__version__", "fit_decay"]
 def fit_decay(curve: "Curve", **options: Any) -> "DecayReport":
     """Fit a curve in every way that applies to it, as `python -m consolidation.fit` does.
 
-    `options` are those of `consolidation.decay.analysis.analyse`. Raises UserError when no form, or no power
-    law, can be fitted.
+    `options` are the fields of `consolidation.decay.analysis.Choices`. Raises UserError when no form, or no
+    power law, can be fitted.
     """
     # here and not above: `python -m consolidation.fit --help` should not wait for scipy and torch
     from consolidation.fit.report import fit_decay as fit

@@ -1,12 +1,15 @@
 """What training, skipping and fitting cost, as ratios in one process: `python -m consolidation.benchmark
 [steps] [attention] [growth] [fits]`.
 
-steps      training step of CRAM / of the Transformer of the same width, depth and length, alternating; and generating the batch / the step
+steps      training step of CRAM / of the Transformer of the same width, depth and length, alternating; and
+           generating the batch / the step
 attention  the attention part alone, projections included: dense causal / read at the routed positions only,
-alternating
-growth     one layer with routed reads at 1k to 16k positions: exponent of its time in the length, beside a Transformer layer's; memory beside time
-fits       1,000 bootstrap replicates x 8 forms x 30 curves by the batched solver; the loop of scipy.optimize.curve_fit is timed on a sample
-       of the same replicates and scaled up; both have to reach the same optimum
+           alternating
+growth     one layer with routed reads at 1k to 16k positions: exponent of its time in the length, beside a
+           Transformer layer's; memory beside time
+fits       1,000 bootstrap replicates x 8 forms x 30 curves by the batched solver; the loop of
+           scipy.optimize.curve_fit is timed on a sample of the same replicates and scaled up; both have to
+           reach the same optimum
 """
 
 import time
@@ -24,13 +27,14 @@ import tyro
 from scipy.optimize import OptimizeWarning, curve_fit
 from torch.profiler import ProfilerActivity, profile
 
-from consolidation.cram import EPISODIC, CRAMConfig, CRAMLayer, objective, routing_noise
+from consolidation.cram import EPISODIC, CRAMConfig, CRAMLayer, Routing, objective
 from consolidation.decay.forms import FORMS
-from consolidation.decay.solver import fit_best, solve
+from consolidation.decay.solver import Data, fit_best, solve
 from consolidation.rivals import Attention, MixerLayer, build
 from consolidation.srcd import generate, generator
 from consolidation.train.presets import preset
-from labbook.console import console, guarded, progress
+from labbook.command import run_command
+from labbook.console import console, progress
 from labbook.estimate import Array
 from labbook.run import write_table
 
@@ -51,7 +55,7 @@ Part = Literal["steps", "attention", "growth", "fits"]
 
 @dataclass(frozen=True)
 class Config:
-    """What is timed, and how much of it."""
+    """Measure speed and memory of the reference model and the fits as ratios: what is timed, and how much."""
 
     parts: tyro.conf.Positional[tuple[Part, ...]] = ("steps", "attention", "growth", "fits")
     """Which comparisons."""
@@ -96,9 +100,9 @@ def fits(config: Config) -> dict[str, float]:
             for name in CHOSEN:
                 form = FORMS[name]
                 began = time.perf_counter()
-                first, _ = fit_best(form, x, y, np.ones_like(y), "gaussian")
+                first, _ = fit_best(form, Data(x, y[None], np.ones((1, len(y)))))
                 start = np.tile(first.parameters, (config.replicates, 1))
-                found = solve(form, x, np.tile(y, (config.replicates, 1)), w, start)
+                found = solve(form, Data(x, np.tile(y, (config.replicates, 1)), w), start)
                 ours += time.perf_counter() - began
                 if number == 0:
                     seconds, excess = _scipy(config, name, x, y, w, first.parameters[0], found.objective)
@@ -206,8 +210,8 @@ def steps(config: Config) -> list[Row]:
         def step(name: str = name) -> None:
             model, optimizer = made[name]
             batch = generate(base.benchmark, 0, 0, base.batch, device)
-            noise = routing_noise(len(model.layers), batch, generator(device, "noise"))
-            objective(model(batch, noise), batch, base.objective)["total"].backward()
+            routing = Routing.draw(len(model.layers), batch, generator(device, "noise"))
+            objective(model(batch, routing), batch, base.objective)["total"].backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -244,9 +248,7 @@ def attention(config: Config) -> list[Row]:
     rows = []
     for length, least in ((2048, 2), (8192, 5)):
         layer, dense, _, x, _, read = _layers(config, length)
-        everywhere, routed = _pairs(
-            partial(dense, x, None, 1.0, frozenset()), partial(layer.episodic, x, read), config.rounds
-        )
+        everywhere, routed = _pairs(partial(dense, x), partial(layer.episodic, x, read), config.rounds)
         what = (
             f"attention part, dense / routed at {config.routed:.0%} of {length:,} positions, width "
             f"{config.width}"
@@ -290,7 +292,7 @@ def growth(config: Config) -> list[Row]:
         layer, _, transformer, x, gap, read = _layers(config, length)
         _route(layer, read)
         work = {
-            name: partial(chosen, x, gap, None, 1.0, frozenset())
+            name: partial(chosen, x, gap, None, frozenset())
             for name, chosen in (("cram", layer), ("transformer", transformer))
         }
         for name, spent in zip(work, _pairs(work["cram"], work["transformer"], config.rounds), strict=True):
@@ -339,19 +341,19 @@ PARTS: dict[Part, Callable[[Config], list[Row]]] = {
 }
 
 
+def work(config: Config) -> Path:
+    """Measure every part and write one row for each ratio."""
+    rows: list[Row] = []
+    for part in config.parts:
+        rows += PARTS[part](config)
+        write_table(config.out, pd.DataFrame(rows))
+    console.print(pd.DataFrame(rows).to_string(index=False, float_format="%.4g", na_rep=""), markup=False)
+    return config.out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    config = tyro.cli(Config, args=args, prog="python -m consolidation.benchmark", description=__doc__)
-
-    def body() -> None:
-        rows: list[Row] = []
-        for part in config.parts:
-            rows += PARTS[part](config)
-            write_table(config.out, pd.DataFrame(rows))
-        console.print(pd.DataFrame(rows).to_string(index=False, float_format="%.4g", na_rep=""), markup=False)
-        console.print(str(config.out))
-
-    guarded(body)
+    run_command("consolidation.benchmark", Config, work, args)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 counts.
 
 points   one curve of independent points with Gaussian, log-normal or binomial noise; profile likelihood
-units    curves of several units whose parameters differ (a and the rate by 15 %, log-normal) with Gaussian noise; BCa or jackknife-t over units. The truth is the fit to
-         the mean curve of 200,000 units
+units    curves of several units whose parameters differ (a and the rate by 15 %, log-normal) with Gaussian
+         noise; BCa or jackknife-t over units. The truth is the fit to the mean curve of 200,000 units
 
 Finished rows are skipped, so a killed command goes on. `figures/coverage.csv` is the committed result; the
 README claims no interval outside it.
@@ -17,33 +17,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tyro
 from scipy import stats
 
 from consolidation.decay.curve import Clock, Curve, ErrorModel
 from consolidation.decay.forms import FORMS
-from consolidation.decay.inference import ERRORS, Estimator, bootstrap, fit, profile
-from consolidation.decay.solver import fit_best
-from labbook.console import Interrupted, UserError, console, guarded, progress, stopping
+from consolidation.decay.inference import Estimator, bootstrap, fit, profile
+from consolidation.decay.solver import Data, fit_best
+from labbook.command import run_command
+from labbook.console import Interrupted, UserError, console, progress, stopping
 from labbook.estimate import LEVEL, Array, Estimate
 from labbook.run import write_table
 
-# parameters of every form, between 1 and 100, for which y lies between .05 and .95; and the parameter whose
-# interval is checked
-PLANTED: dict[str, tuple[tuple[float, ...], str]] = {
-    "power": ((0.9, 0.4), "gamma"),
-    "power_asymptote": ((0.75, 0.6, 0.15), "gamma"),
-    "shifted_power": ((0.9, 0.8, 4.0), "gamma"),
-    "exponential": ((0.9, 40.0), "tau"),
-    "exponential_asymptote": ((0.75, 15.0, 0.15), "tau"),
-    "stretched_exponential": ((0.9, 20.0, 0.6), "beta"),
-    "logarithmic": ((0.9, 0.15), "b"),
-    "hyperbolic": ((0.9, 20.0), "tau"),
-    "double_exponential": ((0.45, 3.0, 0.45, 60.0), "tau_2"),
-    "logistic": ((0.9, 20.0, 1.5), "s"),
-    "broken_power": ((0.5, 0.15, 0.9, 12.0), "gamma_2"),
-    "constant": ((0.5,), "a"),
-}
 # standard deviation, standard deviation of ln y, trials per point: all near .02 at y = .4
 NOISE: dict[ErrorModel, float] = {"gaussian": 0.02, "lognormal": 0.05, "binomial": 600}
 FITTED_BY: dict[ErrorModel, Estimator] = {"gaussian": "nls", "lognormal": "loglog", "binomial": "ml"}
@@ -56,7 +40,7 @@ LARGE = 200_000
 
 @dataclass(frozen=True)
 class Config:
-    """How much is simulated."""
+    """Simulate how often the intervals of the decay fits hold the truth."""
 
     simulations: int = 1000
     """Curves per row; 1,000 measure a coverage of .95 to +-.014."""
@@ -83,18 +67,18 @@ def noisy(truth: Array, error: ErrorModel, g: np.random.Generator) -> Array:
 
 def point_interval(name: str, error: ErrorModel, points: int, g: np.random.Generator) -> Estimate:
     """The interval from one simulated curve."""
-    parameters, parameter = PLANTED[name]
-    x = _x(points)
-    y = noisy(FORMS[name].value(x, np.array(parameters)), error, g)
+    form, x = FORMS[name], _x(points)
+    y = noisy(form.value(x, form.planted), error, g)
     count = np.full(points, NOISE[error]) if error == "binomial" else None
     curve = Curve(name, x, y, Clock("repetition", "count"), count=count)
-    return profile(fit(curve, name, FITTED_BY[error]), parameter).number
+    return profile(fit(curve, name, FITTED_BY[error]), form.checked).number
 
 
 def _unit_parameters(name: str, units: int, g: np.random.Generator) -> Array:
     """(units, k): the planted parameters with their scale and rate drawn for every unit."""
-    base = np.tile(PLANTED[name][0], (units, 1))
-    varied = [0, FORMS[name].parameters.index(PLANTED[name][1])]
+    form = FORMS[name]
+    base = np.tile(form.planted, (units, 1))
+    varied = [0, form.parameters.index(form.checked)]
     base[:, varied] *= np.exp(SPREAD * g.standard_normal((units, 2)))
     return base
 
@@ -103,10 +87,10 @@ def unit_truth(name: str, points: int = 13) -> float:
     """The parameter of the fit to the mean curve of very many units: what the fit to the mean of few units
     estimates.
     """
-    x = _x(points)
-    mean = FORMS[name].value(x, _unit_parameters(name, LARGE, np.random.default_rng(1))).mean(0)
-    found, _ = fit_best(FORMS[name], x, mean, np.ones(points), ERRORS["nls"])
-    return float(found.parameters[0][FORMS[name].parameters.index(PLANTED[name][1])])
+    form, x = FORMS[name], _x(points)
+    mean = form.value(x, _unit_parameters(name, LARGE, np.random.default_rng(1))).mean(0)
+    found, _ = fit_best(form, Data(x, mean[None], np.ones((1, points))))
+    return float(found.parameters[0][form.parameters.index(form.checked)])
 
 
 def unit_interval(name: str, units: int, replicates: int, g: np.random.Generator) -> Estimate:
@@ -120,7 +104,7 @@ def unit_interval(name: str, units: int, replicates: int, g: np.random.Generator
         Clock("repetition", "count"),
         unit=np.repeat([f"{i:02d}" for i in range(units)], 13),
     )
-    return bootstrap(fit(curve, name), int(g.integers(2**31)), replicates)[PLANTED[name][1]].number
+    return bootstrap(fit(curve, name), int(g.integers(2**31)), replicates)[FORMS[name].checked].number
 
 
 def count(
@@ -175,7 +159,7 @@ COLUMNS = (
 
 
 def _rows(config: Config) -> list[dict[str, Any]]:
-    """The finished rows of the table. Raises UserError when it is damaged, or was made with other settings."""
+    """The finished rows of the table. Raises UserError when it is damaged, or of other settings."""
     path = config.out
     try:
         if not path.exists():
@@ -214,8 +198,8 @@ def simulate(config: Config) -> pd.DataFrame:
         ("points", name, error, n)
         for n in POINTS
         for error in NOISE
-        for name in PLANTED
-        if n >= len(PLANTED[name][0]) + 2
+        for name, form in FORMS.items()
+        if n >= len(form.parameters) + 2
     ]
     tasks += [("units", name, "gaussian", n) for n in UNITS for name in UNIT_FORMS]
     with progress("coverage", len(tasks), len(done)) as advance:
@@ -224,8 +208,8 @@ def simulate(config: Config) -> pd.DataFrame:
                 continue
             draw: Callable[[np.random.Generator], Estimate]
             if design == "points":
-                parameters, parameter = PLANTED[name]
-                truth = parameters[FORMS[name].parameters.index(parameter)]
+                form = FORMS[name]
+                truth = form.planted[form.parameters.index(form.checked)]
                 draw = partial(point_interval, name, error, n)
             else:
                 truth, draw = unit_truth(name), partial(unit_interval, name, n, config.replicates)
@@ -235,7 +219,7 @@ def simulate(config: Config) -> pd.DataFrame:
                 {
                     "design": design,
                     "form": name,
-                    "parameter": PLANTED[name][1],
+                    "parameter": FORMS[name].checked,
                     "error": error,
                     "n": n,
                     "method": method,
@@ -249,18 +233,18 @@ def simulate(config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def work(config: Config) -> Path:
+    """Simulate, and print the rows whose coverage is not between 93 and 97 %."""
+    table = simulate(config)
+    inside = table["coverage"].between(0.93, 0.97)
+    console.print(f"{int(inside.sum())} of {len(table)} rows between 93 and 97 %")
+    console.print(table[~inside].to_string(index=False), markup=False)
+    return config.out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    config = tyro.cli(Config, args=args, prog="python -m consolidation.coverage", description=__doc__)
-
-    def body() -> None:
-        table = simulate(config)
-        inside = table["coverage"].between(0.93, 0.97)
-        console.print(f"{int(inside.sum())} of {len(table)} rows between 93 and 97 %")
-        console.print(table[~inside].to_string(index=False), markup=False)
-        console.print(str(config.out))
-
-    guarded(body)
+    run_command("consolidation.coverage", Config, work, args)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ which the objective (eq 8) and every measured quantity follow. The per-token rea
 `consolidation/naive.py`, which is this file's test.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -125,6 +125,44 @@ class Objective:
     """gamma, the weight of eq 5."""
 
 
+@dataclass(frozen=True)
+class Routing:
+    """How the routes of a training step differ from the most probable ones.
+
+    Attributes
+    ----------
+    gumbel : ((layer,) batch, position, 3) Gumbel noise on the logits of the three paths.
+    explore : ((layer,) batch, position) uniform numbers; r_E is computed as well where they are below
+        `exploration`.
+    temperature : of the Gumbel-softmax.
+    """
+
+    gumbel: torch.Tensor
+    explore: torch.Tensor
+    temperature: float = 1.0
+
+    @classmethod
+    def draw(
+        cls, layers: int, batch: Batch, generator: torch.Generator, temperature: float = 1.0
+    ) -> "Routing":
+        """Fresh noise for every layer and position of a batch."""
+        uniform = torch.rand((layers, *batch.key.shape, 4), generator=generator, device=generator.device)
+        gumbel = -(-uniform[..., :3].clamp(min=1e-20).log()).clamp(min=1e-20).log()
+        return cls(gumbel, uniform[..., 3], temperature)
+
+    def rows(self, first: int, last: int) -> "Routing":
+        """That of some sequences of the batch, for all layers."""
+        return replace(self, gumbel=self.gumbel[:, first:last], explore=self.explore[:, first:last])
+
+    def layer(self, number: int) -> "Routing":
+        """That of one layer."""
+        return replace(self, gumbel=self.gumbel[number], explore=self.explore[number])
+
+    def soft(self, logits: torch.Tensor) -> torch.Tensor:
+        """The Gumbel-softmax of (batch, position, paths): the first `paths` columns of the noise are used."""
+        return ((logits + self.gumbel[..., : logits.shape[-1]]) / self.temperature).softmax(-1)
+
+
 @dataclass
 class Trace:
     """What one layer did.
@@ -171,7 +209,7 @@ class WorkingMemory(nn.Module):
         self.out = nn.Linear(d, d)
 
     def forward(self, x: torch.Tensor, gap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """F_CT, and the dynamics' magnitude ||h^(K) - h^(0)|| / sqrt(d): (batch, position)."""
+        """f_CT (eq 2), and the dynamics' magnitude ||h^(K) - h^(0)|| / sqrt(d): (batch, position)."""
         start = h = x if self.from_input else torch.zeros_like(x)
         rate = self.step_size * self.rate(gap.log1p()[..., None]).sigmoid()
         drive = self.drive(x)
@@ -247,66 +285,71 @@ class CRAMLayer(nn.Module):
         self,
         x: torch.Tensor,
         gap: torch.Tensor,
-        noise: torch.Tensor | None,
-        temperature: float,
+        routing: Routing | None,
         without: frozenset[Part],
+        *,
         dense: bool = False,
     ) -> tuple[torch.Tensor, Trace]:
-        """The layer's output and trace; arguments as in `Model.forward`."""
-        config = self.config
-        working, magnitude = self.working(x, gap)
-        semantic = torch.zeros_like(x) if self.semantic is None else self.semantic(x)
+        """The layer's output and trace; arguments as in `Model.forward`, `routing` of this layer."""
+        f_ct, magnitude = self.working(x, gap)
+        f_sem = torch.zeros_like(x) if self.semantic is None else self.semantic(x)
         if self.predict is None:
-            recalled, pairs = self.episodic(x)
-            guess, predicted = None, self._quality(semantic, recalled).detach()
+            r_e, pairs = self.episodic(x)
+            guess, q = None, self._quality(f_sem, r_e).detach()
         else:
             guess = self.predict(x.detach())[..., 0]
-            predicted = guess.sigmoid().detach()
-        logits = self.router(working, gap, magnitude, predicted)
-        probability, route = self._route(logits, noise, temperature)
-        path = route.argmax(-1)
-        if self.predict is None:
-            read = torch.ones_like(path, dtype=torch.bool)
-        else:
-            read = path == EPISODIC if config.routing == "hard" else torch.ones_like(path, dtype=torch.bool)
-            if noise is not None and config.routing == "hard":
-                read = read | (noise[..., 3] < config.exploration)
-            recalled, pairs = self.episodic(x) if dense else self.episodic(x, read)
-        mixed = x if "working" in without else working
+            q = guess.sigmoid().detach()
+        probability, pi = self._route(self.router(f_ct, gap, magnitude, q), routing)
+        path = pi.argmax(-1)
+        read = self._read(path, routing)
+        if self.predict is not None:
+            r_e, pairs = self.episodic(x) if dense else self.episodic(x, read)
+
+        mixed = x if "working" in without else f_ct
         if "attention" not in without:
-            weight = route[..., EPISODIC]
-            if noise is not None and self.predict is not None and config.routing == "hard":
-                # 0 in the forward pass where the path is another one; 1 / exploration as large in the
-                # backward pass, and 0 where nothing was read
-                weight = torch.where(path == EPISODIC, weight, weight / config.exploration)
-            mixed = mixed + weight[..., None] * recalled
+            mixed = mixed + self._weight(pi[..., EPISODIC], path, routing)[..., None] * r_e
         if self.semantic is not None and "semantic" not in without:
-            mixed = mixed + route[..., SEMANTIC, None] * semantic
+            mixed = mixed + pi[..., SEMANTIC, None] * f_sem
         y = self.mixed_norm(mixed)
         out = self.norm(y if "feed_forward" in without else y + self.down(gelu(self.up(y))))
 
         if self.training:
-            self._follow(recalled, read)
-        quality = self._quality(semantic, recalled)
+            self._follow(r_e, read)
+        quality = self._quality(f_sem, r_e).detach()
         zero = out.new_zeros(())
-        error = (semantic - recalled.detach()).square().mean(-1)
-        trace = Trace(
-            route,
-            probability.detach(),
-            path,
-            read,
-            quality.detach() if dense else quality.detach().masked_fill(~read, torch.nan),
-            predicted,
-            self.episodic.novelty(x),
-            pairs,
-            zero if self.semantic is None else _mean_over(path == EPISODIC, error),
-            zero
+        error = (f_sem - r_e.detach()).square().mean(-1)
+        return out, Trace(
+            route=pi,
+            probability=probability.detach(),
+            path=path,
+            read=read,
+            quality=quality if dense else quality.masked_fill(~read, torch.nan),
+            predicted=q,
+            novelty=self.episodic.novelty(x),
+            pairs=pairs,
+            consolidation=zero if self.semantic is None else _mean_over(path == EPISODIC, error),
+            prediction_loss=zero
             if guess is None
-            else _mean_over(
-                read, binary_cross_entropy_with_logits(guess, quality.detach(), reduction="none")
-            ),
+            else _mean_over(read, binary_cross_entropy_with_logits(guess, quality, reduction="none")),
         )
-        return out, trace
+
+    def _read(self, path: torch.Tensor, routing: Routing | None) -> torch.Tensor:
+        """Where r_E is computed: on its path and at explored positions, or everywhere for a q_t that needs it
+        and for a mixture of the paths.
+        """
+        if self.predict is None or self.config.routing == "soft":
+            return torch.ones_like(path, dtype=torch.bool)
+        read = path == EPISODIC
+        return read if routing is None else read | (routing.explore < self.config.exploration)
+
+    def _weight(self, pi_e: torch.Tensor, path: torch.Tensor, routing: Routing | None) -> torch.Tensor:
+        """pi_E of the sum. Where r_E was explored it is 0 in the forward pass, and its gradient stands for
+        the positions that were not.
+        """
+        if routing is None or self.predict is None or self.config.routing == "soft":
+            return pi_e
+        # 1 / exploration as large in the backward pass, and 0 where nothing was read
+        return torch.where(path == EPISODIC, pi_e, pi_e / self.config.exploration)
 
     def _quality(self, semantic: torch.Tensor, recalled: torch.Tensor) -> torch.Tensor:
         """Eq 6: exp(-||f_sem - r_E||^2 / sigma^2)."""
@@ -320,16 +363,14 @@ class CRAMLayer(nn.Module):
         square = _mean_over(read, recalled.square().sum(-1))
         self.scale.lerp_(square.clamp(min=1e-6), (1 - SCALE_MEMORY) * read.any())
 
-    def _route(
-        self, logits: torch.Tensor, noise: torch.Tensor | None, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _route(self, logits: torch.Tensor, routing: Routing | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq 7: probabilities without noise, and the weights of the paths, one-hot with straight-through
         gradients or soft: (batch, position, 3).
         """
         if logits.shape[-1] == 2:  # without the semantic path its probability is exactly 0
             logits = torch.cat([logits, torch.full_like(logits[..., :1], -torch.inf)], -1)
         probability = logits.softmax(-1)
-        soft = probability if noise is None else ((logits + noise[..., :3]) / temperature).softmax(-1)
+        soft = probability if routing is None else routing.soft(logits)
         if self.config.routing == "soft":
             return probability, soft
         return probability, one_hot(soft.argmax(-1), 3).to(soft.dtype) + soft - soft.detach()
@@ -377,25 +418,24 @@ class Model(nn.Module):
     def forward(
         self,
         batch: Batch,
-        noise: torch.Tensor | None = None,
-        temperature: float = 1.0,
+        routing: Routing | None = None,
         without: frozenset[Part] = frozenset(),
+        *,
         dense: bool = False,
     ) -> "Outputs":
         """Predict values and dynamics.
 
         Parameters
         ----------
-        noise : (layer, batch, position, 4) from `routing_noise` in training; None routes to the most probable
-            path.
-        temperature : of the Gumbel-softmax.
+        routing : of a training step; None routes to the most probable path.
         without : parts that are knocked out, in every layer.
         dense : compute attention everywhere and mask it afterwards; the same result, slower.
         """
         x, traces = self.inputs(batch), []
         gap = batch.gap.to(x.dtype)
         for number, layer in enumerate(self.layers):
-            x, trace = layer(x, gap, None if noise is None else noise[number], temperature, without, dense)
+            own = None if routing is None else routing.layer(number)
+            x, trace = layer(x, gap, own, without, dense=dense)
             traces.append(trace)
         return Outputs(self.retrieve(x), self.predict(x)[..., 0], traces)
 
@@ -407,13 +447,6 @@ class Outputs:
     logits: torch.Tensor
     dynamics: torch.Tensor
     traces: list[Trace]
-
-
-def routing_noise(layers: int, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-    """(layer, batch, position, 4): Gumbel noise for the three paths, and a uniform number for exploration."""
-    uniform = torch.rand((layers, *batch.key.shape, 4), generator=generator, device=generator.device)
-    gumbel = -(-uniform[..., :3].clamp(min=1e-20).log()).clamp(min=1e-20).log()
-    return torch.cat([gumbel, uniform[..., 3:]], -1)
 
 
 def objective(outputs: Outputs, batch: Batch, weights: Objective) -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ class EpisodicMemory(nn.Module):
 
     @staticmethod
     def novelty(x: torch.Tensor) -> torch.Tensor:
-        """C of every token: (batch, position)."""
+        """c_t of every token: (batch, position)."""
         x = x.detach()
         count = torch.arange(x.shape[1], device=x.device, dtype=x.dtype).clamp(min=1)
         return (x - _sum_before(x) / count[:, None]).square().mean(-1)

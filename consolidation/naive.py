@@ -11,14 +11,14 @@ import math
 import torch
 from torch.nn.functional import gelu
 
-from consolidation.cram import EPISODIC, SEMANTIC, CRAMLayer
+from consolidation.cram import EPISODIC, SEMANTIC, CRAMLayer, Routing
 
 
 def forward(
-    layer: CRAMLayer, x: torch.Tensor, gap: torch.Tensor, noise: torch.Tensor | None, temperature: float
+    layer: CRAMLayer, x: torch.Tensor, gap: torch.Tensor, routing: Routing | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs (position, width) and paths (position,) of one sequence: x (position, width), gap (position,),
-    noise (position, 4) or None.
+    `routing` of that sequence and layer: gumbel (position, 3), explore (position,).
 
     Hard routing, sigma as the layer has it, no update of its running mean.
     """
@@ -43,14 +43,16 @@ def forward(
         uncertainty = layer.router.uncertainty(working)[0]
         z = torch.stack([torch.log1p(gap[t]), magnitude, seen, uncertainty])
         logits = layer.router.second(gelu(layer.router.first(z)))
-        noisy = logits if noise is None else (logits + noise[t, : len(logits)]) / temperature
+        noisy = (
+            logits if routing is None else (logits + routing.gumbel[t, : len(logits)]) / routing.temperature
+        )
         soft = torch.softmax(noisy, 0)
         path = int(soft.argmax())
         route = [float(p == path) + soft[p] - soft[p].detach() for p in range(len(soft))]
         # mode `predicted`: what is skipped is not there, except that an explored r_E gives the router a
         # gradient
         if layer.predict is not None and path != EPISODIC:
-            explored = noise is not None and float(noise[t, 3]) < config.exploration
+            explored = routing is not None and float(routing.explore[t]) < config.exploration
             recalled = recalled / config.exploration if explored else torch.zeros_like(recalled)
         mixed = working + route[EPISODIC] * recalled
         if layer.semantic:

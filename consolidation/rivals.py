@@ -1,23 +1,23 @@
 """The rivals of table 1 and the ablations of table 4, on the same inputs, heads, objective and parameter
 budget.
 
-| name | what it is |
-|---|---|
-| cram | the reference model |
-| control | router and attention penalty alone: no semantic memory, no consolidation loss, only feed-forward weights to remember in. It decides theorem 1, and it is table 4's "no semantic memory" |
-| no-consolidation | CRAM without eq 5: table 1's "without consolidation" and table 4's "no L_cons" |
-| no-quality | CRAM whose router does not see q_t (table 4) |
-| fast-semantic | CRAM whose semantic memory learns ten times faster (table 4) |
-| transformer | causal attention at every position |
-| mamba | selective state space, no attention |
-| jamba | eight layers, one of attention and seven of state space |
-| seqboat | state space, and attention among the positions that a learned gate activates |
+cram              the reference model
+control           router and attention penalty alone: no semantic memory, no consolidation loss, only
+                  feed-forward weights to remember in. It decides theorem 1, and it is table 4's "no semantic
+                  memory"
+no-consolidation  CRAM without eq 5: table 1's "without consolidation" and table 4's "no L_cons"
+no-quality        CRAM whose router does not see q_t (table 4)
+fast-semantic     CRAM whose semantic memory learns ten times faster (table 4)
+transformer       causal attention at every position
+mamba             selective state space, no attention
+jamba             eight layers, one of attention and seven of state space
+seqboat           state space, and attention among the positions that a learned gate activates
 
 Every rival has the normalisation and feed-forward part of a CRAM layer, so only what mixes positions differs.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from torch.nn.functional import gelu, one_hot, scaled_dot_product_attention
 from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from consolidation.cram import CT, EPISODIC, CRAMConfig, CRAMLayer, Model, Part, Trace
+from consolidation.cram import CT, EPISODIC, CRAMConfig, CRAMLayer, Model, Part, Routing, Trace
 from consolidation.srcd import SRCDConfig
 from labbook.console import UserError
 
@@ -42,6 +42,8 @@ class Variant:
     label : as the paper calls it.
     config, objective, training : the fields in which it differs from CRAM.
     layer : the layer's class.
+    budget : the fields in which a CRAM of as many parameters differs from the configuration; None takes the
+        parameters as they come.
     """
 
     label: str
@@ -49,6 +51,7 @@ class Variant:
     config: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, Any] | None = None
 
 
 VARIANTS = {
@@ -57,14 +60,16 @@ VARIANTS = {
         "no semantic memory",
         config={"semantic": False},
         objective={"semantic_reward": 0.0, "consolidation": 0.0},
+        # the parameters of the semantic memory go to the feed-forward part
+        budget={"semantic": True},
     ),
     "no-consolidation": Variant("no consolidation loss", objective={"consolidation": 0.0}),
     "no-quality": Variant("no q in the router", config={"quality_in_router": False}),
     "fast-semantic": Variant("semantic learning rate x 10", training={"semantic_rate": 1.0}),
-    "transformer": Variant("Transformer", "transformer"),
-    "mamba": Variant("Mamba", "mamba"),
-    "jamba": Variant("Jamba 1:7", "jamba"),
-    "seqboat": Variant("SeqBoat", "seqboat"),
+    "transformer": Variant("Transformer", "transformer", budget={}),
+    "mamba": Variant("Mamba", "mamba", budget={}),
+    "jamba": Variant("Jamba 1:7", "jamba", budget={}),
+    "seqboat": Variant("SeqBoat", "seqboat", budget={}),
 }
 JAMBA_LAYERS, JAMBA_ATTENTION = 8, 4
 
@@ -88,15 +93,10 @@ def build(name: str, benchmark: SRCDConfig, config: CRAMConfig) -> Model:
     """
     chosen = variant(name)
     config = replace(config, **chosen.config)
-    if chosen.layer == "cram":
-        if name == "control":
-            config = _within(
-                _size(benchmark, replace(config, semantic=True), "cram"), benchmark, config, "cram"
-            )
-        return _model(benchmark, config, "cram")
-    return _model(
-        benchmark, _within(_size(benchmark, config, "cram"), benchmark, config, chosen.layer), chosen.layer
-    )
+    if chosen.budget is not None:
+        budget = _size(benchmark, replace(config, **chosen.budget), "cram")
+        config = _within(budget, benchmark, config, chosen.layer)
+    return _model(benchmark, config, chosen.layer)
 
 
 def _model(benchmark: SRCDConfig, config: CRAMConfig, kind: str) -> Model:
@@ -146,6 +146,16 @@ def _within(budget: int, benchmark: SRCDConfig, config: CRAMConfig, kind: str) -
     )
 
 
+class Mixed(NamedTuple):
+    """What a mixer gives: tokens (batch, position, width), 1 where a position attends (batch, position), and
+    the number of query-key pairs.
+    """
+
+    tokens: torch.Tensor
+    attending: torch.Tensor
+    pairs: torch.Tensor
+
+
 class MixerLayer(nn.Module):
     """A mixer of positions in the place of CRAM's memories: norm(x + mixer(x)), then norm(y + FFN(y))."""
 
@@ -159,34 +169,40 @@ class MixerLayer(nn.Module):
         self,
         x: torch.Tensor,
         gap: torch.Tensor,
-        noise: torch.Tensor | None,
-        temperature: float,
+        routing: Routing | None,
         without: frozenset[Part],
+        *,
         dense: bool = False,
     ) -> tuple[torch.Tensor, Trace]:
         """Output and trace, as a `CRAMLayer` gives them; there is no semantic path and no q_t."""
-        mixed, attending, pairs = self.mixer(x, noise, temperature, without)
+        if isinstance(self.mixer, SparselyActivated):
+            mixed, attending, pairs = self.mixer(x, routing, without)
+        else:
+            mixed, attending, pairs = self.mixer(x)
+            mixed = torch.zeros_like(mixed) if self.mixer.part in without else mixed
         y = self.mixed_norm(x + mixed)
         out = self.norm(y if "feed_forward" in without else y + self.down(gelu(self.up(y))))
         path = torch.where(attending.detach() > 0.5, EPISODIC, CT)
         zero, nothing = out.new_zeros(()), torch.full_like(attending, torch.nan)
         route = torch.stack([1 - attending, attending, torch.zeros_like(attending)], -1)
         return out, Trace(
-            route,
-            route.detach(),
-            path,
-            path == EPISODIC,
-            nothing,
-            torch.zeros_like(attending),
-            nothing,
-            pairs,
-            zero,
-            zero,
+            route=route,
+            probability=route.detach(),
+            path=path,
+            read=path == EPISODIC,
+            quality=nothing,
+            predicted=torch.zeros_like(attending),
+            novelty=nothing,
+            pairs=pairs,
+            consolidation=zero,
+            prediction_loss=zero,
         )
 
 
 class Attention(nn.Module):
     """Causal multi-head attention over all positions."""
+
+    part: Part = "attention"
 
     def __init__(self, config: CRAMConfig):
         super().__init__()
@@ -194,25 +210,28 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(
-        self, x: torch.Tensor, noise: torch.Tensor | None, temperature: float, without: frozenset[Part]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mixed tokens, 1 for every position that attends, and the number of query-key pairs."""
+    def forward(self, x: torch.Tensor) -> Mixed:
+        """Every position attends."""
         batch, length = x.shape[:2]
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
-        mixed = self.out(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
         pairs = torch.tensor(batch * length * (length + 1) // 2, device=x.device)
-        return (
-            (torch.zeros_like(mixed) if "attention" in without else mixed),
-            x.new_ones(batch, length),
-            pairs,
-        )
+        return Mixed(self.attend(x), x.new_ones(batch, length), pairs)
+
+    def attend(self, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens mixed by attention to all positions before, or to those that `seen` (batch, query, key)
+        allows.
+        """
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        mask = None if seen is None else seen[:, None]
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=seen is None)
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class StateSpace(nn.Module):
     """Mamba-2's selective state space by transformers: chunked in plain torch, fused where its kernels are
     installed.
     """
+
+    part: Part = "working"
 
     def __init__(self, config: CRAMConfig):
         super().__init__()
@@ -230,14 +249,10 @@ class StateSpace(nn.Module):
             layer_idx=0,
         )
 
-    def forward(
-        self, x: torch.Tensor, noise: torch.Tensor | None, temperature: float, without: frozenset[Part]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mixed tokens; no position attends."""
-        mixed = self.mixer(x)
-        if "working" in without:
-            mixed = torch.zeros_like(mixed)
-        return mixed, x.new_zeros(x.shape[:2]), torch.zeros((), dtype=torch.int64, device=x.device)
+    def forward(self, x: torch.Tensor) -> Mixed:
+        """No position attends."""
+        none = torch.zeros((), dtype=torch.int64, device=x.device)
+        return Mixed(self.mixer(x), x.new_zeros(x.shape[:2]), none)
 
 
 class SparselyActivated(nn.Module):
@@ -253,23 +268,19 @@ class SparselyActivated(nn.Module):
         self.space, self.attention = StateSpace(config), Attention(config)
         self.gate = nn.Linear(config.width, 2)
 
-    def forward(
-        self, x: torch.Tensor, noise: torch.Tensor | None, temperature: float, without: frozenset[Part]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mixed tokens, the gate, and the number of query-key pairs among activated positions."""
-        state, _, _ = self.space(x, noise, temperature, without)
+    def forward(self, x: torch.Tensor, routing: Routing | None, without: frozenset[Part]) -> Mixed:
+        """Attention among activated positions is added where the gate is open."""
+        state = self.space(x).tokens
+        if "working" in without:
+            state = torch.zeros_like(state)
         h = x + state
         logits = self.gate(h)
-        soft = ((logits if noise is None else logits + noise[..., :2]) / temperature).softmax(-1)
+        soft = logits.softmax(-1) if routing is None else routing.soft(logits)
         gate = (one_hot(soft.argmax(-1), 2) + soft - soft.detach())[..., 1]
         active = gate > 0.5
         seen = (active[:, :, None] & active[:, None, :]).tril()
-        heads = self.attention.heads
-        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in self.attention.qkv(h).chunk(3, -1))
-        mask = (seen | ~active[:, :, None])[:, None]
-        mixed = self.attention.out(
-            scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-        )
+        # rows that see nothing would be NaN; their gate is shut, so what they see does not matter
+        attended = self.attention.attend(h, seen | ~active[:, :, None])
         if "attention" not in without:
-            state = state + gate[..., None] * mixed
-        return state, gate, seen.sum()
+            state = state + gate[..., None] * attended
+        return Mixed(state, gate, seen.sum())

@@ -123,7 +123,7 @@ def _integrate(parameters: tuple[float, float, float], q: float, p: float, steps
     return np.asarray(np.clip(solved.y, [[-np.inf], [0.0]], [[np.inf], [1.0]]))
 
 
-def fit_phase_plane(steps: Array, q: Array, p: Array, from_observed: bool = False) -> PhasePlane:
+def fit_phase_plane(steps: Array, q: Array, p: Array, *, from_observed: bool = False) -> PhasePlane:
     """Fit the model of appendix C to mean quality q and semantic share p over training steps, by least
     squares from several starts.
 

@@ -185,10 +185,10 @@ def guarded(body: Callable[[], None]) -> None:
         errors.print(f"interrupted. {literal(stop)}")
         sys.exit(130)
     except Exception as error:
-        said = exhausted(error)
-        if said is None and _number(error) in REFUSALS:
-            said = f"{error}. Check the path and its permissions, or choose another --out."
-        if said is None:
+        message = exhausted(error)
+        if message is None and _number(error) in REFUSALS:
+            message = f"{error}. Check the path and its permissions, or choose another --out."
+        if message is None:
             raise
-        errors.print(f"[red]error:[/red] {literal(said)}")
+        errors.print(f"[red]error:[/red] {literal(message)}")
         sys.exit(2)

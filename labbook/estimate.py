@@ -2,7 +2,10 @@
 steps.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +33,29 @@ class Estimate:
         units = f" (n = {self.n})" if n else ""
         return f"{self.estimate:{form}} [{self.lower:{form}}, {self.upper:{form}}]{units}"
 
+    @staticmethod
+    def read(values: Mapping[Any, Any]) -> "Estimate":
+        """The estimate in a row of a table or an object of a file, NaN where that has null. Raises KeyError
+        where a part is missing.
+        """
+        estimate, lower, upper = (
+            math.nan if values[c] is None else float(values[c]) for c in ("estimate", "lower", "upper")
+        )
+        return Estimate(estimate, lower, upper, int(values["n"]))
+
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.estimate, -self.upper, -self.lower, self.n)
+
     def __str__(self) -> str:
         return self.text(n=True)
+
+
+Estimates = dict[str, Estimate]
+
+
+def read_estimates(values: Mapping[str, Any]) -> Estimates:
+    """Named estimates of an object of a file. Raises KeyError where a part of one is missing."""
+    return {name: Estimate.read(number) for name, number in values.items()}
 
 
 class Studentised:
@@ -105,7 +129,7 @@ class Studentised:
         return Estimate(float(estimate), float(lower), float(upper), self.units)
 
     def replicates(self, values: Array) -> Array:
-        """Linearised bootstrap replicates of a smooth statistic, its estimate first: (1 + replicates, ...)."""
+        """Linearised bootstrap replicates of a smooth statistic, estimate first: (1 + replicates, ...)."""
         pseudo = self._pseudo(values)
         mean = np.tensordot(self._draws, pseudo - pseudo.mean(0), axes=1)
         return np.concatenate([values[:1], values[0] + mean])

@@ -1,4 +1,4 @@
-"""The look of every figure: one theme, a palette that the colour-blind can tell apart, PNG and PDF of each."""
+"""The look of every figure: one theme, a palette that the colour-blind can tell apart, a PNG and a PDF."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -30,6 +30,6 @@ def probe_model(model: str | None = None, *, settings: "Settings | None" = None,
     UserError : with what was asked, what is available, and the option to change.
     """
     # here and not above: torch and transformers take seconds to import
-    from redundancy.probe.__main__ import run_probe
+    from redundancy.probe.experiment import run_probe
 
     return run_probe(model, settings, options)

@@ -23,6 +23,9 @@ CONTROL_NAMES = {
     RANDOM: "random weights",
 }
 
+# columns of an estimate in every table
+NUMBER = ("estimate", "lower", "upper", "n")
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -71,6 +74,16 @@ class Sampled:
 
 
 Metrics = dict[str, Sampled]
+# a row of a table in the making: keys and numbers by column
+TableRow = dict[str, Any]
+
+
+def table_row(values: Array | Sampled, bootstrap: Studentised, **keys: Any) -> TableRow:
+    """The row of one statistic, (1 + documents,) under the weights of `bootstrap`: `keys`, then estimate,
+    lower, upper, n.
+    """
+    sampled = values if isinstance(values, Sampled) else Sampled(values)
+    return {**keys, **vars(sampled.estimate(bootstrap))}
 
 
 def all_metrics(scores: Sequence[LayerScores], name: str, weights: Array) -> tuple[Metrics, Metrics]:
@@ -79,7 +92,7 @@ def all_metrics(scores: Sequence[LayerScores], name: str, weights: Array) -> tup
 
     `scores` are those of one model, or of the same layer of several seeds.
     """
-    by_seed = [one.metrics(name, weights) for one in scores]
+    by_seed = [of_seed.metrics(name, weights) for of_seed in scores]
     for layer, head in by_seed:
         for c in THRESHOLDS:
             layer[f"share_operations_error_below_{round(1 - c, 1)}"] = head[f"share_R_above_{c}"].mean(-1)
@@ -87,9 +100,12 @@ def all_metrics(scores: Sequence[LayerScores], name: str, weights: Array) -> tup
     return mean_over_seeds(layers), mean_over_seeds(heads)
 
 
-def mean_over_seeds(found: Sequence[dict[str, Array]]) -> Metrics:
+def mean_over_seeds(by_seed: Sequence[dict[str, Array]]) -> Metrics:
     """Means over seeds of every metric, per document weights, of models that were scored alike."""
-    return {metric: Sampled.over_seeds([one[metric] for one in found], bounds(metric)) for metric in found[0]}
+    return {
+        metric: Sampled.over_seeds([scores[metric] for scores in by_seed], bounds(metric))
+        for metric in by_seed[0]
+    }
 
 
 def mean_over_layers(parts: Sequence[Metrics]) -> Metrics:
@@ -97,10 +113,8 @@ def mean_over_layers(parts: Sequence[Metrics]) -> Metrics:
     return {metric: Sampled.mean([part[metric] for part in parts]) for metric in parts[0]}
 
 
-def part_of(summary: dict[str, Any]) -> str:
+def part_of(layers: Sequence[int], depth: int) -> str:
     """Which layers a sentence is about where they are not all."""
-    # runs of an older version had all layers or do not say
-    layers, depth = summary["layers"], summary.get("depth", len(summary["layers"]))
     if len(layers) == depth:
         return ""
     return f"Layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {depth} only: "

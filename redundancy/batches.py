@@ -54,25 +54,35 @@ def token_table(train: Windows, limit: int) -> np.ndarray:
     return np.sort(ids[np.argsort(-counts[ids], kind="stable")[:limit]])
 
 
-def cut_batches(
-    windows: Windows,
-    size: int,
-    first: int,
-    stop: int,
-    types: np.ndarray,
-    seed: int,
-    start_position: int,
-    device: torch.device,
-) -> Iterator[Batch]:
-    """Cut the windows [first, stop) into batches of `size`.
+@dataclass(frozen=True)
+class Cut:
+    """How windows become batches.
 
-    `start_position` is the first kept position. Donor positions are a pure function of (seed, window number),
-    so the batch size changes no number.
+    Attributes
+    ----------
+    size : windows per batch.
+    types : token ids with a row of their own in the token table.
+    start_position : first kept position.
+    seed : of the donor positions, which are a pure function of (seed, window number): `size` changes no
+        number.
     """
+
+    size: int
+    types: np.ndarray
+    start_position: int
+    seed: int
+
+
+def cut_batches(
+    windows: Windows, cut: Cut, device: torch.device, first: int = 0, stop: int | None = None
+) -> Iterator[Batch]:
+    """Batches of the windows [first, stop), all of them unless said otherwise."""
+    stop = len(windows.lengths) if stop is None else stop
+    types, seed, start_position = cut.types, cut.seed, cut.start_position
     width = windows.ids.shape[1]
     positions = np.arange(width)
-    for start in range(first, stop, size):
-        part = windows.slice(start, min(start + size, stop))
+    for start in range(first, stop, cut.size):
+        part = windows.slice(start, min(start + cut.size, stop))
         keep = (positions < part.lengths[:, None]) & (positions >= start_position)
         place = np.minimum(np.searchsorted(types, part.ids), len(types) - 1)
         slot = np.where((types[place] == part.ids) & keep, place, len(types))

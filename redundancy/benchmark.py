@@ -1,10 +1,12 @@
-"""What the probe costs, as ratios against other ways of the same work: `python -m redundancy.benchmark
-[MODEL]`.
+"""What the probe costs, as ratios against other ways of the same work.
 
-    pass 1             moments, all heads, penalties and controls / the plain forward pass of the same batches, alternating
-    memory             peak of pass 1 at ten times the tokens / at the smaller number
-    stored activations TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
-    gradient descent   the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R each reaches
+`python -m redundancy.benchmark [MODEL]` compares
+
+    pass 1               moments, all heads, penalties and controls / the plain forward pass of the same
+                         batches, alternating
+    memory               peak of pass 1 at ten times the tokens / at the smaller number
+    stored activations   TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
+    gradient descent     the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R of each
 
 Peak memory is that of a fresh process per leg, counted from after the model was loaded.
 """
@@ -25,20 +27,21 @@ import pandas as pd
 import torch
 import tyro
 
-from labbook.console import UserError, choice, console, guarded
+from labbook.command import run_command
+from labbook.console import UserError, choice, console
 from labbook.run import write_table
 from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import choose_device, choose_dtype, load_model, load_tokenizer, locate
 from redundancy.passes import Task, collect, measure, solve
 from redundancy.regression.controls import fit
-from redundancy.regression.moments import LayerMoments
+from redundancy.regression.moments import Kept, LayerMoments
 from redundancy.text import SPLITS, cut_windows, read_corpus, split_documents
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is timed, and how much text."""
+    """Measure speed and memory as ratios to what else would do the same: what is timed, and how much text."""
 
     model: tyro.conf.Positional[str] = "embedded"
     """As for the probe."""
@@ -63,6 +66,19 @@ class Config:
     """Table of all figures."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A row of the table: what is compared, both numbers, their ratio with quartiles over n pairs."""
+
+    comparison: str
+    ours: float
+    other: float
+    ratio: float
+    lower_quartile: float
+    upper_quartile: float
+    n: int
+
+
 def prepare(config: Config, tokens: int) -> tuple[Decoder, Task]:
     """The model and a task of about `tokens` training tokens of the embedded text, repeated if it is too
     short.
@@ -83,7 +99,15 @@ def prepare(config: Config, tokens: int) -> tuple[Decoder, Task]:
         train, ids=train.ids[repeats], lengths=train.lengths[repeats], document=train.document[repeats]
     )
     batch = (32_768 if device.type == "cuda" else 4096) // config.context
-    return decoder, Task(windows, tuple(range(len(decoder.layers))), "resid_pre", None, 1, 0, batch)
+    return decoder, Task(
+        windows,
+        layers=tuple(range(len(decoder.layers))),
+        feature="resid_pre",
+        ridge=None,
+        start_position=1,
+        seed=0,
+        batch=batch,
+    )
 
 
 def _seconds(device: torch.device, body: Callable[[], Any]) -> float:
@@ -97,7 +121,7 @@ def _seconds(device: torch.device, body: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def pass_1(config: Config) -> list[dict[str, Any]]:
+def pass_1(config: Config) -> list[Comparison]:
     """Seconds per batch of pass 1 and of the plain backbone, in turn on the same batches; the median of the
     pairwise ratios.
     """
@@ -105,7 +129,7 @@ def pass_1(config: Config) -> list[dict[str, Any]]:
     types, device = len(task.types), decoder.device
     parts = [b for b in task.batches("train", device) if len(b.ids) == task.batch]
     layers = {
-        n: LayerMoments(decoder.d_model, decoder.d_z, True, config.context, types, device)
+        n: LayerMoments(Kept(decoder.d_model, decoder.d_z, config.context, types, controls=True), device)
         for n in task.layers
     }
     current = [parts[0]]
@@ -131,24 +155,16 @@ def pass_1(config: Config) -> list[dict[str, Any]]:
         pairs.append((b, a) if number % 2 else (a, b))
     ratios = np.array([f / p for f, p in pairs])
     ours, theirs = np.median([f for f, _ in pairs]), np.median([p for _, p in pairs])
-    return [_row("pass 1 / plain forward, seconds per batch", ours, theirs, ratios, len(ratios))]
+    return [_compare("pass 1 / plain forward, seconds per batch", ours, theirs, ratios, len(ratios))]
 
 
-def _row(
-    name: str, ours: float, other: float, ratios: np.ndarray | None = None, n: int = 1
-) -> dict[str, Any]:
+def _compare(
+    comparison: str, ours: float, other: float, ratios: np.ndarray | None = None, n: int = 1
+) -> Comparison:
     """One comparison; with several pairs the ratio is the median and the range holds its quartiles."""
     values = np.array([ours / other]) if ratios is None else ratios
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return {
-        "comparison": name,
-        "ours": ours,
-        "other": other,
-        "ratio": middle,
-        "lower_quartile": low,
-        "upper_quartile": high,
-        "n": n,
-    }
+    return Comparison(comparison, ours, other, middle, low, high, n)
 
 
 def _leg(config: Config, kind: str, tokens: int) -> tuple[float, float]:
@@ -157,7 +173,7 @@ def _leg(config: Config, kind: str, tokens: int) -> tuple[float, float]:
     if kind == "ours":
 
         def body() -> None:
-            solve(decoder, task, collect(decoder, task, True, None, "pass 1"), "pass 1")
+            solve(decoder, task, collect(decoder, task, None, "pass 1", controls=True), "pass 1")
     else:
         body = _stored_activations(decoder, task, load_tokenizer(locate(config.model)))
     gc.collect()
@@ -205,13 +221,13 @@ def _in_fresh_process(config: Config, kind: str, tokens: int) -> tuple[float, fl
         return pool.submit(_leg, config, kind, tokens).result()
 
 
-def memory(config: Config) -> list[dict[str, Any]]:
+def memory(config: Config) -> list[Comparison]:
     """Peak memory of pass 1 at ten times the tokens against the smaller number."""
     many, few = (_in_fresh_process(config, "ours", n)[1] for n in (10 * config.tokens, config.tokens))
-    return [_row(f"peak memory, {10 * config.tokens:,} / {config.tokens:,} tokens, bytes", many, few)]
+    return [_compare(f"peak memory, {10 * config.tokens:,} / {config.tokens:,} tokens, bytes", many, few)]
 
 
-def stored(config: Config) -> list[dict[str, Any]]:
+def stored(config: Config) -> list[Comparison]:
     """Time and peak memory against stored activations; one penalty and no controls there, all of them here.
 
     Raises UserError when one of the other implementations is not installed.
@@ -219,19 +235,20 @@ def stored(config: Config) -> list[dict[str, Any]]:
     missing = [name for name in ("sklearn", "transformer_lens") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"the comparison `stored` needs {' and '.join(missing)}, which the extra `oracles` brings. Install "
-            "it, or leave `stored` out of --parts."
+            f"the comparison `stored` needs {' and '.join(missing)}, which the extra `oracles` brings. "
+            "Install it, or leave `stored` out of --parts."
         )
     (our_time, our_peak), (their_time, their_peak) = (
         _in_fresh_process(config, kind, config.stored_tokens) for kind in ("ours", "stored")
     )
     name = f"TransformerLens and scikit-learn / ours, {config.stored_tokens:,} tokens"
-    return [_row(f"{name}, seconds", their_time, our_time), _row(f"{name}, bytes", their_peak, our_peak)]
+    return [
+        _compare(f"{name}, seconds", their_time, our_time),
+        _compare(f"{name}, bytes", their_peak, our_peak),
+    ]
 
 
-def descent(
-    config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int = 512
-) -> list[dict[str, Any]]:
+def descent(config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int = 512) -> list[Comparison]:
     """The paper's procedure for one layer (the middle one): stochastic gradient steps (Adam) on |a - x W -
     b|^2.
     """
@@ -261,18 +278,18 @@ def descent(
             optimiser.step()
 
     slow = _seconds(decoder.device, train)
-    moments = collect(decoder, task, False, None, "pass 1")[layer]
+    moments = collect(decoder, task, None, "pass 1", controls=False)[layer]
     fast = _seconds(
         decoder.device, lambda: fit(moments, weight.double() @ weight.double().T, "resid_pre", None)
     )
-    scores, _ = measure(decoder, task, False, None, "exact")
+    scores, _ = measure(decoder, task, None, "exact", controls=False)
     exact = float(
         scores[layer].metrics("resid_pre", np.ones((1, len(task.windows["evaluation"].names))))[0]["R"][0]
     )
     theirs = _held_out_r(decoder, task, layer, probe)
     return [
-        _row(f"{steps:,} gradient steps / exact ridge, layer {layer}, seconds after capture", slow, fast),
-        _row(f"R of the exact ridge / R after {steps:,} gradient steps, layer {layer}", exact, theirs),
+        _compare(f"{steps:,} gradient steps / exact ridge, layer {layer}, seconds after capture", slow, fast),
+        _compare(f"R of the exact ridge / R after {steps:,} gradient steps, layer {layer}", exact, theirs),
     ]
 
 
@@ -295,25 +312,25 @@ def _held_out_r(decoder: Decoder, task: Task, layer: int, probe: torch.nn.Module
     return total / count
 
 
+def work(config: Config) -> Path:
+    """Measure every part and write one row for each ratio."""
+    choice("threads", torch.get_num_threads(), f"model {config.model}")
+    rows = list[dict[str, Any]]()
+    for name, part in (("pass1", pass_1), ("memory", memory), ("stored", stored), ("descent", descent)):
+        if name in config.parts:
+            for row in part(config):
+                rows.append({"model": config.model, **vars(row)})
+                console.print(
+                    f"{row.comparison}: {row.ours:.4g} / {row.other:.4g} = {row.ratio:.3f} "
+                    f"[{row.lower_quartile:.3f}, {row.upper_quartile:.3f}] (n = {row.n})"
+                )
+    write_table(config.out, pd.DataFrame(rows))
+    return config.out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    config = tyro.cli(Config, args=args, prog="python -m redundancy.benchmark", description=__doc__)
-
-    def body() -> None:
-        choice("threads", torch.get_num_threads(), f"model {config.model}")
-        rows = list[dict[str, Any]]()
-        for name, part in (("pass1", pass_1), ("memory", memory), ("stored", stored), ("descent", descent)):
-            if name in config.parts:
-                for row in part(config):
-                    rows.append({"model": config.model, **row})
-                    console.print(
-                        f"{row['comparison']}: {row['ours']:.4g} / {row['other']:.4g} = {row['ratio']:.3f} "
-                        f"[{row['lower_quartile']:.3f}, {row['upper_quartile']:.3f}] (n = {row['n']})"
-                    )
-        write_table(config.out, pd.DataFrame(rows))
-        console.print(str(config.out))
-
-    guarded(body)
+    run_command("redundancy.benchmark", Config, work, args)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""How often the intervals over documents hold the truth: `python -m redundancy.coverage` plants documents and
-counts.
+"""How often the intervals over documents hold the truth.
 
-A score is a ratio of sums over documents, sum(tokens * value) / sum(tokens). Documents are planted as
+`python -m redundancy.coverage` plants documents and counts. A score is a ratio of sums over documents,
+sum(tokens * value) / sum(tokens). Documents are planted as
 
-    equal          equally long, values normal
-    skewed         equally long, values lognormal with a standard deviation of the logarithm of .7
-    very skewed    the same with 1
-    by size        lengths lognormal (.5), values rise with the logarithm of the length: nothing makes them comparable
-    skewed by size the same, and the values lognormal
+    equal            equally long, values normal
+    skewed           equally long, values lognormal with a standard deviation of the logarithm of .7
+    very skewed      the same with 1
+    by size          lengths lognormal (.5), values rise with the logarithm of the length, so that no two
+                     documents are comparable
+    skewed by size   the same, and the values lognormal
 
 and the truth is the ratio of a million of them. Three intervals are compared: the one that every table uses
 (`Studentised`), the expanded percentile interval, and Student's on the jackknife.
@@ -19,11 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tyro
 from scipy import stats
 
-from labbook.console import UserError, console, guarded, progress
-from labbook.escape import markup
+from labbook.command import run_command
+from labbook.console import UserError, console, progress
 from labbook.estimate import LEVEL, Array, Bootstrap, Studentised
 from labbook.run import write_table
 
@@ -119,30 +119,30 @@ class Command:
     """The table; figures/coverage_documents.csv is the committed one."""
 
 
+def work(command: Command) -> Path:
+    """Simulate, write the table and print it by method."""
+    if min(command.documents, default=0) < 2 or command.simulations < 1 or command.seed < 0:
+        raise UserError(
+            f"--documents {command.documents}, --simulations {command.simulations}, --seed "
+            f"{command.seed} were asked for; an interval needs at least 2 documents, a share at least 1 "
+            "simulation, and seeds are not negative. Change them."
+        )
+    rows = list[dict[str, object]]()
+    with progress("simulated tables", len(DESIGNS) * len(command.documents)) as advance:
+        for design in DESIGNS:
+            for documents in command.documents:
+                rows += simulate(design, documents, command.simulations, command.seed)
+                advance()
+    table = pd.DataFrame(rows)
+    write_table(command.out, table)
+    wide = table.pivot(index=["design", "documents"], columns="method", values="coverage")
+    console.print(wide.loc[list(DESIGNS)].to_string(float_format=lambda v: f"{v:.3f}"))
+    return command.out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    command = tyro.cli(Command, args=args, prog="python -m redundancy.coverage")
-
-    def body() -> None:
-        if min(command.documents, default=0) < 2 or command.simulations < 1 or command.seed < 0:
-            raise UserError(
-                f"--documents {command.documents}, --simulations {command.simulations}, --seed "
-                f"{command.seed} were asked for; an interval needs at least 2 documents, a share at least 1 "
-                "simulation, and seeds are not negative. Change them."
-            )
-        rows = list[dict[str, object]]()
-        with progress("simulated tables", len(DESIGNS) * len(command.documents)) as advance:
-            for design in DESIGNS:
-                for documents in command.documents:
-                    rows += simulate(design, documents, command.simulations, command.seed)
-                    advance()
-        table = pd.DataFrame(rows)
-        write_table(command.out, table)
-        wide = table.pivot(index=["design", "documents"], columns="method", values="coverage")
-        console.print(wide.loc[list(DESIGNS)].to_string(float_format=lambda v: f"{v:.3f}"))
-        console.print(markup(command.out))
-
-    guarded(body)
+    run_command("redundancy.coverage", Command, work, args)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Of every next-token prediction from a scored position:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,17 +17,39 @@ from torch import Tensor
 from labbook import processes
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
+from redundancy.model.prefix import Prefix
 from redundancy.model.substitution import Rule, Substitution
-from redundancy.passes import Saved, Task, each_batch
+from redundancy.passes import Pass, Saved, Task, each_batch
 
-FIELDS = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
+# what is summed per document
+TALLIES = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
+
+
+@dataclass(frozen=True)
+class Key:
+    """By which tables know a way to run the model.
+
+    Attributes
+    ----------
+    part : of the experiment.
+    replacement : what stands for attention.
+    layer, head : where, for the parts that go through them.
+    order, target_share : place on the removal curve.
+    """
+
+    part: str
+    replacement: str
+    layer: int | None = None
+    head: int | None = None
+    order: str = ""
+    target_share: float = 0.0
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run the model: the rules by layer, under the keys by which tables know it."""
+    """A way to run the model: the rules by layer, and the key of what they leave."""
 
-    keys: Mapping[str, Any]
+    key: Key
     rules: Mapping[int, Rule]
 
 
@@ -46,22 +67,26 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Run the intact model and every variant over the held-out documents.
 
+    Of a variant only the blocks from its first changed one on are computed.
+
     Returns
     -------
-    Sums per document in float64: of the intact model (document, FIELDS), of the variants (variant, document,
-    FIELDS).
+    Sums per document in float64: of the intact model (document, TALLIES), of the variants (variant, document,
+    TALLIES).
     """
     documents = len(task.windows["evaluation"].names)
     saved = Saved(state)
-    found, done = saved.load(task.counts)
-    sums = torch.zeros(len(variants) + 1, documents, len(FIELDS), dtype=torch.float64)
-    if found:
-        sums = found[0]["sums"]
+    stored, done = saved.load(task.counts)
+    sums = torch.zeros(len(variants) + 1, documents, len(TALLIES), dtype=torch.float64)
+    if stored:
+        sums = stored[0]["sums"]
     substitutions = [Substitution(decoder, v.rules, task.start_position) for v in variants]
+    prefix = Prefix(decoder)
 
     @torch.inference_mode()
     def body(batch: Batch) -> None:
-        intact = log_probabilities(decoder, batch.ids)
+        with prefix.recorded():
+            intact = log_probabilities(decoder, batch.ids)
         device = intact.device
         valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(device)
         goal, best = batch.ids[:, 1:].to(device).unsqueeze(-1), intact.argmax(-1)
@@ -80,7 +105,7 @@ def evaluate(
 
         add(0, intact, torch.zeros(len(owner), dtype=torch.float64))
         for row, substitution in enumerate(substitutions, 1):
-            with substitution:
+            with substitution, prefix.below(min(substitution.rules)):
                 substitution.read(batch)
                 log_p = log_probabilities(decoder, batch.ids)
             add(row, log_p, substitution.skipped)
@@ -88,6 +113,7 @@ def evaluate(
     def save(count: int) -> None:
         saved.save({0: {"sums": sums}}, {"evaluation": count})
 
-    each_batch(task, "evaluation", done.get("evaluation", 0), decoder.device, label, body, save, saved)
+    reading = Pass("evaluation", label, done.get("evaluation", 0), saved, save)
+    each_batch(task, reading, decoder.device, body)
     processes.add_up([sums])
     return sums[0], sums[1:]

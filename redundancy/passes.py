@@ -6,7 +6,8 @@ same numbers.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from torch import Tensor
 from labbook import processes
 from labbook.console import Interrupted, UserError, progress, stopping
 from labbook.run import load_tensors, owner, save_tensors
-from redundancy.batches import Batch, cut_batches, token_table
-from redundancy.model.capture import Capture, Feature
+from redundancy.batches import Batch, Cut, cut_batches, token_table
+from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.regression.controls import Fitted, fit
-from redundancy.regression.moments import LayerMoments, require_finite
+from redundancy.regression.moments import Kept, LayerMoments, require_finite
 from redundancy.regression.scores import LayerScores
+from redundancy.request import Feature
 from redundancy.text import Windows
 
 STATE_SECONDS = 120
@@ -75,11 +77,8 @@ class Task:
         self, split: str, device: torch.device, first: int = 0, stop: int | None = None
     ) -> Iterator[Batch]:
         """Batches of the windows [first, stop) of a split."""
-        windows = self.windows[split]
-        stop = len(windows.lengths) if stop is None else stop
-        return cut_batches(
-            windows, self.batch, first, stop, self.types, self.seed, self.start_position, device
-        )
+        cut = Cut(self.batch, self.types, self.start_position, self.seed)
+        return cut_batches(self.windows[split], cut, device, first, stop)
 
 
 class Saved:
@@ -124,37 +123,52 @@ class Saved:
         return time.monotonic() - self.last > self.pause
 
 
-def each_batch(
-    task: Task,
-    split: str,
-    done: int,
-    device: torch.device,
-    label: str,
-    body: Callable[[Batch], None],
-    save: Callable[[int], None],
-    saved: Saved,
-) -> None:
-    """Run `body` over this process' batches of a split from window `done` on, saving now and then and before
-    stopping.
+def _keep_nothing(done: int) -> None:
+    """For sums that are made again when a run was killed."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reading of a split.
+
+    Attributes
+    ----------
+    label : what the progress bar calls it.
+    done : first window that is still to be read.
+    saved, save : where the sums are kept, and what keeps them, given the number of windows that are done.
     """
-    first, stop = processes.share(len(task.windows[split].lengths), task.batch)
-    with progress(label, stop - first, max(done - first, 0)) as advance:
-        for batch in task.batches(split, device, max(done, first), stop):
+
+    split: str
+    label: str
+    done: int = 0
+    saved: Saved = field(default_factory=lambda: Saved(None))
+    save: Callable[[int], None] = _keep_nothing
+
+
+def each_batch(task: Task, reading: Pass, device: torch.device, body: Callable[[Batch], None]) -> None:
+    """Run `body` over this process' batches of a split, saving now and then and before stopping.
+
+    Raises Interrupted when asked to stop.
+    """
+    first, stop = processes.share(len(task.windows[reading.split].lengths), task.batch)
+    done = max(reading.done, first)
+    with progress(reading.label, stop - first, done - first) as advance:
+        for batch in task.batches(reading.split, device, done, stop):
             body(batch)
-            done = max(done, first) + len(batch.ids)
+            done += len(batch.ids)
             advance(len(batch.ids))
-            if stopping() or saved.due():
-                save(done)
+            if stopping() or reading.saved.due():
+                reading.save(done)
             if stopping():
                 raise Interrupted(
                     "The sums so far are saved; the same command with the same --out (or --resume) goes on "
                     "from there."
                 )
-    save(stop)
+    reading.save(stop)
 
 
 class Reader:
-    """Runs batches through a decoder and hands each layer its own tensors, all on the device of that layer."""
+    """Runs batches through a decoder and hands each layer its own tensors, on the device of that layer."""
 
     def __init__(self, decoder: Decoder, task: Task, visit: Visit):
         self.visit, self.devices = visit, {n: decoder.layer_device(n) for n in task.layers}
@@ -178,39 +192,59 @@ class Reader:
         self.visit(layer, x.to(device), z.to(device), self.placed[device])
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What is regressed on x where it is not z.
+
+    Attributes
+    ----------
+    of : (layer, x, z) -> targets, `width` wide.
+    read : what runs the batches, in the place of `Reader`.
+    """
+
+    of: Target
+    width: int
+    read: Callable[[Decoder, Task, Visit], AbstractContextManager[Callable[[Batch], None]]]
+
+
+def _z(layer: int, x: Tensor, z: Tensor) -> Tensor:
+    """The target of the probe: z itself."""
+    return z
+
+
+def _empty(
+    decoder: Decoder, task: Task, targets: Targets | None, *, controls: bool
+) -> dict[int, LayerMoments]:
+    """The moments of every layer over no token."""
+    kept = Kept(
+        d=decoder.d_model,
+        k=decoder.d_z if targets is None else targets.width,
+        positions=max(w.ids.shape[1] for w in task.windows.values()),
+        types=len(task.types),
+        controls=controls,
+        places=targets is not None,
+        both=task.both_tokens,
+    )
+    return {n: LayerMoments(kept, decoder.layer_device(n)) for n in task.layers}
+
+
 def collect(
     decoder: Decoder,
     task: Task,
-    controls: bool,
     state: Path | None,
     label: str,
-    target: Target | None = None,
-    target_width: int = 0,
-    reader: "Callable[[Decoder, Task, Visit], Any] | None" = None,
+    *,
+    controls: bool,
+    targets: Targets | None = None,
 ) -> dict[int, LayerMoments]:
     """Pass 1: the moments of every layer over training and validation documents, of all processes together.
 
-    `target` maps (layer, x, z) to what is regressed on x, `target_width` wide; None is z itself. `reader`
-    runs the batches, see `Reader`.
+    The target is z unless `targets` says otherwise.
     """
-    reading = reader or Reader
-    k, types, saved = target_width or decoder.d_z, len(task.types), Saved(state)
-    positions = max(w.ids.shape[1] for w in task.windows.values())
-    layers = {
-        n: LayerMoments(
-            decoder.d_model,
-            k,
-            controls,
-            positions,
-            types,
-            decoder.layer_device(n),
-            both=task.both_tokens,
-            places=target is not None,
-        )
-        for n in task.layers
-    }
-    found, done = saved.load(task.counts)
-    for number, tensors in found.items():
+    target, reader = (_z, Reader) if targets is None else (targets.of, targets.read)
+    saved, layers = Saved(state), _empty(decoder, task, targets, controls=controls)
+    sums, done = saved.load(task.counts)
+    for number, tensors in sums.items():
         layers[number].restore(tensors)
 
     for split in ("train", "validation"):
@@ -220,11 +254,11 @@ def collect(
         def add(
             layer: int, x: Tensor, z: Tensor, batch: Batch, split: str = split, names: Names = names
         ) -> None:
-            y = z if target is None else target(layer, x, z)
-            require_finite(layers[layer].add(split, x, y, batch), x, y, batch, names, layer)
+            y = target(layer, x, z)
+            require_finite(x, y, batch, names, layer, ok=layers[layer].add(split, x, y, batch))
 
         def look(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
-            layers[layer].look(x, z if target is None else target(layer, x, z), batch)
+            layers[layer].look(x, target(layer, x, z), batch)
 
         def save(count: int, split: str = split) -> None:
             done[split] = count
@@ -234,20 +268,12 @@ def collect(
             for moments in layers.values():
                 moments.begin()
             if first:  # what one process would have met on its way here
-                with reading(decoder, task, look) as read:
+                with reader(decoder, task, look) as read:
                     for start in (0, first - task.batch):
                         read(next(task.batches(split, decoder.device, start)))
-        with reading(decoder, task, add) as read:
-            each_batch(
-                task,
-                split,
-                done.get(split, 0),
-                decoder.device,
-                f"{label}: moments, {split}",
-                read,
-                save,
-                saved,
-            )
+        reading = Pass(split, f"{label}: moments, {split}", done.get(split, 0), saved, save)
+        with reader(decoder, task, add) as read:
+            each_batch(task, reading, decoder.device, read)
     for moments in layers.values():
         processes.add_up(moments.sums.values())
     return layers
@@ -273,33 +299,33 @@ def score(
         n: LayerScores(list(f.predictors), len(windows.names), decoder.output_map(n), decoder.n_heads)
         for n, f in fitted.items()
     }
-    found, done = saved.load(task.counts)
-    for number, tensors in found.items():
+    sums, done = saved.load(task.counts)
+    for number, tensors in sums.items():
         scores[number].restore(tensors)
 
     def add(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
         scores[layer].add(fitted[layer].predictors, x, z, batch)
-        finite = torch.isfinite(scores[layer].sums[f"layer/{task.feature}"].sum())
-        require_finite(bool(finite), x, z, batch, windows.names, layer)
+        finite = torch.isfinite(scores[layer].predictors[task.feature].layer.sum())
+        require_finite(x, z, batch, windows.names, layer, ok=bool(finite))
 
     def save(count: int) -> None:
-        saved.save({n: s.sums for n, s in scores.items()}, {"evaluation": count})
+        saved.save({n: s.state() for n, s in scores.items()}, {"evaluation": count})
 
+    reading = Pass("evaluation", f"{label}: held-out errors", done.get("evaluation", 0), saved, save)
     with Reader(decoder, task, add) as read:
-        begin = done.get("evaluation", 0)
-        each_batch(task, "evaluation", begin, decoder.device, f"{label}: held-out errors", read, save, saved)
-    for layer in scores.values():
-        processes.add_up(layer.sums.values())
+        each_batch(task, reading, decoder.device, read)
+    for layer_scores in scores.values():
+        processes.add_up(layer_scores.state().values())
     return scores
 
 
 def measure(
-    decoder: Decoder, task: Task, controls: bool, state: Path | None, label: str
+    decoder: Decoder, task: Task, state: Path | None, label: str, *, controls: bool
 ) -> tuple[dict[int, LayerScores], dict[int, Fitted]]:
     """Both passes for one model; `state` is a folder for the sums of an unfinished run."""
     pass_1 = state / f"{label}-moments.safetensors" if state else None
     pass_2 = state / f"{label}-scores.safetensors" if state else None
-    moments = collect(decoder, task, controls, pass_1, label)
+    moments = collect(decoder, task, pass_1, label, controls=controls)
     fitted = solve(decoder, task, moments, label)
     return score(decoder, task, fitted, pass_2, label), fitted
 
@@ -310,8 +336,9 @@ def measure_twins(
     """The probe of `seeds` networks of the same architecture with random weights, one after the other: the
     control.
     """
-    found = []
+    twins = []
     for number in range(1, seeds + 1):
         twin = random_twin(decoder, task.seed + number)
-        found.append(measure(twin, task, controls=False, state=state, label=f"random weights {number}")[0])
-    return found
+        scores, _ = measure(twin, task, controls=False, state=state, label=f"random weights {number}")
+        twins.append(scores)
+    return twins

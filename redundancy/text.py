@@ -4,9 +4,11 @@ A corpus is a list of documents. Everything is split by document, with a keyed h
 text, so the split does not depend on order, on the other documents or on the file the document came in, and
 two copies of one text can never stand on both sides.
 
-    document  "It was the best of times, it was ..."          rows (see TextOptions), one file, or one section of a single file
-    split     train | validation | evaluation                 sha256(seed, text) against fixed thresholds
-    windows   [0 1 2 3 ... 255] [0 1 2 ... 255] [0 1 ... 97]  consecutive, no overlap; the last one may be shorter
+    document   "It was the best of times, it was ..."           rows (see TextOptions), one file, or one
+                                                                section of a single file
+    split      train | validation | evaluation                  sha256(seed, text) against fixed thresholds
+    windows    [0 1 2 3 ... 255] [0 1 2 ... 255] [0 1 ... 97]   consecutive, no overlap; the last one may be
+                                                                shorter
 """
 
 import hashlib
@@ -26,6 +28,7 @@ import pyarrow.parquet as pq
 
 from labbook.console import UserError, choice
 from labbook.run import unrepeated
+from redundancy.request import TextOptions
 
 DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "validation", "evaluation")
@@ -65,23 +68,6 @@ class Corpus:
     def hash(self) -> str:
         """SHA-256 over the sorted document ids: independent of their order."""
         return hashlib.sha256("".join(sorted(d.id for d in self.documents)).encode()).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextOptions:
-    """How documents are made of the rows of a table (.parquet, .jsonl) or of a hub data set."""
-
-    text_column: str = "text"
-    """Column of a table or hub data set that holds the text."""
-    split: str | None = None
-    """Split of a hub data set; default: train."""
-    document_column: str | None = None
-    """Column that says which document a row belongs to; rows of one document are joined in their order."""
-    rows: Literal["auto", "documents", "lines"] = "auto"
-    """What a row is: a document, or a line of a longer one that runs from heading to heading (`= Title =`),
-    or from blank row to blank row where there are no headings; auto: lines where rows are blank or headings,
-    documents where they are long, else you are asked.
-    """
 
 
 Row = tuple[str, str, str | None]

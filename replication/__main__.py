@@ -14,7 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from labbook.console import UserError, console, guarded
+from labbook.command import run_command
+from labbook.console import UserError, console
 from labbook.escape import cell, markup
 from labbook.run import check_files, opened, replacing, unrepeated
 from replication.consolidation import experiment_rows, fit_rows
@@ -127,7 +128,9 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
     done = any(run.kind == "probe" and "paper" in run.summary for run in runs)
     for number, (claim, paper, why) in enumerate(UNTESTED):
         if number > 0 or not done:
-            rows.append(Row(claim, paper, "none", "none", "none", Verdict.UNTESTED, False, why, ""))
+            rows.append(
+                Row(claim, paper, "none", "none", "none", Verdict.UNTESTED, own=False, sentence=why, links="")
+            )
     return rows
 
 
@@ -195,28 +198,28 @@ class Command:
     """Write only the verdicts, and there; default: REPLICATION.md, RESULTS.md and the README's findings."""
 
 
+def work(command: Command) -> None:
+    """Read the runs and write the pages."""
+    if command.runs and command.out is None:
+        raise UserError(
+            "run folders were named, but REPLICATION.md is about those shipped. Say with --out where to "
+            "write."
+        )
+    runs = [read_run(folder) for folder in command.runs or shipped()]
+    rows = rows_of(runs)
+    texts = {command.out or PAGE: page(rows)}
+    if command.out is None:
+        texts[RESULTS] = results(runs, headline(rows))
+        texts[README] = between(README.read_text(encoding="utf-8"), findings(runs))
+    for path, text in texts.items():
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+        console.print(markup(path))
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    command = tyro.cli(Command, args=args, prog="python -m replication")
-
-    def body() -> None:
-        if command.runs and command.out is None:
-            raise UserError(
-                "run folders were named, but REPLICATION.md is about those shipped. Say with --out where "
-                "to write."
-            )
-        runs = [read_run(folder) for folder in command.runs or shipped()]
-        rows = rows_of(runs)
-        texts = {command.out or PAGE: page(rows)}
-        if command.out is None:
-            texts[RESULTS] = results(runs, headline(rows))
-            texts[README] = between(README.read_text(encoding="utf-8"), findings(runs))
-        for path, text in texts.items():
-            with replacing(path) as partial:
-                partial.write_text(text, encoding="utf-8")
-            console.print(markup(path))
-
-    guarded(body)
+    run_command("replication", Command, work, args)
 
 
 if __name__ == "__main__":

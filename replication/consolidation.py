@@ -3,6 +3,7 @@ preprint.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -99,109 +100,148 @@ def difference(first: Estimate | None, second: Estimate | None) -> Estimate | No
     return Estimate(gap, gap - half, gap + half, min(first.n, second.n))
 
 
+@dataclass(frozen=True)
+class Experiments:
+    """The cells of `python -m consolidation.replicate`, and what every row about them says.
+
+    Attributes
+    ----------
+    cells : (table, cell, metric) -> estimate over seeds.
+    scale, depends : the setting, and what the result depends on.
+    queries, recurrence : share of positions that are queries, and share of those that recur.
+    """
+
+    run: Finished
+    cells: Mapping[tuple[str, str, str], Estimate | None]
+    scale: str
+    depends: str
+    queries: float
+    recurrence: float
+
+    @staticmethod
+    def of(run: Finished) -> "Experiments":
+        """Those of a run folder."""
+        rows = pd.read_csv(run.folder / "cells.csv").to_dict("records")
+        config = run.summary["config"]
+        benchmark, keys = config["benchmark"], f"{config['cram']['keys']} keys"
+        return Experiments(
+            run,
+            {(str(r["table"]), str(r["cell"]), str(r["metric"])): number(r) for r in rows},
+            scale=f"CRAM with {keys}, {benchmark['patterns']} patterns, N = {benchmark['length']}, d = "
+            f"{config['cram']['width']}, {config['cram']['layers']} layer, {config['steps']:,} steps; "
+            "n seeds",
+            depends=f"Only with {keys}, where all variants reach the floor and cannot be told apart; first "
+            "trials with other keys came out differently, so this decides nothing about the mechanism.",
+            queries=benchmark["queries"],
+            recurrence=benchmark["recurrence"],
+        )
+
+    def cell(self, table: str, name: str, metric: str) -> Estimate | None:
+        """One estimate, None where it was not run."""
+        return self.cells.get((table, name, metric))
+
+    def figure(self, name: str) -> str:
+        """A figure, and the run."""
+        return f"{self.run.figure(name)}{self.run.link}"
+
+
 def experiment_rows(run: Finished) -> Iterator[Row]:
     """Tables 1 and 4 and theorem 1, from the cells of `python -m consolidation.replicate`."""
-    rows = pd.read_csv(run.folder / "cells.csv").to_dict("records")
-    cells = {(str(r["table"]), str(r["cell"]), str(r["metric"])): number(r) for r in rows}
-
-    def cell(table: str, name: str, metric: str) -> Estimate | None:
-        return cells.get((table, name, metric))
-
-    config = run.summary["config"]
-    benchmark = config["benchmark"]
-    keys = f"{config['cram']['keys']} keys"
-    scale = (
-        f"CRAM with {keys}, {benchmark['patterns']} patterns, N = {benchmark['length']}, d = "
-        f"{config['cram']['width']}, {config['cram']['layers']} layer, {config['steps']:,} steps; n seeds"
-    )
-    depends = (
-        f"Only with {keys}, where all variants reach the floor and cannot be told apart; first trials with "
-        "other keys came out differently, so this decides nothing about the mechanism."
-    )
-    queries = benchmark["queries"]
-    optimum = queries * (1 - benchmark["recurrence"])
-    attention, retrieval = cell("table4", "cram", "attention"), cell("table4", "cram", "retrieval")
-    control, kept = cell("table4", "control", "attention"), cell("table4", "control", "retrieval")
-    link = f"{run.figure('consolidation_attention')}{run.link}"
+    of = Experiments.of(run)
+    attention, retrieval = of.cell("table4", "cram", "attention"), of.cell("table4", "cram", "retrieval")
+    control, kept = of.cell("table4", "control", "attention"), of.cell("table4", "control", "retrieval")
+    optimum = of.queries * (1 - of.recurrence)
     if attention and retrieval and control and kept:
         yield Row(
             "Attention falls to the optimum of eq 13 while retrieval stays complete (tables 1 and 4)",
             f"{paper.ATTENTION} of positions, {paper.RETRIEVAL:.0%} right",
             f"{show(attention, 4)} of positions, {show(retrieval, 3)} right",
             f"no semantic memory: {show(control, 4)}, {show(kept, 3)} right; optimum {optimum:.3f}",
-            scale,
+            of.scale,
             reaches_optimum(attention, retrieval),
-            False,
-            "With four published settings changed (price of attention, its ramp, temperature, semantic "
-            f"rank); the control without semantic memory ends as low. {depends}",
-            link,
+            own=False,
+            sentence="With four published settings changed (price of attention, its ramp, temperature, "
+            f"semantic rank); the control without semantic memory ends as low. {of.depends}",
+            links=of.figure("consolidation_attention"),
             headline=True,
         )
-        for name, claim in ABLATIONS.items():
-            found, right = cell("table4", name, "attention"), cell("table4", name, "retrieval")
-            if found and right:
-                yield Row(
-                    f"{claim} (table 4)",
-                    f"share × {paper.ABLATED_ATTENTION}, {paper.RETRIEVAL:.0%} right",
-                    f"{show(found, 4)} of positions, {show(right, 3)} right",
-                    f"full CRAM {show(attention, 4)}; difference "
-                    f"{show(difference(found, attention), 4, True)}",
-                    scale,
-                    attention_stays(found, attention),
-                    False,
-                    depends,
-                    f"{run.figure('consolidation_tables')}{run.link}",
-                    headline=name == "control",
-                )
+        yield from _ablations(of, attention)
         yield Row(
             "Theorem 1 as it is used: without consolidation a router attends at no fewer positions than "
             "there are queries",
-            f"at least {queries:.2f} of positions",
+            f"at least {of.queries:.2f} of positions",
             f"{show(control, 4)} of positions with {show(kept, 3)} right",
-            f"queries {queries:.2f}, optimum {optimum:.3f}",
-            scale,
-            theorem_1(control, kept, queries),
-            False,
-            "The proof assumes that every path but attention always fails; weights that remember patterns "
-            f"are outside it. {depends}",
-            link,
+            f"queries {of.queries:.2f}, optimum {optimum:.3f}",
+            of.scale,
+            theorem_1(control, kept, of.queries),
+            own=False,
+            sentence="The proof assumes that every path but attention always fails; weights that "
+            f"remember patterns are outside it. {of.depends}",
+            links=of.figure("consolidation_attention"),
             headline=True,
         )
-        ratio, other = cell("table4", "cram", "ratio"), cell("table4", "control", "ratio")
-        if ratio and other and min(ratio.lower, other.lower) > 0:
+        yield from _fall(of)
+    yield from _rivals(of)
+
+
+def _ablations(of: Experiments, attention: Estimate) -> Iterator[Row]:
+    """Attention without one part of the model."""
+    for name, claim in ABLATIONS.items():
+        ablated, right = of.cell("table4", name, "attention"), of.cell("table4", name, "retrieval")
+        if ablated and right:
             yield Row(
-                "Attention falls 37.8 times",
-                f"{paper.FALL}× (from no single table or figure of the paper)",
-                f"{1 / ratio.estimate:.1f}× [{1 / ratio.upper:.1f}, {1 / ratio.lower:.1f}] (n = {ratio.n}) "
-                "against the first steps of training",
-                f"no semantic memory {1 / other.estimate:.1f}× [{1 / other.upper:.1f}, "
-                f"{1 / other.lower:.1f}] (n = {other.n})",
-                scale,
-                attention_falls(ratio),
-                False,
-                "The factor depends on what counts as the start: here the share in the first training "
-                "step, with routing noise, over the share at the end without it. On held-out sequences an "
-                "untrained router attends anywhere from nowhere to everywhere, by seed.",
-                link,
+                f"{claim} (table 4)",
+                f"share × {paper.ABLATED_ATTENTION}, {paper.RETRIEVAL:.0%} right",
+                f"{show(ablated, 4)} of positions, {show(right, 3)} right",
+                f"full CRAM {show(attention, 4)}; difference "
+                f"{show(difference(ablated, attention), 4, sign=True)}",
+                of.scale,
+                attention_stays(ablated, attention),
+                own=False,
+                sentence=of.depends,
+                links=of.figure("consolidation_tables"),
+                headline=name == "control",
             )
-    rivals = {
-        name: e
-        for name in ("transformer", "mamba", "seqboat", "jamba")
-        if (e := cell("table1", name, "retrieval"))
-    }
+
+
+def _fall(of: Experiments) -> Iterator[Row]:
+    """By how much attention falls in training."""
+    ratio, other = of.cell("table4", "cram", "ratio"), of.cell("table4", "control", "ratio")
+    if ratio and other and min(ratio.lower, other.lower) > 0:
+        yield Row(
+            "Attention falls 37.8 times",
+            f"{paper.FALL}× (from no single table or figure of the paper)",
+            f"{1 / ratio.estimate:.1f}× [{1 / ratio.upper:.1f}, {1 / ratio.lower:.1f}] (n = {ratio.n}) "
+            "against the first steps of training",
+            f"no semantic memory {1 / other.estimate:.1f}× [{1 / other.upper:.1f}, "
+            f"{1 / other.lower:.1f}] (n = {other.n})",
+            of.scale,
+            attention_falls(ratio),
+            own=False,
+            sentence="The factor depends on what counts as the start: here the share in the first training "
+            "step, with routing noise, over the share at the end without it. On held-out sequences an "
+            "untrained router attends anywhere from nowhere to everywhere, by seed.",
+            links=of.figure("consolidation_attention"),
+        )
+
+
+def _rivals(of: Experiments) -> Iterator[Row]:
+    """What other models retrieve."""
+    names = ("transformer", "mamba", "seqboat", "jamba")
+    rivals = {name: e for name in names if (e := of.cell("table1", name, "retrieval"))}
     if rivals:
-        missing = sorted({"transformer", "mamba", "seqboat", "jamba"} - set(rivals))
+        missing = sorted(set(names) - set(rivals))
         yield Row(
             "Transformer, Mamba and SeqBoat retrieve 68 %, Jamba 0 % (table 1)",
             ".68 / .68 / .68 / 0",
             "; ".join(f"{name} {show(e, 3)}" for name, e in rivals.items()),
-            f"recurring share {benchmark['recurrence']:.2f}",
-            scale,
+            f"recurring share {of.recurrence:.2f}",
+            of.scale,
             rivals_retrieve(rivals),
-            False,
-            ".68 to .70 is the recurring share, what memory alone gives. Intervals over two or three seeds "
-            "decide little." + (f" Not run: {', '.join(missing)}." if missing else ""),
-            f"{run.figure('consolidation_tables')}{run.link}",
+            own=False,
+            sentence=".68 to .70 is the recurring share, what memory alone gives. Intervals over two or "
+            "three seeds decide little." + (f" Not run: {', '.join(missing)}." if missing else ""),
+            links=of.figure("consolidation_tables"),
             headline=True,
         )
 
@@ -225,9 +265,9 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         f"{others}; median over {spread['fitted']} specifications {spread['median']:.2f}",
         scale,
         power_law(s["standing"]["state"], gamma),
-        own,
-        f"{s['forms_verdict']} {'' if own else _same_clock(s)}".strip(),
-        f"{run.figure('decay_fits' if own else 'decay_reference_fits')}{run.link}",
+        own=own,
+        sentence=f"{s['forms_verdict']} {'' if own else _same_clock(s)}".strip(),
+        links=f"{run.figure('decay_fits' if own else 'decay_reference_fits')}{run.link}",
         headline=True,
     )
     change = s.get("change_point")
@@ -247,24 +287,24 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             f"scheduled within that interval: {', '.join(change['events']) or 'nothing'}; {moves}",
             scale,
             own_transition(change["preferred"], slope),
-            False,
-            change["verdict"],
-            f"{run.figure('consolidation_attention')}{run.link}",
+            own=False,
+            sentence=change["verdict"],
+            links=f"{run.figure('consolidation_attention')}{run.link}",
         )
     for equal in s["equivalences"]:
         gap = number(equal["difference"])
         yield Row(
             f"The exponent matches human memory ({equal['measure']})",
             "γ .4 to .5 in humans",
-            f"difference to {equal['difference']['n']} human studies {show(gap, 2, True)}, margin "
+            f"difference to {equal['difference']['n']} human studies {show(gap, 2, sign=True)}, margin "
             + ("none" if equal["margin"] is None else f"{equal['margin']:.2g}"),
             "–" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap",
             scale,
             matches_humans(gap, equal["margin"]),
-            False,  # P(episodic) is a share of routing, and none of the classes of human measure
-            f"{equal['verdict']} P(episodic) is none of the classes of human measure, so the class compared "
-            "with is a choice.",
-            f"{run.figure('decay_forest')}{run.link}",
+            own=False,  # P(episodic) is a share of routing, and none of the classes of human measure
+            sentence=f"{equal['verdict']} P(episodic) is none of the classes of human measure, so the "
+            "class compared with is a choice.",
+            links=f"{run.figure('decay_forest')}{run.link}",
         )
 
 
@@ -275,8 +315,8 @@ def _exponents(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> st
         same = (row["form"], row["estimator"]) == (head["form"], head["estimator"])
         if same or row["lower"] is None or row["failures"]:
             continue
-        interval = f"{row['gamma']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
-        shown.append(f"{row['form'].replace('_', ' ')} by {row['estimator']} {interval}")
+        gamma = Estimate(row["gamma"], row["lower"], row["upper"], row["n"])
+        shown.append(f"{row['form'].replace('_', ' ')} by {row['estimator']} {gamma.text(2)}")
     return "; ".join(shown)
 
 

@@ -1,15 +1,18 @@
 """What probe, training and removal runs say to section 2 and tables 6 and 7 of the preprint."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import pandas as pd
 
 from labbook.console import UserError
 from labbook.estimate import Estimate
-from redundancy.removal.tables import BUDGETS, ORDERS, best_order, show_share
+from redundancy.probe.summary import ProbeSummary
+from redundancy.removal.curve import BUDGETS, ORDERS, Removable, best_order
+from redundancy.removal.summary import RemovalSummary
+from redundancy.training.summary import CourseSummary
 from replication import paper
-from replication.rows import Finished, Row, number, show
+from replication.rows import Finished, Row, show
 from replication.verdict import Verdict, all_of, at_least, at_most, equals
 
 # nats per token that count as no cost
@@ -37,13 +40,14 @@ def does_not_fall(whole: Estimate | None, late: Estimate | None, slope: Estimate
     return all_of([at_least(change, 0.0) for change in (whole, late, slope)])
 
 
-def removable_share(best: Mapping[str, Any]) -> Verdict:
+def removable_share(best: Removable) -> Verdict:
     """At least .88 of the operations go within the budget; a share known only by its limits is judged by
     them.
     """
-    if best["kind"] == "less than":
-        return at_least(Estimate(best["lower"], best["lower"], best["upper"], best["n"]), paper.REDUNDANT)
-    return at_least(number(dict(best)), paper.REDUNDANT)
+    share = best.share
+    if best.kind == "less than":
+        share = replace(share, estimate=share.lower)
+    return at_least(share, paper.REDUNDANT)
 
 
 def stands_for_attention(increases: Sequence[Estimate]) -> Verdict:
@@ -55,29 +59,26 @@ def stands_for_attention(increases: Sequence[Estimate]) -> Verdict:
 
 def probe_rows(run: Finished) -> Iterator[Row]:
     """R of Definition 1, the reading as a share of operations, and the head groups."""
-    s = run.summary
-    metrics = {name: number(v) for name, v in s["metrics"].items()}
-    controls = {name: {m: number(v) for m, v in values.items()} for name, values in s["controls"].items()}
-    r, own = metrics["R"], "paper" in s
-    assert r is not None
-    _require_own_tables(run, r)
-    stated = s["paper"]["R"] if own else None
+    s = ProbeSummary.read(run.summary)
+    r, controls = s.metrics["R"], s.controls
+    _require_own_tables(run, s.feature, r)
+    stated = None if s.paper is None else s.paper.R
     yield Row(
         "Attention's output is predictable from the hidden state: R of Definition 1 as high as stated (for "
         f"another model: at least the smaller value less its spread, {paper.R_SMALL - paper.R_SPREAD:.2f})",
         f"R = {stated:.2f} (this model)"
         if stated
         else f"R = {paper.R_SMALL} and {paper.R_MEDIUM} (GPT-2 124M and 355M; mean {paper.REDUNDANT})",
-        f"R = {show(r)}; centred R² {show(metrics['R2'])}",
+        f"R = {show(r)}; centred R² {show(s.metrics['R2'])}",
         f"training mean {show(controls['training_mean']['R'])}; mean per position "
-        f"{show(controls['position_mean']['R'])}; random weights ({s['random_seeds']} seeds) "
+        f"{show(controls['position_mean']['R'])}; random weights ({s.random_seeds} seeds) "
         f"{show(controls['random_weights']['R'])}, centred R² {show(controls['random_weights']['R2'])}",
         run.scale,
         predictable(r, stated),
-        own,
-        f"Knowing the position too, R is {show(controls['with_position']['R'])}. R is not centred, so a "
-        "constant earns a part of it.",
-        f"{run.figure('redundancy_by_layer')}{run.link}",
+        own=stated is not None,
+        sentence=f"Knowing the position too, R is {show(controls['with_position']['R'])}. R is not "
+        "centred, so a constant earns a part of it.",
+        links=f"{run.figure('redundancy_by_layer')}{run.link}",
         headline=True,
     )
     share = "share_operations_error_below_0.2"
@@ -85,36 +86,34 @@ def probe_rows(run: Finished) -> Iterator[Row]:
         "88 % of attention operations are redundant (the reading of the title figure as a share of "
         "operations)",
         f"{paper.REDUNDANT}",
-        f"{show(metrics[share])} of (token × head) operations predicted with an error below 20 %",
+        f"{show(s.metrics[share])} of (token × head) operations predicted with an error below 20 %",
         f"hidden state and position {show(controls['with_position'][share])}; training mean "
         f"{show(controls['training_mean'][share])}",
         run.scale,
-        at_least(metrics[share], paper.REDUNDANT),
-        own,
-        "The preprint's .88 is a mean of R, not a share of operations; the limit of 20 % is ours "
-        f"(below 50 %: {show(metrics['share_operations_error_below_0.5'])}).",
-        f"{run.figure('redundancy_distribution')}{run.link}",
+        at_least(s.metrics[share], paper.REDUNDANT),
+        own=stated is not None,
+        sentence="The preprint's .88 is a mean of R, not a share of operations; the limit of 20 % is ours "
+        f"(below 50 %: {show(s.metrics['share_operations_error_below_0.5'])}).",
+        links=f"{run.figure('redundancy_distribution')}{run.link}",
     )
-    groups = {name: number(v) for name, v in s["head_groups"][s["feature"]].items()}
-    stated_groups = {name: value for name, value in groups.items() if value is not None}
+    groups, constant = s.head_groups[s.feature], s.head_groups["training_mean"]
     yield Row(
         "Heads fall into three groups, R > .8, .5 to .8, < .5",
         " / ".join(f"{value:.0%}" for value in paper.HEAD_GROUPS.values()) + " (model not said)",
         " / ".join(show(groups[name]) for name in paper.HEAD_GROUPS),
-        "training mean "
-        + " / ".join(show(number(s["head_groups"]["training_mean"][name])) for name in paper.HEAD_GROUPS),
+        "training mean " + " / ".join(show(constant[name]) for name in paper.HEAD_GROUPS),
         run.scale,
-        head_groups(stated_groups),
-        False,  # the paper does not say which model
-        f"{len(s['layers']) * s['heads_per_layer']} heads.",
-        f"{run.figure('redundancy_by_head')}{run.link}",
+        head_groups(groups),
+        own=False,  # the paper does not say which model
+        sentence=f"{len(s.layers) * s.heads_per_layer} heads.",
+        links=f"{run.figure('redundancy_by_head')}{run.link}",
     )
 
 
-def _require_own_tables(run: Finished, r: Estimate) -> None:
+def _require_own_tables(run: Finished, feature: str, r: Estimate) -> None:
     """Raise UserError when the headline of a summary is not the mean of the run's own table."""
     layers = pd.read_csv(run.folder / "layers.csv")
-    rows = layers[(layers["feature"] == run.summary["feature"]) & (layers["metric"] == "R")]
+    rows = layers[(layers["feature"] == feature) & (layers["metric"] == "R")]
     if not abs(float(rows["estimate"].mean()) - r.estimate) < 1e-6:
         raise UserError(
             f"{run.folder}: summary.json says R = {r.estimate:.4f}, layers.csv has a mean of "
@@ -125,91 +124,85 @@ def _require_own_tables(run: Finished, r: Estimate) -> None:
 
 def training_rows(run: Finished) -> Iterator[Row]:
     """Whether redundancy falls in training; only courses of more than two checkpoints say anything."""
-    s = run.summary
-    if len(s["checkpoints"]) < 3:
+    s = CourseSummary.read(run.summary)
+    if len(s.checkpoints) < 3:
         return
     overall = pd.read_csv(run.folder / "overall.csv").fillna({"against": ""})
-    probe = overall[(overall["feature"] == s["feature"]) & (overall["metric"] == "R")]
+    probe = overall[(overall["feature"] == s.feature) & (overall["metric"] == "R")]
     to_last = probe[probe["against"] == "last"].set_index("step").to_dict("index")
-    trained = [place for place in s["course"] if place["step"] > 0]
-    last = trained[-1]["step"]
-
-    def change(step: int) -> Estimate:
-        row = to_last[step]
-        return Estimate(-row["estimate"], -row["upper"], -row["lower"], int(row["n"]))
-
+    trained = [place for place in s.course if place.step > 0]
+    last = trained[-1]
     # the paper's first checkpoint comes at 1 / 30 of its training; its loss in nats cannot be compared across
     # tokenizers
     part = paper.COURSE_STEPS[1] / paper.COURSE_STEPS[0]
-    start = next(place["step"] for place in trained if place["step"] >= last / part)
-    slope = next((number(t) for t in s["trend"] if t["metric"] == "R"), None)
-    whole, late = change(trained[0]["step"]), change(start)
-    top = max(trained, key=lambda place: place[s["feature"]]["R"]["estimate"])
-    square = {place["step"]: number(place[s["feature"]]["R2"]) for place in trained}
+    start = next(place.step for place in trained if place.step >= last.step / part)
+    slope = next((trend.slope for trend in s.trend if trend.metric == "R"), None)
+    whole, late = (-Estimate.read(to_last[step]) for step in (trained[0].step, start))
+    top = max(trained, key=lambda place: place.scores[s.feature]["R"].estimate)
+    square = [show(place.scores[s.feature]["R2"]) for place in (trained[0], last)]
     yield Row(
         "Redundancy does not fall in training (table 7)",
         f"R {paper.COURSE_R[0]} to {paper.COURSE_R[1]} from step 10K to 300K",
-        f"R {show(whole, 3, True)} from step {trained[0]['step']:,} to {last:,}; {show(late, 3, True)} from "
-        f"step {start:,}, the first after 1/{part:.0f} of training; trend {show(slope, 3, True)} per "
-        "tenfold of steps",
-        f"training mean {show(number(top['training_mean']['R']))} at step {top['step']:,}, where R is "
-        f"highest, {show(number(top[s['feature']]['R']))}",
+        f"R {show(whole, 3, sign=True)} from step {trained[0].step:,} to {last.step:,}; "
+        f"{show(late, 3, sign=True)} from step {start:,}, the first after 1/{part:.0f} of training; trend "
+        f"{show(slope, 3, sign=True)} per tenfold of steps",
+        f"training mean {show(top.scores['training_mean']['R'])} at step {top.step:,}, where R is highest, "
+        f"{show(top.scores[s.feature]['R'])}",
         run.scale,
         does_not_fall(whole, late, slope),
-        False,
-        "The answer depends on where one starts and on the score: centred R² goes from "
-        f"{show(square[trained[0]['step']])} to {show(square[last])}. At step {top['step']:,} the model has "
-        f"{top['bits_per_byte']:.2f} bits per byte, at the end {trained[-1]['bits_per_byte']:.2f}.",
-        f"{run.figure('training_course')}{run.link}",
+        own=False,
+        sentence="The answer depends on where one starts and on the score: centred R² goes from "
+        f"{square[0]} to {square[1]}. At step {top.step:,} the model has {top.bits_per_byte:.2f} bits per "
+        f"byte, at the end {last.bits_per_byte:.2f}.",
+        links=f"{run.figure('training_course')}{run.link}",
         headline=True,
     )
 
 
 def removal_rows(run: Finished) -> Iterator[Row]:
     """What can be removed, against what can be predicted."""
-    s = run.summary
-    if s["removable"]:
-        at = {order: values[f"{BUDGET:g}"] for order, values in s["removable"].items()}
-        best = best_order(s["removable"], BUDGET)
-        router = best_order({o: v for o, v in s["removable"].items() if o.startswith("predicted")}, BUDGET)
+    s = RemovalSummary.read(run.summary)
+    if s.removable:
+        at = {order: shares[BUDGET] for order, shares in s.removable.items()}
+        best = best_order(s.removable, BUDGET)
+        router = best_order({o: v for o, v in s.removable.items() if o.startswith("predicted")}, BUDGET)
         yield Row(
             "What is redundant can be removed: 88 % of attention at no cost",
             f"{paper.REDUNDANT} (as R)",
-            f"{show_share(at[best])} of operations at +{BUDGET} nats per token in the best of {len(at)} "
-            f"orders ({ORDERS[best]}); {show_share(at[router])} for a router that sees hidden state and "
+            f"{at[best].text()} of operations at +{BUDGET} nats per token in the best of {len(at)} "
+            f"orders ({ORDERS[best]}); {at[router].text()} for a router that sees hidden state and "
             f"position ({ORDERS[router]})",
-            f"random order {show_share(at['random'])}; order by R {show_share(at['known_relative'])}; whole "
-            f"layers by cosine, dropped {show_share(at['layers_dropped'])}",
+            f"random order {at['random'].text()}; order by R {at['known_relative'].text()}; whole layers by "
+            f"cosine, dropped {at['layers_dropped'].text()}",
             run.scale,
             removable_share(at[best]),
-            False,
-            "The best order is chosen on the documents it is scored on, which favours the claim. Three "
-            "criteria were tried, one of which knows the gradient of the loss; the replacement is a linear "
-            "map that was not trained in place. Others may spare more.",
-            f"{run.figure('removal_curve')}{run.link}",
+            own=False,
+            sentence="The best order is chosen on the documents it is scored on, which favours the "
+            "claim. Three criteria were tried, one of which knows the gradient of the loss; the replacement "
+            "is a linear map that was not trained in place. Others may spare more.",
+            links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )
-    if s["all_layers"]:
-        lost = {name: number(v) for name, v in s["all_layers"].items()}
-        fitted = {
-            n: e for n, e in lost.items() if e is not None and n not in ("zero", "shuffled", "training_mean")
-        }
+    if s.all_layers:
+        lost = s.all_layers
+        fitted = {n: e for n, e in lost.items() if n not in ("zero", "shuffled", "training_mean")}
         best_name = min(fitted, key=lambda n: fitted[n].estimate)
-        recovered = number(s["all_layers_recovered"].get(best_name))
+        recovered = s.all_layers_recovered.get(best_name)
+        cost = {name: show(increase, 2, sign=True) for name, increase in lost.items()}
         yield Row(
             "A prediction can stand for attention (implied by R)",
             "not measured",
-            f"{show(lost['probe'], 2, True)} nats per token with the probe in every layer; best of "
-            f"{len(fitted)} replacements ({best_name.replace('_', ' ')}) {show(fitted[best_name], 2, True)}"
+            f"{cost['probe']} nats per token with the probe in every layer; best of {len(fitted)} "
+            f"replacements ({best_name.replace('_', ' ')}) {cost[best_name]}"
             + (f", {show(recovered)} of what the training mean loses recovered" if recovered else ""),
-            f"mean per position {show(lost['position_mean'], 2, True)}; training mean "
-            f"{show(lost['training_mean'], 2, True)}; nothing {show(lost['zero'], 2, True)}",
+            f"mean per position {cost['position_mean']}; training mean {cost['training_mean']}; nothing "
+            f"{cost['zero']}",
             run.scale,
             stands_for_attention(list(fitted.values())),
-            False,
-            "The replacements are fitted to the intact model layer by layer, not trained in place. "
+            own=False,
+            sentence="The replacements are fitted to the intact model layer by layer, not trained in place. "
             f"{_layers(run)}",
-            f"{run.figure('removal_by_layer')}{run.link}",
+            links=f"{run.figure('removal_by_layer')}{run.link}",
             headline=True,
         )
 

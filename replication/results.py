@@ -4,6 +4,7 @@ Sentences state what the tables beside them show and name the choice they depend
 a sentence, the sentence is chosen by the number.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,10 @@ import pandas as pd
 
 from labbook.estimate import Estimate
 from redundancy.aggregate import CONTROL_NAMES
-from redundancy.removal.tables import BUDGETS, ORDERS, best_order, show_share
+from redundancy.probe.summary import ProbeSummary
+from redundancy.removal.curve import BUDGETS, ORDERS, best_order
+from redundancy.removal.summary import RemovalSummary
+from redundancy.training.summary import CourseSummary
 from replication.rows import ROOT, Finished, number, show
 
 # figures by section, with captions that hold whatever the numbers are
@@ -44,7 +48,9 @@ FIGURES: dict[str, dict[str, str]] = {
             "Right: the share that a budget of +.01, +.05 or +.1 nats per token allows; an arrow where "
             "only an upper limit is known."
         ),
-        "removal_by_layer": "Loss increase with one layer replaced (left), and with layers 0 to l replaced (right).",
+        "removal_by_layer": (
+            "Loss increase with one layer replaced (left), and with layers 0 to l replaced (right)."
+        ),
         "removal_recovered": (
             "Left: R, R² and the share of the loss that the probe recovers, by layer. Right: every head, "
             "replaced by its mean or by the probe."
@@ -82,8 +88,12 @@ FIGURES: dict[str, dict[str, str]] = {
             "The thirteen points of the preprint's figure 4A with the best forms and the pure power law; "
             "right, residuals."
         ),
-        "decay_specifications": "γ of every specification that can be fitted to these points, with the choices behind each.",
-        "decay_forest": "The same curve under every form and estimator beside human practice curves, 95 % intervals.",
+        "decay_specifications": (
+            "γ of every specification that can be fitted to these points, with the choices behind each."
+        ),
+        "decay_forest": (
+            "The same curve under every form and estimator beside human practice curves, 95 % intervals."
+        ),
     },
 }
 PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")
@@ -91,9 +101,7 @@ PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")
 
 def interval(values: Estimate | None, digits: int = 2) -> str:
     """Estimate and interval without n, for tables whose head says it."""
-    if values is None or values.estimate != values.estimate:
-        return "–"
-    return f"{values.estimate:.{digits}f} [{values.lower:.{digits}f}, {values.upper:.{digits}f}]"
+    return "–" if values is None or math.isnan(values.estimate) else values.text(digits)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -108,14 +116,12 @@ def findings(runs: Sequence[Finished]) -> list[str]:
     if of["probe"]:
         parts = []
         for run in of["probe"]:
-            s = run.summary
-            r = {name: number(values["R"]) for name, values in s["controls"].items()}
-            own = number(s["metrics"]["R"])
+            probe = ProbeSummary.read(run.summary)
+            r = {name: interval(values["R"]) for name, values in probe.controls.items()}
             parts.append(
-                f"{show(own)} on {s['model']} (previous token alone {interval(r['previous_token'])}, mean "
-                f"per position {interval(r['position_mean'])}, training mean "
-                f"{interval(r['training_mean'])}, random weights, over {s['random_seeds']} seeds too, "
-                f"{interval(r['random_weights'])})"
+                f"{show(probe.metrics['R'])} on {probe.model} (previous token alone {r['previous_token']}, "
+                f"mean per position {r['position_mean']}, training mean {r['training_mean']}, random "
+                f"weights, over {probe.random_seeds} seeds too, {r['random_weights']})"
             )
         lines.append(
             "**How much is predictable.** A linear map of the hidden state predicts attention's output "
@@ -126,9 +132,10 @@ def findings(runs: Sequence[Finished]) -> list[str]:
     if of["removal"]:
         parts = []
         for run in of["removal"]:
-            best = best_order(run.summary["removable"], BUDGETS[1])
-            at = run.summary["removable"][best][f"{BUDGETS[1]:g}"]
-            parts.append(f"{show_share(at)} (n = {at['n']}) on {run.summary['model']} ({ORDERS[best]})")
+            removal = RemovalSummary.read(run.summary)
+            best = best_order(removal.removable, BUDGETS[1])
+            at = removal.removable[best][BUDGETS[1]]
+            parts.append(f"{at.text()} (n = {at.share.n}) on {removal.model} ({ORDERS[best]})")
         lines.append(
             f"**How much can go.** For a rise of {BUDGETS[1]} nats per token, the best of the orders tried "
             f"replaces {'; '.join(parts)} of the attention operations by a linear prediction. The best "
@@ -193,101 +200,100 @@ def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:
 
 def probe_section(run: Finished) -> Iterator[str]:
     """Means over layers of one probe run, and whether more text would change them."""
-    s = run.summary
-    n = s["metrics"]["R"]["n"]
-    yield f"### {s['model']}"
+    s = ProbeSummary.read(run.summary)
+    yield f"### {s.model}"
     yield ""
-    yield f"Means over layers, {s['tokens']['train']:,} training tokens, {run.scale} (n = {n}); {run.link}."
+    yield (
+        f"Means over layers, {s.tokens['train']:,} training tokens, {run.scale} (n = {s.metrics['R'].n}); "
+        f"{run.link}."
+    )
     yield ""
-    sources = {f"probe ({s['feature']})": s["metrics"]} | {
-        title: s["controls"][name] for name, title in CONTROL_NAMES.items() if name in s["controls"]
+    sources = {f"probe ({s.feature})": s.metrics} | {
+        title: s.controls[name] for name, title in CONTROL_NAMES.items() if name in s.controls
     }
-    rows = [(title, *(interval(number(values[m])) for m in PREDICTORS)) for title, values in sources.items()]
+    rows = [(title, *(interval(values[m]) for m in PREDICTORS)) for title, values in sources.items()]
     yield from markdown(
         ("predictor", "R (Definition 1)", "centred R²", "cosine", "operations with an error below 20 %"), rows
     )
-    difference = {m: number(s["differences"]["random_weights"][m]) for m in ("R", "R2")}
+    difference = s.differences["random_weights"]
     yield (
-        f"Probe minus random weights ({s['random_seeds']} seeds, paired over documents): R "
-        f"{show(difference['R'], 2, True)}, centred R² {show(difference['R2'], 2, True)}."
+        f"Probe minus random weights ({s.random_seeds} seeds, paired over documents): R "
+        f"{show(difference['R'], 2, sign=True)}, centred R² {show(difference['R2'], 2, sign=True)}."
     )
-    if not s["learning"]:
+    if not s.learning:
         yield (
             "Whether more training text would change these numbers was not measured in this run "
             "(`--learning-curve`)."
         )
-    for model, found in s["learning"].items():
-        gain = show(number(found["R2_gain"]), 4, True)
-        state = "has converged" if found["converged"] else "still changes"
+    for model, convergence in s.learning.items():
+        state = "has converged" if convergence.converged else "still changes"
         yield (
-            f"With {model} weights centred R² {state} with the training text: {gain} from "
-            f"{found['from_tokens']:,} to {s['tokens']['train']:,} tokens."
+            f"With {model} weights centred R² {state} with the training text: "
+            f"{show(convergence.R2_gain, 4, sign=True)} from {convergence.from_tokens:,} to "
+            f"{s.tokens['train']:,} tokens."
         )
 
 
 def training_section(run: Finished) -> Iterator[str]:
     """One row per checkpoint."""
-    s = run.summary
-    yield f"### {s['model']}"
+    s = CourseSummary.read(run.summary)
+    yield f"### {s.model}"
     yield ""
-    yield f"Means over layers, {run.scale} (n = {s['course'][0]['loss']['n']}); {run.link}."
+    yield f"Means over layers, {run.scale} (n = {s.course[0].loss.n}); {run.link}."
     yield ""
-    names = (s["feature"], "with_position", "training_mean", "position_mean")
+    names = ("with_position", "training_mean", "position_mean")
     head = ["step", "nats per token", "bits per byte", "R", "centred R²"]
-    head += [f"R, {CONTROL_NAMES[name]}" for name in names[1:]]
+    head += [f"R, {CONTROL_NAMES[name]}" for name in names]
     rows = []
-    for place in s["course"]:
-        own = [interval(number(place[s["feature"]][m])) for m in ("R", "R2")]
-        controls = [interval(number(place[name]["R"])) for name in names[1:]]
-        loss = interval(number(place["loss"]))
-        rows.append((f"{place['step']:,}", loss, f"{place['bits_per_byte']:.3f}", *own, *controls))
+    for place in s.course:
+        own = [interval(place.scores[s.feature][m]) for m in ("R", "R2")]
+        controls = [interval(place.scores[name]["R"]) for name in names]
+        rows.append((f"{place.step:,}", interval(place.loss), f"{place.bits_per_byte:.3f}", *own, *controls))
     yield from markdown(head, rows)
-    for trend in s["trend"]:
-        if trend["metric"] in ("R", "R2"):
+    for trend in s.trend:
+        if trend.metric in ("R", "R2"):
             yield (
-                f"Trend of {trend['metric']}: {show(number(trend), 3, True)} per tenfold of steps over the "
-                f"{trend['checkpoints']} checkpoints after step 0; Page's test: rising p = "
-                f"{trend['p_rising']:.2g}, falling p = {trend['p_falling']:.2g}."
+                f"Trend of {trend.metric}: {show(trend.slope, 3, sign=True)} per tenfold of steps over the "
+                f"{trend.checkpoints} checkpoints after step 0; Page's test: rising p = "
+                f"{trend.p_rising:.2g}, falling p = {trend.p_falling:.2g}."
             )
-    trained = [place for place in s["course"] if place["step"] > 0]
-    ends = [pick(trained, key=lambda c: c[s["feature"]]["R"]["estimate"]) for pick in (max, min)]
+    trained = [place for place in s.course if place.step > 0]
     if len(trained) > 2:
+        highest, lowest = (
+            pick(trained, key=lambda place: place.scores[s.feature]["R"].estimate) for pick in (max, min)
+        )
         yield (
-            f"A slope says little about a course that turns: R is highest at step {ends[0]['step']:,}, "
-            f"where the training mean alone has {show(number(ends[0]['training_mean']['R']))}, and lowest "
-            f"at step {ends[1]['step']:,}."
+            f"A slope says little about a course that turns: R is highest at step {highest.step:,}, where "
+            f"the training mean alone has {show(highest.scores['training_mean']['R'])}, and lowest at step "
+            f"{lowest.step:,}."
         )
 
 
 def removal_section(run: Finished) -> Iterator[str]:
     """All layers replaced, and what each order can remove."""
-    s = run.summary
-    yield f"### {s['model']}"
+    s = RemovalSummary.read(run.summary)
+    yield f"### {s.model}"
     yield ""
     yield (
-        f"{run.scale} (n = {s['loss_intact']['n']}), {s['loss_intact']['estimate']:.3f} nats per token "
-        f"intact, {s['bytes_per_token']:.2f} bytes per token; {run.link}."
+        f"{run.scale} (n = {s.loss_intact.n}), {s.loss_intact.estimate:.3f} nats per token intact, "
+        f"{s.bytes_per_token:.2f} bytes per token; {run.link}."
     )
     yield ""
-    if s["all_layers"]:
+    if s.all_layers:
         rows = [
-            (
-                name.replace("_", " "),
-                interval(number(values)),
-                interval(number(s["all_layers_recovered"].get(name))),
-            )
-            for name, values in s["all_layers"].items()
+            (name.replace("_", " "), interval(increase), interval(s.all_layers_recovered.get(name)))
+            for name, increase in s.all_layers.items()
         ]
         yield from markdown(
             ("in place of attention in every layer", "nats per token more", "loss recovered"), rows
         )
-    if s["removable"]:
-        shares: list[tuple[str, ...]] = [
-            (ORDERS[order], *(show_share(values[f"{budget:g}"]) for budget in BUDGETS))
-            for order, values in s["removable"].items()
+    if s.removable:
+        cells: list[tuple[str, ...]] = [
+            (ORDERS[order], *(shares[budget].text() for budget in BUDGETS))
+            for order, shares in s.removable.items()
         ]
         yield from markdown(
-            ("share of attention operations removable", *(f"at +{b} nats" for b in BUDGETS)), shares
+            ("share of attention operations removable", *(f"at +{b} nats" for b in BUDGETS)), cells
         )
 
 

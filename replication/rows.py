@@ -1,5 +1,6 @@
 """What the verdict page is made of: finished runs and rows."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,18 +76,13 @@ class Row:
 
 def number(values: Mapping[Any, Any] | None) -> Estimate | None:
     """An estimate as a file holds it; None where it is missing, NaN where the file has null."""
-    if values is None:
-        return None
-    estimate, lower, upper = (
-        float("nan") if values[c] is None else float(values[c]) for c in ("estimate", "lower", "upper")
-    )
-    return Estimate(estimate, lower, upper, int(values["n"]))
+    return None if values is None else Estimate.read(values)
 
 
-def show(values: Estimate | None, digits: int = 2, sign: bool = False) -> str:
+def show(values: Estimate | None, digits: int = 2, *, sign: bool = False) -> str:
     """Estimate with interval and n; without an interval if it has none."""
     if values is None:
         return "–"
-    form = f"{'+' if sign else ''}.{digits}f"
-    interval = f" [{values.lower:{form}}, {values.upper:{form}}]" if values.lower == values.lower else ""
-    return f"{values.estimate:{form}}{interval} (n = {values.n})"
+    if math.isnan(values.lower):
+        return f"{values.estimate:{'+' if sign else ''}.{digits}f} (n = {values.n})"
+    return values.text(digits, sign=sign, n=True)

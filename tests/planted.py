@@ -5,11 +5,15 @@ import numpy as np
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
+from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
+from redundancy.evaluation import log_probabilities
 from redundancy.model.capture import activations
 from redundancy.model.decoder import Decoder
+from redundancy.model.substitution import Substitution
 from redundancy.passes import Task
 from redundancy.text import cut_windows, read_corpus, split_documents
+from tests.conftest import SIZE, TINY
 
 ALPHA = 1e-3
 
@@ -151,3 +155,47 @@ def write_gguf(path, model, leave=(), extra=(), **fields):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def first_batch(decoder, t):
+    return next(t.batches("evaluation", decoder.device))
+
+
+def run_substituted(decoder, t, rules, batch):
+    with Substitution(decoder, rules, t.start_position) as substitution:
+        substitution.read(batch)
+        return log_probabilities(decoder, batch.ids), substitution.skipped
+
+
+NORMED = {
+    "olmo2": Olmo2Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        **SIZE,
+    ),
+    "gemma2": Gemma2Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        **SIZE,
+    ),
+    "granite": GraniteConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        residual_multiplier=0.22,
+        **SIZE,
+    ),
+    "gpt2": TINY["gpt2"],
+}

@@ -16,6 +16,7 @@ from consolidation.decay import humans
 from consolidation.decay.transitions import alternatives, half_times, schedule_slope, transition
 from consolidation.fit import __main__ as fit_command
 from consolidation.replicate import __main__ as replicate
+from consolidation.replicate.figures import FIGURES
 from consolidation.theory import PhasePlane, fit_phase_plane, fit_phase_planes
 from consolidation.train import trajectory
 from consolidation.train.presets import preset
@@ -187,7 +188,9 @@ def test_a_state_of_another_seed_of_equal_shape_is_refused(tmp_path):
 # replicate and coverage
 
 
-def test_a_folder_of_another_preset_is_refused_by_the_fields_that_differ(tmp_path, capsys):
+def test_a_folder_of_another_preset_is_refused_by_the_fields_that_differ(tmp_path, capsys, monkeypatch):
+    # fitted seed by seed, which takes longer than everything else here
+    monkeypatch.delitem(FIGURES, "consolidation_phase_plane")
     for name in ("cram", "control"):
         shutil.copytree(SMALL / name, tmp_path / name)
     flags = ["--tables", "table4", "--seeds", "0", "--out", str(tmp_path)]

@@ -1,1 +1,1 @@
-"""Exponents of decay: curves, forms, fits, comparison, people. Knows nothing of torch but through `from_run`."""
+"""Exponents of decay: curves, forms, fits, comparison, people. Knows nothing of torch."""

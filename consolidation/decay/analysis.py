@@ -6,9 +6,8 @@ form in the same unit, and the equivalence test for each class of measure.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,10 @@ from consolidation.decay import humans
 from consolidation.decay.comparison import Averaging, Comparison, averaging, compare
 from consolidation.decay.curve import MEASURES, Clock, Curve
 from consolidation.decay.equivalence import Equivalence, Exponent, Margin, equivalence
-from consolidation.decay.forms import FORMS
+from consolidation.decay.forms import FORMS, with_exponent
 from consolidation.decay.inference import (
     ESTIMATORS,
     Estimator,
-    Interval,
     fit,
     interval,
     labels,
@@ -37,13 +35,35 @@ from labbook.estimate import REPLICATES, Estimate
 # Section 6 of arXiv:2602.12204: "gamma about .4-.5 across studies"
 HUMAN_RANGE = (0.4, 0.5)
 PRACTICE = Clock("repetition", "count")
-POWERS = ("power", "power_asymptote", "shifted_power")
 # beyond these a fit in every way takes hours, and says no more than one of the means per x and unit
 MOST_ROWS, MOST_X, MOST_UNITS = 100_000, 500, 500
 
 
 @dataclass(frozen=True)
-class DecayFit:
+class ExponentRow:
+    """An exponent with everything that it depends on: one row of the table of exponents."""
+
+    form: str
+    estimator: Estimator
+    gamma: float
+    lower: float
+    upper: float
+    n: int
+    method: str
+    unit: str
+    clock: str
+    window: str
+    normalisation: str
+    failures: str
+
+    @property
+    def number(self) -> Estimate:
+        """The exponent with its interval."""
+        return Estimate(self.gamma, self.lower, self.upper, self.n)
+
+
+@dataclass(frozen=True)
+class Analysis:
     """Everything that `analyse` found.
 
     Attributes
@@ -78,7 +98,7 @@ class DecayFit:
     replicates: int
 
     @property
-    def headline(self) -> dict[str, Any]:
+    def headline(self) -> ExponentRow:
         """The row of `exponents` to cite, see `headline`."""
         return headline(self.curve, self.exponents)
 
@@ -87,52 +107,56 @@ class DecayFit:
         return self.exponents
 
 
-def headline(curve: Curve, exponents: pd.DataFrame) -> dict[str, Any]:
-    """The exponent to cite: of the pure power law, or where it is not defined (x = 0) of the first form of
-    POWERS that is; by least squares, or maximum likelihood where trials are counted.
+def headline(curve: Curve, exponents: pd.DataFrame) -> ExponentRow:
+    """The exponent to cite: of the pure power law, or where it is not defined (x = 0) of the first form with
+    an exponent that is; by least squares, or maximum likelihood where trials are counted.
     """
     wanted = "ml" if curve.count is not None else "nls"
     known = exponents[exponents["gamma"].notna()]
-    form = next(name for name in POWERS if (known["form"] == name).any())
+    form = next(name for name in with_exponent() if (known["form"] == name).any())
     rows = known[known["form"] == form]
     chosen = rows[rows["estimator"] == wanted]
-    found = (chosen if len(chosen) else rows).iloc[0]
-    return {str(k): v for k, v in found.to_dict().items()}
+    return exponent_rows(chosen if len(chosen) else rows)[0]
+
+
+def exponent_rows(table: pd.DataFrame) -> list[ExponentRow]:
+    """The rows of a table of exponents."""
+    return [ExponentRow(**{str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
 
 
 def _exponents(
     curve: Curve, unit: str | None, seed: int, replicates: int
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """gamma of every power form under every estimator."""
-    rows, missing = list[dict[str, Any]](), dict[str, str]()
-    for form in POWERS:
+    rows, missing = list[ExponentRow](), dict[str, str]()
+    for form in with_exponent():
         for estimator in ESTIMATORS:
             try:
                 fitted = fit(curve, form, estimator)
-                found: Interval = interval(fitted, "gamma", unit, seed, replicates)
+                found = interval(fitted, str(fitted.form.exponent), unit, seed, replicates)
             except UserError as error:
                 missing[f"{form}, {estimator}"] = str(error)
                 continue
             number = found.number
             rows.append(
-                {
-                    "form": form,
-                    "estimator": estimator,
-                    "gamma": number.estimate,
-                    "lower": number.lower,
-                    "upper": number.upper,
-                    "n": number.n,
-                    "method": found.method,
-                    "unit": found.unit,
-                    "clock": str(curve.clock),
-                    "window": curve.window,
-                    "normalisation": curve.normalisation,
-                    "failures": "; ".join((*fitted.failures, *found.failures)),
-                }
+                ExponentRow(
+                    form=form,
+                    estimator=estimator,
+                    gamma=number.estimate,
+                    lower=number.lower,
+                    upper=number.upper,
+                    n=number.n,
+                    method=found.method,
+                    unit=found.unit,
+                    clock=str(curve.clock),
+                    window=curve.window,
+                    normalisation=curve.normalisation,
+                    failures="; ".join((*fitted.failures, *found.failures)),
+                )
             )
-    if not any(np.isfinite(row["gamma"]) for row in rows):
+    if not any(np.isfinite(row.gamma) for row in rows):
         raise UserError(f"{curve.name}: no power law could be fitted. " + next(iter(missing.values()), ""))
-    return pd.DataFrame(rows), missing
+    return pd.DataFrame([asdict(row) for row in rows]), missing
 
 
 @cache
@@ -180,24 +204,24 @@ def human_exponents(
     return out, left
 
 
-def _cautions(curve: Curve, comparison: Comparison, head: dict[str, Any]) -> tuple[str, ...]:
+def _cautions(curve: Curve, comparison: Comparison, head: ExponentRow) -> tuple[str, ...]:
     """What has to stand beside the exponent."""
     said = []
-    if head["gamma"] < 0:
-        sure = np.isfinite(head["upper"]) and head["upper"] < 0
+    if head.gamma < 0:
+        sure = np.isfinite(head.upper) and head.upper < 0
         said.append(
             f"y rises with x (gamma is negative{'' if sure else ', though its interval reaches 0'}): this is "
             "growth and no decay, "
             "and gamma is no exponent of forgetting or learning"
         )
-    elif head["lower"] <= 0:
+    elif head.lower <= 0:
         said.append("the interval of gamma reaches 0: that y falls at all is not certain")
-    if head["form"] != "power":
+    if head.form != "power":
         said.append(
             "x = 0 is among the data, where a x^-gamma is not defined, so the exponent is that of "
-            f"{head['form']}"
+            f"{head.form}"
         )
-    standing = comparison.standing(head["form"])
+    standing = comparison.standing(head.form)
     if standing.state == "not compared":
         said.append("the form is compared with no other")
     elif standing.state != "survives":
@@ -229,23 +253,13 @@ def require_size(curve: Curve) -> None:
         )
 
 
-def analyse(
-    curve: Curve,
-    forms: Sequence[str] = tuple(FORMS),
-    unit: str | None = None,
-    replicates: int = REPLICATES,
-    human: Sequence[str] | None = None,
-    estimator: Estimator | None = None,
-    seed: int = 0,
-    clocks: Sequence[Curve] = (),
-    change: Transition | None = None,
-    margin: Margin | None = None,
-) -> DecayFit:
-    """Fit a curve in every way that applies to it.
+@dataclass(frozen=True)
+class Choices:
+    """How a curve is analysed, and what is analysed with it.
 
-    Parameters
+    Attributes
     ----------
-    forms : rival forms; names of `decay.FORMS`.
+    forms : rival forms; names of `decay.FORMS`, None is all of them.
     unit : what the curve's units are (seed, pattern, list, subject), for the bootstrap; None uses profile
         likelihood.
     human : series to compare with; None is all on the same clock.
@@ -253,69 +267,104 @@ def analyse(
     clocks : the same data read by other clocks; they join the multiverse.
     change : carried along into the report.
     margin : of the equivalence tests; None is the standard deviation between the human studies.
+    """
+
+    forms: Sequence[str] | None = None
+    unit: str | None = None
+    replicates: int = REPLICATES
+    human: Sequence[str] | None = None
+    estimator: Estimator | None = None
+    seed: int = 0
+    clocks: Sequence[Curve] = ()
+    change: Transition | None = None
+    margin: Margin | None = None
+
+
+def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
+    """Fit a curve in every way that applies to it.
 
     Raises
     ------
     UserError : when y does not change, when no form, or no power law, can be fitted, and when there is more
         data than can be fitted in reasonable time.
     """
+    choices = choices or Choices()
     require_size(curve)
     if np.ptp(curve.y) == 0:
         raise UserError(
             f"{curve.name}: all y are {curve.y[0]:g}; what does not change has no exponent. Check --y."
         )
-    estimator = estimator or ("ml" if curve.count is not None else "nls")
-    comparison = compare(curve, forms, estimator)
-    exponents, missing = _exponents(curve, unit, seed, replicates)
+    estimator = choices.estimator or ("ml" if curve.count is not None else "nls")
+    comparison = compare(curve, tuple(FORMS) if choices.forms is None else choices.forms, estimator)
+    exponents, missing = _exponents(curve, choices.unit, choices.seed, choices.replicates)
     missing |= {f"form {name}": reason for name, reason in comparison.reasons.items()}
     found_averaging = None
     if len(units_of(curve)) > 1:
         try:
-            found_averaging = averaging(curve, "nls", seed=seed)
+            found_averaging = averaging(curve, "nls", seed=choices.seed)
         except UserError as error:
             missing["averaging"] = str(error)
     else:
         missing["averaging"] = f"{curve.name} has no units to fit one by one (--unit names their column)."
     head = headline(curve, exponents)
-    others, left = human_exponents(curve.clock, head["form"], human, curve.study)
-    missing |= {f"human {name}": reason for name, reason in left.items()}
+    beside = _beside_humans(curve, head, choices)
+    return Analysis(
+        curve=curve,
+        comparison=comparison,
+        exponents=exponents,
+        multiverse=multiverse({str(c.clock): c for c in (curve, *choices.clocks)}, HUMAN_RANGE),
+        averaging=found_averaging,
+        equivalences=beside.equivalences,
+        humans=beside.compared,
+        shown=beside.shown,
+        change=choices.change,
+        missing=missing | beside.missing,
+        cautions=_cautions(curve, comparison, head),
+        seed=choices.seed,
+        replicates=choices.replicates,
+    )
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What stands beside a curve: human exponents that it is compared with, those only shown, the tests, and
+    what is missing.
+    """
+
+    compared: list[Exponent]
+    shown: list[Exponent]
+    equivalences: tuple[Equivalence, ...]
+    missing: dict[str, str]
+
+
+def _beside_humans(curve: Curve, head: ExponentRow, choices: Choices) -> _Beside:
+    """The exponent of a curve beside those of people, class of measure by class of measure."""
+    compared, left = human_exponents(curve.clock, head.form, choices.human, curve.study)
+    missing = {f"human {name}": reason for name, reason in left.items()}
     repetitions = THINGS.get(curve.clock.counts) == "repetition"
-    shown = human_exponents(PRACTICE, head["form"])[0] if repetitions and not others and not human else []
+    shown = list[Exponent]()
+    if repetitions and not compared and not choices.human:
+        shown = human_exponents(PRACTICE, head.form)[0]
     if shown:
         missing["humans"] = (
             f"{curve.name} is on the clock {curve.clock}, human practice on the clock {PRACTICE}: shown side "
-            "by side, not compared. "
-            "Compare them on purpose with --on-clock."
+            "by side, not compared. Compare them on purpose with --on-clock."
         )
-    elif not others:
-        missing["humans"] = f"no human series on the clock {curve.clock} takes the form {head['form']}."
-    number = Estimate(head["gamma"], head["lower"], head["upper"], int(head["n"]))
-    own = Exponent(curve.name, number, head["form"], curve.clock, curve.window, curve.study, curve.measure)
-    by_measure = {m: [h for h in others if h.measure == m] for m in MEASURES}
-    if others and not curve.measure:
+    elif not compared:
+        missing["humans"] = f"no human series on the clock {curve.clock} takes the form {head.form}."
+    own = Exponent(curve.name, head.number, head.form, curve.clock, curve.window, curve.study, curve.measure)
+    if compared and not curve.measure:
         missing["measure"] = (
             f"what kind of measure {curve.name} is, is not said (--measure): it is held against every class "
             "of human measures, one at a time."
         )
-    return DecayFit(
-        curve=curve,
-        comparison=comparison,
-        exponents=exponents,
-        multiverse=multiverse({str(c.clock): c for c in (curve, *clocks)}, HUMAN_RANGE),
-        averaging=found_averaging,
-        equivalences=tuple(
-            equivalence(own, part, margin)
-            for m, part in by_measure.items()
-            if part and curve.measure in ("", m)
-        ),
-        humans=others,
-        shown=shown,
-        change=change,
-        missing=missing,
-        cautions=_cautions(curve, comparison, head),
-        seed=seed,
-        replicates=replicates,
+    by_measure = {m: [h for h in compared if h.measure == m] for m in MEASURES}
+    tests = tuple(
+        equivalence(own, part, choices.margin)
+        for m, part in by_measure.items()
+        if part and curve.measure in ("", m)
     )
+    return _Beside(compared, shown, tests, missing)
 
 
 def units_table(curve: Curve) -> pd.DataFrame:

@@ -1,18 +1,19 @@
 """Rival forms side by side, a verdict in words, and the averaging artefact.
 
-AICc, BIC           of the points, the error variance counted as a parameter (Hurvich & Tsai 1989; Schwarz 1978)
-held_out            root mean squared error of points predicted by a fit without them, one x at a time (one unit at a time where there are
-                    at least 5 units)
-last_decade         the same for all x within a factor of ten of the largest, predicted from the x before
-Vuong               z and two-sided p of the pointwise likelihood ratio of non-nested forms, BIC-corrected (Vuong 1989, Econometrica
-                    57, 307-333); its normal distribution is that of many points, so it is left out below
-                    VUONG_LEAST of them
-averaging           Anderson & Tweney 1997; Heathcote, Brown & Mewhort 2000: the mean of exponentials can look like a power law
+AICc, BIC    of the points, the error variance counted as a parameter (Hurvich & Tsai 1989; Schwarz 1978)
+held_out     root mean squared error of points predicted by a fit without them, one x at a time (one unit at a
+             time where there are at least 5 units)
+last_decade  the same for all x within a factor of ten of the largest, predicted from the x before
+Vuong        z and two-sided p of the pointwise likelihood ratio of non-nested forms, BIC-corrected (Vuong
+             1989, Econometrica 57, 307-333); its normal distribution is that of many points, so it is left
+             out below VUONG_LEAST of them
+averaging    the mean of exponentials can look like a power law (Anderson & Tweney 1997; Heathcote, Brown &
+             Mewhort 2000)
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +24,12 @@ from scipy.stats import binomtest
 from consolidation.decay.curve import Curve
 from consolidation.decay.forms import form
 from consolidation.decay.inference import Estimator, Fit, fit, fit_all, labels, units_of
-from consolidation.decay.solver import fit_best, solve
+from consolidation.decay.solver import Data, fit_best, solve
 from labbook.console import UserError
 from labbook.estimate import Array
 
 FOLDS = 72
 VUONG_LEAST = 30
-POWERS = ("power", "power_asymptote", "shifted_power", "broken_power")
 # differences in AICc in the sense of Burnham & Anderson 2002, section 2.6
 WORDS = (
     (2.0, "cannot be told apart from"),
@@ -79,7 +79,7 @@ def last_decade(curve: Curve, form_name: str, estimator: Estimator) -> float:
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a form survives the comparison with its rivals, and how far its AICc is above that of the best."""
+    """Whether a form survives the comparison with its rivals, and its AICc above that of the best."""
 
     state: Literal["survives", "is weakened", "does not survive", "not compared"]
     gap: float
@@ -127,7 +127,7 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
             f"{curve.name}: {f.points} points leave the AICc of {name} undefined (it needs more than its "
             f"{len(f.form.parameters)} parameters, the error variance and one), so it is not compared."
         )
-    if undefined and not set(sound) - {"constant"}:
+    if undefined and all(f.form.null for f in sound.values()):
         sound = {}
     lowest = min((f.aicc for f in sound.values()), default=float("nan"))
     weight = {name: np.exp(-(f.aicc - lowest) / 2) for name, f in sound.items()}
@@ -136,7 +136,12 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
     rows = []
     for name, f in sorted(fits.items(), key=lambda item: item[1].aicc):
         z = p = float("nan")
-        if best is not None and name != best and not nested(name, best) and f.points >= VUONG_LEAST:
+        if (
+            best is not None
+            and name != best
+            and not f.form.nested(sound[best].form)
+            and f.points >= VUONG_LEAST
+        ):
             z, p = vuong(f, sound[best])
         rows.append(
             {
@@ -175,7 +180,7 @@ def _verdict(curve: Curve, sound: dict[str, Fit], best: str) -> str:
         gap = sound[ranked[1]].aicc - sound[best].aicc
         words = next(word for limit, word in WORDS if gap <= limit)
         text += f", which {words} {ranked[1]} (AICc difference {gap:.1f})"
-    powers = [name for name in ranked if name in POWERS]
+    powers = [name for name in ranked if sound[name].form.power_law]
     if "power" in sound:
         gap = sound["power"].aicc - sound[best].aicc
         state = "survives" if gap <= 2 else "is weakened" if gap <= 10 else "does not survive"
@@ -247,9 +252,9 @@ def averaging(curve: Curve, estimator: Estimator = "nls", simulations: int = 500
     losses = {}
     for name in ("power", "exponential"):
         f = form(name)
-        best, _ = fit_best(f, x, mean.mean(0), np.ones(len(x)), "gaussian")
+        best, _ = fit_best(f, Data(x, mean.mean(0)[None], np.ones((1, len(x)))))
         start = np.tile(best.parameters, (simulations, 1))
-        losses[name] = solve(f, x, mean, np.ones_like(mean), start).objective
+        losses[name] = solve(f, Data(x, mean, np.ones_like(mean)), start).objective
     wins = int((losses["power"] < losses["exponential"]).sum())
     limits = binomtest(wins, simulations).proportion_ci(method="wilson")
     share = float((table["delta_aicc_power_minus_exponential"] < 0).mean())
@@ -263,22 +268,3 @@ def averaging(curve: Curve, estimator: Estimator = "nls", simulations: int = 500
     return Averaging(
         table, share, bool(mean_wins), (wins / simulations, limits.low, limits.high, simulations), verdict
     )
-
-
-def nested(first: str, second: str) -> bool:
-    """Whether one of two forms is a special case of the other, so that a likelihood-ratio test and not
-    Vuong's applies.
-    """
-    pairs: Any = {
-        frozenset(p)
-        for p in (
-            ("power", "power_asymptote"),
-            ("power", "broken_power"),
-            ("exponential", "exponential_asymptote"),
-            ("exponential", "stretched_exponential"),
-            ("exponential", "double_exponential"),
-            ("hyperbolic", "shifted_power"),
-            ("hyperbolic", "logistic"),
-        )
-    }
-    return "constant" in (first, second) or frozenset((first, second)) in pairs

@@ -140,7 +140,7 @@ class Curve:
         return replace(self, clock=clock) if times == 1 else self.on_clock(clock, times)
 
     def on_clock(self, clock: Clock, factor: float) -> "Curve":
-        """The curve with x times `factor` on another clock; the rescaling is written into the normalisation."""
+        """The curve with x times `factor` on another clock; the normalisation names the rescaling."""
         said = f"x rescaled by {factor:g} from {self.clock}"
         note = said if self.normalisation == "as given" else f"{self.normalisation}; {said}"
         return replace(self, x=self.x * factor, clock=clock, normalisation=note)

@@ -1,22 +1,42 @@
-"""Forms of decay, and the curves they are fitted to.
+"""Forms of decay: everything that is known of each stands in its entry of `FORMS`, and nowhere else.
 
-A form is y = f(x; parameters) with its analytic gradient. Scales (tau, rate, midpoint, break) are positive;
-the solver works on their logarithms. `linear` parameters enter linearly, so good starts need a grid over the
-others only.
-
-A curve carries its clock: what x counts, in which unit. Exponents on different clocks are different
-quantities; `Clock.require_same` refuses to compare them.
+A form is y = f(x; parameters) with its analytic gradient. A new one is a value, a gradient and one entry;
+fits, comparison, multiverse, simulated coverage, figures and the table of the documentation follow from it.
+Scales are solved for on a logarithmic axis, and linear parameters by least squares, so that good starts need
+a grid over the others only.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
+from consolidation.decay import functions as f
 from labbook.console import UserError
 from labbook.estimate import Array
 
-Values = Callable[[Array, Array], Array]
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a form.
+
+    Attributes
+    ----------
+    unit : `y` and `x` stand for the units of the axes.
+    planted : its value in simulations, where x goes from 1 to 100 and y stays between .05 and .95.
+    linear : y is linear in it.
+    positive : it is solved for on a logarithmic axis.
+    limits : beyond these the curve is a step or a constant for any data; None for a scale on the axis of x,
+        which goes from 1e-6 of the smallest positive x to 1e6 of the largest.
+    """
+
+    name: str
+    unit: Literal["y", "x", "1"]
+    planted: float
+    linear: bool = False
+    positive: bool = False
+    limits: tuple[float, float] | None = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
@@ -25,194 +45,76 @@ class Form:
 
     Attributes
     ----------
-    name, formula, source : as they are printed.
-    parameters : names; `exponent` is the one that is compared between curves, if the form has one.
-    units : of the parameters: `y` and `x` stand for the units of the axes.
+    name, formula, latex, source : as they are printed.
+    arguments : the parameters, in the order of `value` and `gradient`.
+    checked : the parameter whose interval is checked in simulations.
     value : (x (..., n), p (..., k)) -> (..., n).
     gradient : (x (..., n), p (..., k)) -> (..., n, k), analytic.
-    linear : parameters that enter linearly.
-    positive : scale parameters.
     grid : x -> candidate values (g, number of non-linear parameters) from which fits start.
+    exponent : the parameter that is compared between curves, if the form has one.
+    power_law : it is a power law, or one with more parameters.
+    nested_with : forms of which it is a special case or which are special cases of it; the null model, which
+        does not change with x, is one of every form and names none.
+    positive_x : it takes the logarithm of x.
+    null : it is the null model.
     """
 
     name: str
     formula: str
-    parameters: tuple[str, ...]
-    units: tuple[str, ...]
-    value: Values = field(repr=False)
-    gradient: Values = field(repr=False)
-    linear: tuple[str, ...]
-    source: str
+    latex: str
+    arguments: tuple[Parameter, ...]
+    checked: str
+    value: f.Values = field(repr=False)
+    gradient: f.Values = field(repr=False)
     grid: Callable[[Array], Array] = field(repr=False)
-    positive: tuple[str, ...] = ()
+    source: str
     exponent: str | None = None
+    power_law: bool = False
+    nested_with: tuple[str, ...] = ()
+    positive_x: bool = False
+    null: bool = False
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters."""
+        return tuple(p.name for p in self.arguments)
+
+    @property
+    def linear(self) -> tuple[str, ...]:
+        """Names of the parameters that enter linearly."""
+        return tuple(p.name for p in self.arguments if p.linear)
+
+    @property
+    def positive(self) -> tuple[str, ...]:
+        """Names of the parameters on a logarithmic axis."""
+        return tuple(p.name for p in self.arguments if p.positive)
+
+    @property
+    def planted(self) -> Array:
+        """Parameters of simulations: (k,)."""
+        return np.array([p.planted for p in self.arguments])
 
     def limits(self, x: Array) -> tuple[Array, Array]:
-        """Lower and upper bound of every parameter: scales from 1e-6 of the smallest positive x to 1e6 of the
-        largest.
-        """
-        smallest, largest = float(x[x > 0].min()), float(x.max())
-        low, high = np.full(len(self.parameters), -np.inf), np.full(len(self.parameters), np.inf)
-        for i, name in enumerate(self.parameters):
-            if name in ("tau", "tau_1", "tau_2", "x_0", "x_b"):
-                low[i], high[i] = 1e-6 * smallest, 1e6 * largest
-            elif name in LIMITS:
-                low[i], high[i] = LIMITS[name]
+        """Lower and upper bound of every parameter for data at x: (k,) each."""
+        scale = 1e-6 * float(x[x > 0].min()), 1e6 * float(x.max())
+        low, high = np.array([scale if p.limits is None else p.limits for p in self.arguments]).T
         return low, high
 
-
-# shape parameters: beyond these a curve is a step or a constant for any data
-LIMITS = {
-    "gamma": (-50.0, 50.0),
-    "gamma_1": (-50.0, 50.0),
-    "gamma_2": (-50.0, 50.0),
-    "beta": (0.01, 20.0),
-    "s": (-50.0, 50.0),
-}
+    def nested(self, other: "Form") -> bool:
+        """Whether one is a special case of the other: a likelihood-ratio test and not Vuong's applies."""
+        return self.null or other.null or other.name in self.nested_with or self.name in other.nested_with
 
 
-def _columns(p: Array) -> list[Array]:
-    """Parameters as arrays that broadcast against x."""
-    return [p[..., i, None] for i in range(p.shape[-1])]
+def _level(name: str, planted: float) -> Parameter:
+    return Parameter(name, "y", planted, linear=True)
 
 
-def _stack(*parts: Array) -> Array:
-    return np.stack(np.broadcast_arrays(*parts), -1)
+def _scale(name: str, planted: float) -> Parameter:
+    return Parameter(name, "x", planted, positive=True, limits=None)
 
 
-def _exp(t: Array) -> Array:
-    """exp without overflow; the clipped values are far outside every bound's reach."""
-    return np.exp(np.clip(t, -700, 700))
-
-
-def _power(x: Array, p: Array) -> Array:
-    a, g = _columns(p)
-    return a * _exp(-g * np.log(x))
-
-
-def _power_gradient(x: Array, p: Array) -> Array:
-    a, g = _columns(p)
-    h = _exp(-g * np.log(x))
-    return _stack(h, -a * h * np.log(x))
-
-
-def _power_asymptote(x: Array, p: Array) -> Array:
-    return p[..., 2, None] + _power(x, p[..., :2])
-
-
-def _power_asymptote_gradient(x: Array, p: Array) -> Array:
-    inner = _power_gradient(x, p[..., :2])
-    return np.concatenate([inner, np.ones_like(inner[..., :1])], -1)
-
-
-def _shifted(x: Array, p: Array) -> Array:
-    a, g, tau = _columns(p)
-    return a * _exp(-g * np.log1p(x / tau))
-
-
-def _shifted_gradient(x: Array, p: Array) -> Array:
-    a, g, tau = _columns(p)
-    h = _exp(-g * np.log1p(x / tau))
-    return _stack(h, -a * h * np.log1p(x / tau), a * g * h * x / (tau * (tau + x)))
-
-
-def _exponential(x: Array, p: Array) -> Array:
-    a, tau = _columns(p)
-    return a * _exp(-x / tau)
-
-
-def _exponential_gradient(x: Array, p: Array) -> Array:
-    a, tau = _columns(p)
-    h = _exp(-x / tau)
-    return _stack(h, a * h * x / tau**2)
-
-
-def _exponential_asymptote(x: Array, p: Array) -> Array:
-    return p[..., 2, None] + _exponential(x, p[..., :2])
-
-
-def _exponential_asymptote_gradient(x: Array, p: Array) -> Array:
-    inner = _exponential_gradient(x, p[..., :2])
-    return np.concatenate([inner, np.ones_like(inner[..., :1])], -1)
-
-
-def _stretched(x: Array, p: Array) -> Array:
-    a, tau, beta = _columns(p)
-    return a * _exp(-_exp(beta * np.log(x / tau)))
-
-
-def _stretched_gradient(x: Array, p: Array) -> Array:
-    a, tau, beta = _columns(p)
-    ratio = np.log(x / tau)
-    inner = _exp(beta * ratio)
-    h = _exp(-inner)
-    slope = np.where(inner < 700, a * h * inner, 0)
-    return _stack(h, slope * beta / tau, -slope * ratio)
-
-
-def _logarithmic(x: Array, p: Array) -> Array:
-    a, b = _columns(p)
-    return a - b * np.log(x)
-
-
-def _logarithmic_gradient(x: Array, p: Array) -> Array:
-    a, _ = _columns(p)
-    return _stack(np.ones_like(a * x), -np.log(x) * np.ones_like(a))
-
-
-def _hyperbolic(x: Array, p: Array) -> Array:
-    a, tau = _columns(p)
-    return a / (1 + x / tau)
-
-
-def _hyperbolic_gradient(x: Array, p: Array) -> Array:
-    a, tau = _columns(p)
-    h = 1 / (1 + x / tau)
-    return _stack(h, a * h**2 * x / tau**2)
-
-
-def _double(x: Array, p: Array) -> Array:
-    return _exponential(x, p[..., :2]) + _exponential(x, p[..., 2:])
-
-
-def _double_gradient(x: Array, p: Array) -> Array:
-    return np.concatenate([_exponential_gradient(x, p[..., :2]), _exponential_gradient(x, p[..., 2:])], -1)
-
-
-def _logistic(x: Array, p: Array) -> Array:
-    a, x0, s = _columns(p)
-    return a / (1 + _exp(s * np.log(x / x0)))
-
-
-def _logistic_gradient(x: Array, p: Array) -> Array:
-    a, x0, s = _columns(p)
-    ratio = np.log(x / x0)
-    h = 1 / (1 + _exp(s * ratio))
-    slope = a * h * (1 - h)
-    return _stack(h, slope * s / x0, -slope * ratio)
-
-
-def _broken(x: Array, p: Array) -> Array:
-    a, g1, g2, xb = _columns(p)
-    ratio = np.log(x / xb)
-    return a * _exp(-np.where(ratio <= 0, g1, g2) * ratio)
-
-
-def _broken_gradient(x: Array, p: Array) -> Array:
-    a, g1, g2, xb = _columns(p)
-    ratio = np.log(x / xb)
-    before = ratio <= 0
-    g = np.where(before, g1, g2)
-    h = _exp(-g * ratio)
-    return _stack(h, np.where(before, -a * h * ratio, 0), np.where(before, 0, -a * h * ratio), a * h * g / xb)
-
-
-def _constant(x: Array, p: Array) -> Array:
-    return p[..., 0, None] * np.ones_like(x)
-
-
-def _constant_gradient(x: Array, p: Array) -> Array:
-    return np.ones((*np.broadcast_shapes(p.shape[:-1], x.shape[:-1]), x.shape[-1], 1))
+def _shape(name: str, planted: float) -> Parameter:
+    return Parameter(name, "1", planted, limits=(-50.0, 50.0))
 
 
 def _scales(x: Array, n: int = 13) -> Array:
@@ -230,147 +132,163 @@ FORMS = {
     form.name: form
     for form in (
         Form(
-            "power",
-            "a x^-gamma",
-            ("a", "gamma"),
-            ("y", "1"),
-            _power,
-            _power_gradient,
-            ("a",),
-            "Newell & Rosenbloom 1981; Wixted & Ebbesen 1991",
-            lambda x: EXPONENTS[:, None],
+            name="power",
+            formula="a x^-gamma",
+            latex=r"a\,x^{-\gamma}",
+            arguments=(_level("a", 0.9), _shape("gamma", 0.4)),
+            checked="gamma",
+            value=f.power,
+            gradient=f.power_gradient,
+            grid=lambda x: EXPONENTS[:, None],
+            source="Newell & Rosenbloom 1981; Wixted & Ebbesen 1991",
             exponent="gamma",
+            power_law=True,
+            nested_with=("power_asymptote", "broken_power"),
+            positive_x=True,
         ),
         Form(
-            "power_asymptote",
-            "c + a x^-gamma",
-            ("a", "gamma", "c"),
-            ("y", "1", "y"),
-            _power_asymptote,
-            _power_asymptote_gradient,
-            ("a", "c"),
-            "Newell & Rosenbloom 1981",
-            lambda x: EXPONENTS[:, None],
+            name="power_asymptote",
+            formula="c + a x^-gamma",
+            latex=r"c + a\,x^{-\gamma}",
+            arguments=(_level("a", 0.75), _shape("gamma", 0.6), _level("c", 0.15)),
+            checked="gamma",
+            value=f.with_asymptote(f.power),
+            gradient=f.with_asymptote_gradient(f.power_gradient),
+            grid=lambda x: EXPONENTS[:, None],
+            source="Newell & Rosenbloom 1981",
             exponent="gamma",
+            power_law=True,
+            positive_x=True,
         ),
         Form(
-            "shifted_power",
-            "a (1 + x / tau)^-gamma",
-            ("a", "gamma", "tau"),
-            ("y", "1", "x"),
-            _shifted,
-            _shifted_gradient,
-            ("a",),
-            "Wickelgren 1974; Pareto II (Lomax 1954)",
-            lambda x: _product(EXPONENTS, _scales(x)),
-            ("tau",),
-            "gamma",
+            name="shifted_power",
+            formula="a (1 + x / tau)^-gamma",
+            latex=r"a\,(1 + x / \tau)^{-\gamma}",
+            arguments=(_level("a", 0.9), _shape("gamma", 0.8), _scale("tau", 4.0)),
+            checked="gamma",
+            value=f.shifted,
+            gradient=f.shifted_gradient,
+            grid=lambda x: _product(EXPONENTS, _scales(x)),
+            source="Wickelgren 1974; Pareto II (Lomax 1954)",
+            exponent="gamma",
+            power_law=True,
+            nested_with=("hyperbolic",),
         ),
         Form(
-            "exponential",
-            "a exp(-x / tau)",
-            ("a", "tau"),
-            ("y", "x"),
-            _exponential,
-            _exponential_gradient,
-            ("a",),
-            "Heathcote, Brown & Mewhort 2000",
-            lambda x: _scales(x)[:, None],
-            ("tau",),
+            name="exponential",
+            formula="a exp(-x / tau)",
+            latex=r"a\,e^{-x / \tau}",
+            arguments=(_level("a", 0.9), _scale("tau", 40.0)),
+            checked="tau",
+            value=f.exponential,
+            gradient=f.exponential_gradient,
+            grid=lambda x: _scales(x)[:, None],
+            source="Heathcote, Brown & Mewhort 2000",
+            nested_with=("exponential_asymptote", "stretched_exponential", "double_exponential"),
         ),
         Form(
-            "exponential_asymptote",
-            "c + a exp(-x / tau)",
-            ("a", "tau", "c"),
-            ("y", "x", "y"),
-            _exponential_asymptote,
-            _exponential_asymptote_gradient,
-            ("a", "c"),
-            "Heathcote, Brown & Mewhort 2000",
-            lambda x: _scales(x)[:, None],
-            ("tau",),
+            name="exponential_asymptote",
+            formula="c + a exp(-x / tau)",
+            latex=r"c + a\,e^{-x / \tau}",
+            arguments=(_level("a", 0.75), _scale("tau", 15.0), _level("c", 0.15)),
+            checked="tau",
+            value=f.with_asymptote(f.exponential),
+            gradient=f.with_asymptote_gradient(f.exponential_gradient),
+            grid=lambda x: _scales(x)[:, None],
+            source="Heathcote, Brown & Mewhort 2000",
         ),
         Form(
-            "stretched_exponential",
-            "a exp(-(x / tau)^beta)",
-            ("a", "tau", "beta"),
-            ("y", "x", "1"),
-            _stretched,
-            _stretched_gradient,
-            ("a",),
-            "Kohlrausch 1854; Rubin & Wenzel 1996",
-            lambda x: _product(_scales(x), np.array([0.1, 0.25, 0.5, 1.0, 2.0])),
-            ("tau", "beta"),
+            name="stretched_exponential",
+            formula="a exp(-(x / tau)^beta)",
+            latex=r"a\,e^{-(x / \tau)^\beta}",
+            arguments=(
+                _level("a", 0.9),
+                _scale("tau", 20.0),
+                Parameter("beta", "1", 0.6, positive=True, limits=(0.01, 20.0)),
+            ),
+            checked="beta",
+            value=f.stretched,
+            gradient=f.stretched_gradient,
+            grid=lambda x: _product(_scales(x), np.array([0.1, 0.25, 0.5, 1.0, 2.0])),
+            source="Kohlrausch 1854; Rubin & Wenzel 1996",
+            positive_x=True,
         ),
         Form(
-            "logarithmic",
-            "a - b ln x",
-            ("a", "b"),
-            ("y", "y"),
-            _logarithmic,
-            _logarithmic_gradient,
-            ("a", "b"),
-            "Woodworth 1938; Rubin & Wenzel 1996",
-            lambda x: np.zeros((1, 0)),
+            name="logarithmic",
+            formula="a - b ln x",
+            latex=r"a - b \ln x",
+            arguments=(_level("a", 0.9), _level("b", 0.15)),
+            checked="b",
+            value=f.logarithmic,
+            gradient=f.logarithmic_gradient,
+            grid=lambda x: np.zeros((1, 0)),
+            source="Woodworth 1938; Rubin & Wenzel 1996",
+            positive_x=True,
         ),
         Form(
-            "hyperbolic",
-            "a / (1 + x / tau)",
-            ("a", "tau"),
-            ("y", "x"),
-            _hyperbolic,
-            _hyperbolic_gradient,
-            ("a",),
-            "Mazur & Hastie 1978",
-            lambda x: _scales(x)[:, None],
-            ("tau",),
+            name="hyperbolic",
+            formula="a / (1 + x / tau)",
+            latex=r"a / (1 + x / \tau)",
+            arguments=(_level("a", 0.9), _scale("tau", 20.0)),
+            checked="tau",
+            value=f.hyperbolic,
+            gradient=f.hyperbolic_gradient,
+            grid=lambda x: _scales(x)[:, None],
+            source="Mazur & Hastie 1978",
+            nested_with=("logistic",),
         ),
         Form(
-            "double_exponential",
-            "a_1 exp(-x / tau_1) + a_2 exp(-x / tau_2)",
-            ("a_1", "tau_1", "a_2", "tau_2"),
-            ("y", "x", "y", "x"),
-            _double,
-            _double_gradient,
-            ("a_1", "a_2"),
-            "Rubin, Hinton & Wenzel 1999",
-            lambda x: np.array([(s, t) for s in _scales(x) for t in _scales(x) if s < t]),
-            ("tau_1", "tau_2"),
+            name="double_exponential",
+            formula="a_1 exp(-x / tau_1) + a_2 exp(-x / tau_2)",
+            latex=r"a_1\,e^{-x / \tau_1} + a_2\,e^{-x / \tau_2}",
+            arguments=(_level("a_1", 0.45), _scale("tau_1", 3.0), _level("a_2", 0.45), _scale("tau_2", 60.0)),
+            checked="tau_2",
+            value=f.double,
+            gradient=f.double_gradient,
+            grid=lambda x: np.array([(s, t) for s in _scales(x) for t in _scales(x) if s < t]),
+            source="Rubin, Hinton & Wenzel 1999",
         ),
         Form(
-            "logistic",
-            "a / (1 + (x / x_0)^s)",
-            ("a", "x_0", "s"),
-            ("y", "x", "1"),
-            _logistic,
-            _logistic_gradient,
-            ("a",),
-            "logistic in ln x",
-            lambda x: _product(_scales(x), np.array([0.5, 1.0, 2.0, 5.0, 10.0])),
-            ("x_0",),
+            name="logistic",
+            formula="a / (1 + (x / x_0)^s)",
+            latex="a / (1 + (x / x_0)^s)",
+            arguments=(_level("a", 0.9), _scale("x_0", 20.0), _shape("s", 1.5)),
+            checked="s",
+            value=f.logistic,
+            gradient=f.logistic_gradient,
+            grid=lambda x: _product(_scales(x), np.array([0.5, 1.0, 2.0, 5.0, 10.0])),
+            source="logistic in ln x",
+            positive_x=True,
         ),
         Form(
-            "broken_power",
-            "a (x / x_b)^-gamma_1 up to x_b, a (x / x_b)^-gamma_2 beyond",
-            ("a", "gamma_1", "gamma_2", "x_b"),
-            ("y", "1", "1", "x"),
-            _broken,
-            _broken_gradient,
-            ("a",),
-            "Donner & Hardy 2015",
-            lambda x: _product(EXPONENTS[3:10:2], EXPONENTS[3:10:2], _scales(x)[3:-3]),
-            ("x_b",),
+            name="broken_power",
+            formula="a (x / x_b)^-gamma_1 up to x_b, a (x / x_b)^-gamma_2 beyond",
+            latex=r"a\,(x / x_b)^{-\gamma_1} \text{ up to } x_b,\ a\,(x / x_b)^{-\gamma_2} \text{ beyond}",
+            arguments=(
+                _level("a", 0.5),
+                _shape("gamma_1", 0.15),
+                _shape("gamma_2", 0.9),
+                _scale("x_b", 12.0),
+            ),
+            checked="gamma_2",
+            value=f.broken,
+            gradient=f.broken_gradient,
+            grid=lambda x: _product(EXPONENTS[3:10:2], EXPONENTS[3:10:2], _scales(x)[3:-3]),
+            source="Donner & Hardy 2015",
+            power_law=True,
+            positive_x=True,
         ),
         Form(
-            "constant",
-            "a",
-            ("a",),
-            ("y",),
-            _constant,
-            _constant_gradient,
-            ("a",),
-            "the null model",
-            lambda x: np.zeros((1, 0)),
+            name="constant",
+            formula="a",
+            latex="a",
+            arguments=(_level("a", 0.5),),
+            checked="a",
+            value=f.constant,
+            gradient=f.constant_gradient,
+            grid=lambda x: np.zeros((1, 0)),
+            source="the null model",
+            null=True,
         ),
     )
 }
@@ -381,3 +299,29 @@ def form(name: str) -> Form:
     if name not in FORMS:
         raise UserError(f"there is no form {name!r}; there are {', '.join(FORMS)}. Change --forms.")
     return FORMS[name]
+
+
+def with_exponent() -> tuple[str, ...]:
+    """Names of the forms that have an exponent, in the order in which one is looked for to be cited."""
+    return tuple(name for name, form in FORMS.items() if form.exponent is not None)
+
+
+def table() -> str:
+    """The table of all forms for the documentation, in Markdown."""
+    lines = ["| form | y | parameters | exponent | nested with | source |", "|---|---|---|---|---|---|"]
+    for one in FORMS.values():
+        others = (
+            "every form"
+            if one.null
+            else ", ".join(n for n, o in FORMS.items() if n != one.name and not o.null and one.nested(o))
+        )
+        cells = (
+            one.name,
+            f"`{one.formula}`",
+            ", ".join(one.parameters),
+            one.exponent or "–",
+            others or "–",
+            one.source,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

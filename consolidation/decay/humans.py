@@ -97,7 +97,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 @cache
 def _classes() -> dict[str, tuple[str, str]]:
-    """Subjects and class of measure of every shipped series; series of the same subjects are not independent."""
+    """Subjects and class of measure of every shipped series; those of the same subjects are dependent."""
     rows = pd.read_csv(DATA / "human" / "classes.csv").to_dict("records")
     return {str(row["series"]): (str(row["subjects"]), str(row["class"])) for row in rows}
 

@@ -8,10 +8,10 @@ Estimators
 
 Intervals (95 %)
     bootstrap  whole units (seeds, patterns, lists, subjects) are drawn; BCa (Efron 1987, J. American
-    Statistical Association 82,
-               171-185) at the quantiles of Student's t expanded for few units (Hesterberg 2015, section
-               4.5.3)
-    profile    values of the parameter at which the best objective of all others rises by less than the F (binomial: chi-square) limit
+               Statistical Association 82, 171-185) at the quantiles of Student's t expanded for few units
+               (Hesterberg 2015, section 4.5.3)
+    profile    values of the parameter at which the best objective of all others rises by less than the F
+               (binomial: chi-square) limit
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from consolidation.decay.curve import Curve, ErrorModel
-from consolidation.decay.forms import Form, form
-from consolidation.decay.solver import check, fit_best, solve
+from consolidation.decay.forms import Form, form, with_exponent
+from consolidation.decay.solver import Data, check, fit_best, solve
 from labbook.console import UserError
 from labbook.estimate import LEVEL, REPLICATES, Array, Estimate
 
@@ -44,17 +44,8 @@ FAILURES = 0.05
 ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class Collapsed:
-    """A curve as one point per x for a batch of unit weights: x (m,), y and w (batch, m)."""
-
-    x: Array
-    y: Array
-    w: Array
-
-
-def collapse(curve: Curve, estimator: Estimator, draws: Array) -> Collapsed:
-    """Mean of y (of ln y for `loglog`) and total weight at every x.
+def collapse(curve: Curve, estimator: Estimator, draws: Array) -> Data:
+    """The curve as one point per x: mean of y (of ln y for `loglog`) and total weight at every x.
 
     Parameters
     ----------
@@ -80,7 +71,7 @@ def collapse(curve: Curve, estimator: Estimator, draws: Array) -> Collapsed:
     if estimator == "weighted":
         weight = np.where(total > 0, _precision(curve, x, place), 0.0)
     y = np.exp(mean) if estimator == "loglog" else mean
-    return Collapsed(x, y, weight)
+    return Data(x, y, weight, ERRORS[estimator])
 
 
 def _precision(curve: Curve, x: Array, place: npt.NDArray[np.intp]) -> Array:
@@ -158,8 +149,8 @@ class Fit:
         """The exponent. Raises UserError for a form that has none."""
         if self.form.exponent is None:
             raise UserError(
-                f"the form {self.form.name} has no exponent; forms that have one: power, power_asymptote, "
-                "shifted_power."
+                f"the form {self.form.name} has no exponent; forms that have one: "
+                f"{', '.join(with_exponent())}."
             )
         return self.parameters[self.form.exponent]
 
@@ -201,10 +192,9 @@ def fit(curve: Curve, form_name: str, estimator: Estimator = "nls") -> Fit:
             f"{curve.name}: the estimator ml needs the number of trials behind every point. Give them with "
             "--count."
         )
-    error = ERRORS[estimator]
-    check(chosen, replace(curve, error=error))
+    check(chosen, replace(curve, error=ERRORS[estimator]))
     data = collapse(curve, estimator, np.ones((1, len(units_of(curve)))))
-    found, first = fit_best(chosen, data.x, data.y[0], data.w[0], error)
+    found, first = fit_best(chosen, data)
     p = found.parameters[0]
     failures = []
     if not found.converged[0]:
@@ -262,7 +252,7 @@ def _refit(fitted: Fit, draws: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Parameters of refits under unit weights, (batch, k), and which of them failed."""
     data = collapse(fitted.curve, fitted.estimator, draws)
     start = np.tile(np.array(list(fitted.parameters.values())), (len(draws), 1))
-    found = solve(fitted.form, data.x, data.y, data.w, start, ERRORS[fitted.estimator])
+    found = solve(fitted.form, data, start)
     distinct = (data.w > 0).sum(1) >= len(fitted.form.parameters)
     return found.parameters, ~(found.converged & ~found.at_bound & distinct)
 
@@ -346,14 +336,14 @@ def profile(fitted: Fit, parameter: str, points: int = 41) -> Interval:
     else:
         limit = fitted.objective * (1 + float(stats.f.ppf(LEVEL, 1, n - k)) / (n - k))
     low, high = (float(side[index]) for side in fitted.form.limits(fitted.x))
+    data = Data(fitted.x, fitted.y[None], fitted.weight[None], error)
     positive = parameter in fitted.form.positive
     said: list[str] = []
 
     def losses(values: Array) -> Array:
         start = np.tile(best, (len(values), 1))
         start[:, index] = values
-        y, w = np.tile(fitted.y, (len(values), 1)), np.tile(fitted.weight, (len(values), 1))
-        return solve(fitted.form, fitted.x, y, w, start, error, fixed=index).objective
+        return solve(fitted.form, data.repeated(len(values)), start, fixed=index).objective
 
     def side(sign: float) -> float:
         reach = 0.25

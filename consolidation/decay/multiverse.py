@@ -1,10 +1,10 @@
 """Every reasonable way to get an exponent from the same numbers, all at once: the specification curve of
 gamma.
 
-form           power | power with asymptote | shifted power
-offset         x as counted | 1 + x (counting starts one earlier; of clocks that count: 1 is one repetition, step
-               or item in the unit of x, and of a physical clock 1 + x would be another curve in every unit,
-               so there the free offset tau of the shifted power law stands alone)
+form           every form that has an exponent
+offset         x as counted | 1 + x (counting starts one earlier; of clocks that count: 1 is one repetition,
+               step or item in the unit of x, and of a physical clock 1 + x would be another curve in every
+               unit, so there the free offset tau of the shifted power law stands alone)
 normalisation  as given | divided by the first point | odds y / (1 - y), for proportions below 1
 floor          none | half of the smallest y subtracted
 window         all | without the first x | without the last x | first half | second half of ln x
@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 
 from consolidation.decay.curve import Clock, Curve
+from consolidation.decay.forms import with_exponent
 from consolidation.decay.inference import ESTIMATORS, Estimator, fit
 from consolidation.decay.units import one_count
 from labbook.console import UserError
 
-FORMS = ("power", "power_asymptote", "shifted_power")
 NORMALISATIONS = ("as given", "first point = 1", "odds")
 FLOORS = ("none", "half of the smallest subtracted")
 WINDOWS = ("all", "without the first", "without the last", "first half", "second half")
@@ -97,7 +97,7 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
     rows = []
     for clock, curve in curves.items():
         for choice in itertools.product(
-            FORMS, offsets(curve.clock), NORMALISATIONS, FLOORS, WINDOWS, ESTIMATORS
+            with_exponent(), offsets(curve.clock), NORMALISATIONS, FLOORS, WINDOWS, ESTIMATORS
         ):
             rows.append({"clock": clock, **_one(curve, *choice)})
     table = pd.DataFrame(rows)

@@ -9,7 +9,7 @@ Scale parameters are solved for on a logarithmic axis. Steps are clipped at the 
 that ends at one says so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,27 @@ STARTS = 12
 # after this many iterations only the best of the starts go on, and only if the best of all has not converged
 FIRST_ITERATIONS, GOING_ON = 30, 3
 PROBABILITY_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class Data:
+    """A batch of data to fit: x (n,) or (batch, n); y and the weights w (trials of the binomial model), each
+    (batch, n); and the error model.
+    """
+
+    x: Array
+    y: Array
+    w: Array
+    error: ErrorModel = "gaussian"
+
+    def repeated(self, times: int) -> "Data":
+        """The only data set of this batch as a batch of `times`."""
+        return replace(self, y=np.tile(self.y, (times, 1)), w=np.tile(self.w, (times, 1)))
+
+    def rows(self, which: npt.NDArray[np.intp]) -> "Data":
+        """Some of the batch."""
+        x = self.x if self.x.ndim == 1 else self.x[which]
+        return replace(self, x=x, y=self.y[which], w=self.w[which])
 
 
 @dataclass(frozen=True)
@@ -55,15 +76,7 @@ def check(form: Form, curve: Curve) -> None:
             f"parameters and needs at least {len(form.parameters) + 2}. Give more points, or leave the form "
             "out (--forms)."
         )
-    needs_log = form.name in (
-        "power",
-        "power_asymptote",
-        "logarithmic",
-        "stretched_exponential",
-        "logistic",
-        "broken_power",
-    )
-    if needs_log and (curve.x <= 0).any():
+    if form.positive_x and (curve.x <= 0).any():
         raise UserError(
             f"{curve.name}: {int((curve.x <= 0).sum())} x are not positive; {form.name} takes the logarithm "
             "of x. Shift or cut the x axis (--window), or use shifted_power or an exponential form."
@@ -76,13 +89,14 @@ def check(form: Form, curve: Curve) -> None:
         )
 
 
-def objective(y: Array, f: Array, w: Array, error: ErrorModel) -> Array:
+def objective(data: Data, f: Array) -> Array:
     """The objective of the module's text: (batch,); infinite where the form leaves the domain of the error
     model.
     """
-    if error == "gaussian":
+    y, w = data.y, data.w
+    if data.error == "gaussian":
         return 0.5 * np.sum(w * (y - f) ** 2, -1)
-    if error == "lognormal":
+    if data.error == "lognormal":
         inside = (f > 0).all(-1)
         safe = np.where(f > 0, f, 1.0)
         return np.where(inside, 0.5 * np.sum(w * (np.log(y) - np.log(safe)) ** 2, -1), np.inf)
@@ -91,13 +105,14 @@ def objective(y: Array, f: Array, w: Array, error: ErrorModel) -> Array:
     return np.where(inside, -np.sum(w * (y * np.log(p) + (1 - y) * np.log1p(-p)), -1), np.inf)
 
 
-def _system(y: Array, f: Array, jacobian: Array, w: Array, error: ErrorModel) -> tuple[Array, Array]:
+def _system(data: Data, f: Array, jacobian: Array) -> tuple[Array, Array]:
     """Descent direction J' W r and curvature J' W J of the objective: (batch, k), (batch, k, k)."""
-    if error == "lognormal":
+    y, w = data.y, data.w
+    if data.error == "lognormal":
         safe = np.where(f > 0, f, 1.0)
         residual, weight = np.log(y) - np.log(safe), w
         jacobian = jacobian / safe[..., None]
-    elif error == "binomial":
+    elif data.error == "binomial":
         p = np.clip(f, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
         residual, weight = y - p, w / (p * (1 - p))
     else:
@@ -107,77 +122,65 @@ def _system(y: Array, f: Array, jacobian: Array, w: Array, error: ErrorModel) ->
     return (transposed @ residual[..., None])[..., 0], transposed @ jacobian
 
 
+class _Axes:
+    """The parameters of a form as the solver moves them: scales on a logarithmic axis, all between bounds."""
+
+    def __init__(self, form: Form, x: Array):
+        low, high = form.limits(np.atleast_1d(x))
+        self.positive = np.array([name in form.positive for name in form.parameters])
+        self.lower = np.where(self.positive, np.log(np.maximum(low, 1e-300)), low)
+        self.upper = np.where(self.positive, np.log(high), high)
+
+    def inner(self, p: Array) -> Array:
+        """Where parameters lie on these axes, clipped at the bounds."""
+        u = np.where(self.positive, np.log(np.where(self.positive, np.maximum(p, 1e-300), 1.0)), p)
+        return np.clip(u, self.lower, self.upper)
+
+    def natural(self, u: Array) -> Array:
+        """The parameters at a place on these axes."""
+        return np.where(self.positive, np.exp(np.where(self.positive, u, 0.0)), u)
+
+    def at_bound(self, u: Array) -> npt.NDArray[np.bool_]:
+        """Which parameters lie at a finite bound."""
+        edge = 1e-7 * (np.abs(u) + 1)
+        below = u <= self.lower + edge
+        return (below | (u >= self.upper - edge)) & np.isfinite(np.where(below, self.lower, self.upper))
+
+
 def solve(
-    form: Form,
-    x: Array,
-    y: Array,
-    w: Array,
-    start: Array,
-    error: ErrorModel = "gaussian",
-    fixed: int | None = None,
-    iterations: int = ITERATIONS,
-) -> Solutions:
-    """Fit `form` to every row of a batch; see `_solve`.
-
-    Numbers that overflow belong to steps that are refused, not to results.
-    """
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return _solve(form, x, y, w, start, error, fixed, iterations)
-
-
-def _solve(
-    form: Form,
-    x: Array,
-    y: Array,
-    w: Array,
-    start: Array,
-    error: ErrorModel,
-    fixed: int | None,
-    iterations: int,
+    form: Form, data: Data, start: Array, fixed: int | None = None, iterations: int = ITERATIONS
 ) -> Solutions:
     """Fit `form` to every row of a batch.
 
     Parameters
     ----------
-    x : (n,) or (batch, n); y, w : (batch, n) data and weights (trials for the binomial model).
     start : (batch, k) starting values.
     fixed : index of a parameter that stays at its start (for profiles).
     iterations : at most.
     """
-    low, high = form.limits(np.atleast_1d(x))
-    positive = np.array([name in form.positive for name in form.parameters])
+    # numbers that overflow belong to steps that are refused, not to results
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return _descend(form, data, start, fixed, iterations)
+
+
+def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations: int) -> Solutions:
+    """The iterations of `solve`; rows that are done leave the batch."""
+    axes = _Axes(form, data.x)
     free = np.array([i != fixed for i in range(len(form.parameters))])
-    inner = np.where(positive, np.log(np.where(positive, np.maximum(start, 1e-300), 1.0)), start)
-    lower = np.where(positive, np.log(np.maximum(low, 1e-300)), low)
-    upper = np.where(positive, np.log(high), high)
-    inner = np.clip(inner, lower, upper)
-    batch = len(inner)
-    damping, converged = np.full(batch, 1e-3), np.zeros(batch, dtype=bool)
-
-    def natural(u: Array) -> Array:
-        return np.where(positive, np.exp(np.where(positive, u, 0.0)), u)
-
-    p = natural(inner)
-    loss = objective(y, form.value(x, p), w, error)
-    active = np.arange(batch)
-    identity = np.eye(len(form.parameters))[free][:, free]
+    lower, upper = axes.lower[free], axes.upper[free]
+    inner = axes.inner(start)
+    p = axes.natural(inner)
+    loss = objective(data, form.value(data.x, p))
+    damping, converged = np.full(len(inner), 1e-3), np.zeros(len(inner), dtype=bool)
+    active = np.arange(len(inner))
     for _ in range(iterations):
         if not len(active):
             break
-        q, rows_x = p[active], x if x.ndim == 1 else x[active]
-        f, jacobian = form.value(rows_x, q), form.gradient(rows_x, q)
-        jacobian = (jacobian * np.where(positive, q, 1.0)[:, None, :])[..., free]
-        jacobian = np.broadcast_to(jacobian, (len(active), f.shape[-1], int(free.sum())))
-        gradient, curvature = _system(y[active], f, jacobian, w[active], error)
-        diagonal = np.einsum("bii->bi", curvature)
-        scale = np.sqrt(np.maximum(diagonal, 1e-300))
-        unit = curvature / scale[:, :, None] / scale[:, None, :]
-        step = np.linalg.solve(
-            unit + (damping[active, None, None] + 1e-15) * identity, (gradient / scale)[..., None]
-        )[..., 0]
+        rows = data.rows(active)
+        gradient, scale, step = _step(form, rows, p[active], axes.positive, free, damping[active])
         trial = inner[active].copy()
-        trial[:, free] = np.clip(trial[:, free] + step / scale, lower[free], upper[free])
-        values = objective(y[active], form.value(rows_x, natural(trial)), w[active], error)
+        trial[:, free] = np.clip(trial[:, free] + step / scale, lower, upper)
+        values = objective(rows, form.value(rows.x, axes.natural(trial)))
         better = values <= loss[active]
         moved = np.abs(trial - inner[active]) / (np.abs(inner[active]) + 1e-8)
         # nan when both are infinite: outside the domain of the error model, not a small change
@@ -189,22 +192,40 @@ def _solve(
         stuck = (promised <= TOLERANCE * np.abs(loss[active])) | (~better & (damping[active] > 1e12))
         chosen = active[better]
         inner[chosen], loss[chosen] = trial[better], values[better]
-        p[chosen] = natural(inner[chosen])
+        p[chosen] = axes.natural(inner[chosen])
         damping[active] = np.where(better, np.maximum(damping[active] / 10, 1e-14), damping[active] * 10)
         done = (better & small) | stuck
         converged[active[done]] = True
         active = active[~done]
-    edge = 1e-7 * (np.abs(inner) + 1)
-    at_bound = (
-        ((inner <= lower + edge) | (inner >= upper - edge))
-        & np.isfinite(np.where(inner <= lower + edge, lower, upper))
-        & free
-    )
-    return Solutions(p, loss, converged & np.isfinite(loss), at_bound.any(-1))
+    return Solutions(p, loss, converged & np.isfinite(loss), (axes.at_bound(inner) & free).any(-1))
 
 
-def starts(form: Form, x: Array, y: Array, w: Array, error: ErrorModel) -> Array:
-    """The STARTS best points of the form's grid, linear parameters solved for by least squares: (starts, k)."""
+def _step(
+    form: Form,
+    rows: Data,
+    p: Array,
+    positive: npt.NDArray[np.bool_],
+    free: npt.NDArray[np.bool_],
+    damping: Array,
+) -> tuple[Array, Array, Array]:
+    """Gradient, the scale of every free parameter, and the damped step in units of the scales: (batch, k)
+    each.
+    """
+    f = form.value(rows.x, p)
+    jacobian = (form.gradient(rows.x, p) * np.where(positive, p, 1.0)[:, None, :])[..., free]
+    jacobian = np.broadcast_to(jacobian, (len(p), f.shape[-1], int(free.sum())))
+    gradient, curvature = _system(rows, f, jacobian)
+    scale = np.sqrt(np.maximum(np.einsum("bii->bi", curvature), 1e-300))
+    unit = curvature / scale[:, :, None] / scale[:, None, :]
+    damped = unit + (damping[:, None, None] + 1e-15) * np.eye(unit.shape[-1])
+    return gradient, scale, np.linalg.solve(damped, (gradient / scale)[..., None])[..., 0]
+
+
+def starts(form: Form, data: Data) -> Array:
+    """The STARTS best points of the form's grid for one data set, linear parameters solved for by least
+    squares: (starts, k).
+    """
+    x, y, w = data.x, data.y[0], data.w[0]
     grid = form.grid(x)
     p = np.ones((len(grid), len(form.parameters)))
     others = [i for i, name in enumerate(form.parameters) if name not in form.linear]
@@ -220,22 +241,21 @@ def starts(form: Form, x: Array, y: Array, w: Array, error: ErrorModel) -> Array
             "values."
         ) from failure
     p[:, linear] = solution
-    if error == "binomial":
+    if data.error == "binomial":
         top = np.maximum(form.value(x, p).max(-1), 1e-12)
         p[:, linear] *= np.where(top > 0.999, 0.99 / top, 1.0)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):  # a start that overflows comes last
-        loss = objective(y, form.value(x, p), w, error)
+        loss = objective(data, form.value(x, p))
     order = np.argsort(np.where(np.isfinite(loss), loss, np.inf), kind="stable")[:STARTS]
     return p[order]
 
 
-def fit_best(form: Form, x: Array, y: Array, w: Array, error: ErrorModel) -> tuple[Solutions, Array]:
-    """The best fit of one data set from several starts (a batch of one), and the starts: (starts, k)."""
-    first = starts(form, x, y, w, error)
+def fit_best(form: Form, data: Data) -> tuple[Solutions, Array]:
+    """The best fit of one data set (a batch of one) from several starts, and the starts: (starts, k)."""
+    first = starts(form, data)
 
     def solved(start: Array, iterations: int) -> Solutions:
-        n = len(start)
-        return solve(form, x, np.tile(y, (n, 1)), np.tile(w, (n, 1)), start, error, iterations=iterations)
+        return solve(form, data.repeated(len(start)), start, iterations=iterations)
 
     found = solved(first, FIRST_ITERATIONS)
     order = np.argsort(np.where(np.isfinite(found.objective), found.objective, np.inf), kind="stable")

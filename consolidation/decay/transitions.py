@@ -8,8 +8,8 @@ preferred  the form of the mean trajectory with the smallest AICc (the error var
 location   the split of a trajectory into two levels with the smallest squared error (the single change point
            of Dynp in `ruptures`, for all bootstrap replicates at once), midway between the two steps around
            it
-width      from where the trajectory has made 10 % to where it has made 90 % of the way from the first level to
-           the second, by linear interpolation
+width      from where the trajectory has made 10 % to where it has made 90 % of the way from the first level
+           to the second, by linear interpolation
 half-time  the step at which the trajectory of one unit has fallen for good to half of its largest value;
            `schedule_slope` asks by how many steps it moves when a scheduled step is moved by one: 0 when
            nothing follows the schedule, 1 when everything does
@@ -163,10 +163,8 @@ def transition(x: Array, y: Array, events: Mapping[str, float] | None = None, se
         f"{_steps(width)}"
     )
     if events:
-        verdict += (
-            "; "
-            f"{'it coincides with ' + ', '.join(inside) if inside else 'no scheduled event lies within the interval'}"
-        )
+        coincides = f"it coincides with {', '.join(inside)}"
+        verdict += f"; {coincides if inside else 'no scheduled event lies within the interval'}"
     return Transition(location, width, inside, preferred, support, aicc, verdict + ".")
 
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import tyro
 
-from consolidation.decay.analysis import DecayFit, units_table
+from consolidation.decay.analysis import Analysis, units_table
 from consolidation.decay.equivalence import Margin
 from consolidation.fit.report import bibtex, data_hash, fit_decay, latex, summary, to_json
 from consolidation.fit.source import FitConfig, read
-from labbook.console import UserError, at_once, console, guarded, warn
-from labbook.escape import markup, plain
+from labbook.command import run_command
+from labbook.console import UserError, at_once, choice, console, warn
+from labbook.escape import plain
 from labbook.run import Run, provenance, replacing, sealed
 
 
@@ -53,21 +54,28 @@ def opened(out: Path, config: dict[str, Any]) -> Iterator[Run]:
         yield run
     except BaseException:
         if fresh and not (out / "fit.json").exists():
-            (out / "config.json").unlink(missing_ok=True)
+            for name in ("config.json", "provenance.json"):
+                (out / name).unlink(missing_ok=True)
             if new:
                 with suppress(OSError):  # something else was written there in the meantime
                     out.rmdir()
         raise
 
 
-def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
-    """The analysis: read, fit in every way, write the run folder."""
+def execute(config: FitConfig, settings: Settings) -> Path:
+    """The analysis: read, open the run folder, fit in every way, write, draw, print. A finished run is left
+    as it is.
+    """
     source = read(config)
     curve = source.curve
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(config.source).stem)
     out = settings.out or Path("runs") / f"fit-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     asked = {**asdict(config), "read_on_clock": str(curve.clock), "data_hash": data_hash(curve)}
     with opened(out, asked) as run:
+        if run.finished:
+            choice("run", "nothing is fitted again", "it is finished; its numbers are in fit.json")
+            return run.folder
+        run.json("provenance.json", provenance(data_hash=data_hash(curve), seed=config.seed))
         found = fit_decay(
             curve,
             forms=config.forms,
@@ -79,45 +87,54 @@ def execute(config: FitConfig, settings: Settings) -> tuple[DecayFit, Path]:
             change=source.change,
             margin=None if config.margin is None else Margin(config.margin, "given by --margin"),
         )
-        texts = {"gamma.tex": latex(found), "gamma.bib": bibtex(found)}
-        per_unit = units_table(curve)
-        run.json("provenance.json", provenance(data_hash=data_hash(curve), seed=config.seed))
-        run.table("forms.csv", found.comparison.table)
-        run.table("exponents.csv", found.exponents)
-        run.table("multiverse.csv", found.multiverse.table)
-        run.table("units.csv", per_unit)
-        for file, text in texts.items():
-            with replacing(run.folder / file) as partial:
-                partial.write_text(text, encoding="utf-8")
-        run.json("fit.json", sealed(to_json(found)))
-    return found, run.folder
+        _write(found, run)
+    for caution in found.cautions:
+        warn(caution)
+    console.print(summary(found), markup=False)
+    return run.folder
+
+
+def _write(found: Analysis, run: Run) -> None:
+    """Everything that a finished run holds, `summary.json` last; nothing before all is computed."""
+    # plotting libraries are slow to import; errors of the options should be fast
+    from consolidation.fit.figures import draw
+
+    texts = {"gamma.tex": latex(found), "gamma.bib": bibtex(found)}
+    tables = {
+        "forms": found.comparison.table,
+        "exponents": found.exponents,
+        "multiverse": found.multiverse.table,
+        "units": units_table(found.curve),
+    }
+    for name, table in tables.items():
+        run.table(f"{name}.csv", table)
+    for name, text in texts.items():
+        with replacing(run.folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    run.json("fit.json", sealed(to_json(found)))
+    draw(found, run.folder)
+    run.finish(tables, to_json(found))
 
 
 @dataclass(frozen=True)
 class Command:
-    """Fit a decay curve in every way that applies, compare the forms, and hold the exponent against humans."""
+    """Fit a decay curve in every way that applies, compare the forms, and hold the exponent against
+    humans.
+    """
 
     config: tyro.conf.OmitArgPrefixes[FitConfig]
     settings: tyro.conf.OmitArgPrefixes[Settings]
 
 
+def work(command: Command) -> Path:
+    """Fit, draw and print."""
+    with at_once():
+        return execute(command.config, command.settings)
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-
-    def body() -> None:
-        command = tyro.cli(Command, args=args, prog="python -m consolidation.fit")
-        with at_once():
-            # plotting libraries are slow to import; errors of the options should be fast
-            from consolidation.fit.figures import draw
-
-            found, folder = execute(command.config, command.settings)
-            draw(found, folder)
-        for caution in found.cautions:
-            warn(markup(caution))
-        console.print(summary(found), markup=False)
-        console.print(markup(folder))
-
-    guarded(body)
+    run_command("consolidation.fit", Command, work, args)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from consolidation.decay.analysis import HUMAN_RANGE, DecayFit
+from consolidation.decay.analysis import HUMAN_RANGE, Analysis, exponent_rows
 from consolidation.decay.inference import collapse, units_of
 from labbook import style
 from labbook.escape import mathtext
@@ -20,7 +20,7 @@ SHOWN = 5
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
 
 
-def data_and_fits(found: DecayFit) -> Figure:
+def data_and_fits(found: Analysis) -> Figure:
     """The data with the best forms and the power law, on linear and on log-log axes, with residuals of the
     same forms.
     """
@@ -47,14 +47,14 @@ def data_and_fits(found: DecayFit) -> Figure:
         )
         for name, colour, line in zip(names, style.PALETTE, LINES, strict=False):
             axes.plot(grid, comparison.fits[name].predict(grid), color=colour, ls=line, label=name)
-        if np.isfinite([head["lower"], head["upper"]]).all():
+        if np.isfinite([head.lower, head.upper]).all():
             power = comparison.fits.get("power")
             if power is not None:
                 # the power law through the same centre of the data with the exponents at both ends of the
                 # interval
                 centre = float(np.exp(np.mean(np.log(positive))))
                 level = float(power.predict(np.array([centre]))[0])
-                edges = [level * (grid / centre) ** -g for g in (head["lower"], head["upper"])]
+                edges = [level * (grid / centre) ** -g for g in (head.lower, head.upper)]
                 axes.fill_between(
                     grid,
                     np.minimum(*edges),
@@ -81,7 +81,7 @@ def data_and_fits(found: DecayFit) -> Figure:
     return figure
 
 
-def specification_curve(found: DecayFit) -> Figure:
+def specification_curve(found: Analysis) -> Figure:
     """gamma of every specification, sorted, with the choices behind each below."""
     table = found.multiverse.table.dropna(subset=["gamma"])
     figure, panels = plt.subplots(2, 1, figsize=(9.5, 6.2), height_ratios=(1, 1.4), sharex=True)
@@ -112,17 +112,17 @@ def specification_curve(found: DecayFit) -> Figure:
     return figure
 
 
-def forest(found: DecayFit) -> Figure:
+def forest(found: Analysis) -> Figure:
     """Exponents of this curve under every estimator, and of the human series on the same clock."""
     rows: list[tuple[str, float, float, float, Any]] = [
         (
-            f"{found.curve.name}: {r['form']}, {r['estimator']}",
-            r["gamma"],
-            r["lower"],
-            r["upper"],
+            f"{found.curve.name}: {r.form}, {r.estimator}",
+            r.gamma,
+            r.lower,
+            r.upper,
             style.PALETTE[0],
         )
-        for _, r in found.exponents.iterrows()
+        for r in exponent_rows(found.exponents)
     ]
     rows += [
         (h.name, h.number.estimate, h.number.lower, h.number.upper, style.PALETTE[3])
@@ -148,6 +148,6 @@ def forest(found: DecayFit) -> Figure:
 FIGURES = {"decay_fits": data_and_fits, "decay_specifications": specification_curve, "decay_forest": forest}
 
 
-def draw(found: DecayFit, destination: Path) -> list[Path]:
+def draw(found: Analysis, destination: Path) -> list[Path]:
     """Draw every figure as PNG and PDF into `destination`."""
     return style.draw(found, FIGURES, destination)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from consolidation.decay import humans
-from consolidation.decay.analysis import DecayFit, analyse
+from consolidation.decay.analysis import Analysis, Choices, analyse, exponent_rows
 from consolidation.decay.curve import Curve
+from consolidation.decay.forms import FORMS
 from labbook import escape
 from labbook.console import UserError
 from labbook.run import digest
 
 
-class DecayReport(DecayFit):
+class DecayReport(Analysis):
     """A decay fit that can show itself."""
 
     def summary(self) -> str:
@@ -37,27 +39,17 @@ class DecayReport(DecayFit):
 
 
 def fit_decay(curve: Curve, **options: Any) -> DecayReport:
-    """Fit a curve in every way that applies to it, as `python -m consolidation.fit` does; `options` are those
-    of `analysis.analyse`.
+    """Fit a curve in every way that applies to it, as `python -m consolidation.fit` does; `options` are the
+    fields of `analysis.Choices`.
 
     Raises UserError when no form, or no power law, can be fitted.
     """
-    return DecayReport(**vars(analyse(curve, **options)))
+    return DecayReport(**vars(analyse(curve, Choices(**options))))
 
 
 SCHEMA = 3
 # figure 4A of arXiv:2602.12204: P_episodic(k) = .89 k^-.43
 PAPER_LINE = (0.89, 0.43)
-# a form in LaTeX
-FORMULAS = {
-    "power": r"a\,x^{-\gamma}",
-    "power_asymptote": r"c + a\,x^{-\gamma}",
-    "shifted_power": r"a\,(1 + x / \tau)^{-\gamma}",
-}
-
-
-def _number(row: dict[str, Any]) -> str:
-    return f"{row['gamma']:.3f} [{row['lower']:.3f}, {row['upper']:.3f}] (n = {row['n']:.0f})"
 
 
 def data_hash(curve: Curve) -> str:
@@ -66,7 +58,7 @@ def data_hash(curve: Curve) -> str:
     return digest([*parts, *([] if curve.unit is None else [str(u).encode() for u in curve.unit])])
 
 
-def summary(found: DecayFit) -> str:
+def summary(found: Analysis) -> str:
     """The report on the terminal: data, rival forms, exponents, multiverse, units, humans, and what could not
     be done.
     """
@@ -92,11 +84,11 @@ def summary(found: DecayFit) -> str:
         lines.append(f"    {drawn_line(curve)}")
         lines.append(f"    {with_asymptote(found)}")
     lines.append("[[Exponent]] 95 % intervals")
-    for _, row in found.exponents.iterrows():
-        note = f"  !! {row['failures']}" if row["failures"] else ""
+    for one in exponent_rows(found.exponents):
+        note = f"  !! {one.failures}" if one.failures else ""
         lines.append(
-            f"    {row['form']:<16} {row['estimator']:<9} gamma = {_number(dict(row))}  {row['method']} "
-            f"over {row['unit']}s{note}"
+            f"    {one.form:<16} {one.estimator:<9} gamma = {one.number.text(n=True)}  {one.method} over "
+            f"{one.unit}s{note}"
         )
     lines += [f"    !! {caution}." for caution in found.cautions]
     lines += ["[[Multiverse]]", f"    {found.multiverse.verdict}"]
@@ -114,26 +106,23 @@ def summary(found: DecayFit) -> str:
     if found.averaging:
         lines += ["[[Single units and their mean]]", f"    {found.averaging.verdict}"]
     if found.equivalences:
-        lines += ["[[Humans]]", *(f"    {one.verdict}" for one in found.equivalences)]
+        lines += ["[[Humans]]", *(f"    {test.verdict}" for test in found.equivalences)]
     if found.missing:
         lines.append("[[Not done]]")
         lines += [f"    {name}: {reason}" for name, reason in found.missing.items()]
     return "\n".join(map(escape.plain, lines))
 
 
-def with_asymptote(found: DecayFit) -> str:
+def with_asymptote(found: Analysis) -> str:
     """What the power law with an asymptote says by least squares: the reading of figure 4A that gives the
     paper's own number.
     """
-    table = found.exponents
-    rows = table[(table["form"] == "power_asymptote") & (table["estimator"] == "nls")]
-    if rows.empty:
+    rows = [r for r in exponent_rows(found.exponents) if (r.form, r.estimator) == ("power_asymptote", "nls")]
+    if not rows:
         return "the power law with an asymptote could not be fitted by nls."
-    row = rows.iloc[0]
     return (
-        f"with an asymptote, c + a k^-gamma by nls, gamma = {_number(dict(row))}: the paper's "
-        f"{PAPER_LINE[1]} comes out of that form, which the line "
-        "that it draws, without an asymptote, is not."
+        f"with an asymptote, c + a k^-gamma by nls, gamma = {rows[0].number.text(n=True)}: the paper's "
+        f"{PAPER_LINE[1]} comes out of that form, which the line that it draws, without an asymptote, is not."
     )
 
 
@@ -150,7 +139,7 @@ def drawn_line(curve: Curve) -> str:
     )
 
 
-def to_json(found: DecayFit) -> dict[str, Any]:
+def to_json(found: Analysis) -> dict[str, Any]:
     """Every number with interval, n, form, clock, window, normalisation, estimator, unit of resampling, seed,
     versions and data hash.
     """
@@ -163,11 +152,11 @@ def to_json(found: DecayFit) -> dict[str, Any]:
         "window": curve.window,
         "normalisation": curve.normalisation,
         "data_hash": data_hash(curve),
-        "gamma": found.headline,
+        "gamma": asdict(found.headline),
         "exponents": found.exponents.to_dict("records"),
         "best_form": found.comparison.best,
         "forms_verdict": found.comparison.verdict,
-        "standing": vars(found.comparison.standing(found.headline["form"])),
+        "standing": vars(found.comparison.standing(found.headline.form)),
         "cautions": list(found.cautions),
         "multiverse": found.multiverse.summary,
         "averaging": None
@@ -265,42 +254,43 @@ def _tex_number(value: float) -> str:
     return f"{value:.3f}" if np.isfinite(value) else r"\ensuremath{" + ("-" if value < 0 else "") + r"\infty}"
 
 
-def latex(found: DecayFit) -> str:
+def latex(found: Analysis) -> str:
     """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window,
     interval and what speaks against citing it.
     """
     head, curve, comparison = found.headline, found.curve, found.comparison
     name = _macro(curve.name)
-    estimate, lower, upper = (_tex_number(head[key]) for key in ("gamma", "lower", "upper"))
-    standing = comparison.standing(head["form"])
+    estimate, lower, upper = map(_tex_number, (head.gamma, head.lower, head.upper))
+    standing = comparison.standing(head.form)
     if comparison.best is None:
         rivals = escape.latex(comparison.verdict.removeprefix(f"{curve.name}: ").rstrip("."))
     else:
         best = escape.latex(comparison.best.replace("_", " "))
         rivals = f"the best of the rival forms is {best}"
-        if comparison.best != head["form"]:
+        if comparison.best != head.form:
             rivals += f", AICc {standing.gap:.1f} lower" if np.isfinite(standing.gap) else ""
     opening = "This form is rejected: a" if standing.state == "does not survive" else "A"
     caution = "".join(f" Caution: {escape.latex(text)}." for text in found.cautions)
-    failures = f" The fit reports: {escape.latex(head['failures'])}." if head["failures"] else ""
+    failures = f" The fit reports: {escape.latex(head.failures)}." if head.failures else ""
     return "\n".join(
         [
             f"\\newcommand{{\\gamma{name}}}{{{estimate}}}",
             f"\\newcommand{{\\gamma{name}Lower}}{{{lower}}}",
             f"\\newcommand{{\\gamma{name}Upper}}{{{upper}}}",
-            f"\\newcommand{{\\gamma{name}Sentence}}{{{opening} power law ${FORMULAS[head['form']]}$ fitted by {head['estimator']} to "
+            f"\\newcommand{{\\gamma{name}Sentence}}{{{opening} power law ${FORMS[head.form].latex}$ "
+            f"fitted by {head.estimator} to "
             f"{escape.latex(curve.name)} against {escape.latex(curve.clock)} (window: "
             f"{escape.latex(curve.window)}; normalisation: "
             f"{escape.latex(curve.normalisation)}) has $\\gamma = {estimate}$ "
-            f"(95\\,\\% interval {lower} to {upper}, {head['method']} over {head['n']:.0f} "
-            f"{escape.latex(head['unit'])}s); "
+            f"(95\\,\\% interval {lower} to {upper}, {head.method} over {head.n:.0f} "
+            f"{escape.latex(head.unit)}s); "
             f"{rivals}.{caution}{failures}}}",
             "",
         ]
     )
 
 
-def bibtex(found: DecayFit) -> str:
+def bibtex(found: Analysis) -> str:
     """`gamma.bib`: this software, the examined paper, and the source of every human curve used of which the
     registry names author and year.
     """
@@ -326,7 +316,8 @@ def bibtex(found: DecayFit) -> str:
             continue
         doi: str = "" if pd.isna(row["doi"]) else f"\n  doi = {{{escape.bibtex(row['doi'])}}},"
         entries.append(
-            f"@misc{{{key},\n  title = {{{escape.bibtex(row['study'])}}},\n  author = {{{escape.bibtex(known[0])}}},\n  year = {{{known[1]}}},{doi}\n"
+            f"@misc{{{key},\n  title = {{{escape.bibtex(row['study'])}}},\n"
+            f"  author = {{{escape.bibtex(known[0])}}},\n  year = {{{known[1]}}},{doi}\n"
             f"  note = {{{escape.bibtex(row['measure'])}; {escape.bibtex(row['how_read'])}}}\n}}"
         )
     return "\n\n".join(entries) + "\n"

@@ -1,7 +1,7 @@
 """What is fitted: a human series, a training run, or a table, read as a curve with its clock."""
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,10 +14,10 @@ from consolidation.decay.analysis import require_size
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Margin
 from consolidation.decay.forms import FORMS
-from consolidation.decay.from_run import episodic_curve
 from consolidation.decay.transitions import ScheduleShift, Transition, half_times, schedule_slope, transition
 from consolidation.srcd import CLOCKS as EXPOSURES
 from consolidation.train import trajectory
+from consolidation.train.curves import episodic_curve
 from labbook import reading as tables
 from labbook.console import UserError, choice, warn
 from labbook.escape import markup, plain
@@ -30,9 +30,6 @@ REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
 
 
 LEAST_REPLICATES = 100
-
-
-MOST_PARAMETERS = max(len(form.parameters) for form in FORMS.values())
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class FitConfig:
     window: tuple[float, float] | None = None
     """First and last x that are used; default: all, and of a training run the part from the largest value on.
     """
-    forms: tuple[str, ...] = tuple(FORMS)
+    forms: tuple[str, ...] = field(default_factory=lambda: tuple(FORMS))
     """Rival forms."""
     bootstrap: int = REPLICATES
     """Replicates."""
@@ -167,7 +164,7 @@ def _refuse(config: FitConfig, names: tuple[str, ...], why: str) -> None:
 
 
 def _on_clock(curve: Curve, counts: str, factor: float | None) -> Curve:
-    """The curve on another clock of the registry. Raises UserError when nobody says how the two are related."""
+    """The curve on another clock of the registry. Raises UserError when nobody says how they are related."""
     if counts not in units.CLOCKS:
         raise UserError(
             f"there is no clock {counts!r}; there are {', '.join(map(repr, units.CLOCKS))}. Change "
@@ -206,15 +203,15 @@ def _from_run(run: Path, config: FitConfig) -> Source:
     queries.
     """
     # first, so that a damaged seed is named before its numbers are used
-    events = trajectory.summaries(run)[0]["events"]
+    events = trajectory.summaries(run)[0].events
     chosen = config.clock or EXPOSURES[2]
     curves = {clock: episodic_curve(run, clock) for clock in dict.fromkeys((chosen, *EXPOSURES))}
     if config.window is None:
+        most = max(len(form.parameters) for form in FORMS.values())
         whole, curves = curves, {clock: c.falling() for clock, c in curves.items()}
         # a clock on which nothing falls keeps its points only if there are enough of them
         curves = {
-            clock: c if len(np.unique(c.x)) >= MOST_PARAMETERS + 2 else whole[clock]
-            for clock, c in curves.items()
+            clock: c if len(np.unique(c.x)) >= most + 2 else whole[clock] for clock, c in curves.items()
         }
         choice(
             "window",

@@ -7,43 +7,34 @@ consolidation.replicate` and `python -m consolidation.train --out DIR/MODEL` lea
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consolidation.decay import humans
-from consolidation.decay.from_run import episodic_curve
-from consolidation.replicate.__main__ import METRICS, over_seeds
-from consolidation.replicate.__main__ import PAPER as TABLES
+from consolidation.replicate.cells import METRICS, PAPER, metrics, over_seeds
 from consolidation.rivals import VARIANTS
 from consolidation.srcd import CLOCKS
 from consolidation.theory import fit_phase_planes
 from consolidation.train import trajectory
+from consolidation.train.curves import episodic_curve
+from consolidation.train.figures import KNOCKED, band, draw_what_is_possible
 from labbook import style
-from labbook.console import UserError
+from labbook.console import UserError, warn
 
 PAPER_STEPS = 10_000
-KNOCKED = {
-    "attention": "without attention",
-    "semantic": "without semantic memory",
-    "working": "without working memory",
-    "feed_forward": "without feed-forward",
-    "all": "without all four",
-}
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Finished runs by model, in the order of `baselines.VARIANTS`."""
+    """Finished runs by model, in the order of `rivals.VARIANTS`."""
 
     folders: dict[str, Path]
 
     @property
-    def summaries(self) -> dict[str, list[dict[str, Any]]]:
+    def summaries(self) -> dict[str, list[trajectory.SeedSummary]]:
         """Summaries of all seeds by model."""
         return {name: trajectory.summaries(folder) for name, folder in self.folders.items()}
 
@@ -63,20 +54,6 @@ def _paper(series: str) -> pd.DataFrame:
     return pd.read_csv(humans.DATA / "paper_figures.csv").query("series == @series")
 
 
-def _band(axes: Axes, course: pd.DataFrame, colour: Any, label: str, line: str = "-") -> None:
-    """Mean over seeds with the range of the seeds."""
-    course = course.dropna()
-    axes.plot(
-        course.index,
-        course.mean(axis=1),
-        line,
-        color=colour,
-        lw=1.6,
-        label=f"{label} (n = {course.shape[1]})",
-    )
-    axes.fill_between(course.index, course.min(axis=1), course.max(axis=1), color=colour, alpha=0.2, lw=0)
-
-
 def attention(runs: Runs) -> Figure:
     """Share of positions routed to attention over training, ours and the paper's, and ours by kind of
     position.
@@ -85,11 +62,13 @@ def attention(runs: Runs) -> Figure:
     first = next(iter(runs.summaries["cram"]))
     for (name, folder), colour in zip(runs.folders.items(), style.PALETTE, strict=False):
         if VARIANTS[name].layer in ("cram", "seqboat"):
-            _band(panels[0], trajectory.course(folder, "attention"), colour, VARIANTS[name].label)
-    for bound, line in (("static", "--"), ("optimum", ":")):
-        said = "best static routing (theorem 1)" if bound == "static" else "optimum (eq 13)"
-        panels[0].axhline(first[bound], color="0.4", lw=0.9, ls=line, label=said)
-    for name, step in first["events"].items():
+            band(panels[0], trajectory.course(folder, "attention"), colour, VARIANTS[name].label)
+    for bound, line, said in (
+        (first.static, "--", "best static routing (theorem 1)"),
+        (first.optimum, ":", "optimum (eq 13)"),
+    ):
+        panels[0].axhline(bound, color="0.4", lw=0.9, ls=line, label=said)
+    for name, step in first.events.items():
         panels[0].axvline(step, color="0.8", lw=0.8)
         panels[0].text(
             step,
@@ -105,9 +84,9 @@ def attention(runs: Runs) -> Figure:
         yscale="log", xlabel="training step", ylabel="share of positions that attend", ylim=(0.008, 9)
     )
     panels[0].legend(frameon=False, fontsize=6.5, loc="upper right")
-    _band(
+    band(
         panels[1],
-        _relative(trajectory.course(runs.folders["cram"], "attention"), first["steps"]),
+        _relative(trajectory.course(runs.folders["cram"], "attention"), first.steps),
         style.PALETTE[0],
         "CRAM, here",
     )
@@ -151,11 +130,11 @@ def memory(runs: Runs) -> Figure:
     figure, panels = plt.subplots(1, len(shown) + 1, figsize=(4.0 * (len(shown) + 1), 3.9), squeeze=False)
     for axes, name in zip(panels[0], shown, strict=False):
         folder = runs.folders[name]
-        _band(axes, trajectory.course(folder, "accuracy", "recurring"), "black", "whole model")
+        band(axes, trajectory.course(folder, "accuracy", "recurring"), "black", "whole model")
         for (part, said), colour in zip(KNOCKED.items(), style.PALETTE, strict=False):
             if part == "semantic" and name == "control":
                 continue
-            _band(axes, trajectory.course(folder, f"accuracy_without_{part}", "recurring"), colour, said)
+            band(axes, trajectory.course(folder, f"accuracy_without_{part}", "recurring"), colour, said)
         axes.set(
             xlabel="training step",
             ylabel="right answers, recurring queries",
@@ -167,7 +146,7 @@ def memory(runs: Runs) -> Figure:
         axes.legend(frameon=False, fontsize=6, loc="upper left")
     axes = panels[0][-1]
     for name, colour in zip(shown, style.PALETTE, strict=False):
-        _band(
+        band(
             axes,
             trajectory.course(runs.folders[name], "accuracy", "novel"),
             colour,
@@ -197,11 +176,11 @@ def phase_plane(runs: Runs) -> Figure:
     quality = trajectory.course(folder, "quality", "recurring", 0)
     predicted = trajectory.course(folder, "quality_predicted", "recurring")
     share = trajectory.course(folder, "semantic", "recurring")
-    _band(panels[0], quality, style.PALETTE[0], "mean q at recurring queries")
-    _band(panels[0], predicted, style.PALETTE[1], "predicted q, which the router sees", "--")
-    _band(panels[0], share, style.PALETTE[2], "share routed to semantic memory")
+    band(panels[0], quality, style.PALETTE[0], "mean q at recurring queries")
+    band(panels[0], predicted, style.PALETTE[1], "predicted q, which the router sees", "--")
+    band(panels[0], share, style.PALETTE[2], "share routed to semantic memory")
     points = _paper("fig3b_mean_quality")
-    steps = runs.summaries["cram"][0]["steps"]
+    steps = runs.summaries["cram"][0].steps
     panels[0].plot(
         points["x"] / PAPER_STEPS * steps,
         points["y"],
@@ -214,7 +193,7 @@ def phase_plane(runs: Runs) -> Figure:
     panels[0].legend(frameon=False, fontsize=6.5)
     share = share.reindex(quality.index)
     # the model is about consolidation, so it starts where routing begins to cost
-    begun = quality.index >= runs.summaries["cram"][0]["events"].get("routing pressure sets in", 0)
+    begun = quality.index >= runs.summaries["cram"][0].events.get("routing pressure sets in", 0)
     at = quality.index[begun].to_numpy(float)
     model = fit_phase_planes(at, quality[begun].to_numpy(float).T, share[begun].to_numpy(float).T)
     star, explained, fixed = (
@@ -284,7 +263,7 @@ def exposure(runs: Runs) -> Figure:
             if name not in ("cram", "control", "no-consolidation"):
                 continue
             curve = episodic_curve(folder, clock)
-            _band(
+            band(
                 axes,
                 pd.DataFrame({"k": curve.x, "seed": curve.unit, "p": curve.y}).pivot(
                     index="k", columns="seed", values="p"
@@ -305,7 +284,7 @@ def beside_the_paper(runs: Runs) -> Figure:
     figure, panels = plt.subplots(1, len(shown), figsize=(13, 1.2 + 0.36 * len(runs.folders)), sharey=True)
     for axes, metric in zip(panels, shown, strict=True):
         for place, (name, found) in enumerate(runs.summaries.items()):
-            values = np.array([_value(s, metric) for s in found])
+            values = np.array([metrics(s)[metric] for s in found])
             number = over_seeds(values[np.isfinite(values)], metric)
             axes.plot(values, np.full(len(values), -place), "|", ms=8, color="0.6")
             if number.n > 1:
@@ -319,7 +298,7 @@ def beside_the_paper(runs: Runs) -> Figure:
                 label="here: mean, 95 % interval, seeds" if place == 0 else None,
             )
             for table in ("table1", "table4"):
-                stated = TABLES.get((table, name), {}).get(metric)
+                stated = PAPER.get((table, name), {}).get(metric)
                 if stated is not None:
                     axes.plot(
                         stated,
@@ -331,7 +310,7 @@ def beside_the_paper(runs: Runs) -> Figure:
                         label=f"paper, {table}",
                     )
         axes.set(xlabel=METRICS[metric])
-    panels[2].axvline(runs.summaries["cram"][0]["optimum"], color="0.5", ls=":", lw=0.9)
+    panels[2].axvline(runs.summaries["cram"][0].optimum, color="0.5", ls=":", lw=0.9)
     panels[2].set_xscale("symlog", linthresh=0.01)
     panels[2].set_xlim(-0.002, 1.6)
     names = [f"{VARIANTS[n].label} (n = {len(s)})" for n, s in runs.summaries.items()]
@@ -341,16 +320,6 @@ def beside_the_paper(runs: Runs) -> Figure:
         handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8
     )
     return figure
-
-
-def _value(summary: dict[str, Any], metric: str) -> float:
-    value = {
-        "retrieval": summary["accuracy"]["query"],
-        "novel": summary["accuracy"]["novel"],
-        "attention": summary["attention"]["all"],
-        "dynamics_mse": summary["dynamics_mse"],
-    }[metric]
-    return float("nan") if value is None else float(value)
 
 
 FIGURES = {
@@ -363,5 +332,12 @@ FIGURES = {
 
 
 def draw(folder: Path, destination: Path) -> list[Path]:
-    """Draw every figure of the runs in `folder` as PNG and PDF into `destination`."""
-    return style.draw(read_runs(folder), FIGURES, destination)
+    """Draw every figure of the runs in `folder` as PNG and PDF into `destination`, and warn of those that the
+    runs are not enough for.
+    """
+    try:
+        runs = read_runs(folder)
+    except UserError as error:
+        warn(f"no figure is drawn: {error}")
+        return []
+    return draw_what_is_possible(runs, FIGURES, destination)

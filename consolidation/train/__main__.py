@@ -1,16 +1,15 @@
 """Train the reference model or a rival on SRCD: `python -m consolidation.train [tiny | small | base | paper]
 [flags]`.
 
-Every seed leaves a folder: `trajectory.parquet` and `patterns.parquet` (see `consolidation/trajectory.py`),
-the final weights, `config.json`, `provenance.json` and `summary.json`. A killed run goes on when the command
-is repeated. On several GPUs: `accelerate launch -m consolidation.train base`.
+Every seed leaves a folder: `trajectory.parquet` and `patterns.parquet` (see
+`consolidation/train/trajectory.py`), the final weights, `config.json`, `provenance.json` and `summary.json`.
+A killed run goes on when the command is repeated. On several GPUs:
+`accelerate launch -m consolidation.train base`.
 """
 
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tyro
 from accelerate import PartialState
@@ -19,7 +18,9 @@ from rich.table import Table
 
 from consolidation.train.presets import TrainConfig, parse
 from consolidation.train.trainer import Settings, Trainer
-from labbook.console import UserError, console, guarded
+from consolidation.train.trajectory import SeedSummary
+from labbook.command import run_command
+from labbook.console import UserError, console
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Command:
     """Folder of the run; default: runs/train-<model>-<time>."""
 
 
-def execute(command: Command, out: Path) -> list[dict[str, Any]]:
+def execute(command: Command, out: Path) -> list[SeedSummary]:
     """Train every seed into its folder, and return their summaries."""
     if command.seeds < 1:
         raise UserError(f"--seeds {command.seeds}: at least one seed is needed.")
@@ -44,17 +45,22 @@ def execute(command: Command, out: Path) -> list[dict[str, Any]]:
     for seed in range(command.first_seed, command.first_seed + command.seeds):
         trainer = Trainer(command.config, seed, out / f"seed-{seed}", command.settings)
         summaries.append(trainer.train())
+    if PartialState().is_main_process:
+        # plotting libraries are slow to import, and only this process draws
+        from consolidation.train.figures import draw
+
+        draw(out)
     return summaries
 
 
-def show(summaries: list[dict[str, Any]]) -> None:
+def show(summaries: list[SeedSummary]) -> None:
     """One line per seed."""
     first = summaries[0]
     title = (
-        f"{first['label']}, {first['parameters']:,} parameters, {first['steps']:,} steps. Right answers by "
+        f"{first.label}, {first.parameters:,} parameters, {first.steps:,} steps. Right answers by "
         "kind of query, error of the dynamics, share of positions that attend: all, at both kinds of "
-        f"query, elsewhere; query-key pairs per position (causal attention: {first['pairs_dense']:.0f}); "
-        f"optimum (eq 13) {first['optimum']:.3f}, best static routing {first['static']:.3f}"
+        f"query, elsewhere; query-key pairs per position (causal attention: {first.pairs_dense:.0f}); "
+        f"optimum (eq 13) {first.optimum:.3f}, best static routing {first.static:.3f}"
     )
     table = Table(box=box.SIMPLE, title=title, title_justify="left", collapse_padding=True)
     names = (
@@ -74,23 +80,23 @@ def show(summaries: list[dict[str, Any]]) -> None:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for s in summaries:
-        a, accuracy = s["attention"], s["accuracy"]
+        a, accuracy = s.attention, s.accuracy
         table.add_row(
-            str(s["seed"]),
+            str(s.seed),
             _number(accuracy["recurring"]),
             _number(accuracy["novel"]),
-            f"{s['dynamics_mse']:.4f}",
+            f"{s.dynamics_mse:.4f}",
             f"{a['all']:.4f}",
             _number(a["recurring"]),
             _number(a["novel"]),
             f"{a['other']:.4f}",
-            f"{s['pairs']:.2f}",
-            _yes(s["learnt"]),
-            _yes(s["consolidated"]),
-            f"{s['seconds'] / 60:.1f}",
+            f"{s.pairs:.2f}",
+            _yes(s.learnt),
+            _yes(s.consolidated),
+            f"{s.seconds / 60:.1f}",
         )
     console.print(table)
-    learnt, consolidated = (sum(s[key] for s in summaries) for key in ("learnt", "consolidated"))
+    learnt, consolidated = sum(s.learnt for s in summaries), sum(s.consolidated for s in summaries)
     console.print(f"{learnt} of {len(summaries)} seeds learnt retrieval, {consolidated} consolidated")
 
 
@@ -102,18 +108,19 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
+def work(command: Command) -> Path | None:
+    """Train every seed and print a line for each."""
+    out = command.out or Path("runs") / f"train-{command.config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    summaries = execute(command, out)
+    if not PartialState().is_main_process:
+        return None
+    show(summaries)
+    return out
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-
-    def body() -> None:
-        command = parse(sys.argv[1:] if args is None else args, Command, "python -m consolidation.train")
-        out = command.out or Path("runs") / f"train-{command.config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
-        summaries = execute(command, out)
-        if PartialState().is_main_process:
-            show(summaries)
-            console.print(str(out))
-
-    guarded(body)
+    run_command("consolidation.train", Command, work, args, parse)
 
 
 if __name__ == "__main__":

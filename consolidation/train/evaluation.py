@@ -1,15 +1,16 @@
 """What is measured on held-out sequences, and what a finished seed is summed up as."""
 
 import math
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from consolidation.cram import EPISODIC, SEMANTIC, Outputs, Part
 from consolidation.rivals import variant
 from consolidation.srcd import Batch
 from consolidation.train.presets import TrainConfig
+from consolidation.train.trajectory import SeedSummary
 
 KNOCK_OUTS: tuple[Part, ...] = ("attention", "semantic", "working", "feed_forward")
 # what counts as having learnt and as having consolidated, in `summary.json`
@@ -92,8 +93,10 @@ def memories(outputs: Outputs, batch: Batch, buffer: int) -> list[tuple[int, str
     return rows
 
 
-def summarise(table: Any, config: TrainConfig, seed: int, size: int) -> dict[str, Any]:
-    """The numbers of a finished seed."""
+def summarise(table: pd.DataFrame, config: TrainConfig, seed: int, size: int, digest: str) -> SeedSummary:
+    """The numbers of a finished seed of `size` parameters from its trajectory; `digest` is that of its
+    configuration.
+    """
     whole = table[table["layer"] == -1]
 
     def at(metric: str, kind: str, which: int) -> float:
@@ -107,31 +110,32 @@ def summarise(table: Any, config: TrainConfig, seed: int, size: int) -> dict[str
     # a model that never attends, or gave it up altogether, has not learnt when to
     optimum = config.benchmark.optimum()
     learnt = all(value >= LEARNT for value in accuracy.values() if not math.isnan(value))
-    return {
-        "model": config.model,
-        "label": variant(config.model).label,
-        "seed": seed,
-        "parameters": size,
-        "steps": config.steps,
-        "accuracy": accuracy,
-        "dynamics_mse": at("dynamics_mse", "all", -1),
-        "attention": final,
-        "attention_first": float(attention.iloc[0]),
-        "attention_peak": peak,
-        "pairs": at("pairs", "all", -1),
-        "pairs_dense": at("pairs_dense", "all", -1),
-        "flops": at("flops", "all", -1),
-        "flops_dense": at("flops_dense", "all", -1),
-        "semantic": at("semantic", "all", -1),
-        "knock_outs": {
+    return SeedSummary(
+        model=config.model,
+        label=variant(config.model).label,
+        seed=seed,
+        parameters=size,
+        steps=config.steps,
+        accuracy=accuracy,
+        dynamics_mse=at("dynamics_mse", "all", -1),
+        attention=final,
+        attention_first=float(attention.iloc[0]),
+        attention_peak=peak,
+        pairs=at("pairs", "all", -1),
+        pairs_dense=at("pairs_dense", "all", -1),
+        flops=at("flops", "all", -1),
+        flops_dense=at("flops_dense", "all", -1),
+        semantic=at("semantic", "all", -1),
+        knock_outs={
             f"{part}, {kind}": at(f"accuracy_without_{part}", kind, -1)
             for part in (*KNOCK_OUTS, "all")
             for kind in ("recurring", "novel")
         },
-        "optimum": optimum,
-        "static": config.benchmark.queries,
-        "learnt": learnt,
-        "consolidated": learnt and 0 < final["all"] <= CONSOLIDATED * optimum,
-        "events": config.events(),
-        "seconds": at("seconds", "all", -1),
-    }
+        optimum=optimum,
+        static=config.benchmark.queries,
+        learnt=learnt,
+        consolidated=learnt and 0 < final["all"] <= CONSOLIDATED * optimum,
+        events=config.events(),
+        seconds=at("seconds", "all", -1),
+        config_digest=digest,
+    )

@@ -14,6 +14,7 @@ only half of the recurring queries after 3,000 steps. The fourth, r = 32 as in t
 4, so that the semantic memory is not made small by the small width.
 """
 
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -173,10 +174,11 @@ def preset(name: str) -> TrainConfig:
     return PRESETS[name]
 
 
-def parse(args: list[str], command: type[Any], prog: str) -> Any:
+def parse(args: list[str] | None, command: type[Any], prog: str) -> Any:
     """Command-line arguments `[PRESET] [flags]` as a `command` whose field `config` starts from the preset
     (default: tiny).
     """
+    args = sys.argv[1:] if args is None else args
     name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("tiny", args)
     return tyro.cli(
         command, default=command(config=preset(name)), args=rest, prog=f"{prog} [{' | '.join(PRESETS)}]"

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from consolidation.cram import EPISODIC, Model, Part, objective, routing_noise
+from consolidation.cram import EPISODIC, Model, Part, Routing, objective
 from consolidation.rivals import build, parameters
 from consolidation.srcd import Batch, generate, generator
 from consolidation.train import trajectory
@@ -161,7 +161,7 @@ class Trainer:
         share = self.config.batch // self.accelerator.num_processes
         return share * self.accelerator.process_index, share * (self.accelerator.process_index + 1)
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> trajectory.SeedSummary:
         """All remaining steps; returns the summary. A finished run is left as it is."""
         if self.run.finished:
             return trajectory.read_summary(self.run.folder)
@@ -203,17 +203,16 @@ class Trainer:
         # every process draws everything and takes its rows, so the numbers do not depend on how many
         # processes there are
         everything = generate(c.benchmark, self.seed, self.step, c.batch, self.device)
-        noise = routing_noise(
-            len(self.bare.layers), everything, generator(self.device, "routing", self.seed, self.step)
-        )
-        batch, noise = everything.rows(first, last), noise[:, first:last]
+        draws = generator(self.device, "routing", self.seed, self.step)
+        routing = Routing.draw(len(self.bare.layers), everything, draws, c.temperature_at(self.step))
+        batch = everything.rows(first, last)
         rate = self._learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["relative"]
         self.model.train()
         try:
             with self.accelerator.autocast():
-                outputs = self.model(batch, noise, c.temperature_at(self.step))
+                outputs = self.model(batch, routing.rows(first, last))
             terms = objective(outputs, batch, c.objective_at(self.step))
             self.accelerator.backward(terms["total"])
         except RuntimeError as error:
@@ -405,19 +404,19 @@ class Trainer:
             parameters=parameters(self.bare),
         )
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self) -> trajectory.SeedSummary:
         """Write both tables, the weights, and the summary."""
         self.table.sums = self.accelerator.reduce(self.table.sums, "sum")
         table = trajectory.tidy(self.rows)
         facts = {"model": self.config.model, "seed": self.seed, "config": self.run.config}
-        summary = summarise(table, self.config, self.seed, parameters(self.bare))
-        summary["config_digest"] = trajectory.config_digest(self.run.config)
+        digest_of_config = trajectory.config_digest(self.run.config)
+        summary = summarise(table, self.config, self.seed, parameters(self.bare), digest_of_config)
         if self.accelerator.is_main_process:
             folder = self.run.folder
             trajectory.write(folder / "trajectory.parquet", table, facts)
             trajectory.write(folder / "patterns.parquet", self.table.table(), facts)
             save_tensors(folder / "model.safetensors", self.bare.state_dict(), {"model": self.config.model})
-            self.run.json("summary.json", sealed(summary))
+            self.run.json("summary.json", sealed(summary.to_json()))
             (folder / STATE).unlink(missing_ok=True)
         self.accelerator.end_training()
         return summary

@@ -24,7 +24,9 @@ per decade):
 """
 
 import json
+import math
 from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +44,74 @@ from labbook.run import digest, opened, replacing, unrepeated
 
 SCHEMA = "consolidation-trajectory"
 VERSION = 2
-# what a summary has to say, and which of it are numbers
-NUMBERS = (
-    "dynamics_mse",
-    "attention_first",
-    "pairs",
-    "pairs_dense",
-    "optimum",
-    "static",
-    "parameters",
-    "steps",
-    "seconds",
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedSummary:
+    """The numbers of a finished seed; its fields, in their order, are those of `summary.json`.
+
+    Attributes
+    ----------
+    accuracy, attention : right answers, and share of positions that attend, by kind of position, at the end.
+    attention_first, attention_peak : share at the first training steps, and the largest of all evaluations.
+    knock_outs : right answers by "part, kind" with that part knocked out.
+    optimum, static : shares of eq 13 and of the best static routing.
+    events : steps of the schedules, by name.
+    seconds : wall-clock time of training.
+    config_digest : of the configuration that it belongs to; summaries of older runs have none.
+    """
+
+    model: str
+    label: str
+    seed: int
+    parameters: int
+    steps: int
+    accuracy: dict[str, float]
+    dynamics_mse: float
+    attention: dict[str, float]
+    attention_first: float
+    attention_peak: float = math.nan
+    pairs: float
+    pairs_dense: float
+    flops: float = math.nan
+    flops_dense: float = math.nan
+    semantic: float = math.nan
+    knock_outs: dict[str, float]
+    optimum: float
+    static: float
+    learnt: bool
+    consolidated: bool
+    events: dict[str, float]
+    seconds: float
+    config_digest: str | None = None
+
+    @classmethod
+    def of_json(cls, found: dict[str, Any]) -> "SeedSummary":
+        """From the fields of a `summary.json`, where null is what is not defined."""
+
+        def number(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: number(inner) for key, inner in value.items()}
+            return math.nan if value is None else value
+
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: number(value) for name, value in found.items() if name in known})
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written to `summary.json`; a digest that is not known is left out."""
+        found = asdict(self)
+        if self.config_digest is None:
+            del found["config_digest"]
+        return found
+
+
+# what a summary has to say, and which of it are numbers; older ones say no more
+NUMBERS = tuple(
+    f.name
+    for f in fields(SeedSummary)
+    if f.type in (int, float) and f.name != "seed" and f.default is MISSING
 )
-SUMMARY = (
-    "model",
-    "label",
-    "seed",
-    "accuracy",
-    "attention",
-    "knock_outs",
-    "events",
-    "learnt",
-    "consolidated",
-    *NUMBERS,
-)
+SUMMARY = tuple(f.name for f in fields(SeedSummary) if f.default is MISSING)
 TABLES = {
     "trajectory": {
         "step": "int64",
@@ -315,7 +361,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> SeedSummary:
     """The summary of one finished seed.
 
     Raises UserError when it is missing or damaged, and when it is not that of the configuration beside it.
@@ -343,7 +389,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{folder / 'summary.json'} does not belong to its run ({'; '.join(wrong)}). Restore it, or "
             "train that seed again."
         )
-    return opened(found, path)
+    return SeedSummary.of_json(opened(found, path))
 
 
 def load(run: Path, table: str) -> pd.DataFrame:
@@ -394,7 +440,7 @@ def course(run: Path, metric: str, kind: str = "all", layer: int = -1) -> pd.Dat
     return rows.pivot(index="step", columns="seed", values="value")
 
 
-def summaries(run: Path) -> list[dict[str, Any]]:
+def summaries(run: Path) -> list[SeedSummary]:
     """The summary of every finished seed. Raises UserError when one is damaged or of another run."""
     return [read_summary(folder) for folder in seeds(run)]
 

@@ -1,8 +1,9 @@
 """What the parts of a decoder block do, found by running them and not by their names.
 
-    block l:  resid_pre --> [norm] --> attention --> z W_O + b_O --> [norm] --> x scale --(+)--> ... MLP ... --> resid_post
-                                       ^ mixes positions             ^ OLMo-2   ^ Granite  |
-                                         with a softmax                Gemma 2             what reaches the residual stream
+    block l:
+    resid_pre --> [norm] --> attention --> z W_O + b_O --> [norm] --> x scale --(+)--> MLP --> resid_post
+                             ^ mixes positions             ^ OLMo-2   ^ Granite  |
+                               with a softmax                Gemma 2             what reaches the stream
 
 A sublayer mixes positions when a change at one position changes its output at later ones; it is attention
 when a softmax (or torch's own attention, which contains one) runs in it. What reaches the residual stream is

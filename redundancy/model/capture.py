@@ -11,7 +11,7 @@ attention kernel.
 import contextlib
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from torch.utils.hooks import RemovableHandle
 from labbook.console import UserError
 from redundancy.model.blocks import copy_of
 from redundancy.model.decoder import Decoder
+from redundancy.request import Feature
 
-Feature = Literal["resid_pre", "ln1", "embedding"]
 Visit = Callable[[int, Tensor, Tensor], None]
 
 

@@ -31,7 +31,7 @@ def first_line(error: Exception) -> str:
 
 
 def _works_on(module: Any) -> torch.device:
-    """Where `module` computes: where its weights are, or, for offloaded ones, where accelerate brings them."""
+    """Where `module` computes: where its weights are, or where accelerate brings those that are offloaded."""
     weight = next(module.parameters())
     return torch.device(module._hf_hook.execution_device) if weight.is_meta else weight.device
 

@@ -5,12 +5,10 @@ random.
 import importlib.util
 import json
 import logging
-import math
 import os
-import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +16,6 @@ from typing import Any
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
-from accelerate.utils import align_module_device
-from safetensors import safe_open
 from safetensors.torch import load_file as load_safetensors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -28,7 +24,8 @@ from labbook import processes
 from labbook.console import UserError, exhausted
 from labbook.run import unrepeated
 from redundancy.model.decoder import WAYS_ON, Decoder, dimensions, first_line
-from redundancy.model.gguf_file import GgufFile, read_gguf, unread_tensors
+from redundancy.model.gguf_file import GgufFile, read_gguf
+from redundancy.model.weights import require_complete, require_finite_weights, require_real, stored_tensors
 from redundancy.text import DATA
 
 SMOLLM2 = "smollm2-135m"
@@ -55,7 +52,7 @@ class Source:
     gguf: GgufFile | None = None
 
 
-def locate(spec: str | None, revision: str | None = None, trust_remote_code: bool = False) -> Source:
+def locate(spec: str | None, revision: str | None = None, *, trust_remote_code: bool = False) -> Source:
     """Resolve MODEL without loading it: None (embedded), folder, .gguf file, `smollm2-135m`, `random:MODEL`,
     or hub id.
 
@@ -64,7 +61,7 @@ def locate(spec: str | None, revision: str | None = None, trust_remote_code: boo
     if spec is None:
         return Source("embedded", str(DATA / "model"), {})
     if spec.startswith("random:"):
-        inner = locate(spec.removeprefix("random:") or None, revision, trust_remote_code)
+        inner = locate(spec.removeprefix("random:") or None, revision, trust_remote_code=trust_remote_code)
         # weights that are drawn are neither tuned nor quantised
         return replace(inner, name=f"random:{inner.gguf.title if inner.gguf else inner.name}", random=True)
     if spec == "embedded":
@@ -135,7 +132,7 @@ def choose_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep transformers' loading bars and advice off the terminal; errors still come through as exceptions."""
+    """Keep transformers' loading bars and advice off the terminal; errors still come through."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -172,7 +169,7 @@ def load_config(source: Source) -> Any:
 
 
 def load_model(
-    source: Source, device: torch.device, dtype: torch.dtype, seed: int, split: bool = False
+    source: Source, device: torch.device, dtype: torch.dtype, seed: int, *, split: bool = False
 ) -> Decoder:
     """Load weights (safetensors or GGUF only), or draw them at random from `seed`, and find the attention in
     them.
@@ -185,42 +182,13 @@ def load_model(
     """
     config = load_config(source)
     require_plausible(source, config)
-    spread = {"device_map": "auto", "offload_folder": tempfile.mkdtemp(prefix="offload-")} if split else {}
-    report: dict[str, Any] = {}
     try:
         with quiet_loading():
             if source.random:
                 torch.manual_seed(seed)
-                model = AutoModelForCausalLM.from_config(
-                    config, trust_remote_code=source.options.get("trust_remote_code", False)
-                )
-                model = model.to(dtype)
-                if split:
-                    device_map = infer_auto_device_map(model, no_split_module_classes=model._no_split_modules)
-                    model = dispatch_model(model, device_map, offload_dir=spread["offload_folder"])
-            elif source.weights:
-                empty = AutoModelForCausalLM.from_config(config)
-                # the same loader as for a folder, so that the same keys are missing, unexpected or tied
-                model, report = type(empty).from_pretrained(
-                    None,
-                    config=config,
-                    state_dict=load_safetensors(source.weights),
-                    dtype=dtype,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                    **spread,
-                )
+                model, report = _draw(source, config, dtype, split=split), dict[str, Any]()
             else:
-                # mis-shaped tensors are reported below, with their shapes, instead of raised without them
-                model, report = AutoModelForCausalLM.from_pretrained(
-                    source.path,
-                    dtype=dtype,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                    **source.options,
-                    **spread,
-                )
+                model, report = _read(source, config, dtype, split=split)
             model = model.eval().requires_grad_(False)
             if not hasattr(model, "hf_device_map"):
                 model = model.to(device)
@@ -235,13 +203,48 @@ def load_model(
             f"GGUF files are read, and a damaged file has to be replaced. {WAYS_ON}."
         ) from error
     if not source.random:
-        require_complete(model, source, report)
+        require_complete(model, source.name, source.gguf, report)
         require_finite_weights(model, source.name)
     return Decoder(model, source.name)
 
 
-# Types of numbers that a trained weight can be stored in, as safetensors names them.
-REAL = ("F64", "F32", "F16", "BF16")
+def _draw(source: Source, config: Any, dtype: torch.dtype, *, split: bool) -> Any:
+    """The architecture with weights from its own initialisation."""
+    model = AutoModelForCausalLM.from_config(
+        config, trust_remote_code=source.options.get("trust_remote_code", False)
+    ).to(dtype)
+    if split:
+        device_map = infer_auto_device_map(model, no_split_module_classes=model._no_split_modules)
+        model = dispatch_model(model, device_map, offload_dir=_offload())
+    return model
+
+
+def _read(source: Source, config: Any, dtype: torch.dtype, *, split: bool) -> tuple[Any, dict[str, Any]]:
+    """The model with its own weights, and what from_pretrained reports about them."""
+    common: dict[str, Any] = {
+        "dtype": dtype,
+        "output_loading_info": True,
+        # mis-shaped tensors are reported by `require_complete`, with their shapes, instead of raised without
+        "ignore_mismatched_sizes": True,
+        **({"device_map": "auto", "offload_folder": _offload()} if split else {}),
+    }
+    if source.weights:
+        empty = AutoModelForCausalLM.from_config(config)
+        # the same loader as for a folder, so that the same keys are missing, unexpected or tied
+        tensors = load_safetensors(source.weights)
+        found: tuple[Any, dict[str, Any]] = type(empty).from_pretrained(
+            None, config=config, state_dict=tensors, **common
+        )
+        return found
+    found = AutoModelForCausalLM.from_pretrained(
+        source.path, use_safetensors=True, **source.options, **common
+    )
+    return found
+
+
+def _offload() -> str:
+    """A new folder for the layers that no device holds."""
+    return tempfile.mkdtemp(prefix="offload-")
 
 
 def require_plausible(source: Source, config: Any) -> None:
@@ -266,39 +269,16 @@ def require_plausible(source: Source, config: Any) -> None:
         or getattr(config, "quantization_config", None) is not None
     ):
         return
-    types, values = dict[str, str](), 0
-    if source.gguf:
-        # its types of quantised values are read and named by `gguf_file`
-        paths, types, values = (
-            [],
-            dict.fromkeys(source.gguf.values, REAL[0]),
-            sum(source.gguf.values.values()),
-        )
     try:
-        for path in paths:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    part = file.get_slice(name)
-                    types[name], values = part.get_dtype(), values + math.prod(part.get_shape())
+        types, values = stored_tensors(paths, source.gguf)
         layers = dimensions(config, source.name).num_hidden_layers
-        wanted = (
-            layers  # a layer has one value at least; more than the files hold need not be built to be refused
-        )
+        # a layer has one value at least; more than the files hold need not be built to be refused
+        wanted = layers
         if layers <= len(types):
             with quiet_loading(), torch.device("meta"):
                 empty = AutoModelForCausalLM.from_config(config)
             wanted = sum(p.numel() for p in empty.parameters())
-            prefix = f"{empty.base_model_prefix}."
-            parameters = {name.removeprefix(prefix) for name, _ in empty.named_parameters()}
-            unreal = {
-                k: t for k, t in types.items() if t not in REAL and k.removeprefix(prefix) in parameters
-            }
-            if unreal:
-                name, kind = next(iter(unreal.items()))
-                raise UserError(
-                    f"the weights of {source.name!r} hold {len(unreal)} tensors that are no real numbers "
-                    f"({name} is {kind}). Get the model again. {WAYS_ON}."
-                )
+            require_real(source.name, empty, types)
     except UserError:
         raise
     except Exception:  # what cannot be read or built is named, with its own words, when it is loaded
@@ -312,60 +292,6 @@ def require_plausible(source: Source, config: Any) -> None:
         )
 
 
-# Buffers that older checkpoints store and that are computed from the configuration today.
-COMPUTED = re.compile(
-    r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|masked_bias)$|\.inv_freq$|(^|\.)position_ids$"
-)
-
-
-def require_complete(model: Any, source: Source, report: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the tensors, unless weights and architecture have the same ones in the same
-    shapes.
-
-    `report` is what from_pretrained says with output_loading_info: tied tensors that are stored once, and
-    what the model's class declares to be ignorable, are not in it.
-    """
-    missing = sorted(report["missing_keys"])
-    declared = set(model.state_dict())
-    unexpected = sorted(k for k in report["unexpected_keys"] if k in declared or not COMPUTED.search(k))
-    shapes = sorted(
-        f"{key} {tuple(found)} for {tuple(wanted)}"
-        for key, found, wanted in report.get("mismatched_keys", ())
-    )
-    if source.gguf and not missing:
-        unexpected += unread_tensors(model, source.gguf)
-    problems = [
-        f"{verb} {len(keys)} tensor{'s' * (len(keys) > 1)} "
-        f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for verb, keys in (("lack", missing), ("hold unknown", unexpected), ("hold mis-shaped", shapes))
-        if keys
-    ]
-    problems += [str(message) for message in report.get("error_msgs", ())][:3]
-    if problems:
-        raise UserError(
-            f"the weights of {source.name!r} are not those of a complete {type(model).__name__}: they "
-            f"{', '.join(problems)}. What is missing would be drawn at random. Get the whole model again, or "
-            f"repair its config.json. {WAYS_ON}."
-        )
-
-
-def require_finite_weights(model: Any, name: str) -> None:
-    """Raise UserError, naming the tensors, where weights hold NaN or infinity."""
-    modules = dict(model.named_modules())
-    damaged = []
-    for path, module in modules.items():
-        with align_module_device(module):
-            for leaf, value in module.named_parameters(prefix=path, recurse=False):
-                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    damaged.append(leaf)
-    if damaged:
-        raise UserError(
-            f"the weights of {name!r} are not finite (NaN or infinity) in {len(damaged)} tensors "
-            f"({', '.join(damaged[:3])}{', ...' if len(damaged) > 3 else ''}). The file is damaged, or "
-            "--dtype float16 is too narrow for it: get it again, or change --dtype."
-        )
-
-
 def random_twin(decoder: Decoder, seed: int) -> Decoder:
     """The same architecture, dtype and device with weights drawn by its own initialisation from `seed`: the
     control.
@@ -375,7 +301,7 @@ def random_twin(decoder: Decoder, seed: int) -> Decoder:
         twin = type(decoder.model)(decoder.model.config).to(decoder.dtype).eval().requires_grad_(False)
     device_map = getattr(decoder.model, "hf_device_map", {})
     if len(set(device_map.values())) > 1:
-        twin = dispatch_model(twin, device_map, offload_dir=tempfile.mkdtemp(prefix="offload-"))
+        twin = dispatch_model(twin, device_map, offload_dir=_offload())
     else:
         twin = twin.to(decoder.device)
     return Decoder(twin, f"random:{decoder.name}")

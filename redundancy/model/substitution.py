@@ -1,17 +1,11 @@
-"""Replace attention by a prediction while the model runs, and count what that costs: the causal test of
-redundancy.
+"""Replace attention by a prediction while the model runs, and count the operations that were replaced.
 
-    block l:  resid_pre --ln1--> q, k, v --> z --[ z' = prediction where chosen, z elsewhere ]--> W_O --> rest of the network
+    block l:  resid_pre --ln1--> q, k, v --> z --[ z' = prediction where chosen, z elsewhere ]--> W_O --> ...
                   |                                     ^
                   +------ predict(resid_pre) -----------+
 
 attn_out = z W_O + b_O is linear, so replacing the columns of head h in z replaces that head's contribution
-and nothing else. Positions before the first scored one stay intact. Of every next-token prediction from a
-scored position:
-
-    loss        -log p(next token), nats
-    kl          sum_v p_intact(v) log(p_intact(v) / p(v)), nats
-    agreement   whether the most probable token is that of the intact model
+and nothing else. Positions before the first scored one stay intact.
 """
 
 from collections.abc import Callable, Mapping

@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from labbook.console import UserError
-from redundancy.request import check_seed
-from redundancy.text import TextOptions
+from redundancy.request import TextOptions, check_seed
 
 
 @dataclass(frozen=True)
@@ -82,3 +82,16 @@ def check(config: PretrainConfig) -> None:
             "--learning-rate."
         )
     check_seed(config.seed)
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train a small GPT-2 on any text."""
+
+    config: tyro.conf.OmitArgPrefixes[PretrainConfig]
+    out: Path
+    """Run folder; the same command again resumes it."""
+    ship: Path | None = None
+    """Also copy final weights, tokenizer, card and the checkpoints of --ship-steps there, in float16."""
+    ship_steps: tuple[int, ...] = ()
+    """Checkpoints to ship beside the final weights."""

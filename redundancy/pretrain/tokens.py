@@ -58,7 +58,7 @@ def window_order(windows: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def spread_windows(tokens: npt.NDArray[np.int64], context: int, budget: int) -> torch.Tensor:
-    """Windows of context + 1 tokens at even distances over `tokens`: (about budget / context, context + 1)."""
+    """Windows of context + 1 tokens, evenly spread over `tokens`: (about budget / context, context + 1)."""
     if len(tokens) < context + 1:
         raise UserError(
             f"the validation text has {len(tokens)} tokens, a window needs {context + 1}. Give more text or "

@@ -16,7 +16,7 @@ from accelerate import Accelerator, PartialState
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from labbook.console import Interrupted, UserError, choice, progress, stopping
+from labbook.console import UserError, choice
 from labbook.run import (
     Run,
     digest,
@@ -25,6 +25,7 @@ from labbook.run import (
     read_table,
     save_tensors,
 )
+from labbook.training import Loop, doubling, moments, restore_moments
 from redundancy.pretrain.config import PretrainConfig
 from redundancy.pretrain.tokens import window_order
 
@@ -48,7 +49,7 @@ def native_bf16() -> bool:
 
 def checkpoint_steps(last: int) -> list[int]:
     """0, 1, 2, 4, 8, ... and the last step."""
-    return sorted({0, last, *(2**i for i in range(last.bit_length()) if 2**i < last)})
+    return sorted({0, last} | doubling(last))
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -68,6 +69,25 @@ def validation_loss(model: torch.nn.Module, windows: torch.Tensor, batch: int) -
         logits = model(ids[:, :-1]).logits.float()
         total += float(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum").double())
     return total / (windows.shape[0] * (windows.shape[1] - 1))
+
+
+def _new_model(config: PretrainConfig, end: int) -> GPT2LMHeadModel:
+    """A GPT-2 of the configured shape with random weights; `end` is the token between texts."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=config.vocabulary,
+            n_positions=config.context,
+            n_embd=config.width,
+            n_layer=config.layers,
+            n_head=config.heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=end,
+            eos_token_id=end,
+            loss_type="ForCausalLM",
+        )
+    )
 
 
 class Trainer:
@@ -99,22 +119,7 @@ class Trainer:
                 "more text or a smaller --batch."
             )
         torch.manual_seed(config.seed)
-        end = tokenizer.eos_token_id
-        model = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=config.vocabulary,
-                n_positions=config.context,
-                n_embd=config.width,
-                n_layer=config.layers,
-                n_head=config.heads,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                bos_token_id=end,
-                eos_token_id=end,
-                loss_type="ForCausalLM",
-            )
-        )
+        model = _new_model(config, tokenizer.eos_token_id)
         # Muon for the matrices inside the blocks, AdamW for embeddings and vectors: on this text the
         # validation loss after 1 M tokens is 4.73-4.75 nats with Muon and 5.01 with AdamW alone, at the same
         # batch and schedule
@@ -144,24 +149,17 @@ class Trainer:
             logits = self.model(ids[:, :-1], use_cache=False).logits
         return cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
 
-    def _moments(self) -> dict[str, torch.Tensor]:
-        """The optimisers' tensors by name and parameter."""
-        named = list(self.bare.named_parameters())
-        states = [
-            (name, optimizer.state[p])
-            for optimizer in self.optimizers
-            for name, p in named
-            if p in optimizer.state
-        ]
-        return {f"{key}:{name}": tensor for name, state in states for key, tensor in state.items()}
+    @property
+    def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return list(self.bare.named_parameters())
 
     def save(self) -> None:
         """Write the state, atomically; the next start goes on from here."""
         if self.accelerator.is_main_process:
-            weights = {f"weight:{name}": p for name, p in self.bare.named_parameters()}
+            weights = {f"weight:{name}": p for name, p in self._named}
             save_tensors(
                 self.run.folder / "state.safetensors",
-                {**weights, **self._moments(), "recent": self.recent},
+                {**weights, **moments(self.optimizers, self._named), "recent": self.recent},
                 {"step": str(self.step), "rows": _rows_digest(self.rows)},
                 owner(self.run.folder / "state.safetensors"),
             )
@@ -169,7 +167,7 @@ class Trainer:
     def _restore(self) -> None:
         path = self.run.folder / "state.safetensors"
         tensors, metadata = load_tensors(path, owner(path))
-        wanted = {"recent", *(f"weight:{name}" for name, _ in self.bare.named_parameters())}
+        wanted = {"recent", *(f"weight:{name}" for name, _ in self._named)}
         step = metadata.get("step", "")
         if not step.isdecimal() or int(step) > self.steps or not wanted <= set(tensors):
             raise UserError(
@@ -191,19 +189,9 @@ class Trainer:
                 f"{self.step}: it was changed. Restore it from a copy, or choose another --out."
             )
         with torch.no_grad():
-            for name, p in self.bare.named_parameters():
+            for name, p in self._named:
                 p.copy_(tensors[f"weight:{name}"])
-                optimizer = next(
-                    o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"])
-                )
-                state = {
-                    k.split(":")[0]: t
-                    for k, t in tensors.items()
-                    if k.endswith(f":{name}") and not k.startswith("weight:")
-                }
-                if state:
-                    # AdamW keeps its step counter on the CPU
-                    optimizer.state[p] = {k: t if k == "step" else t.to(p.device) for k, t in state.items()}
+        restore_moments(self.optimizers, self._named, tensors)
         choice("resume", f"step {self.step}", "state.safetensors is there")
 
     def batch(self, step: int) -> torch.Tensor:
@@ -234,42 +222,42 @@ class Trainer:
 
     def train(self) -> None:
         """Run all remaining steps; on Ctrl-C or SIGTERM finish the step and save the state first."""
-        marks, saved, c = set(checkpoint_steps(self.steps)), time.monotonic(), self.config
-        device = self.accelerator.device
         if self.step == 0:
             self.checkpoint(float("nan"))
-        with progress("pretraining", self.steps, self.step) as advance:
-            while self.step < self.steps:
-                began, ids = time.monotonic(), self.batch(self.step).to(device)
-                rate = learning_rate(self.step, self.steps, c.learning_rate)
-                for optimizer in self.optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
-                loss = self.loss(ids)
-                self.accelerator.backward(loss)
-                self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-                for optimizer in self.optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                self.step += 1
-                over_all = self.accelerator.reduce(loss.detach(), "mean")
-                self.recent = torch.cat([self.recent[-49:], over_all.cpu().reshape(1)])
-                if not bool(torch.isfinite(self.recent[-1])):
-                    raise UserError(
-                        f"the loss is not finite at step {self.step}. Lower --learning-rate; the last "
-                        "checkpoint is kept."
-                    )
-                speed = c.batch * c.context / (time.monotonic() - began)
-                advance(1, f"loss {float(self.recent[-1]):.3f}, {speed:,.0f} tokens/s")
-                if self.step in marks:
-                    self.checkpoint(float(self.recent.mean()))
-                if self.step in marks or stopping() or time.monotonic() - saved > STATE_SECONDS:
-                    self.save()
-                    saved = time.monotonic()
-                if stopping():
-                    raise Interrupted(
-                        f"The state of step {self.step} is saved; repeat the same command to go on."
-                    )
+        loop = Loop(
+            label="pretraining",
+            steps=self.steps,
+            step=self._step,
+            marks=checkpoint_steps(self.steps),
+            measure=lambda done: self.checkpoint(float(self.recent.mean())),
+            save=lambda done: self.save(),
+            pause=STATE_SECONDS,
+            save_marks=True,
+        )
+        loop.run(self.step)
+
+    def _step(self, step: int) -> str:
+        began, c, ids = time.monotonic(), self.config, self.batch(step).to(self.accelerator.device)
+        rate = learning_rate(step, self.steps, c.learning_rate)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        loss = self.loss(ids)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step = step + 1
+        over_all = self.accelerator.reduce(loss.detach(), "mean")
+        self.recent = torch.cat([self.recent[-49:], over_all.cpu().reshape(1)])
+        if not bool(torch.isfinite(self.recent[-1])):
+            raise UserError(
+                f"the loss is not finite at step {self.step}. Lower --learning-rate; the last checkpoint "
+                "is kept."
+            )
+        speed = c.batch * c.context / (time.monotonic() - began)
+        return f"loss {float(self.recent[-1]):.3f}, {speed:,.0f} tokens/s"
 
 
 def _rows_digest(rows: list[dict[str, float]]) -> str:

@@ -1,4 +1,4 @@
-"""Figures of probe, removal and training runs, drawn from their folders and never from live objects."""
+"""Figures of probe runs, drawn from their folders and never from live objects."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ LOOK: dict[str, tuple[Any, str, str]] = {
 def by_layer(tables: Tables) -> Figure:
     """R and centred R2 by layer, the probe beside every control, the paper's mean where it has one."""
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8), sharex=True)
-    feature = tables.summary["feature"]
+    feature = tables.headline.feature
     for axes, metric, label in zip(
         panels,
         ("R", "R2"),
@@ -45,10 +45,8 @@ def by_layer(tables: Tables) -> Figure:
         )
         for name, title in CONTROL_NAMES.items():
             style.band(axes, chosen[chosen["feature"] == name], title, LOOK[name])
-        if metric == "R" and "paper" in tables.summary:
-            axes.axhline(
-                tables.summary["paper"]["R"], ls="-.", color="0.3", lw=1, label="paper, mean over layers"
-            )
+        if metric == "R" and tables.headline.paper:
+            axes.axhline(tables.headline.paper.R, ls="-.", color="0.3", lw=1, label="paper, mean over layers")
         axes.axhline(0, color="0.6", lw=0.6)
         axes.set(
             xlabel="layer", ylabel=label, ylim=(min(-0.1, max(-0.5, chosen["estimate"].min() - 0.05)), 1.02)
@@ -56,9 +54,9 @@ def by_layer(tables: Tables) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(
-        f"{tables.summary['model']}: attention output predicted from {feature}\nbands are 95 % intervals "
-        f"over {tables.summary['metrics']['R']['n']} {tables.summary['unit']}s (random weights: and "
-        f"{tables.summary['random_seeds']} seeds)",
+        f"{tables.headline.model}: attention output predicted from {feature}\nbands are 95 % intervals "
+        f"over {tables.headline.metrics['R'].n} {tables.headline.unit}s (random weights: and "
+        f"{tables.headline.random_seeds} seeds)",
         fontsize=9,
     )
     return figure
@@ -66,7 +64,7 @@ def by_layer(tables: Tables) -> Figure:
 
 def by_head(tables: Tables) -> Figure:
     """R of every head, of the probe, of the training mean, and of the probe on random weights."""
-    feature = tables.summary["feature"]
+    feature = tables.headline.feature
     chosen = tables.heads[tables.heads["metric"] == "R"]
     depth = chosen["layer"].nunique()
     figure, panels = plt.subplots(1, 3, figsize=(9.5, 1.6 + 0.17 * max(depth, 8)), sharey=True)
@@ -92,7 +90,7 @@ def by_head(tables: Tables) -> Figure:
         axes.set(title=title, xlabel="head", ylabel="layer" if axes is panels[0] else "")
     half = (chosen["upper"] - chosen["lower"])[chosen["feature"] == feature] / 2
     figure.suptitle(
-        f"{tables.summary['model']}: R per head; median half-width of the probe's 95 % intervals "
+        f"{tables.headline.model}: R per head; median half-width of the probe's 95 % intervals "
         f"{half.median():.3f}",
         fontsize=9,
     )
@@ -102,7 +100,7 @@ def by_head(tables: Tables) -> Figure:
 def distribution(tables: Tables) -> Figure:
     """Distribution of R over tokens, mean over layers, of the probe, the training mean and random weights."""
     figure, axes = plt.subplots(figsize=(5.6, 3.6))
-    probe = tables.summary["feature"]
+    probe = tables.headline.feature
     for name, title in ((probe, "probe"), ("training_mean", "training mean"), (RANDOM, "random weights")):
         rows = tables.distribution[tables.distribution["feature"] == name]
         part, below = (
@@ -121,7 +119,7 @@ def distribution(tables: Tables) -> Figure:
         ylim=(0, None),
     )
     axes.legend(frameon=False, fontsize=8)
-    axes.set_title(f"{tables.summary['model']}: R over tokens, mean over layers, 95 % bands", fontsize=9)
+    axes.set_title(f"{tables.headline.model}: R over tokens, mean over layers, 95 % bands", fontsize=9)
     return figure
 
 

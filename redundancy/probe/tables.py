@@ -3,7 +3,7 @@ sentence.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,25 @@ from rich import box
 from rich.table import Table
 
 from labbook.console import console
-from labbook.estimate import Array, Estimate, Studentised
+from labbook.escape import markup
+from labbook.estimate import Array, Estimate, Estimates, Studentised
 from labbook.run import Run, read_finished
 from redundancy.aggregate import (
     CONTROL_NAMES,
+    NUMBER,
     Metrics,
     Sampled,
+    TableRow,
     all_metrics,
     mean_over_layers,
     mean_over_seeds,
     part_of,
 )
+from redundancy.facts import Facts
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Task
+from redundancy.probe.learning import converged
+from redundancy.probe.summary import Paper, ProbeSummary
 from redundancy.regression.controls import RANDOM
 from redundancy.regression.scores import EDGES, METRICS, LayerScores
 
@@ -42,10 +48,6 @@ PAPER_HEADS = {
     "share_heads_R_below_0.5": 0.25,
 }
 FRAMES = ("layers", "heads", "controls", "histogram", "distribution", "learning")
-LEARNING = ("tokens", "model", "metric", "against", "estimate", "lower", "upper", "n")
-# centred R2 may still change by this much with twice the training tokens where "converged" is said
-CONVERGED = 0.01
-COLUMNS = ("estimate", "lower", "upper", "n")
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ class Tables:
     learning : tokens, model (trained or random), metric, against, estimate, lower, upper, n: scores of the
         probe fitted to a part of the training text, and (`against` all) the same minus those with all of it;
         empty unless asked for.
-    summary : the means over layers, head groups, text, penalties, and the verdict.
+    headline : the means over layers, head groups, text, penalties, and the verdict; `summary` is the same
+        as a dict, as `summary.json` holds it.
     folder : where all of it is stored.
     """
 
-    summary: dict[str, Any]
+    headline: ProbeSummary
     layers: pd.DataFrame
     heads: pd.DataFrame
     controls: pd.DataFrame
@@ -77,6 +80,11 @@ class Tables:
     distribution: pd.DataFrame
     learning: pd.DataFrame
     folder: Path = Path()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The headline as `summary.json` holds it."""
+        return self.headline.json()
 
     def write(self, run: Run) -> None:
         """Write all tables into the run folder, `summary.json` last."""
@@ -86,7 +94,7 @@ class Tables:
     def read(folder: Path) -> "Tables":
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, FRAMES, "probe")
-        return Tables(summary=summary, folder=folder, **frames)
+        return Tables(headline=ProbeSummary.read(summary), folder=folder, **frames)
 
 
 class _Rows:
@@ -95,74 +103,86 @@ class _Rows:
     def __init__(self, bootstrap: Studentised):
         self.bootstrap, self.parts = bootstrap, list[pd.DataFrame]()
 
-    def add(self, sampled: Sampled, keys: dict[str, Any]) -> None:
+    def add(self, sampled: Sampled, keys: TableRow) -> None:
         """One row per element of the statistic, with the given key columns."""
-        numbers = dict(zip(COLUMNS, map(np.atleast_1d, sampled.intervals(self.bootstrap)), strict=False))
+        numbers = dict(zip(NUMBER, map(np.atleast_1d, sampled.intervals(self.bootstrap)), strict=False))
         self.parts.append(pd.DataFrame({**keys, **numbers, "n": self.bootstrap.units}))
 
     def frame(self) -> pd.DataFrame:
         return pd.concat(self.parts, ignore_index=True)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What the passes over the text left.
+
+    Attributes
+    ----------
+    trained : layer -> sums of the model.
+    twins : the same of every network with random weights.
+    penalties : layer -> regression -> ridge penalty of the model.
+    """
+
+    trained: dict[int, LayerScores]
+    twins: Sequence[dict[int, LayerScores]]
+    penalties: dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _ByLayer:
+    """By predictor, a list with one entry per layer: its scores, those at position 0, R of its heads, and the
+    shares of its tokens by R.
+    """
+
+    scores: dict[str, list[Metrics]] = field(default_factory=dict)
+    starts: dict[str, list[Metrics]] = field(default_factory=dict)
+    heads: dict[str, list[Sampled]] = field(default_factory=dict)
+    shares: dict[str, list[Sampled]] = field(default_factory=dict)
+
+
 def tabulate(
     decoder: Decoder,
     task: Task,
-    trained: dict[int, LayerScores],
-    twins: Sequence[dict[int, LayerScores]],
-    penalties: dict[int, dict[str, float]],
+    scored: Scored,
     learning: pd.DataFrame,
     bootstrap: Studentised,
-    facts: dict[str, Any],
+    facts: Facts,
 ) -> Tables:
     """All tables of a run, from the sums of the model and of its random twins."""
     layers, heads, controls, histogram, distribution = (_Rows(bootstrap) for _ in range(5))
-    weights, feature = bootstrap.weights, task.feature
-    over_layers: dict[str, list[Metrics]] = {}
-    starts: dict[str, list[Metrics]] = {}
-    head_scores: dict[str, list[Sampled]] = {}
-    shares: dict[str, list[Sampled]] = {}
+    weights, feature, by_layer = bootstrap.weights, task.feature, _ByLayer()
     bins = {"left": np.append(-np.inf, EDGES), "right": np.append(EDGES, np.inf)}
-    for number, scores in trained.items():
+    for number, scores in scored.trained.items():
         probe: Metrics = {}
         for name in [*_probe_first(scores, feature), RANDOM]:
-            sources, key = ([twin[number] for twin in twins], feature) if name == RANDOM else ([scores], name)
+            sources, key = (
+                ([twin[number] for twin in scored.twins], feature) if name == RANDOM else ([scores], name)
+            )
             layer, head = all_metrics(sources, key, weights)
             probe = probe or layer
-            over_layers.setdefault(name, []).append(layer)
+            by_layer.scores.setdefault(name, []).append(layer)
             for metric, sampled in layer.items():
                 layers.add(sampled, {"layer": number, "feature": name, "metric": metric})
                 if name != feature:
                     difference = _difference(bootstrap, probe[metric] - sampled)
                     controls.parts.append(layers.parts[-1].assign(**difference))
-            start = mean_over_seeds([one.start_metrics(key, weights) for one in sources])
+            start = mean_over_seeds([source.start_metrics(key, weights) for source in sources])
             for metric, sampled in start.items():
                 layers.add(sampled, {"layer": number, "feature": name, "metric": metric})
             if start:
-                starts.setdefault(name, []).append(start)
+                by_layer.starts.setdefault(name, []).append(start)
+            of_heads = {"layer": number, "head": np.arange(decoder.n_heads), "feature": name}
             for metric in METRICS:
-                keys = {
-                    "layer": number,
-                    "head": np.arange(decoder.n_heads),
-                    "feature": name,
-                    "metric": metric,
-                }
-                heads.add(head[metric], keys)
-            head_scores.setdefault(name, []).append(head["R"])
-            shares.setdefault(name, []).append(
-                Sampled.over_seeds([one.histogram(key, weights) for one in sources], (0, 1))
+                heads.add(head[metric], {**of_heads, "metric": metric})
+            by_layer.heads.setdefault(name, []).append(head["R"])
+            by_layer.shares.setdefault(name, []).append(
+                Sampled.over_seeds([source.histogram(key, weights) for source in sources], (0, 1))
             )
-            histogram.add(shares[name][-1], {"layer": number, "feature": name, **bins})
-    for name, parts in shares.items():
+            histogram.add(by_layer.shares[name][-1], {"layer": number, "feature": name, **bins})
+    for name, parts in by_layer.shares.items():
         distribution.add(Sampled.mean(parts), {"feature": name, **bins})
-    means = {name: mean_over_layers(parts) for name, parts in over_layers.items()}
-    groups = {name: _head_groups(parts, bootstrap) for name, parts in head_scores.items()}
-    summary = _summarise(decoder, task, means, groups, penalties, bootstrap, facts, len(twins))
-    summary["learning"] = converged(learning)
-    for name, found in starts.items():
-        at_zero = {m: vars(sampled.estimate(bootstrap)) for m, sampled in mean_over_layers(found).items()}
-        summary.setdefault("at_position_0", {})[name] = at_zero
     return Tables(
-        summary=summary,
+        headline=_summarise(decoder, task, scored, by_layer, learning, bootstrap, facts),
         layers=layers.frame(),
         heads=heads.frame(),
         controls=controls.frame(),
@@ -172,60 +192,9 @@ def tabulate(
     )
 
 
-def tabulate_learning(
-    by_tokens: Sequence[tuple[int, dict[str, dict[int, LayerScores]]]], feature: str, bootstrap: Studentised
-) -> pd.DataFrame:
-    """Scores of probes fitted to growing parts of the training text, means over layers: see
-    `Tables.learning`.
-
-    `by_tokens` holds (training tokens, model name -> layer -> scores) in growing order; the last one had all
-    of them.
-    """
-    rows = []
-    found = [
-        {
-            model: mean_over_layers(
-                [all_metrics([s], feature, bootstrap.weights)[0] for s in scores.values()]
-            )
-            for model, scores in models.items()
-        }
-        for _, models in by_tokens
-    ]
-    for (tokens, models), metrics in zip(by_tokens, found, strict=True):
-        for model in models:
-            for metric in ("R", "R2"):
-                own, last = metrics[model][metric], found[-1][model][metric]
-                for against, sampled in (("", own), ("all", own - last)):
-                    number = vars(sampled.estimate(bootstrap))
-                    rows.append(
-                        {"tokens": tokens, "model": model, "metric": metric, "against": against, **number}
-                    )
-    return pd.DataFrame(rows, columns=list(LEARNING))
-
-
-def converged(learning: pd.DataFrame) -> dict[str, Any]:
-    """Per model: by how much centred R2 changed with the last doubling of the tokens, and whether less than
-    CONVERGED.
-    """
-    found = {}
-    part = learning[(learning["metric"] == "R2") & (learning["against"] == "all")]
-    for model, rows in part.groupby("model"):
-        row = rows.sort_values("tokens").iloc[-2]
-        gain = {
-            "estimate": -row["estimate"],
-            "lower": -row["upper"],
-            "upper": -row["lower"],
-            "n": int(row["n"]),
-        }
-        within = max(abs(gain["lower"]), abs(gain["upper"])) < CONVERGED
-        found[str(model)] = {"from_tokens": int(row["tokens"]), "R2_gain": gain, "converged": bool(within)}
-    return found
-
-
 def _probe_first(scores: LayerScores, feature: str) -> list[str]:
     """Names of the predictors, the probe first."""
-    names = [key.removeprefix("layer/") for key in scores.sums if key.startswith("layer/")]
-    return [feature, *(name for name in names if name != feature)]
+    return [feature, *(name for name in scores.names if name != feature)]
 
 
 def _difference(bootstrap: Studentised, sampled: Sampled) -> dict[str, float]:
@@ -244,118 +213,109 @@ HEAD_GROUPS: dict[str, Callable[[Array], npt.NDArray[np.bool_]]] = {
 }
 
 
-def _head_groups(by_layer: Sequence[Sampled], bootstrap: Studentised) -> dict[str, Estimate]:
+def _head_groups(by_layer: Sequence[Sampled], bootstrap: Studentised) -> Estimates:
     """Shares of all heads in the paper's three groups; of several seeds, of the mean R of each head over the
     seeds.
 
     A share of heads jumps when one crosses a threshold, so its interval is that of percentiles.
     """
     r = np.concatenate([bootstrap.replicates(sampled.values) for sampled in by_layer], axis=1)
-    found = {}
+    groups = {}
     for name, member in HEAD_GROUPS.items():
         estimate, lower, upper = bootstrap.percentiles(member(r).mean(-1))
-        found[name] = Estimate(float(estimate), float(lower), float(upper), bootstrap.units)
-    return found
+        groups[name] = Estimate(float(estimate), float(lower), float(upper), bootstrap.units)
+    return groups
 
 
 def _summarise(
     decoder: Decoder,
     task: Task,
-    means: dict[str, Metrics],
-    groups: dict[str, dict[str, Estimate]],
-    penalties: dict[int, dict[str, float]],
+    scored: Scored,
+    by_layer: _ByLayer,
+    learning: pd.DataFrame,
     bootstrap: Studentised,
-    facts: dict[str, Any],
-    seeds: int,
-) -> dict[str, Any]:
+    facts: Facts,
+) -> ProbeSummary:
     """The machine-readable headline."""
 
-    def numbers(values: Metrics) -> dict[str, Any]:
-        return {metric: vars(v.estimate(bootstrap)) for metric, v in values.items()}
+    def numbers(values: Metrics) -> Estimates:
+        return {metric: v.estimate(bootstrap) for metric, v in values.items()}
 
     feature = task.feature
+    means = {name: mean_over_layers(parts) for name, parts in by_layer.scores.items()}
     names = [name for name in means if name != feature]
-    summary: dict[str, Any] = {
-        "model": facts["model"],
-        "feature": feature,
-        "layers": list(task.layers),
-        "depth": facts["depth"],
-        "random_seeds": seeds,
-        "heads_per_layer": decoder.n_heads,
-        "aggregation": "mean over layers; intervals over held-out documents, of random weights over their seeds too",
-        "tokens": facts["tokens"],
-        "documents": {split: len(n) for split, n in facts["documents"].items()},
-        "unit": facts["unit"],
-        "position_0": "kept" if task.start_position == 0 else "excluded",
-        "metrics": numbers(means[feature]),
-        "controls": {name: numbers(means[name]) for name in names},
-        "differences": {
+    metrics, controls = numbers(means[feature]), {name: numbers(means[name]) for name in names}
+    paper = _paper(decoder, task, means[feature]["R"], bootstrap, facts)
+    over = f"held-out {facts.unit}s; of random weights over {len(scored.twins)} seeds too"
+    return ProbeSummary(
+        model=facts.model,
+        feature=feature,
+        layers=tuple(task.layers),
+        depth=facts.depth,
+        random_seeds=len(scored.twins),
+        heads_per_layer=decoder.n_heads,
+        aggregation="mean over layers; intervals over held-out documents, "
+        "of random weights over their seeds too",
+        tokens=facts.tokens,
+        documents=facts.document_counts,
+        unit=facts.unit,
+        position_0="kept" if task.start_position == 0 else "excluded",
+        metrics=metrics,
+        controls=controls,
+        differences={
             name: numbers({m: means[feature][m] - v for m, v in means[name].items()}) for name in names
         },
-        "head_groups": {name: {share: vars(e) for share, e in g.items()} for name, g in groups.items()},
-        "penalties": {str(n): p for n, p in penalties.items()},
-    }
+        head_groups={name: _head_groups(parts, bootstrap) for name, parts in by_layer.heads.items()},
+        penalties={str(n): p for n, p in scored.penalties.items()},
+        paper=paper,
+        verdict=part_of(task.layers, facts.depth) + _verdict(metrics, controls, over, paper),
+        learning=converged(learning),
+        at_position_0={name: numbers(mean_over_layers(parts)) for name, parts in by_layer.starts.items()},
+    )
+
+
+def _paper(decoder: Decoder, task: Task, r: Sampled, bootstrap: Studentised, facts: Facts) -> Paper | None:
+    """The preprint's numbers beside R, the mean over layers, for the models that it examined."""
     depth, width = len(decoder.layers), decoder.d_model
     is_paper = (
         decoder.model.config.model_type == "gpt2"
         and (depth, width) in PAPER_R
         and decoder.vocabulary == PAPER_VOCABULARY
     )
-    if is_paper and not facts["model"].startswith("random:") and len(task.layers) == depth:
-        stated = PAPER_R[depth, width]
-        gap = bootstrap.estimate(means[feature]["R"].values - stated)
-        summary["paper"] = {
-            "R": stated,
-            "source": "arXiv:2602.12204, table 6",
-            "gap": vars(gap),
-            "head_groups": PAPER_HEADS,
-        }
-    summary["verdict"] = _verdict(summary)
-    return summary
+    if not is_paper or facts.model.startswith("random:") or len(task.layers) != depth:
+        return None
+    stated = PAPER_R[depth, width]
+    gap = bootstrap.estimate(r.values - stated)
+    return Paper(R=stated, source="arXiv:2602.12204, table 6", gap=gap, head_groups=PAPER_HEADS)
 
 
-def _cell(number: dict[str, Any]) -> str:
-    """Estimate and interval for the terminal; undefined ones show as nan."""
-    estimate, lower, upper = (float("nan") if number[c] is None else number[c] for c in COLUMNS[:3])
-    return f"{estimate:.3f} [{lower:.3f}, {upper:.3f}]"
-
-
-def _verdict(summary: dict[str, Any]) -> str:
-    """One sentence: the score, and how much of it the controls reach."""
-
-    def show(source: dict[str, Any], metric: str) -> str:
-        e = Estimate(**source[metric])
-        return f"{e.estimate:.2f} [{e.lower:.2f}, {e.upper:.2f}]"
-
-    metrics, controls = summary["metrics"], summary["controls"]
+def _verdict(metrics: Estimates, controls: dict[str, Estimates], over: str, paper: Paper | None) -> str:
+    """One sentence: the score, and how much of it the controls reach; `over` says what intervals are over."""
+    r = {name: values["R"].text(2) for name, values in controls.items()}
     text = (
-        f"{part_of(summary)}R = {show(metrics, 'R')}; the previous token alone reaches "
-        f"{show(controls['previous_token'], 'R')}, the training mean {show(controls['training_mean'], 'R')}, "
-        f"the mean per position {show(controls['position_mean'], 'R')}, the token id "
-        f"{show(controls['token_mean'], 'R')}, the same architecture with random weights "
-        f"{show(controls[RANDOM], 'R')}. Centred R2 = {show(metrics, 'R2')}, with the position "
-        f"{show(controls['with_position'], 'R2')}, with random weights {show(controls[RANDOM], 'R2')} (95 % "
-        f"intervals over {metrics['R']['n']} held-out {summary['unit']}s; of random weights over "
-        f"{summary['random_seeds']} seeds too)."
+        f"R = {metrics['R'].text(2)}; the previous token alone reaches {r['previous_token']}, the training "
+        f"mean {r['training_mean']}, the mean per position {r['position_mean']}, the token id "
+        f"{r['token_mean']}, the same architecture with random weights {r[RANDOM]}. Centred R2 = "
+        f"{metrics['R2'].text(2)}, with the position {controls['with_position']['R2'].text(2)}, with random "
+        f"weights {controls[RANDOM]['R2'].text(2)} (95 % intervals over {metrics['R'].n} {over})."
     )
-    if "paper" in summary:
-        gap = Estimate(**summary["paper"]["gap"])
+    if paper is not None:
         text += (
-            f" The paper gives R = {summary['paper']['R']:.2f} for this model: the difference is "
-            f"{gap.estimate:+.2f} [{gap.lower:+.2f}, {gap.upper:+.2f}]."
+            f" The paper gives R = {paper.R:.2f} for this model: the difference is "
+            f"{paper.gap.text(2, sign=True)}."
         )
     return text
 
 
 def print_tables(tables: Tables) -> None:
     """The tables on the terminal: per layer with controls, the means over layers, and the verdict."""
-    summary = tables.summary
-    feature, controls = summary["feature"], [name for name in CONTROL_NAMES if name not in AS_THE_MEAN]
+    summary = tables.headline
+    feature, controls = summary.feature, [name for name in CONTROL_NAMES if name not in AS_THE_MEAN]
     columns = [feature, *controls]
     for metric, title in (("R", "R of Definition 1"), ("R2", "centred R2")):
         table = Table(
             box=box.SIMPLE,
-            title=f"{title} of {summary['model']} by layer, position 0 {summary['position_0']}",
+            title=f"{title} of {summary.model} by layer, position 0 {summary.position_0}",
             title_justify="left",
         )
         table.add_column("layer", justify="right")
@@ -364,36 +324,34 @@ def print_tables(tables: Tables) -> None:
         chosen = tables.layers[tables.layers["metric"] == metric]
         wide = chosen.pivot(index="layer", columns="feature", values=["estimate", "lower", "upper"])
         for layer, row in wide.iterrows():
-            cells = [
-                f"{row['estimate', feature]:.3f} [{row['lower', feature]:.3f}, {row['upper', feature]:.3f}]"
-            ]
-            table.add_row(str(layer), *cells, *(f"{row['estimate', name]:.3f}" for name in controls))
-        every = [summary["metrics"], *(summary["controls"][name] for name in controls)]
-        cells = [_cell(m[metric]) for m in every]
+            estimate, lower, upper = (row[c, feature] for c in NUMBER[:3])
+            own = Estimate(estimate, lower, upper, summary.metrics[metric].n)
+            table.add_row(str(layer), own.text(), *(f"{row['estimate', name]:.3f}" for name in controls))
+        every = [summary.metrics, *(summary.controls[name] for name in controls)]
+        cells = [numbers[metric].text() for numbers in every]
         table.add_section()
         table.add_row("mean", cells[0], *(c.replace(" [", "\n[") for c in cells[1:]))
         console.print(table)
     table = Table(
         box=box.SIMPLE,
-        title=f"means over layers, n = {summary['metrics']['R']['n']} {summary['unit']}s",
+        title=f"means over layers, n = {summary.metrics['R'].n} {summary.unit}s",
         title_justify="left",
     )
     shown = (feature, "with_position", "training_mean", RANDOM)
     for name in ("score", f"probe ({feature})", *(CONTROL_NAMES[name] for name in shown[1:])):
         table.add_column(name, justify="left" if name == "score" else "right")
-    scores = {feature: summary["metrics"], **summary["controls"]}
-    for source in (scores, summary["head_groups"], summary.get("at_position_0", {})):
+    scores = {feature: summary.metrics, **summary.controls}
+    for source in (scores, summary.head_groups, summary.at_position_0):
         if source:
             table.add_section()
             for metric in source[feature]:
-                table.add_row(metric, *(_cell(source[name][metric]) for name in shown))
+                table.add_row(metric, *(source[name][metric].text() for name in shown))
     console.print(table)
-    for model, found in summary["learning"].items():
-        gain = Estimate(**found["R2_gain"])
-        state = "converged" if found["converged"] else "still rising with more training text"
+    for model, convergence in summary.learning.items():
+        state = "converged" if convergence.converged else "still rising with more training text"
         console.print(
-            f"[dim]{model} weights:[/dim] {state}: centred R2 {gain.estimate:+.4f} \\[{gain.lower:+.4f}, "
-            f"{gain.upper:+.4f}] from {found['from_tokens']:,} training tokens to "
-            f"{summary['tokens']['train']:,}"
+            f"[dim]{model} weights:[/dim] {state}: centred R2 "
+            f"{markup(convergence.R2_gain.text(4, sign=True))} from {convergence.from_tokens:,} training "
+            f"tokens to {summary.tokens['train']:,}"
         )
-    console.print(summary["verdict"])
+    console.print(summary.verdict)

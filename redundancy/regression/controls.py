@@ -1,19 +1,20 @@
 """The probe and its controls: what predicts the attention output, fitted on training documents only.
 
-resid_pre (or another feature)   ridge on the hidden state of the token itself: the probe
-with_position     ridge on the hidden state, with an intercept of its own at every position: what a predictor knows that, like
-                  any part of the network, also knows where it is
-training_mean     the mean target: what any constant reaches
-position_mean     the mean target at this position in the window  } both shrunk towards the training mean
-token_mean        the mean target of this token id                } as a random-effects model says; ids too rare for
-                  the table share one mean, ids never trained on get the training mean
-previous_token    ridge on the hidden state of the token before
-both_tokens       ridge on the hidden states of the token and of the token before together, if asked for
-shuffled          ridge on the hidden state, fitted to targets of other tokens: what chance reaches, which is what the training
-                  mean reaches
-aligned_shuffled  the same with the target at the same position of another window: chance that keeps what
-position tells
-random_weights    the probe on the same architecture with random weights (further models, see `probe`)
+resid_pre          ridge on the hidden state of the token itself (or on another feature): the probe
+with_position      ridge on the hidden state, with an intercept of its own at every position: what a predictor
+                   knows that, like any part of the network, also knows where it is
+training_mean      the mean target: what any constant reaches
+position_mean      the mean target at this position in the window  } both shrunk towards the training mean as
+token_mean         the mean target of this token id                } a random-effects model says; ids too rare
+                   for the table share one mean, ids never trained on get the training mean
+previous_token     ridge on the hidden state of the token before
+both_tokens        ridge on the hidden states of the token and of the token before together, if asked for
+shuffled           ridge on the hidden state, fitted to targets of other tokens: what chance reaches, which is
+                   what the training mean reaches
+aligned_shuffled   the same with the target at the same position of another window: chance that keeps what
+                   position tells
+random_weights     the probe on the same architecture with random weights (further models, see
+                   `passes.measure_twins`)
 """
 
 from collections.abc import Callable
@@ -145,8 +146,8 @@ def fit_with_position(sums: LayerMoments, gram: Tensor, ridge: float | None) -> 
     square = of["square"] - 2 * (weight * of["xz"]).sum() + (weight * (of["xx"] @ weight)).sum()
     mean = (of["z"] - of["x"] @ weight) / of["n"]
     bias = shrunk_means(rest, of["per_position"], square, mean)
-    one = affine((weight, mean), sums.pilot)
-    return PositionAffine(one.weight, bias + sums.pilot["shift_z"].to(bias), one.shift), alpha
+    slope = affine((weight, mean), sums.pilot)
+    return PositionAffine(slope.weight, bias + sums.pilot["shift_z"].to(bias), slope.shift), alpha
 
 
 def fit(sums: LayerMoments, gram: Tensor, name: str, ridge: float | None) -> Fitted:

@@ -4,13 +4,15 @@ Everything a ridge regression needs is in sums over tokens, so memory depends on
 not on the amount of text. Per layer, with x the feature and z the target of a kept token (position 0 is left
 out by default):
 
-    current    n, sum x, sum z, sum x x', sum x z'            the probe
-    previous   the same with x of the token before            control: what the neighbour alone tells
-    both       sum x_t x_(t-1)'                               control, if asked for: what token and neighbour tell together
-    shuffled   sum s, sum x s'  with s a target of another window   control: what chance alone fits
-    aligned    the same with s the target at the same position of the other window   control: chance that knows the position
-    within     sum x, sum z by position in the window         hidden state and position together
-    tables     sum z by position, by token id                 controls: what needs no hidden state
+    current    n, sum x, sum z, sum x x', sum x z'     the probe
+    previous   the same with x of the token before     control: what the neighbour alone tells
+    both       sum x_t x_(t-1)'                        control, if asked for: what both tell together
+    shuffled   sum s, sum x s' with s a target         control: what chance alone fits
+               of another window
+    aligned    the same with s the target at the       control: chance that knows the position
+               same position of the other window
+    within     sum x, sum z by position in the window  hidden state and position together
+    tables     sum z by position, by token id          controls: what needs no hidden state
 
 Products are formed in float32 (float64 models: float64) per batch, on features shifted and scaled by a pilot
 batch so that large constants do not eat the digits, and added up in float64.
@@ -40,7 +42,7 @@ class Moments:
     xz: Tensor
 
     def centred(self, mean_x: Tensor, mean_z: Tensor) -> tuple[Tensor, Tensor]:
-        """Means over tokens of (x - mean_x)(x - mean_x)' and (x - mean_x)(z - mean_z)' for any two vectors."""
+        """Means over tokens of (x - mean_x)(x - mean_x)' and (x - mean_x)(z - mean_z)', any two vectors."""
         mx, mz = self.x / self.n, self.z / self.n
         dx, dz = mean_x - mx, mean_z - mz
         xx = self.xx / self.n - torch.outer(mx, mx) + torch.outer(dx, dx)
@@ -61,33 +63,37 @@ def gram(x: Tensor, blocks: int = 4) -> Tensor:
     return out.triu() + out.triu(1).T
 
 
-class LayerMoments:
-    """The sums of one layer, in the coordinates (x - shift_x) / scale_x and z - shift_z.
+@dataclass(frozen=True)
+class Kept:
+    """Which sums are kept of a layer.
 
-    Parameters
+    Attributes
     ----------
     d, k : widths of feature and target.
+    positions, types : rows of the position and of the token table.
     controls : whether to keep the sums of the controls too.
     places : whether to keep the sums by position, which `controls` includes.
-    positions, types : rows of the position and of the token table.
     both : whether to keep, with the controls, the joint moments of a token's features and of those before it.
     """
 
-    def __init__(
-        self,
-        d: int,
-        k: int,
-        controls: bool,
-        positions: int,
-        types: int,
-        device: torch.device,
-        both: bool = False,
-        places: bool = False,
-    ):
-        self.controls, self.device, self.both = controls, device, controls and both
-        self.places = controls or places
+    d: int
+    k: int
+    positions: int
+    types: int
+    controls: bool
+    places: bool = False
+    both: bool = False
+
+
+class LayerMoments:
+    """The sums of one layer, in the coordinates (x - shift_x) / scale_x and z - shift_z."""
+
+    def __init__(self, kept: Kept, device: torch.device):
+        self.controls, self.device, self.both = kept.controls, device, kept.controls and kept.both
+        self.places = kept.controls or kept.places
+        d, k, positions, types = kept.d, kept.k, kept.positions, kept.types
         wide = {"n": (), "x": (d,), "z": (k,), "xx": (d, d), "xz": (d, k)}
-        if controls:
+        if self.controls:
             wide |= {
                 "previous_n": (),
                 "previous_x": (d,),
@@ -112,7 +118,7 @@ class LayerMoments:
             for s in kinds
             for name, shape in wide.items()
         }
-        if controls:
+        if self.controls:
             self.sums["by_token"] = torch.zeros(types + 1, k, dtype=torch.float64, device=device)
             self.sums["per_token"] = torch.zeros(types + 1, dtype=torch.float64, device=device)
         self.pilot: dict[str, Tensor] = {}
@@ -288,7 +294,9 @@ class LayerMoments:
         return found[0], found[1]
 
 
-def require_finite(ok: bool, x: Tensor, z: Tensor, batch: Batch, names: tuple[str, ...], layer: int) -> None:
+def require_finite(
+    x: Tensor, z: Tensor, batch: Batch, names: tuple[str, ...], layer: int, *, ok: bool
+) -> None:
     """Raise UserError naming layer and document when a batch held NaN or infinity."""
     if ok:
         return

@@ -2,16 +2,20 @@
 
 With a_t the attention output of a kept token and e_t the prediction's error:
 
-    R                      mean of 1 - |e_t| / |a_t|                    Definition 1 of arXiv:2602.12204; not squared, not centred
-    R_ratio_of_sums        1 - sum |e_t| / sum |a_t|
-    share_R_above_c        share of tokens with 1 - |e_t| / |a_t| > c
-    R2_uncentred           1 - sum |e_t|^2 / sum |a_t|^2
-    R2                     1 - sum |e_t|^2 / sum |a_t - mean a|^2       scikit-learn's variance-weighted R^2
-    cosine                 mean of cos(a_t, prediction)
+    R                 mean of 1 - |e_t| / |a_t|                 Definition 1 of arXiv:2602.12204; not squared,
+                                                                not centred
+    R_ratio_of_sums   1 - sum |e_t| / sum |a_t|
+    share_R_above_c   share of tokens with 1 - |e_t| / |a_t| > c
+    R2_uncentred      1 - sum |e_t|^2 / sum |a_t|^2
+    R2                1 - sum |e_t|^2 / sum |a_t - mean a|^2    scikit-learn's variance-weighted R^2
+    cosine            mean of cos(a_t, prediction)
 
 For heads a_t is z_h W_O[h]. A token whose a_t is zero has no ratio and no cosine; it is left out of these two
 and counted.
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -23,7 +27,8 @@ from redundancy.regression.controls import Predictor, Rows
 
 THRESHOLDS = (0.5, 0.8, 0.9)
 EDGES = np.round(np.arange(-1.0, 1.0 + 1e-9, 0.02), 2)
-FIELDS = (
+# per token, what every score is made of
+SUMMANDS = (
     "defined",
     "ratio",
     "error",
@@ -53,7 +58,7 @@ def bounds(metric: str) -> tuple[float, float]:
 
 
 def token_fields(a: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-    """Per token and head: the summands behind every score, (..., len(FIELDS)), and R_t (...), from a and e
+    """Per token and head: the summands behind every score, (..., len(SUMMANDS)), and R_t (...), from a and e
     (..., width).
     """
     norm2, error2 = a.square().sum(-1), e.square().sum(-1)
@@ -83,6 +88,40 @@ def head_coordinates(z: Tensor, isometry: Tensor) -> Tensor:
     return torch.einsum("...hk,hkj->...hj", z.unflatten(-1, (isometry.shape[0], -1)), isometry)
 
 
+@dataclass(frozen=True)
+class PredictorSums:
+    """What one predictor of one layer is scored by, summed per document, float64.
+
+    Attributes
+    ----------
+    layer, start : (document, SUMMANDS) of the layer output, at the kept tokens and at position 0 if it is
+        none of them.
+    heads : (document, head, SUMMANDS) of every head's contribution.
+    histogram : (document, bin) counts of R_t.
+    """
+
+    layer: Tensor
+    heads: Tensor
+    start: Tensor
+    histogram: Tensor
+
+    @staticmethod
+    def none(documents: int, n_heads: int, device: torch.device) -> "PredictorSums":
+        """The sums over no token."""
+        shapes = {
+            "layer": (len(SUMMANDS),),
+            "heads": (n_heads, len(SUMMANDS)),
+            "start": (len(SUMMANDS),),
+            "histogram": (len(EDGES) + 1,),
+        }
+        return PredictorSums(
+            **{
+                part: torch.zeros(documents, *shape, dtype=torch.float64, device=device)
+                for part, shape in shapes.items()
+            }
+        )
+
+
 class LayerScores:
     """Sums per document for one layer and all its predictors.
 
@@ -92,31 +131,53 @@ class LayerScores:
     documents : number of held-out documents.
     output_map : W_O (d_z, d_model) and b_O (d_model,).
     n_heads : heads; W_O is cut into n_heads blocks of rows.
+
+    Attributes
+    ----------
+    count, z : (document,) kept tokens and (document, d_z) their summed head outputs.
+    predictors : the sums of each predictor by its name.
     """
 
-    def __init__(self, names: list[str], documents: int, output_map: tuple[Tensor, Tensor], n_heads: int):
+    def __init__(self, names: Sequence[str], documents: int, output_map: tuple[Tensor, Tensor], n_heads: int):
         self.weight, self.bias = output_map[0].float(), output_map[1].float()
         device, self.n_heads = self.weight.device, n_heads
         self.isometry = head_isometry(self.weight, n_heads)
-        self.sums = {"count": torch.zeros(documents, dtype=torch.float64, device=device)}
-        self.sums["z"] = torch.zeros(documents, self.weight.shape[0], dtype=torch.float64, device=device)
-        for name in names:
-            self.sums[f"layer/{name}"] = torch.zeros(
-                documents, len(FIELDS), dtype=torch.float64, device=device
-            )
-            self.sums[f"heads/{name}"] = torch.zeros(
-                documents, n_heads, len(FIELDS), dtype=torch.float64, device=device
-            )
-            self.sums[f"start/{name}"] = torch.zeros(
-                documents, len(FIELDS), dtype=torch.float64, device=device
-            )
-            self.sums[f"histogram/{name}"] = torch.zeros(
-                documents, len(EDGES) + 1, dtype=torch.float64, device=device
-            )
+        self.count = torch.zeros(documents, dtype=torch.float64, device=device)
+        self.z = torch.zeros(documents, self.weight.shape[0], dtype=torch.float64, device=device)
+        self.predictors = {name: PredictorSums.none(documents, n_heads, device) for name in names}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over saved sums."""
-        self.sums = {k: state[k].to(self.weight.device) for k in self.sums}
+    @staticmethod
+    def of_state(
+        state: Mapping[str, Tensor], output_map: tuple[Tensor, Tensor], n_heads: int
+    ) -> "LayerScores":
+        """The scores whose `state` was saved; the names of the predictors are in its keys."""
+        names = [key.removeprefix("layer/") for key in state if key.startswith("layer/")]
+        scores = LayerScores(names, len(state["count"]), output_map, n_heads)
+        scores.restore(state)
+        return scores
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The predictors."""
+        return tuple(self.predictors)
+
+    def state(self) -> dict[str, Tensor]:
+        """All sums, by `count`, `z` and PART/PREDICTOR: what a file keeps, and what processes add up."""
+        return {"count": self.count, "z": self.z} | {
+            f"{part}/{name}": tensor
+            for name, sums in self.predictors.items()
+            for part, tensor in vars(sums).items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        device = self.weight.device
+        self.count, self.z = state["count"].to(device), state["z"].to(device)
+        parts = [field.name for field in fields(PredictorSums)]
+        self.predictors = {
+            name: PredictorSums(**{part: state[f"{part}/{name}"].to(device) for part in parts})
+            for name in self.predictors
+        }
 
     def add(self, predictors: dict[str, Predictor], x: Tensor, z: Tensor, batch: Batch) -> None:
         """Add the kept tokens of a batch; x (batch, position, d), z (batch, position, d_z)."""
@@ -127,25 +188,21 @@ class LayerScores:
         rows, truth, owner = Rows.of(x, batch), z[batch.keep], document[batch.keep]
         weight, bias, isometry = self.weight.to(compute), self.bias.to(compute), self.isometry.to(compute)
         attn_out, heads = truth @ weight + bias, head_coordinates(truth, isometry)
-        self._sum("count", owner, torch.ones_like(owner, dtype=compute))
-        self._sum("z", owner, truth)
+        _add_by(owner, torch.ones_like(owner, dtype=compute), self.count)
+        _add_by(owner, truth, self.z)
         edges = torch.from_numpy(EDGES).to(attn_out)
         start = self._start(x, z, batch)
         for name, predict in predictors.items():
-            difference = truth - predict(rows)
-            fields, ratio = token_fields(attn_out, difference @ weight)
-            self._sum(f"layer/{name}", owner, fields)
-            self._sum(f"heads/{name}", owner, token_fields(heads, head_coordinates(difference, isometry))[0])
+            sums, difference = self.predictors[name], truth - predict(rows)
+            summands, ratio = token_fields(attn_out, difference @ weight)
+            _add_by(owner, summands, sums.layer)
+            _add_by(owner, token_fields(heads, head_coordinates(difference, isometry))[0], sums.heads)
             bins = torch.bucketize(ratio.contiguous(), edges)
-            self.sums[f"histogram/{name}"].index_put_(
-                (owner, bins), fields[:, 0].to(self.sums["count"]), accumulate=True
-            )
+            sums.histogram.index_put_((owner, bins), summands[:, 0].to(self.count), accumulate=True)
             if start is not None:
                 first, z0 = start
                 a0 = z0 @ weight + bias
-                self._sum(
-                    f"start/{name}", batch.document, token_fields(a0, (z0 - predict(first)) @ weight)[0]
-                )
+                _add_by(batch.document, token_fields(a0, (z0 - predict(first)) @ weight)[0], sums.start)
 
     def _start(self, x: Tensor, z: Tensor, batch: Batch) -> tuple[Rows, Tensor] | None:
         """Position 0 of every window, when it is not among the kept tokens."""
@@ -154,9 +211,6 @@ class LayerScores:
         none = torch.zeros_like(batch.document)
         return Rows(x[:, 0], x[:, 0], none.bool(), none, batch.slot[:, 0]), z[:, 0]
 
-    def _sum(self, name: str, owner: Tensor, values: Tensor) -> None:
-        self.sums[name].index_add_(0, owner, values.to(self.sums[name].dtype))
-
     def _spread(self, norm2: Tensor, total: Tensor) -> Tensor:
         """Summed squared distance of a_t to its mean over all held-out tokens, per document.
 
@@ -164,7 +218,7 @@ class LayerScores:
         the share of one document, a bias as large as the interval for few documents, while to first order it
         changes nothing. norm2 (document, ...) and total (document, ..., width) are sums of |a|^2 and of a.
         """
-        count = self.sums["count"].cpu().reshape(-1, *[1] * (total.dim() - 1))
+        count = self.count.cpu().reshape(-1, *[1] * (total.dim() - 1))
         mean = total.sum(0) / count.sum()
         return norm2.cpu() - 2 * (total * mean).sum(-1) + count.squeeze(-1) * mean.square().sum(-1)
 
@@ -172,13 +226,12 @@ class LayerScores:
         """Every score under document weights (replicate, document): of the layer (replicate,), of heads
         (replicate, n_heads).
         """
-        z, weight, bias = (t.double().cpu() for t in (self.sums["z"], self.weight, self.bias))
-        count = self.sums["count"].cpu().unsqueeze(-1)
-        square = FIELDS.index("norm2")
+        z, weight, bias = (t.double().cpu() for t in (self.z, self.weight, self.bias))
+        count = self.count.cpu().unsqueeze(-1)
+        square = SUMMANDS.index("norm2")
         total = z @ weight + count * bias
-        layer = self.sums[f"layer/{name}"]
+        layer, heads = self.predictors[name].layer, self.predictors[name].heads
         spread = self._spread(layer[..., square], total)
-        heads = self.sums[f"heads/{name}"]
         head_spread = self._spread(heads[..., square], head_coordinates(z, self.isometry.double().cpu()))
         return _scores(_weighted(weights, layer), weights @ spread.numpy()), _scores(
             _weighted(weights, heads), weights @ head_spread.numpy()
@@ -188,10 +241,10 @@ class LayerScores:
         """R and the norm of the attention output at position 0, the latter relative to the kept tokens; empty
         if 0 is kept.
         """
-        sums = self.sums[f"start/{name}"]
-        if not float(sums.sum()):
+        sums = self.predictors[name]
+        if not float(sums.start.sum()):
             return {}
-        start, kept = _weighted(weights, sums), _weighted(weights, self.sums[f"layer/{name}"])
+        start, kept = _weighted(weights, sums.start), _weighted(weights, sums.layer)
         with np.errstate(divide="ignore", invalid="ignore"):
             norms = (start["norm"] / start["defined"]) / (kept["norm"] / kept["defined"])
             return {"R_position_0": start["ratio"] / start["defined"], "norm_ratio_position_0": norms}
@@ -200,14 +253,19 @@ class LayerScores:
         """Share of tokens per bin of R_t; bins are below EDGES[0], between edges, and above EDGES[-1]:
         (replicate, bin).
         """
-        counts: Array = weights @ self.sums[f"histogram/{name}"].double().cpu().numpy()
+        counts: Array = weights @ self.predictors[name].histogram.double().cpu().numpy()
         return counts / counts.sum(-1, keepdims=True)
 
 
+def _add_by(owner: Tensor, values: Tensor, sums: Tensor) -> None:
+    """Add the rows of `values` to those rows of `sums` that `owner` names."""
+    sums.index_add_(0, owner, values.to(sums.dtype))
+
+
 def _weighted(weights: Array, sums: Tensor) -> dict[str, Array]:
-    """FIELDS summed over documents under weights."""
+    """SUMMANDS summed over documents under weights."""
     total = np.tensordot(weights, sums.double().cpu().numpy(), axes=1)
-    return {field: total[..., i] for i, field in enumerate(FIELDS)}
+    return {field: total[..., i] for i, field in enumerate(SUMMANDS)}
 
 
 def _scores(s: dict[str, Array], spread: Array) -> dict[str, Array]:

@@ -1,16 +1,14 @@
-"""Leave attention out for real, and count what that saves: floating-point operations by torch's counter, and
-seconds.
+"""Leave attention out for real, and count the floating-point operations and the seconds that this saves.
 
-    layers      whole attention modules are replaced by one map of resid_pre and position to attn_out (the probe with position
-                and W_O folded together)
-    operations  queries, keys and values are computed as ever, scores and weighted sums only for the (token,
-    head) that the
-                predicted need asks for; the probe fills the rest. Keys and values of a skipped token are
-                still needed by later tokens, so this is what skipping single operations can save at most
-                without touching the projections.
+    layers       whole attention modules are replaced by one map of resid_pre and position to attn_out (the
+                 probe with position and W_O folded together)
+    operations   queries, keys and values are computed as ever, scores and weighted sums only for the (token,
+                 head) that the predicted need asks for; the probe fills the rest. Keys and values of a
+                 skipped token are still needed by later tokens, so this is what skipping single operations
+                 can save at most without touching the projections
 
-Both sides of every ratio use matrix products that the counter sees (attention as explicit products, full
-width).
+Operations are those that torch counts: both sides of every ratio use matrix products that its counter sees
+(attention as explicit products, full width).
 """
 
 import time
@@ -27,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
 from labbook.console import progress, warn
+from redundancy.aggregate import TableRow
 from redundancy.model.capture import activations, entering
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Task
@@ -36,7 +35,7 @@ from redundancy.removal.need import NEEDS, Needs
 ROUNDS = 7
 WINDOWS = 4
 INTERFACE = "redundancy_skipping"
-COLUMNS = (
+COST = (
     "kind",
     "replaced",
     "share",
@@ -202,38 +201,14 @@ def measure_cost(
 ) -> pd.DataFrame:
     """Ratios of operations and of seconds against the intact model, on WINDOWS held-out windows.
 
-    Returns COLUMNS: kind (`layers` or `operations`), how many layers or None, realised share of attention
+    Returns COST: kind (`layers` or `operations`), how many layers or None, realised share of attention
     operations replaced, the two ratios (seconds: median over paired rounds with quartiles), and the number of
     rounds. Empty, with a warning, for a model whose attention is not softmax(q k' scale) v over the past or
     does more than return its output.
     """
-    if not shares:
-        return pd.DataFrame(columns=list(COLUMNS))
     batch = next(task.batches("evaluation", decoder.device, 0, WINDOWS))
-    try:
-        with Skipping(decoder, {}, probe):
-            plain = _logits(decoder, batch.ids)
-        reference = _logits(decoder, batch.ids)
-        found = activations(decoder, batch.ids[:1], task.layers[0])
-        weight, bias = decoder.output_map(task.layers[0])
-        rebuilt = found["z"] @ weight + bias
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        warn(
-            "the cost of skipping was not measured: this attention cannot be run in parts "
-            f"({type(error).__name__}: {error})."
-        )
-        return pd.DataFrame(columns=list(COLUMNS))
-    scale = 1e-2 * float(reference.abs().max())
-    if (
-        float((plain - reference).abs().max()) > scale
-        or float((rebuilt - found["attn_out"]).abs().max()) > scale
-    ):
-        warn(
-            "the cost of skipping was not measured: attention here is more than softmax(q k') v over the "
-            "past."
-        )
-        return pd.DataFrame(columns=list(COLUMNS))
-
+    if not shares or not _runs_in_parts(decoder, batch.ids, task.layers[0], probe):
+        return pd.DataFrame(columns=list(COST))
     kind, rows = NEEDS.index("displacement"), []
     counts = sorted({round(share * len(task.layers)) for share in shares} - {0})
     ranked = sorted(task.layers, key=lambda n: -needs.cosine[n])
@@ -250,7 +225,7 @@ def measure_cost(
             )
             advance()
         for share in shares:
-            limit = needs.threshold(kind, False, share)
+            limit = needs.threshold(kind, share, known=False)
             wanted = {n: _wanted(needs, n, kind, limit, task.start_position) for n in task.layers}
             skipping = Skipping(decoder, wanted, probe)
             flops = _flops(decoder, batch.ids, skipping)
@@ -260,7 +235,35 @@ def measure_cost(
                 {"kind": "operations", "share": 1 - float(left), "flops_ratio": flops / dense, **seconds}
             )
             advance()
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(COST))
+
+
+def _runs_in_parts(decoder: Decoder, ids: Tensor, layer: int, probe: Mapping[int, PositionAffine]) -> bool:
+    """Whether attention computed by `Skipping`, with nothing skipped, is that of the model; a warning says
+    why not.
+    """
+    try:
+        with Skipping(decoder, {}, probe):
+            plain = _logits(decoder, ids)
+        reference = _logits(decoder, ids)
+        captured = activations(decoder, ids[:1], layer)
+        weight, bias = decoder.output_map(layer)
+        rebuilt = captured["z"] @ weight + bias
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        warn(
+            "the cost of skipping was not measured: this attention cannot be run in parts "
+            f"({type(error).__name__}: {error})."
+        )
+        return False
+    scale = 1e-2 * float(reference.abs().max())
+    differences = (plain - reference, rebuilt - captured["attn_out"])
+    if any(float(difference.abs().max()) > scale for difference in differences):
+        warn(
+            "the cost of skipping was not measured: attention here is more than softmax(q k') v over the "
+            "past."
+        )
+        return False
+    return True
 
 
 def _wanted(needs: Needs, layer: int, kind: int, limit: float, start: int) -> Callable[[Tensor], Tensor]:
@@ -270,11 +273,11 @@ def _wanted(needs: Needs, layer: int, kind: int, limit: float, start: int) -> Ca
     predictor = needs.predictors[layer]
     n_heads = predictor.weight.shape[1] // len(NEEDS)
     columns = slice(kind * n_heads, (kind + 1) * n_heads)
-    one = PositionAffine(predictor.weight[:, columns], predictor.bias[:, columns], predictor.shift)
+    predict = PositionAffine(predictor.weight[:, columns], predictor.bias[:, columns], predictor.shift)
 
     def wanted(x: Tensor) -> Tensor:
         position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
-        chosen = one(x.flatten(0, 1), position).view(*x.shape[:2], n_heads) > limit
+        chosen = predict(x.flatten(0, 1), position).view(*x.shape[:2], n_heads) > limit
         chosen[:, :start] = True
         return chosen
 
@@ -294,7 +297,7 @@ def _flops(decoder: Decoder, ids: Tensor, way: AbstractContextManager[Any]) -> i
     return counter.get_total_flops()
 
 
-def _seconds(decoder: Decoder, ids: Tensor, way: Callable[[], AbstractContextManager[Any]]) -> dict[str, Any]:
+def _seconds(decoder: Decoder, ids: Tensor, way: Callable[[], AbstractContextManager[Any]]) -> TableRow:
     """Seconds under `way` against the intact model with its own kernels, paired rounds in turn."""
 
     def once(context: AbstractContextManager[Any]) -> float:

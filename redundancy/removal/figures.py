@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labbook import style
-from redundancy.removal.tables import BUDGETS, ORDERS, Losses
+from redundancy.removal.curve import BUDGETS, ORDERS
+from redundancy.removal.tables import Losses
 
 # colour, marker and line of each order of the removal curve and of each replacement
 ORDER_LOOK: dict[str, tuple[Any, str, str]] = {
@@ -71,6 +73,18 @@ def removal_curve(losses: Losses) -> Figure:
     )
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=7, ncol=3, loc="outside lower center")
+    _removable_panel(panels[1], losses)
+    n = losses.headline.loss_intact.n
+    figure.suptitle(
+        f"{losses.headline.model}: attention replaced by what hidden state and position predict, 95 % "
+        f"intervals over {n} held-out {losses.headline.unit}s",
+        fontsize=9,
+    )
+    return figure
+
+
+def _removable_panel(axes: Axes, losses: Losses) -> None:
+    """The share that every order can remove within every budget; an arrow where only a limit is known."""
     for place, order in enumerate(ORDERS):
         for budget, shade in zip(BUDGETS, (0.35, 0.65, 1.0), strict=True):
             row = losses.removable[
@@ -79,14 +93,14 @@ def removal_curve(losses: Losses) -> Figure:
             if len(row):
                 e, below, above = (float(row[c].iloc[0]) for c in ("estimate", "lower", "upper"))
                 if row["kind"].iloc[0] == "less than":
-                    panels[1].annotate(
+                    axes.annotate(
                         "",
                         (0, -place),
                         (above, -place),
                         arrowprops={"arrowstyle": "<-", "color": ORDER_LOOK[order][0]},
                     )
                     continue
-                panels[1].errorbar(
+                axes.errorbar(
                     e,
                     -place,
                     xerr=[[max(e - below, 0)], [max(above - e, 0)]],
@@ -96,16 +110,9 @@ def removal_curve(losses: Losses) -> Figure:
                     color=ORDER_LOOK[order][0],
                     capsize=2,
                 )
-    panels[1].set(xlim=(0, None))
-    panels[1].set_xlabel("share removable at\n+0.01 (pale), +0.05, +0.1 (dark) nats per token", fontsize=8)
-    panels[1].set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
-    n = losses.summary["loss_intact"]["n"]
-    figure.suptitle(
-        f"{losses.summary['model']}: attention replaced by what hidden state and position predict, 95 % "
-        f"intervals over {n} held-out {losses.summary['unit']}s",
-        fontsize=9,
-    )
-    return figure
+    axes.set(xlim=(0, None))
+    axes.set_xlabel("share removable at\n+0.01 (pale), +0.05, +0.1 (dark) nats per token", fontsize=8)
+    axes.set_yticks([-i for i in range(len(ORDERS))], list(ORDERS.values()), fontsize=7)
 
 
 def removal_by_layer(losses: Losses) -> Figure:
@@ -128,15 +135,15 @@ def removal_by_layer(losses: Losses) -> Figure:
             axes.set_yscale("symlog", linthresh=0.01)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=7)
-    n = losses.summary["loss_intact"]["n"]
+    n = losses.headline.loss_intact.n
     figure.suptitle(
-        f"{losses.summary['model']}: 95 % bands over {n} held-out {losses.summary['unit']}s", fontsize=9
+        f"{losses.headline.model}: 95 % bands over {n} held-out {losses.headline.unit}s", fontsize=9
     )
     return figure
 
 
 def removal_recovered(losses: Losses) -> Figure:
-    """Centred R² of the probe beside the share of the loss that it recovers, by layer; loss increase by head."""
+    """Centred R² of the probe beside the share of the loss it recovers, by layer; loss increase by head."""
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8))
     predictors, table = losses.predictors, losses.substitution
     for metric, label, look in (
@@ -145,9 +152,9 @@ def removal_recovered(losses: Losses) -> Figure:
     ):
         rows = predictors[(predictors["predictor"] == "resid_pre") & (predictors["metric"] == metric)]
         style.band(panels[0], rows, label, look)
-    one = table[(table["part"] == "layers") & (table["replacement"] == "probe")]
+    alone = table[(table["part"] == "layers") & (table["replacement"] == "probe")]
     style.band(
-        panels[0], one[one["metric"] == "loss_recovered"], "loss recovered", (style.PALETTE[3], "s", "--")
+        panels[0], alone[alone["metric"] == "loss_recovered"], "loss recovered", (style.PALETTE[3], "s", "--")
     )
     panels[0].set(xlabel="layer", ylabel="share", ylim=(-0.1, 1.05))
     panels[0].xaxis.get_major_locator().set_params(integer=True)
@@ -175,10 +182,10 @@ def removal_recovered(losses: Losses) -> Figure:
         xlabel="head replaced by its mean: loss increase (nats per token)",
         ylabel="by the probe: loss increase",
     )
-    n = losses.summary["loss_intact"]["n"]
+    n = losses.headline.loss_intact.n
     figure.suptitle(
-        f"{losses.summary['model']}: what is predicted and what it is worth; 95 % intervals over {n} "
-        f"held-out {losses.summary['unit']}s",
+        f"{losses.headline.model}: what is predicted and what it is worth; 95 % intervals over {n} "
+        f"held-out {losses.headline.unit}s",
         fontsize=9,
     )
     return figure

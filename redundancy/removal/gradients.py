@@ -1,7 +1,6 @@
-"""How the loss would change with attention's output: one backward pass through the intact model for all
-layers.
+"""How the loss would change with attention's output: one backward pass of the intact model for all layers.
 
-    block l:  resid_pre --> attention --z_l + delta_l--> W_O --> ... --> log p --> sum over tokens of -log p(y)
+    block l:  resid_pre --> attention --z_l + delta_l--> W_O --> ... --> log p --> sum over t of -log p(y_t)
 
 g_l = d loss / d delta_l at delta = 0, with labels y sampled from the model's own distribution, so that no
 label of the text is used. For an error e of z the squared first-order change of the loss, (g . e)^2, has as
@@ -38,7 +37,7 @@ def sample_labels(log_p: Tensor, batch: Batch, seed: int) -> Tensor:
 
 
 class GradientReader:
-    """Stands for `measure.Reader` where the gradient is needed too: runs a batch forward and backward, then
+    """Stands for `passes.Reader` where the gradient is needed too: runs a batch forward and backward, then
     visits every layer.
 
     Attributes
@@ -90,7 +89,7 @@ class GradientReader:
             labels = sample_labels(log_p.detach(), batch, self.task.seed)
             valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(log_p.device)
             loss = -(log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1) * valid).sum()
-            found = torch.autograd.grad(loss, [self._delta[n] for n in self.task.layers])
-        self.gradient = dict(zip(self.task.layers, found, strict=True))
+            slopes = torch.autograd.grad(loss, [self._delta[n] for n in self.task.layers])
+        self.gradient = dict(zip(self.task.layers, slopes, strict=True))
         for n in self.task.layers:
             self.visit(n, self._x[n], self._z[n], batch.to(self._z[n].device))

@@ -1,8 +1,8 @@
 """Which (token, head) operations need attention: known, from the attention output itself, or predicted
 without it.
 
-    relative       |e_h| / |a_h|          1 - R of Definition 1 for one head and token
-    displacement   |d_h| / |resid_pre|    how far the error moves the residual stream
+    relative       |e_h| / |a_h|               1 - R of Definition 1 for one head and token
+    displacement   |d_h| / |resid_pre|         how far the error moves the residual stream
     fisher         (g_h . (z_h - z_hat_h))^2   squared first-order change of the loss, see `gradients`
 
 with a_h = z_h W_O[h] and e_h the error of the replacement in it. d_h is what the error changes in what
@@ -28,7 +28,7 @@ from labbook.estimate import Array
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Site
-from redundancy.passes import Task, Visit, collect
+from redundancy.passes import Targets, Task, Visit, collect
 from redundancy.regression.controls import Fitted, PositionAffine, fit_with_position
 from redundancy.regression.scores import head_coordinates, head_isometry
 from redundancy.removal.gradients import GradientReader
@@ -82,7 +82,7 @@ class LayerNeed:
         )
 
     def log_fisher(self, z: Tensor, predicted: Tensor, gradient: Tensor) -> Tensor:
-        """Logarithm of the squared first-order change of the loss for every head, floored: (rows, n_heads)."""
+        """Logarithm of the squared first-order change of the loss by head, floored: (rows, n_heads)."""
         change = (
             (gradient.float() * (predicted.float() - z.float())).unflatten(-1, (self.n_heads, -1)).sum(-1)
         )
@@ -132,7 +132,7 @@ class Needs:
     fit: dict[str, float]
     cosine: dict[int, float]
 
-    def at(self, site: Site, need: int, known: bool) -> Tensor:
+    def at(self, site: Site, need: int, *, known: bool) -> Tensor:
         """One log need of every head at a site: (batch, position, head); of the known ones only those
         AT_ONCE.
         """
@@ -147,12 +147,12 @@ class Needs:
         return logs[:, need].unflatten(0, shape)
 
     def heads(self, need: int, layers: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Every (layer, head), the lowest mean need first: the mean of the need itself, not of its logarithm."""
+        """Every (layer, head), the lowest mean need first: the mean of the need, not of its logarithm."""
         mean = np.exp(self.known[need]).mean(0)
         order = np.argsort(mean, axis=None, kind="stable")
         return [(layers[i], int(h)) for i, h in zip(*np.unravel_index(order, mean.shape), strict=True)]
 
-    def threshold(self, need: int, known: bool, share: float) -> float:
+    def threshold(self, need: int, share: float, *, known: bool) -> float:
         """The value below which `share` of the operations lie; infinite for all of them, held-out ones
         included.
         """
@@ -170,52 +170,62 @@ def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state
     layers = {n: LayerNeed(decoder, n) for n in fitted}
     width = len(NEEDS) * decoder.n_heads
 
-    reading: list[GradientReader] = []
+    current: list[GradientReader] = []
 
     def reader(decoder: Decoder, task: Task, visit: Visit) -> GradientReader:
-        reading[:] = [GradientReader(decoder, task, visit)]
-        return reading[0]
+        current[:] = [GradientReader(decoder, task, visit)]
+        return current[0]
 
     def logs(layer: int, x: Tensor, z: Tensor) -> Tensor:
         """All log needs at every position of a batch: (batch, position, len(NEEDS) n_heads)."""
         replacement = fitted[layer].with_position
         assert replacement is not None
-        rows, truth, slope = (t.flatten(0, 1) for t in (x, z, reading[0].gradient[layer]))
+        rows, truth, slope = (t.flatten(0, 1) for t in (x, z, current[0].gradient[layer]))
         position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
         predicted = replacement(rows.float(), position)
         at_once = layers[layer].logs(rows, truth, predicted)
         fisher = layers[layer].log_fisher(truth, predicted, slope)
         return torch.cat([at_once, fisher.unsqueeze(-2)], -2).flatten(-2).unflatten(0, x.shape[:2])
 
-    moments = collect(decoder, task, False, state, "needs", logs, width, reader)
+    targets = Targets(logs, width, reader)
+    moments = collect(decoder, task, state, "needs", controls=False, targets=targets)
     identity = torch.eye(width, dtype=torch.float64)
     predictors = {
         n: fit_with_position(sums, identity.to(sums.device), None)[0] for n, sums in moments.items()
     }
+    return _calibrate(decoder, task, layers, predictors, targets)
 
-    known: dict[int, list[Tensor]] = {n: [] for n in fitted}
-    predicted: dict[int, list[Tensor]] = {n: [] for n in fitted}
-    cosines: dict[int, list[Tensor]] = {n: [] for n in fitted}
+
+def _calibrate(
+    decoder: Decoder,
+    task: Task,
+    layers: dict[int, LayerNeed],
+    predictors: dict[int, PositionAffine],
+    targets: Targets,
+) -> Needs:
+    """Known and predicted needs at the first CALIBRATION_TOKENS of the validation documents."""
+    known: dict[int, list[Tensor]] = {n: [] for n in layers}
+    predicted: dict[int, list[Tensor]] = {n: [] for n in layers}
+    cosines: dict[int, list[Tensor]] = {n: [] for n in layers}
 
     def gather(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
         position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
         rows, truth = x[batch.keep].float(), z[batch.keep].float()
-        known[layer].append(logs(layer, x, z)[batch.keep].unflatten(-1, (len(NEEDS), -1)).cpu())
+        known[layer].append(targets.of(layer, x, z)[batch.keep].unflatten(-1, (len(NEEDS), -1)).cpu())
         predicted[layer].append(predictors[layer](rows, position).unflatten(-1, (len(NEEDS), -1)).cpu())
         cosines[layer].append(layers[layer].cosine(rows, truth).cpu())
 
     tokens = 0
-    with reader(
-        decoder, task, gather
-    ) as read:  # every process reads the same windows, so all have the same thresholds
+    # every process reads the same windows, so all have the same thresholds
+    with targets.read(decoder, task, gather) as read:
         for batch in task.batches("validation", decoder.device):
             read(batch)
             tokens += int(batch.keep.sum())
             if tokens >= CALIBRATION_TOKENS:
                 break
     truth, guess = (
-        torch.stack([torch.cat(part) for part in found.values()], 2).movedim(1, 0).double().numpy()
-        for found in (known, predicted)
+        torch.stack([torch.cat(part) for part in by_layer.values()], 2).movedim(1, 0).double().numpy()
+        for by_layer in (known, predicted)
     )
     spread = np.square(truth - truth.mean(1, keepdims=True)).sum((1, 2, 3))
     fit = 1 - np.square(truth - guess).sum((1, 2, 3)) / spread
@@ -225,5 +235,5 @@ def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state
         known=truth,
         predicted=guess,
         fit={name: float(value) for name, value in zip(NEEDS, fit, strict=True)},
-        cosine={n: float(torch.cat(found).mean()) for n, found in cosines.items()},
+        cosine={n: float(torch.cat(values).mean()) for n, values in cosines.items()},
     )

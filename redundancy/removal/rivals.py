@@ -2,9 +2,10 @@
 small network).
 
 rank_r   the probe restricted to rank r in the layer output (`RidgePath.solve_rank`)
-mlp      probe + W_2 gelu(W_1 s + b_1) + b_2 with s the standardised hidden state, hidden width 2 d_model, W_2 = 0 at the
-         start; Adam on |(z - prediction) W_O|^2 over the training documents, the weights kept that had the
-         smallest error on the validation documents, stopped after PATIENCE epochs without a smaller one
+mlp      probe + W_2 gelu(W_1 s + b_1) + b_2 with s the standardised hidden state, hidden width 2 d_model,
+         W_2 = 0 at the start; Adam on |(z - prediction) W_O|^2 over the training documents, the weights kept
+         that had the smallest error on the validation documents, stopped after PATIENCE epochs without a
+         smaller one
 """
 
 import copy

@@ -15,7 +15,7 @@ from labbook import processes
 from labbook.console import UserError
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
-from redundancy.passes import Saved, Task, each_batch
+from redundancy.passes import Pass, Task, each_batch
 
 # entropy in nats; entropy_of_uniform is log(t + 1) at position t, what an even spread over the past has
 PATTERNS = ("entropy", "entropy_of_uniform", "on_position_0", "on_self", "on_previous")
@@ -61,21 +61,21 @@ def attention_statistics(decoder: Decoder, task: Task, label: str) -> Tensor:
         context = batch.ids.shape[1]
         size = max(1, WEIGHTS // (len(decoder.layers) * decoder.n_heads * context**2))
         for rows in torch.arange(len(batch.ids), device=batch.ids.device).split(size):
-            found = decoder.backbone(
+            attentions = decoder.backbone(
                 input_ids=batch.ids[rows], use_cache=False, output_attentions=True
             ).attentions
-            if not found or found[0] is None:
+            if not attentions or attentions[0] is None:
                 raise UserError(
                     f"{decoder.name!r} does not hand out its attention weights, so their patterns cannot be "
                     "measured."
                 )
             keep, owner = batch.keep[rows].cpu(), batch.document[rows].cpu()
             for place, layer in enumerate(task.layers):
-                fields = pattern_fields(found[layer]).double().cpu()
+                fields = pattern_fields(attentions[layer]).double().cpu()
                 fields = torch.cat([torch.ones_like(fields[..., :1]), fields], -1) * keep.unsqueeze(-1)
                 sums[:, place].index_add_(0, owner, fields.sum(1))
 
     with _explicit_attention(decoder):
-        each_batch(task, "evaluation", 0, decoder.device, label, body, lambda count: None, Saved(None))
+        each_batch(task, Pass("evaluation", label), decoder.device, body)
     processes.add_up([sums])
     return sums

@@ -1,9 +1,8 @@
-"""Where checkpoints over training come from: the embedded model, a folder, hub revisions, or a list of
-models.
+"""Where checkpoints over training come from: the embedded model, a folder, hub revisions, or a list.
 
-folder/                      FOLDER/step-000016/{config.json, model.safetensors}, any name that ends in a number;
-  checkpoints/step-000016/   the layout of `redundancy.pretrain` with its final model beside them is read too
-  model/
+folder/                      FOLDER/step-000016/{config.json, model.safetensors}, any name that ends in a
+  checkpoints/step-000016/   number; the layout of `redundancy.pretrain` with its final model beside them
+  model/                     is read too
 hub                          MODEL --revisions step0,step512,...  or  --revisions all
 list                         MODEL --checkpoints a.gguf b.safetensors random:MODEL ...
 """
@@ -33,7 +32,7 @@ class Checkpoint:
 
 
 def find_checkpoints(
-    model: str, revisions: tuple[str, ...], checkpoints: tuple[str, ...], trust_remote_code: bool = False
+    model: str, revisions: tuple[str, ...], checkpoints: tuple[str, ...], *, trust_remote_code: bool = False
 ) -> list[Checkpoint]:
     """All checkpoints asked for, ordered by step.
 
@@ -46,29 +45,29 @@ def find_checkpoints(
     if revisions and checkpoints:
         raise UserError("--revisions and --checkpoints were both given; a run reads one of them.")
     if checkpoints:
-        found = [
+        listed = [
             Checkpoint(Path(name).stem, _step(Path(name).stem, place, marked=True), _listed(model, name))
             for place, name in enumerate(checkpoints)
         ]
     elif revisions:
-        found = _of_revisions(model, revisions, trust_remote_code)
+        listed = _of_revisions(model, revisions, trust_remote_code=trust_remote_code)
     else:
-        found = _of_folder(DATA if model == "embedded" else Path(model), model)
-    if len(found) < 2:
+        listed = _of_folder(DATA if model == "embedded" else Path(model), model)
+    if len(listed) < 2:
         raise UserError(
-            f"{len(found)} checkpoint was found; a course over training needs at least 2. Change --revisions "
-            "or --checkpoints."
+            f"{len(listed)} checkpoint was found; a course over training needs at least 2. Change "
+            "--revisions or --checkpoints."
         )
-    steps = [c.step for c in found]
+    steps = [c.step for c in listed]
     if len(set(steps)) < len(steps):
         raise UserError(
-            f"two checkpoints have the same step ({', '.join(f'{c.name}: {c.step}' for c in found)}). Rename "
-            "them, or list fewer."
+            f"two checkpoints have the same step ({', '.join(f'{c.name}: {c.step}' for c in listed)}). "
+            "Rename them, or list fewer."
         )
-    return sorted(found, key=lambda c: c.step)
+    return sorted(listed, key=lambda c: c.step)
 
 
-def _step(name: str, otherwise: int, marked: bool = False) -> int:
+def _step(name: str, otherwise: int, *, marked: bool = False) -> int:
     """The training step in a name, with `marked` only behind a word that says so; `otherwise` where there is
     none.
     """
@@ -99,12 +98,12 @@ def _of_folder(folder: Path, model: str) -> list[Checkpoint]:
             "read."
         )
     inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    found = []
+    listed = []
     for path in sorted(inside.iterdir()):
         step = _step(path.name, -1)
         if step >= 0 and (path / "config.json").is_file():
-            found.append(Checkpoint(path.name, step, locate(str(path))))
-    if not found:
+            listed.append(Checkpoint(path.name, step, locate(str(path))))
+    if not listed:
         raise UserError(
             f"{folder} holds no checkpoints: no subfolder with a number in its name and a config.json in it. "
             "Name the folder above them."
@@ -118,12 +117,12 @@ def _of_folder(folder: Path, model: str) -> list[Checkpoint]:
                 "known. Repair it, or list the models with --checkpoints."
             )
         last = int(steps.max())
-        if all(c.step < last for c in found):
-            found.append(Checkpoint("final", last, locate(str(folder / "model"))))
-    return found
+        if all(c.step < last for c in listed):
+            listed.append(Checkpoint("final", last, locate(str(folder / "model"))))
+    return listed
 
 
-def _of_revisions(model: str, revisions: tuple[str, ...], trust_remote_code: bool) -> list[Checkpoint]:
+def _of_revisions(model: str, revisions: tuple[str, ...], *, trust_remote_code: bool) -> list[Checkpoint]:
     names = [name for given in revisions for name in given.split(",") if name]
     known = hub_revisions(model)
     if names == ["all"]:
@@ -137,7 +136,7 @@ def _of_revisions(model: str, revisions: tuple[str, ...], trust_remote_code: boo
             "Change --revisions."
         )
     return [
-        Checkpoint(name, _step(name, place), locate(model, name, trust_remote_code))
+        Checkpoint(name, _step(name, place), locate(model, name, trust_remote_code=trust_remote_code))
         for place, name in enumerate(names)
     ]
 

@@ -29,7 +29,7 @@ def training_course(course: Course) -> Figure:
     """
     figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9))
     overall = course.overall[course.overall["against"].fillna("") == ""]
-    feature = course.summary["feature"]
+    feature = course.headline.feature
     for axes, metric, label in zip(
         panels,
         ("R", "R2"),
@@ -51,12 +51,24 @@ def training_course(course: Course) -> Figure:
         axes.axhline(0, color="0.6", lw=0.6)
         axes.set(ylabel=label, ylim=(min(-0.1, max(-0.5, rows["estimate"].min() - 0.05)), 1.02))
     handles, labels = panels[0].get_legend_handles_labels()
-    loss = course.losses.sort_values("step")
     probe = overall[(overall["metric"] == "R") & (overall["feature"] == feature)].sort_values("step")
-    panels[2].plot(
+    _loss_panel(panels[2], course.losses.sort_values("step"), probe)
+    figure.legend(handles, labels, frameon=False, fontsize=7, ncol=7, loc="outside lower center")
+    n = int(course.losses["n"].iloc[0])
+    figure.suptitle(
+        f"{course.headline.model}: redundancy over training, means over layers; 95 % intervals over {n} "
+        f"held-out {course.headline.unit}s",
+        fontsize=9,
+    )
+    return figure
+
+
+def _loss_panel(axes: Axes, loss: pd.DataFrame, probe: pd.DataFrame) -> None:
+    """R of the probe against the loss, by step, beside the paper's."""
+    axes.plot(
         loss["estimate"], probe["estimate"], color=style.PALETTE[0], marker="o", ms=4, label="this model"
     )
-    panels[2].errorbar(
+    axes.errorbar(
         loss["estimate"],
         probe["estimate"],
         fmt="none",
@@ -69,7 +81,7 @@ def training_course(course: Course) -> Figure:
         ],
     )
     paper = pd.DataFrame(PAPER_COURSE, columns=["step", "R", "loss"])
-    panels[2].plot(
+    axes.plot(
         paper["loss"],
         paper["R"],
         color="0.3",
@@ -78,27 +90,19 @@ def training_course(course: Course) -> Figure:
         ls="-.",
         label="paper, GPT-2 124M (no interval)",
     )
-    panels[2].invert_xaxis()
-    panels[2].set(
+    axes.invert_xaxis()
+    axes.set(
         xlabel="loss (nats per token; other tokenizer in the paper)",
         ylabel="R of Definition 1",
         ylim=(0, 1.02),
     )
-    panels[2].legend(frameon=False, fontsize=7)
-    figure.legend(handles, labels, frameon=False, fontsize=7, ncol=7, loc="outside lower center")
-    n = int(course.losses["n"].iloc[0])
-    figure.suptitle(
-        f"{course.summary['model']}: redundancy over training, means over layers; 95 % intervals over {n} "
-        f"held-out {course.summary['unit']}s",
-        fontsize=9,
-    )
-    return figure
+    axes.legend(frameon=False, fontsize=7)
 
 
 def training_layers(course: Course) -> Figure:
     """Centred R2 and R of the probe at every layer over training."""
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8))
-    feature = course.summary["feature"]
+    feature = course.headline.feature
     chosen = course.layers[course.layers["feature"] == feature]
     depth = sorted(chosen["layer"].unique())
     colours = dict(zip(depth, sns.color_palette("viridis", len(depth)), strict=True))
@@ -112,8 +116,8 @@ def training_layers(course: Course) -> Figure:
         panels[1].legend(frameon=False, fontsize=7)
     n = int(course.losses["n"].iloc[0])
     figure.suptitle(
-        f"{course.summary['model']}: the probe by layer (dark to light), 95 % bands over {n} held-out "
-        f"{course.summary['unit']}s",
+        f"{course.headline.model}: the probe by layer (dark to light), 95 % bands over {n} held-out "
+        f"{course.headline.unit}s",
         fontsize=9,
     )
     return figure
@@ -156,8 +160,8 @@ def training_drivers(course: Course) -> Figure:
     panels[1].legend(frameon=False, fontsize=7)
     n = int(course.losses["n"].iloc[0])
     figure.suptitle(
-        f"{course.summary['model']}: what makes attention predictable, means over layers; 95 % intervals "
-        f"over {n} held-out {course.summary['unit']}s",
+        f"{course.headline.model}: what makes attention predictable, means over layers; 95 % intervals "
+        f"over {n} held-out {course.headline.unit}s",
         fontsize=9,
     )
     return figure

@@ -1,15 +1,15 @@
 """From sums to tables for redundancy over training: scores by checkpoint, paired differences, trends, and
 what drives them.
 
-drivers     shares of the uncentred energy of attn_out, adding up to 1, each step what the next predictor adds:
-            training mean | token id | hidden state (the probe) | hidden state of the token before | rest
-trend       slope per tenfold of steps (step 0 left out) with its interval, and Page's test over documents (Page 1963,
-            J. American Statistical Association 58, 216-230): is the order of the checkpoints the order of the
-            scores?
+drivers   shares of the uncentred energy of attn_out, adding up to 1, each step what the next predictor adds:
+          training mean | token id | hidden state (the probe) | hidden state of the token before | rest
+trend     slope per tenfold of steps (step 0 left out) with its interval, and Page's test over documents (Page
+          1963, J. American Statistical Association 58, 216-230): is the order of the checkpoints the order of
+          the scores?
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,25 @@ from scipy.stats import page_trend_test
 from torch import Tensor
 
 from labbook.console import console
+from labbook.escape import markup
 from labbook.estimate import Array, Estimate, Studentised
 from labbook.run import Run, read_finished
-from redundancy.aggregate import CONTROL_NAMES, Metrics, Sampled, all_metrics, mean_over_layers
-from redundancy.evaluation import FIELDS
+from redundancy.aggregate import (
+    CONTROL_NAMES,
+    Metrics,
+    Sampled,
+    TableRow,
+    all_metrics,
+    mean_over_layers,
+    table_row,
+)
+from redundancy.evaluation import TALLIES
+from redundancy.facts import Facts
 from redundancy.passes import Task
 from redundancy.regression.controls import RANDOM
 from redundancy.regression.scores import LayerScores
 from redundancy.training.attention import PATTERNS
+from redundancy.training.summary import CourseSummary, Lowest, PaperCourse, Place, Trend, Weights
 
 # Table 7 of arXiv:2602.12204, GPT-2 124M from scratch: step, R, validation loss
 PAPER_COURSE = ((10_000, 0.52, 4.21), (50_000, 0.67, 3.54), (100_000, 0.71, 3.31), (300_000, 0.72, 3.18))
@@ -53,7 +64,7 @@ TRENDS = ("R", "R2", "R2_uncentred", "cosine")
 
 @dataclass(frozen=True)
 class Measured:
-    """What one checkpoint left: sums per document of scores, losses (document, FIELDS) and attention
+    """What one checkpoint left: sums per document of scores, losses (document, TALLIES) and attention
     patterns.
     """
 
@@ -63,6 +74,11 @@ class Measured:
     scores: dict[int, LayerScores]
     losses: Tensor
     patterns: Tensor
+
+    @property
+    def place(self) -> TableRow:
+        """The columns that say in a table where in training this is."""
+        return {"checkpoint": self.name, "step": self.step}
 
 
 @dataclass(frozen=True)
@@ -80,11 +96,12 @@ class Course:
         on the tokenizer.
     trend : feature, metric, slope per tenfold of steps with interval, and Page's one-sided p for rising and
         for falling.
-    summary : headline and verdict.
+    headline : the course in numbers and the verdict; `summary` is the same as a dict, as `summary.json` holds
+        it.
     folder : where all of it is stored.
     """
 
-    summary: dict[str, Any]
+    headline: CourseSummary
     layers: pd.DataFrame
     overall: pd.DataFrame
     drivers: pd.DataFrame
@@ -92,6 +109,11 @@ class Course:
     losses: pd.DataFrame
     trend: pd.DataFrame
     folder: Path = Path()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The headline as `summary.json` holds it."""
+        return self.headline.json()
 
     def write(self, run: Run) -> None:
         """Write all tables into the run folder, `summary.json` last."""
@@ -101,7 +123,17 @@ class Course:
     def read(folder: Path) -> "Course":
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, FRAMES, "training")
-        return Course(summary=summary, folder=folder, **frames)
+        return Course(headline=CourseSummary.read(summary), folder=folder, **frames)
+
+
+@dataclass(frozen=True)
+class _MeanScores:
+    """Scores of one predictor at one checkpoint, means over layers: under the weights of the bootstrap, and
+    of every document alone.
+    """
+
+    resampled: Metrics
+    by_document: Metrics
 
 
 def tabulate_course(
@@ -109,65 +141,62 @@ def tabulate_course(
     measured: Sequence[Measured],
     twins: Sequence[dict[int, LayerScores]],
     bootstrap: Studentised,
-    facts: dict[str, Any],
+    facts: Facts,
 ) -> Course:
     """All tables, from the sums of every checkpoint and of the random twins."""
-    weights, units = bootstrap.weights, np.eye(bootstrap.units)
     names = [task.feature, *(n for n in CONTROL_NAMES if n != RANDOM), "both_tokens", RANDOM]
-
-    def row(values: Array | Sampled, one: Measured | None = None, **keys: Any) -> dict[str, Any]:
-        place = {} if one is None else {"checkpoint": one.name, "step": one.step}
-        sampled = values if isinstance(values, Sampled) else Sampled(values)
-        return {**place, **keys, **vars(sampled.estimate(bootstrap))}
-
-    layers = list[dict[str, Any]]()
-    course: dict[str, list[Metrics]] = {}
-    documents: dict[str, list[Metrics]] = {}
+    scores: dict[str, list[_MeanScores]] = {}
+    layers = list[TableRow]()
     for name in names:
-        for one in measured:
-            by_layer, by_document = list[Metrics](), list[Metrics]()
-            key, models = (task.feature, twins) if name == RANDOM else (name, [one.scores])
-            for layer in one.scores:
-                scores = [model[layer] for model in models]
-                by_layer.append(all_metrics(scores, key, weights)[0])
-                by_document.append(all_metrics(scores, key, units)[0])
-                layers += [row(v, one, layer=layer, feature=name, metric=m) for m, v in by_layer[-1].items()]
-            course.setdefault(name, []).append(mean_over_layers(by_layer))
-            documents.setdefault(name, []).append(mean_over_layers(by_document))
-    overall, trend = list[dict[str, Any]](), list[dict[str, Any]]()
-    steps = np.array([one.step for one in measured])
-    for name in names:
-        for metric in course[name][0]:
-            values = [c[metric] for c in course[name]]
-            for place, one in enumerate(measured):
-                overall.append(row(values[place], one, feature=name, metric=metric, against=""))
-                for against, other in (("first", 0), ("last", -1)):
-                    difference = values[place] - values[other]
-                    overall.append(row(difference, one, feature=name, metric=metric, against=against))
-            if name != RANDOM and metric in TRENDS and (steps > 0).sum() > 2:
-                per_document = np.stack([d[metric].values for d in documents[name]], axis=1)
-                by_step = np.stack([v.values for v in values])
-                trend.append(_trend(row, steps, by_step, per_document, name, metric))
-    drivers = _drivers(row, measured, weights)
-    attention = _attention(row, measured, task, weights)
-    losses, loss_values = [], []
-    for one in measured:
-        total = np.tensordot(weights, one.losses.numpy(), axes=1)
-        loss_values.append(total[:, FIELDS.index("loss")] / total[:, FIELDS.index("tokens")])
-        losses.append(_with_bits(row(loss_values[-1], one), facts["bytes_per_token"]))
-    summary = _summarise(measured, course, losses, trend, drivers, task, bootstrap, facts)
+        for checkpoint in measured:
+            key, models = (task.feature, twins) if name == RANDOM else (name, [checkpoint.scores])
+            by_layer = {
+                layer: all_metrics([model[layer] for model in models], key, bootstrap.weights)[0]
+                for layer in checkpoint.scores
+            }
+            layers += [
+                table_row(v, bootstrap, **checkpoint.place, layer=layer, feature=name, metric=metric)
+                for layer, metrics in by_layer.items()
+                for metric, v in metrics.items()
+            ]
+            by_document = [
+                all_metrics([model[layer] for model in models], key, np.eye(bootstrap.units))[0]
+                for layer in checkpoint.scores
+            ]
+            means = _MeanScores(mean_over_layers([*by_layer.values()]), mean_over_layers(by_document))
+            scores.setdefault(name, []).append(means)
+    trends = _trends(scores, measured, bootstrap)
+    losses = list[TableRow]()
+    for checkpoint in measured:
+        total = np.tensordot(bootstrap.weights, checkpoint.losses.numpy(), axes=1)
+        loss = total[:, TALLIES.index("loss")] / total[:, TALLIES.index("tokens")]
+        losses.append(_with_bits(table_row(loss, bootstrap, **checkpoint.place), facts.bytes_per_token))
     return Course(
-        summary=summary,
+        headline=_summarise(task.feature, measured, scores, losses, trends, bootstrap, facts),
         layers=pd.DataFrame(layers),
-        overall=pd.DataFrame(overall),
-        drivers=pd.DataFrame(drivers),
-        attention=pd.DataFrame(attention),
+        overall=pd.DataFrame(_overall(scores, measured, bootstrap)),
+        drivers=pd.DataFrame(_drivers(measured, bootstrap)),
+        attention=pd.DataFrame(_attention(measured, task, bootstrap)),
         losses=pd.DataFrame(losses),
-        trend=pd.DataFrame(trend, columns=list(TREND_COLUMNS)),
+        trend=pd.DataFrame([trend.json() for trend in trends], columns=list(TREND_COLUMNS)),
     )
 
 
-def _with_bits(row: dict[str, Any], bytes_per_token: float) -> dict[str, Any]:
+def _overall(
+    scores: dict[str, list[_MeanScores]], measured: Sequence[Measured], bootstrap: Studentised
+) -> Iterator[TableRow]:
+    """Means over layers at every checkpoint, and their differences to the first and the last one."""
+    for name, course in scores.items():
+        for metric in course[0].resampled:
+            values = [means.resampled[metric] for means in course]
+            for checkpoint, value in zip(measured, values, strict=True):
+                keys = {**checkpoint.place, "feature": name, "metric": metric}
+                yield table_row(value, bootstrap, **keys, against="")
+                for against, other in (("first", values[0]), ("last", values[-1])):
+                    yield table_row(value - other, bootstrap, **keys, against=against)
+
+
+def _with_bits(row: TableRow, bytes_per_token: float) -> TableRow:
     """A loss in nats per token with the same loss in bits per byte beside it."""
     return row | {
         name: row[column] / np.log(2) / bytes_per_token
@@ -175,121 +204,119 @@ def _with_bits(row: dict[str, Any], bytes_per_token: float) -> dict[str, Any]:
     }
 
 
-def _trend(
-    row: Any, steps: Array, values: Array, per_document: Array, name: str, metric: str
-) -> dict[str, Any]:
-    """Slope per tenfold of steps over the checkpoints after step 0, and Page's test on the same checkpoints."""
+def _trends(
+    scores: dict[str, list[_MeanScores]], measured: Sequence[Measured], bootstrap: Studentised
+) -> list[Trend]:
+    """The trend of TRENDS for every predictor that has one, where enough checkpoints come after step 0."""
+    steps = np.array([checkpoint.step for checkpoint in measured])
+    if (steps > 0).sum() <= 2:
+        return []
+    trends = list[Trend]()
+    for name, course in scores.items():
+        for metric in course[0].resampled:
+            if name == RANDOM or metric not in TRENDS:
+                continue
+            by_step = np.stack([means.resampled[metric].values for means in course])
+            per_document = np.stack([means.by_document[metric].values for means in course], axis=1)
+            slope = Sampled(slope_per_tenfold(steps, by_step)).estimate(bootstrap)
+            rising, falling = page_test(steps, per_document)
+            trends.append(Trend(name, metric, slope, int((steps > 0).sum()), rising, falling))
+    return trends
+
+
+def slope_per_tenfold(steps: Array, values: Array) -> Array:
+    """Least-squares slope of values (step, ...) per tenfold of steps, step 0 left out: (...)."""
     later = steps > 0
     x = np.log10(steps[later])
     x = x - x.mean()
-    slope = (x @ values[later]) / (x @ x)
-    rising = page_trend_test(per_document[:, later]).pvalue
-    falling = page_trend_test(per_document[:, later][:, ::-1]).pvalue
-    found: dict[str, Any] = row(slope, feature=name, metric=metric)
-    return found | {"checkpoints": int(later.sum()), "p_rising": float(rising), "p_falling": float(falling)}
+    slope: Array = (x @ values[later]) / (x @ x)
+    return slope
 
 
-def _drivers(row: Any, measured: Sequence[Measured], weights: Array) -> list[dict[str, Any]]:
+def page_test(steps: Array, per_document: Array) -> tuple[float, float]:
+    """One-sided p of Page's test that values (document, step) rise, and that they fall, step 0 left out."""
+    later = per_document[:, steps > 0]
+    return float(page_trend_test(later).pvalue), float(page_trend_test(later[:, ::-1]).pvalue)
+
+
+def _drivers(measured: Sequence[Measured], bootstrap: Studentised) -> Iterator[TableRow]:
     """What each predictor of CHAIN adds to the explained share of the energy, by layer and as the mean over
     layers.
     """
-    rows = []
-    for one in measured:
-        every = []
-        for layer, scores in one.scores.items():
-            reached = [scores.metrics(name, weights)[0]["R2_uncentred"] for name in CHAIN]
-            shares = [reached[0], *(b - a for a, b in itertools.pairwise(reached)), 1 - reached[-1]]
-            every.append(shares)
-            rows += [row(s, one, layer=layer, driver=d) for d, s in zip(DRIVERS, shares, strict=True)]
-        means = np.mean(every, axis=0)
-        rows += [row(s, one, layer="mean", driver=d) for d, s in zip(DRIVERS, means, strict=True)]
-    return rows
+    for checkpoint in measured:
+        by_layer: dict[int | str, Sequence[Array]] = {}
+        for layer, scores in checkpoint.scores.items():
+            reached = [scores.metrics(name, bootstrap.weights)[0]["R2_uncentred"] for name in CHAIN]
+            by_layer[layer] = [reached[0], *(b - a for a, b in itertools.pairwise(reached)), 1 - reached[-1]]
+        by_layer["mean"] = np.mean(list(by_layer.values()), axis=0)
+        for place, shares in by_layer.items():
+            for driver, share in zip(DRIVERS, shares, strict=True):
+                yield table_row(share, bootstrap, **checkpoint.place, layer=place, driver=driver)
 
 
-def _attention(row: Any, measured: Sequence[Measured], task: Task, weights: Array) -> list[dict[str, Any]]:
+def _attention(measured: Sequence[Measured], task: Task, bootstrap: Studentised) -> Iterator[TableRow]:
     """Patterns of attention by layer and as the mean over layers; entropy also as a share of that of an even
     spread.
     """
-    rows = []
-    for one in measured:
-        total = np.tensordot(weights, one.patterns.numpy(), axes=1)
+    for checkpoint in measured:
+        total = np.tensordot(bootstrap.weights, checkpoint.patterns.numpy(), axes=1)
         values = {name: total[..., 1 + i] / total[..., 0] for i, name in enumerate(PATTERNS)}
         values["entropy_share"] = values["entropy"] / values["entropy_of_uniform"]
         for name, by_layer in values.items():
-            rows += [
-                row(by_layer[:, i], one, layer=layer, metric=name) for i, layer in enumerate(task.layers)
-            ]
-            rows.append(row(by_layer.mean(1), one, layer="mean", metric=name))
-    return rows
+            for i, layer in enumerate(task.layers):
+                yield table_row(by_layer[:, i], bootstrap, **checkpoint.place, layer=layer, metric=name)
+            yield table_row(by_layer.mean(1), bootstrap, **checkpoint.place, layer="mean", metric=name)
 
 
 def _summarise(
+    feature: str,
     measured: Sequence[Measured],
-    course: dict[str, list[Metrics]],
-    losses: list[dict[str, Any]],
-    trend: list[dict[str, Any]],
-    drivers: list[dict[str, Any]],
-    task: Task,
+    scores: dict[str, list[_MeanScores]],
+    losses: Sequence[TableRow],
+    trends: Sequence[Trend],
     bootstrap: Studentised,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
+    facts: Facts,
+) -> CourseSummary:
     """The machine-readable headline."""
-
-    def number(values: Sampled) -> dict[str, Any]:
-        return vars(values.estimate(bootstrap))
-
-    feature = task.feature
-    changes = {m: number(course[feature][-1][m] - course[feature][0][m]) for m in ("R", "R2")}
-    summary: dict[str, Any] = {
-        "model": facts["model"],
-        "feature": feature,
-        "tokens": facts["tokens"],
-        "documents": {split: len(names) for split, names in facts["documents"].items()},
-        "unit": facts["unit"],
-        "checkpoints": [
-            {"name": one.name, "step": one.step, "weight_hash": one.weight_hash} for one in measured
-        ],
-        "course": [
-            {
-                "step": one.step,
-                "loss": {k: losses[i][k] for k in ("estimate", "lower", "upper", "n")},
-                "bits_per_byte": losses[i][BITS[0]],
-                **{name: {m: number(course[name][i][m]) for m in ("R", "R2")} for name in course},
-            }
-            for i, one in enumerate(measured)
-        ],
-        "change": changes,
-        "trend": [t for t in trend if t["feature"] == feature],
-        "paper": {
-            "source": "arXiv:2602.12204, table 7 (GPT-2 124M)",
-            "rows": [dict(zip(("step", "R", "loss"), r, strict=True)) for r in PAPER_COURSE],
-        },
-    }
-    r = [c["R"] for c in course[feature]]
-    lowest = int(np.argmin([sampled.values[0] for sampled in r]))
-    rise = Estimate(**changes["R"])
-    square = Estimate(**changes["R2"])
-    after = (r[-1] - r[lowest]).estimate(bootstrap)
-    summary["lowest_R"] = {"step": measured[lowest].step, **number(r[lowest])}
-    summary["verdict"] = (
-        f"From step {measured[0].step:,} to {measured[-1].step:,} R changes by {rise.estimate:+.2f} "
-        f"[{rise.lower:+.2f}, {rise.upper:+.2f}] and centred R2 by {square.estimate:+.2f} "
-        f"[{square.lower:+.2f}, {square.upper:+.2f}]; R is lowest at step {measured[lowest].step:,} and "
-        f"{after.estimate:+.2f} [{after.lower:+.2f}, {after.upper:+.2f}] higher at the end (95 % intervals "
-        f"over {bootstrap.units} held-out {facts['unit']}s, paired)."
+    own = [means.resampled for means in scores[feature]]
+    change = {m: (own[-1][m] - own[0][m]).estimate(bootstrap) for m in ("R", "R2")}
+    lowest = int(np.argmin([metrics["R"].values[0] for metrics in own]))
+    after = (own[-1]["R"] - own[lowest]["R"]).estimate(bootstrap)
+    return CourseSummary(
+        model=facts.model,
+        feature=feature,
+        tokens=facts.tokens,
+        documents=facts.document_counts,
+        unit=facts.unit,
+        checkpoints=tuple(Weights(c.name, c.step, c.weight_hash) for c in measured),
+        course=tuple(
+            Place(
+                step=checkpoint.step,
+                loss=Estimate.read(losses[i]),
+                bits_per_byte=losses[i][BITS[0]],
+                scores={
+                    name: {m: course[i].resampled[m].estimate(bootstrap) for m in ("R", "R2")}
+                    for name, course in scores.items()
+                },
+            )
+            for i, checkpoint in enumerate(measured)
+        ),
+        change=change,
+        trend=tuple(trend for trend in trends if trend.feature == feature),
+        paper=PaperCourse("arXiv:2602.12204, table 7 (GPT-2 124M)", PAPER_COURSE),
+        lowest_R=Lowest(measured[lowest].step, own[lowest]["R"].estimate(bootstrap)),
+        verdict=f"From step {measured[0].step:,} to {measured[-1].step:,} R changes by "
+        f"{change['R'].text(2, sign=True)} and centred R2 by {change['R2'].text(2, sign=True)}; R is lowest "
+        f"at step {measured[lowest].step:,} and {after.text(2, sign=True)} higher at the end (95 % intervals "
+        f"over {bootstrap.units} held-out {facts.unit}s, paired).",
     )
-    return summary
 
 
 def print_course(course: Course) -> None:
     """The course over training on the terminal, the paper's beside it, and the verdict."""
-    summary = course.summary
-
-    def cell(number: dict[str, Any], digits: int = 3) -> str:
-        return f"{number['estimate']:.{digits}f} [{number['lower']:.{digits}f}, {number['upper']:.{digits}f}]"
-
+    summary = course.headline
     columns = [
-        summary["feature"],
+        summary.feature,
         "training_mean",
         "position_mean",
         "token_mean",
@@ -303,12 +330,12 @@ def print_course(course: Course) -> None:
         )
         for column in ("step", "loss", *columns):
             table.add_column(CONTROL_NAMES.get(column, column), justify="right")
-        for place in summary["course"]:
+        for place in summary.course:
             cells = [
-                cell(place[columns[0]][metric]),
-                *(f"{place[c][metric]['estimate']:.3f}" for c in columns[1:]),
+                place.scores[columns[0]][metric].text(),
+                *(f"{place.scores[c][metric].estimate:.3f}" for c in columns[1:]),
             ]
-            table.add_row(f"{place['step']:,}", cell(place["loss"]), *cells)
+            table.add_row(f"{place.step:,}", place.loss.text(), *cells)
         console.print(table)
     table = Table(
         box=box.SIMPLE, title="what explains the energy of attn_out, mean over layers", title_justify="left"
@@ -325,13 +352,12 @@ def print_course(course: Course) -> None:
     for step, values in shown.iterrows():
         table.add_row(f"{step:,}", *(f"{v:.3f}" for v in values))
     console.print(table)
-    for t in summary["trend"]:
+    for trend in summary.trend:
         console.print(
-            f"[dim]trend of {t['metric']}[/dim] {t['estimate']:+.3f} \\[{t['lower']:+.3f}, "
-            f"{t['upper']:+.3f}] per tenfold of steps after step 0; Page's test: rising p = "
-            f"{t['p_rising']:.2g}, falling p = {t['p_falling']:.2g} (n = {t['n']} documents, "
-            f"{t['checkpoints']} checkpoints)"
+            f"[dim]trend of {trend.metric}[/dim] {markup(trend.slope.text(sign=True))} per tenfold of steps "
+            f"after step 0; Page's test: rising p = {trend.p_rising:.2g}, falling p = {trend.p_falling:.2g} "
+            f"(n = {trend.slope.n} documents, {trend.checkpoints} checkpoints)"
         )
-    paper = ", ".join(f"{r['step']:,}: R {r['R']} (loss {r['loss']})" for r in summary["paper"]["rows"])
-    console.print(f"[dim]the preprint, {summary['paper']['source']}:[/dim] {paper}")
-    console.print(summary["verdict"])
+    paper = ", ".join(f"{step:,}: R {r} (loss {loss})" for step, r, loss in summary.paper.rows)
+    console.print(f"[dim]the preprint, {summary.paper.source}:[/dim] {paper}")
+    console.print(summary.verdict)

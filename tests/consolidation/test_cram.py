@@ -14,9 +14,9 @@ from consolidation.cram import (
     CRAMLayer,
     Objective,
     Outputs,
+    Routing,
     Trace,
     objective,
-    routing_noise,
 )
 from consolidation.rivals import BUDGET, VARIANTS, SparselyActivated, build, parameters
 from consolidation.srcd import SRCDConfig, generate, generator
@@ -28,7 +28,7 @@ CONFIG = CRAMConfig(width=32, layers=2, heads=2, buffer=32)
 
 
 def noise_for(batch, layers):
-    return routing_noise(layers, batch, generator(CPU, "noise"))
+    return Routing.draw(layers, batch, generator(CPU, "noise"))
 
 
 def gradients(layer: nn.Module, x: torch.Tensor, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -60,10 +60,13 @@ def test_the_layer_is_its_per_token_reading(change, noisy):
     layer = CRAMLayer(replace(CONFIG, **change)).double().eval()
     x = torch.randn(2, 40, 32, dtype=torch.float64, requires_grad=True)
     gap = 3 * torch.rand(2, 40, dtype=torch.float64)
-    noise = torch.cat([torch.randn(2, 40, 3), torch.rand(2, 40, 1)], -1).double() if noisy else None
+    routing = Routing(torch.randn(2, 40, 3).double(), torch.rand(2, 40).double(), 0.5) if noisy else None
     weight = torch.randn(2, 40, 32, dtype=torch.float64)
-    fast, trace = layer(x, gap, noise, 0.5, frozenset())
-    rows = [naive.forward(layer, x[i], gap[i], None if noise is None else noise[i], 0.5) for i in range(2)]
+    fast, trace = layer(x, gap, routing, frozenset())
+    # the rows of a layer's routing are those of its sequences
+    rows = [
+        naive.forward(layer, x[i], gap[i], None if routing is None else routing.layer(i)) for i in range(2)
+    ]
     slow = torch.stack([out for out, _ in rows])
     assert torch.equal(trace.path, torch.stack([path for _, path in rows]))
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-12)
@@ -79,11 +82,11 @@ def test_nothing_depends_on_the_future(quality, chunk):
     torch.manual_seed(0)
     layer = CRAMLayer(replace(CONFIG, quality=quality, buffer=6, chunk=chunk)).double().eval()
     x, gap = torch.randn(1, 30, 32).double(), torch.rand(1, 30).double()
-    before, _ = layer(x, gap, None, 1.0, frozenset())
+    before, _ = layer(x, gap, None, frozenset())
     for t in (3, 17, 29):
         changed = x.clone()
         changed[:, t:] += 10 * torch.randn(1, 30 - t, 32).double()
-        after, _ = layer(changed, gap, None, 1.0, frozenset())
+        after, _ = layer(changed, gap, None, frozenset())
         torch.testing.assert_close(after[:, :t], before[:, :t], rtol=0, atol=1e-12)
 
 
@@ -141,29 +144,27 @@ def test_skipping_is_masking(buffer):
 def test_routing_is_a_simplex_with_the_gradient_of_the_soft_one():
     layer = CRAMLayer(CONFIG)
     logits = torch.randn(2, 5, 3, requires_grad=True)
-    noise = torch.cat([torch.randn(2, 5, 3), torch.rand(2, 5, 1)], -1)
+    routing = Routing(torch.randn(2, 5, 3), torch.rand(2, 5), 0.7)
     weight = torch.randn(2, 5, 3)
-    probability, route = layer._route(logits, noise, 0.7)
+    probability, route = layer._route(logits, routing)
     torch.testing.assert_close(probability.sum(-1), torch.ones(2, 5))
     assert torch.equal(
         route.detach().sort(-1).values.round(decimals=5), torch.tensor([0.0, 0.0, 1.0]).expand(2, 5, 3)
     )
     (hard,) = torch.autograd.grad((route * weight).sum(), logits)
-    soft = ((logits + noise[..., :3]) / 0.7).softmax(-1)
+    soft = ((logits + routing.gumbel) / 0.7).softmax(-1)
     (expected,) = torch.autograd.grad((soft * weight).sum(), logits)
     torch.testing.assert_close(hard, expected)
     without = CRAMLayer(replace(CONFIG, semantic=False))
-    probability, _ = without._route(logits[..., :2], noise, 0.7)
+    probability, _ = without._route(logits[..., :2], routing)
     assert bool((probability[..., 2] == 0).all())
 
 
 def test_gumbel_noise_samples_the_probabilities():
     logits = torch.tensor([0.0, 1.0, 2.0])
     batch = generate(replace(BENCHMARK, length=256), 0, 0, 64)
-    noise = routing_noise(1, batch, generator(CPU, "x"))[0]
-    share = (
-        torch.bincount((logits + noise[..., :3]).argmax(-1).flatten(), minlength=3) / noise[..., 0].numel()
-    )
+    noise = Routing.draw(1, batch, generator(CPU, "x")).layer(0).gumbel
+    share = torch.bincount((logits + noise).argmax(-1).flatten(), minlength=3) / noise[..., 0].numel()
     torch.testing.assert_close(share, logits.softmax(0), atol=0.01, rtol=0)
 
 
@@ -180,7 +181,7 @@ def test_exploration_estimates_the_gradient_of_attention_everywhere():
     gumbel = torch.randn(64, 20, 3).double()
 
     def gradient(explore: torch.Tensor) -> torch.Tensor:
-        out, _ = layer(x, gap, torch.cat([gumbel, explore[..., None]], -1), 1.0, frozenset())
+        out, _ = layer(x, gap, Routing(gumbel, explore), frozenset())
         (g,) = torch.autograd.grad((out * weight).sum(), layer.router.second.weight)
         return g
 
@@ -242,10 +243,10 @@ def test_eq_6_and_its_running_scale():
     x, gap = torch.randn(4, 30, 32), torch.rand(4, 30)
     with torch.no_grad():
         recalled, _ = layer.episodic(x)
-        _, trace = layer.eval()(x, gap, None, 1.0, frozenset())
+        _, trace = layer.eval()(x, gap, None, frozenset())
     expected = torch.exp(-(layer.semantic(x) - recalled).square().sum(-1) / layer.scale)
     torch.testing.assert_close(trace.quality, expected.detach())
-    layer.train()(x, gap, None, 1.0, frozenset())
+    layer.train()(x, gap, None, frozenset())
     torch.testing.assert_close(layer.scale, 0.99 + 0.01 * recalled.square().sum(-1).mean())
 
 
@@ -289,13 +290,13 @@ def test_seqboat_attends_among_the_activated_only():
     mixer = SparselyActivated(CONFIG).eval()
     x = torch.randn(1, 20, 32)
     with torch.no_grad():
-        mixed, gate, pairs = mixer(x, None, 1.0, frozenset())
-        state, _, _ = mixer.space(x, None, 1.0, frozenset())
+        mixed, gate, pairs = mixer(x, None, frozenset())
+        state, _, _ = mixer.space(x)
     active = gate[0] > 0.5
     n = int(active.sum())
     assert 0 < n < 20
     assert int(pairs) == n * (n + 1) // 2
     torch.testing.assert_close(mixed[0, ~active], state[0, ~active])
     # attention among the activated alone, computed on them alone
-    dense, _, _ = mixer.attention((x + state)[:, active], None, 1.0, frozenset())
+    dense, _, _ = mixer.attention((x + state)[:, active])
     torch.testing.assert_close(mixed[0, active], state[0, active] + dense[0], rtol=1e-5, atol=1e-5)

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from consolidation.decay.from_run import episodic_curve
 from consolidation.srcd import CLOCKS
 from consolidation.train import trajectory
+from consolidation.train.curves import episodic_curve
 from consolidation.train.presets import preset
 from consolidation.train.trainer import STATE, Trainer
 from labbook.run import Run

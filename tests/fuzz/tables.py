@@ -10,7 +10,8 @@ import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consolidation.fit import __main__ as fit
+from consolidation.fit.source import FitConfig
+from consolidation.fit.source import read as read_source
 from tests.fuzz.judge import Case, Right, damage, equal
 
 HEADER = ("subject", "days", "recall")
@@ -33,10 +34,10 @@ def result(numbers: Rows) -> object:
 
 def read(path: Path) -> object:
     """The curve that `consolidation.fit` would fit."""
-    config = fit.FitConfig(
+    config = FitConfig(
         str(path), x="days", y="recall", unit="subject", clock="retention interval", clock_unit="days"
     )
-    curve = fit.read(config).curve
+    curve = read_source(config).curve
     assert str(curve.clock) and curve.unit is not None
     return sorted(zip(curve.x.tolist(), curve.y.tolist(), curve.unit.tolist(), strict=True))
 

@@ -101,7 +101,7 @@ def test_layers_on_disk_give_the_numbers_of_layers_in_memory(tokenizer, tmp_path
     assert spread.weight_hash() == whole.weight_hash()
     weights = np.ones((1, len(t.windows["evaluation"].names)))
     for ours, other in ((whole, spread), (random_twin(whole, 1), random_twin(spread, 1))):
-        one, two = (measure(decoder, t, True, None, "model")[0] for decoder in (ours, other))
+        one, two = (measure(decoder, t, None, "model", controls=True)[0] for decoder in (ours, other))
         for layer in t.layers:
             for metric, value in one[layer].metrics("resid_pre", weights)[0].items():
                 assert value[0] == pytest.approx(

@@ -29,6 +29,7 @@ from labbook.run import (
     write_json,
 )
 from redundancy.pretrain import __main__ as pretrain
+from redundancy.pretrain import trainer
 from redundancy.probe import __main__ as probe
 from tests.conftest import fails
 from tests.planted import SMALL, arguments
@@ -295,7 +296,7 @@ def test_damaged_files_of_a_run_are_named(tmp_path):
 
 
 def test_damage_in_a_pretraining_folder_is_named(tmp_path, capsys, monkeypatch, text_folder):
-    out, original, count = tmp_path / "o", pretrain.learning_rate, [0]
+    out, original, count = tmp_path / "o", trainer.learning_rate, [0]
 
     def stop_in_step_seven(*args):
         count[0] += 1
@@ -304,7 +305,7 @@ def test_damage_in_a_pretraining_folder_is_named(tmp_path, capsys, monkeypatch, 
 
     again = [str(text_folder), "--out", str(out), *SMALL]
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(pretrain, "learning_rate", stop_in_step_seven)
+        patch.setattr(trainer, "learning_rate", stop_in_step_seven)
         pretrain.main(again)
     capsys.readouterr()
     for name, damage, message in (

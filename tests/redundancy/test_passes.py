@@ -1,5 +1,7 @@
 """The two streaming passes against plain loops over stored activations, scikit-learn, and planted models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import collect, measure, solve
 from redundancy.regression.controls import CONTROLS, shrunk_means
-from redundancy.regression.scores import EDGES, FIELDS, token_fields
+from redundancy.regression.scores import EDGES, SUMMANDS, token_fields
 from tests.conftest import TINY, build
 from tests.planted import ALPHA, plant_linear_attention, ridge, stored, task, within_positions
 
@@ -80,7 +82,7 @@ def test_probe_and_controls_equal_plain_computation(tiny, tokenizer):
 def test_float64_statistics_agree_with_scikit_learn_to_1e_8(tokenizer):
     decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
     t = task(tokenizer)
-    fitted = solve(decoder, t, collect(decoder, t, True, None, "model"), "model")
+    fitted = solve(decoder, t, collect(decoder, t, None, "model", controls=True), "model")
     train, held = stored(decoder, t, "train", 1), stored(decoder, t, "evaluation", 1)
     ours = fitted[1].probe(torch.from_numpy(held["x"])).numpy()
     oracle = ridge(train["x"], train["z"])(held["x"])
@@ -93,7 +95,7 @@ def test_the_probe_with_position_is_a_ridge_with_an_indicator_of_every_position(
     """
     decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
     t = task(tokenizer)
-    fitted = solve(decoder, t, collect(decoder, t, True, None, "model"), "model")
+    fitted = solve(decoder, t, collect(decoder, t, None, "model", controls=True), "model")
     train, held = stored(decoder, t, "train", 1), stored(decoder, t, "evaluation", 1)
     x, z = within_positions(train["x"], train["z"], train["position"])
     scale = x.std(0)
@@ -124,7 +126,7 @@ def test_what_position_alone_decides_is_found_by_position_and_by_the_aligned_shu
 
         attn.forward = forward
     t = task(tokenizer, ridge=None)
-    scores, _ = measure(decoder, t, True, None, "model")
+    scores, _ = measure(decoder, t, None, "model", controls=True)
     weights = np.ones((1, len(t.windows["evaluation"].names)))
     r2 = {name: float(scores[0].metrics(name, weights)[0]["R2"][0]) for name in ("resid_pre", *CONTROLS)}
     assert r2["with_position"] > 0.999
@@ -141,7 +143,7 @@ def test_the_batch_size_changes_no_number(tokenizer, start):
     weights, results = np.ones((1, 7)), []
     for size in (1, 5, 64):
         t = task(tokenizer, batch=size, ridge=None, start=start)
-        scores, fitted = measure(decoder, t, True, None, "model")
+        scores, fitted = measure(decoder, t, None, "model", controls=True)
         weights = np.ones((1, len(t.windows["evaluation"].names)))
         results.append(
             ({n: scores[1].metrics(n, weights)[0] for n in fitted[1].predictors}, fitted[1].penalties)
@@ -155,10 +157,10 @@ def test_the_batch_size_changes_no_number(tokenizer, start):
 
 
 def test_shuffled_pairs_stand_for_other_windows(tokenizer):
-    """With targets that are a constant per window, a pair from the same window would show as a perfect fit."""
+    """With targets that are constant per window, a pair from the same window would show as a perfect fit."""
     decoder = Decoder(build(TINY["gpt2"]), "gpt2")
     t = task(tokenizer, tokens=3000, ridge=None)
-    scores, _ = measure(decoder, t, True, None, "model")
+    scores, _ = measure(decoder, t, None, "model", controls=True)
     weights = np.ones((1, len(t.windows["evaluation"].names)))
     shuffled = scores[1].metrics("shuffled", weights)[0]
     mean = scores[1].metrics("training_mean", weights)[0]
@@ -171,7 +173,7 @@ def test_planted_linear_attention_is_fully_redundant_and_shuffled_is_not(tokeniz
     decoder = Decoder(model, "planted")
     plant_linear_attention(decoder)
     t = task(tokenizer, ridge=None)
-    scores, _ = measure(decoder, t, True, None, "model")
+    scores, _ = measure(decoder, t, None, "model", controls=True)
     weights = np.ones((1, len(t.windows["evaluation"].names)))
     for layer in (0, 1):
         probe, heads = scores[layer].metrics("resid_pre", weights)
@@ -184,7 +186,7 @@ def test_planted_linear_attention_is_fully_redundant_and_shuffled_is_not(tokeniz
 def test_a_zero_attention_output_has_no_ratio():
     a = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     fields, ratio = token_fields(a, torch.tensor([[1.0, 0.0], [0.0, 5.0]]))
-    assert fields[:, FIELDS.index("defined")].tolist() == [0.0, 1.0]
+    assert fields[:, SUMMANDS.index("defined")].tolist() == [0.0, 1.0]
     assert ratio.tolist() == [0.0, 0.0]
     assert not torch.isnan(fields).any()
 
@@ -214,7 +216,7 @@ def test_activations_that_are_not_finite_name_layer_and_document(tokenizer):
     with torch.no_grad():
         decoder.model.transformer.wte.weight[victim] = float("inf")
     with pytest.raises(UserError, match=r"layer 0 are not finite in document"):
-        measure(decoder, t, True, None, "model")
+        measure(decoder, t, None, "model", controls=True)
 
 
 def test_float16_overflow_in_activations_is_an_error_and_statistics_do_not_overflow(tokenizer):
@@ -222,19 +224,37 @@ def test_float16_overflow_in_activations_is_an_error_and_statistics_do_not_overf
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(3e4 / model.model.embed_tokens.weight.abs().max())
     decoder, t = Decoder(model.to(torch.bfloat16), "llama"), task(tokenizer)
-    scores, _ = measure(decoder, t, True, None, "model")  # sums of squares of 3e4 leave the range of float16
+    scores, _ = measure(
+        decoder, t, None, "model", controls=True
+    )  # sums of squares of 3e4 leave the range of float16
     weights = np.ones((1, len(t.windows["evaluation"].names)))
     assert np.isfinite(scores[1].metrics("resid_pre", weights)[0]["R2"]).all()
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(1e3)
     with pytest.raises(UserError, match="--dtype"):
-        measure(Decoder(model.to(torch.float16), "llama"), t, True, None, "model")
+        measure(Decoder(model.to(torch.float16), "llama"), t, None, "model", controls=True)
 
 
 def test_the_random_twin_is_measured_on_the_same_tokens(tiny, tokenizer):
     t = task(tokenizer)
-    ours, _ = measure(tiny, t, True, None, "model")
-    twin, _ = measure(random_twin(tiny, 1), t, False, None, "twin")
-    assert torch.equal(ours[1].sums["count"], twin[1].sums["count"])
-    assert [k for k in twin[1].sums if k.startswith("layer/")] == ["layer/resid_pre"]
-    Bootstrap(len(ours[1].sums["count"]), 0)
+    ours, _ = measure(tiny, t, None, "model", controls=True)
+    twin, _ = measure(random_twin(tiny, 1), t, None, "twin", controls=False)
+    assert torch.equal(ours[1].count, twin[1].count)
+    assert twin[1].names == ("resid_pre",)
+    Bootstrap(len(ours[1].count), 0)
+
+
+def test_both_tokens_together_equal_scikit_learn(tokenizer):
+    decoder = Decoder(build(TINY["gpt2"]).double(), "gpt2")
+    t = replace(task(tokenizer), both_tokens=True)
+    scores, fitted = measure(decoder, t, None, "model", controls=True)
+    train, held = stored(decoder, t, "train", 1), stored(decoder, t, "evaluation", 1)
+    together = {k: np.hstack([rows["x"], rows["previous"]]) for k, rows in (("train", train), ("held", held))}
+    expected = ridge(together["train"], train["z"])(together["held"])
+    rows = type("R", (), {"x": torch.from_numpy(held["x"]), "previous": torch.from_numpy(held["previous"])})()
+    assert (
+        np.abs(fitted[1].predictors["both_tokens"](rows).numpy() - expected).max()
+        < 1e-7 * np.abs(expected).max()
+    )
+    weights = np.ones((1, len(t.windows["evaluation"].names)))
+    assert scores[1].metrics("both_tokens", weights)[0]["R2"][0] > 0

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from labbook import console
 from redundancy.pretrain import __main__ as pretrain
+from redundancy.pretrain import trainer
 from redundancy.pretrain.ngram import NGram
 from redundancy.pretrain.tokens import window_order
 from redundancy.pretrain.trainer import checkpoint_steps, learning_rate
@@ -42,7 +43,7 @@ def test_checkpoints_are_log_spaced_and_in_the_hub_layout(trained):
 
 
 def test_a_killed_training_resumes_bit_identically(trained, text_folder, tmp_path, monkeypatch, capsys):
-    out, original, count = tmp_path / "killed", pretrain.learning_rate, [0]
+    out, original, count = tmp_path / "killed", trainer.learning_rate, [0]
 
     def stop_in_step_seven(*args):
         count[0] += 1
@@ -50,7 +51,7 @@ def test_a_killed_training_resumes_bit_identically(trained, text_folder, tmp_pat
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "learning_rate", stop_in_step_seven)
+        patch.setattr(trainer, "learning_rate", stop_in_step_seven)
         with pytest.raises(SystemExit) as stop:
             run(text_folder, out)
     assert stop.value.code == 130

@@ -21,10 +21,13 @@ from labbook.run import Run
 from redundancy import passes as measure
 from redundancy.model.loading import load_model, locate
 from redundancy.probe import __main__ as probe
+from redundancy.probe import experiment
+from redundancy.probe.config import ProbeConfig
 from redundancy.probe.figures import FIGURES
-from redundancy.probe.tables import Tables, converged
+from redundancy.probe.learning import converged
+from redundancy.probe.tables import Tables
 from redundancy.regression.controls import CONTROLS, RANDOM
-from redundancy.removal import __main__ as removal
+from redundancy.removal.config import RemovalConfig
 from redundancy.request import Settings, resolve
 from tests.conftest import SIZE, TINY, build, fails
 from tests.planted import arguments
@@ -87,7 +90,7 @@ def test_overall_is_the_mean_over_layers_and_differences_are_paired(finished):
 
 
 def test_the_same_command_again_computes_nothing(finished, gpt2_folder, text_folder, capsys, monkeypatch):
-    monkeypatch.setattr(probe, "measure", lambda *a, **k: pytest.fail("computed again"))
+    monkeypatch.setattr(experiment, "measure", lambda *a, **k: pytest.fail("computed again"))
     before = (finished / "layers.csv").read_bytes()
     probe.main(arguments(gpt2_folder, text_folder, finished))
     out = capsys.readouterr().out
@@ -198,7 +201,7 @@ def test_random_weights_and_quick(gpt2_folder, text_folder, tmp_path):
     assert first.weight_hash() == again.weight_hash() != other.weight_hash()
 
 
-@pytest.mark.parametrize("command", [probe.ProbeConfig, removal.RemovalConfig])
+@pytest.mark.parametrize("command", [ProbeConfig, RemovalConfig])
 def test_quick_is_part_of_the_configuration_and_takes_what_help_says(command):
     config = command(quick=True)
     resolved = resolve(config, 128, 6, 1024)
@@ -209,7 +212,7 @@ def test_quick_is_part_of_the_configuration_and_takes_what_help_says(command):
     slow = resolve(command(), 128, 6, 1024)
     assert (slow.tokens, slow.eval_tokens) == (
         100_000,
-        20_000 if command is removal.RemovalConfig else 100_000,
+        20_000 if command is RemovalConfig else 100_000,
     )
 
 
@@ -429,10 +432,10 @@ def test_few_documents_come_with_a_warning(capsys, gpt2_folder, text_folder, tmp
 def test_random_weights_are_averaged_over_seeds_whose_spread_widens_their_interval(
     gpt2_folder, text_folder, tmp_path, finished
 ):
-    """Three seeds by hand against the table; the interval of their mean is at least Student's over the seeds."""
+    """Three seeds by hand against the table; the interval of their mean is at least Student's over them."""
     layers = Tables.read(finished).layers.query("feature == @RANDOM and metric == 'R2'").set_index("layer")
     prepared_scores = []
-    original = probe.measure_twins
+    original = experiment.measure_twins
 
     def keep(decoder, task, seeds, state):
         found = original(decoder, task, seeds, state)
@@ -440,11 +443,11 @@ def test_random_weights_are_averaged_over_seeds_whose_spread_widens_their_interv
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probe, "measure_twins", keep)
+        patch.setattr(experiment, "measure_twins", keep)
         probe.main(arguments(gpt2_folder, text_folder, tmp_path / "o"))
     assert len(prepared_scores) == 3
     for layer, row in layers.iterrows():
-        weights = np.ones((1, len(prepared_scores[0][layer].sums["count"])))
+        weights = np.ones((1, len(prepared_scores[0][layer].count)))
         values = np.array(
             [float(s[layer].metrics("resid_pre", weights)[0]["R2"][0]) for s in prepared_scores]
         )
@@ -478,9 +481,9 @@ def test_a_curve_that_has_flattened_is_called_converged():
         row = {"tokens": tokens, "model": "trained", "metric": "R2", "against": "all", "n": 12}
         rows.append(row | {"estimate": gain, "lower": gain - 0.003, "upper": gain + 0.003})
     table = pd.DataFrame(rows)
-    assert converged(table)["trained"]["converged"]
+    assert converged(table)["trained"].converged
     table.loc[1, "lower"] = -0.02  # it may still rise by .02
-    assert not converged(table)["trained"]["converged"]
+    assert not converged(table)["trained"].converged
 
 
 def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_path, finished):
@@ -492,7 +495,7 @@ def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_pa
 def test_too_little_text_for_a_good_probe_is_a_warning(
     capsys, gpt2_folder, text_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("redundancy.request.ENOUGH_PER_ROW", 10_000)
+    monkeypatch.setattr("redundancy.preparation.ENOUGH_PER_ROW", 10_000)
     args = arguments(gpt2_folder, text_folder, tmp_path / "o")
     args[args.index("2000")] = "50000"
     probe.main(args)

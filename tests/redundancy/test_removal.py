@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from labbook import console
+from redundancy import evaluation
 from redundancy import passes as measure
-from redundancy.model import substitution
 from redundancy.removal import __main__ as removal
+from redundancy.removal import experiment
+from redundancy.removal.curve import BUDGETS, ORDERS
 from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
-from redundancy.removal.tables import BUDGETS, FRAMES, ORDERS, Losses
+from redundancy.removal.tables import FRAMES, Losses
 from tests.conftest import fails
 from tests.planted import arguments
 
@@ -106,9 +108,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     uninterrupted, gpt2_folder, text_folder, tmp_path, monkeypatch, parts, stage, stop_at
 ):
     count, out = [0], tmp_path / "killed"
-    module, name = (
-        (measure.LayerMoments, "add") if stage == "moments" else (substitution, "log_probabilities")
-    )
+    module, name = (measure.LayerMoments, "add") if stage == "moments" else (evaluation, "log_probabilities")
     original = getattr(module, name)
 
     def counted(*args):
@@ -133,7 +133,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
 def test_the_same_command_again_computes_nothing(
     uninterrupted, gpt2_folder, text_folder, parts, monkeypatch, capsys
 ):
-    monkeypatch.setattr(removal, "evaluate", lambda *a, **k: pytest.fail("computed again"))
+    monkeypatch.setattr(experiment, "evaluate", lambda *a, **k: pytest.fail("computed again"))
     removal.main(arguments(gpt2_folder, text_folder, uninterrupted, *parts))
     out = capsys.readouterr().out
     assert "nothing is computed again" in out

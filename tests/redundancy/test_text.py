@@ -12,16 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labbook.console import UserError
-from redundancy.batches import cut_batches, token_table
-from redundancy.text import (
-    Document,
-    TextOptions,
-    bos_token,
-    cut_windows,
-    excerpts,
-    read_corpus,
-    split_documents,
-)
+from redundancy.batches import Cut, cut_batches, token_table
+from redundancy.request import TextOptions
+from redundancy.text import Document, bos_token, cut_windows, excerpts, read_corpus, split_documents
 
 DOCUMENTS = [Document(f"d{i}", f"text number {i} " * 20) for i in range(400)]
 
@@ -182,10 +175,10 @@ def test_windows_keep_order_and_budget_and_every_document():
 def test_batches_mark_what_is_kept_and_where_donors_lie():
     windows = cut_windows([Document("a", "abcdefgh"), Document("b", "xyz")], Letters(), 3, 100)
     types = token_table(windows, 4)
-    whole = next(cut_batches(windows, 10, 0, len(windows.lengths), types, 0, 1, "cpu"))
+    whole = next(cut_batches(windows, Cut(10, types, 1, 0), "cpu"))
     assert whole.keep.sum(1).tolist() == [2, 2, 1, 2]
     assert not whole.keep[:, 0].any()
-    parts = list(cut_batches(windows, 3, 0, len(windows.lengths), types, 0, 1, "cpu"))
+    parts = list(cut_batches(windows, Cut(3, types, 1, 0), "cpu"))
     assert np.array_equal(np.concatenate([p.donor for p in parts]), whole.donor)
     # donors of window i are kept positions of window i - 1
     for number in range(1, 4):
@@ -349,7 +342,7 @@ def test_windows_begin_with_the_bos_token_and_it_is_not_scored():
     windows = cut_windows(documents, Marked(), 4, budget=100, bos=99)
     assert windows.ids.tolist() == [[99, 1, 2, 3], [99, 4, 5, 6], [99, 7, 8, 0], [99, 24, 25, 26]]
     assert windows.lengths.tolist() == [4, 4, 3, 4]
-    batch = next(cut_batches(windows, 10, 0, 4, token_table(windows, 4), 0, 1, "cpu"))
+    batch = next(cut_batches(windows, Cut(10, token_table(windows, 4), 1, 0), "cpu", 0, 4))
     assert 99 not in batch.ids[batch.keep]
     assert batch.keep.sum(1).tolist() == [3, 3, 2, 3]
 

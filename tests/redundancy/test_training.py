@@ -21,10 +21,11 @@ from redundancy.model.loading import load_model, locate
 from redundancy.probe.tables import Tables
 from redundancy.regression.controls import CONTROLS, RANDOM
 from redundancy.training import __main__ as training
+from redundancy.training import experiment
 from redundancy.training.attention import PATTERNS, attention_statistics, pattern_fields
 from redundancy.training.checkpoints import find_checkpoints, hub_revisions
 from redundancy.training.figures import COURSE_FIGURES
-from redundancy.training.tables import DRIVERS, FRAMES, Course
+from redundancy.training.tables import DRIVERS, FRAMES, Course, page_test, slope_per_tenfold
 from tests.conftest import TINY, build, fails
 from tests.planted import arguments, task
 
@@ -111,16 +112,14 @@ def test_the_drivers_add_up_to_everything(finished):
 
 
 def test_the_trend_is_pages_test_on_documents():
-    from redundancy.training.tables import _trend
-
     g = np.random.default_rng(0)
     steps = np.array([0, 10, 100, 1000])
     values = np.outer([5.0, 1.0, 2.0, 3.0], np.ones(3))
     documents = g.normal(size=(9, 4)) + np.array([9, 0, 1, 2])
-    found = _trend(lambda v, **keys: {**keys, "slope": v}, steps, values, documents, "resid_pre", "R")
-    assert np.allclose(found["slope"], 1)
-    assert found["p_rising"] == pytest.approx(page_trend_test(documents[:, 1:]).pvalue)
-    assert found["p_rising"] < 0.01 < found["p_falling"]
+    rising, falling = page_test(steps, documents)
+    assert np.allclose(slope_per_tenfold(steps, values), 1)
+    assert rising == pytest.approx(page_trend_test(documents[:, 1:]).pvalue)
+    assert rising < 0.01 < falling
 
 
 def test_patterns_of_attention_equal_a_plain_loop():
@@ -157,7 +156,7 @@ def test_attention_of_equal_keys_is_even(tokenizer):
 def test_a_killed_run_resumes_by_checkpoint_to_the_same_numbers(
     finished, folder, text_folder, tmp_path, monkeypatch
 ):
-    count, out, original = [0], tmp_path / "killed", training.measure
+    count, out, original = [0], tmp_path / "killed", experiment.measure
 
     def counted(*args, **kwargs):
         count[0] += 1
@@ -166,13 +165,13 @@ def test_a_killed_run_resumes_by_checkpoint_to_the_same_numbers(
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "measure", counted)
+        patch.setattr(experiment, "measure", counted)
         with pytest.raises(SystemExit) as stop:
             training.main(arguments(folder, text_folder, out))
     assert stop.value.code == 130
     count[0] = 10
     with monkeypatch.context() as patch:
-        patch.setattr(training, "measure", counted)
+        patch.setattr(experiment, "measure", counted)
         training.main(arguments(folder, text_folder, out))
     assert count[0] == 10 + 3  # two checkpoints were done; three are left
     for name in FRAMES:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from labbook.console import UserError
 from labbook.estimate import Estimate
+from redundancy.removal.curve import Removable
 from replication import __main__ as pages
 from replication import consolidation, paper, redundancy
 from replication.rows import Row
@@ -36,8 +37,8 @@ numbers = st.builds(
 )
 
 
-def share(number: Estimate, kind: str = "interpolated") -> dict[str, object]:
-    return {**vars(number), "kind": kind, "within": 0.0, "beyond": 1.0}
+def share(number: Estimate, kind: str = "interpolated") -> Removable:
+    return Removable(number, within=0.0, beyond=1.0, kind=kind)
 
 
 GROUPS = dict(zip(paper.HEAD_GROUPS, map(tight, paper.HEAD_GROUPS.values()), strict=True))

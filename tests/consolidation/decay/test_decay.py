@@ -5,6 +5,7 @@ messages.
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lmfit
@@ -20,20 +21,22 @@ from scipy.optimize import least_squares
 from scipy.stats import gamma as gamma_distribution
 
 from consolidation import coverage
+from consolidation import humans as humans_command
 from consolidation.benchmark import Config, fits
 from consolidation.coverage import unit_interval, unit_truth
-from consolidation.decay import humans
-from consolidation.decay.analysis import analyse
+from consolidation.decay import forms, functions, humans
+from consolidation.decay.analysis import Choices, analyse
 from consolidation.decay.comparison import averaging, compare, vuong
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent, Margin, equivalence
-from consolidation.decay.forms import FORMS
+from consolidation.decay.forms import FORMS, Form, Parameter
 from consolidation.decay.inference import bootstrap, collapse, fit, profile
 from consolidation.decay.multiverse import multiverse
-from consolidation.decay.solver import fit_best, solve
+from consolidation.decay.solver import Data, fit_best, solve
 from consolidation.decay.transitions import split, transition
 from consolidation.fit import __main__ as fit_command
 from consolidation.fit.report import drawn_line, fit_decay, latex, read_fit
+from consolidation.fit.source import FitConfig
 from consolidation.srcd import CLOCKS as EXPOSURES
 from labbook.console import UserError
 from labbook.estimate import Estimate
@@ -104,7 +107,7 @@ def test_the_batched_solver_reaches_scipys_optimum(name):
     g, form = np.random.default_rng(1), FORMS[name]
     p = np.array(TRUE[name])
     y = form.value(X, p) + 0.01 * g.standard_normal((20, len(X)))
-    found = solve(form, X, y, np.ones_like(y), np.tile(p, (20, 1)))
+    found = solve(form, Data(X, y, np.ones_like(y)), np.tile(p, (20, 1)))
     low, high = form.limits(X)
     for i in range(20):
         oracle = least_squares(
@@ -367,6 +370,7 @@ def test_the_command_leaves_everything_a_paper_needs(finished):
         "config.json",
         "provenance.json",
         "fit.json",
+        "summary.json",
         "gamma.tex",
         "gamma.bib",
         *tables,
@@ -453,7 +457,7 @@ def test_human_files_are_checked(tmp_path):
 
 
 def test_the_registry_prints(capsys):
-    humans.main([])
+    humans_command.main([])
     out = capsys.readouterr().out
     assert "kolers1976_inverted" in out
     assert "retention interval" in out
@@ -478,9 +482,9 @@ def test_starts_do_not_decide():
     """The best of many starts is found again from any of the ten best."""
     g, form = np.random.default_rng(15), FORMS["shifted_power"]
     y = form.value(X, np.array(TRUE["shifted_power"])) + 0.005 * g.standard_normal(len(X))
-    best, first = fit_best(form, X, y, np.ones_like(y), "gaussian")
+    best, first = fit_best(form, Data(X, y[None], np.ones((1, len(X)))))
     n = len(first)
-    found = solve(form, X, np.tile(y, (n, 1)), np.ones((n, len(X))), first)
+    found = solve(form, Data(X, np.tile(y, (n, 1)), np.ones((n, len(X)))), first)
     assert (found.objective <= best.objective * (1 + 1e-9)).mean() > 0.5
 
 
@@ -581,10 +585,57 @@ def test_the_reference_run_is_fitted_on_its_clock_and_not_against_humans(tmp_pat
     on_purpose = fit_command.read(fit_command.FitConfig(on_clock="repetition", on_clock_factor=1)).curve
     assert on_purpose.clock == REPETITIONS
     assert "x rescaled by 1 from repetitions over training" in on_purpose.normalisation
-    compared = analyse(on_purpose, forms=("power", "constant"))
+    compared = analyse(on_purpose, Choices(forms=("power", "constant")))
     assert [e.measure for e in compared.equivalences] == ["time", "error"]
     assert compared.shown == []
     assert "is not known. Say it with --on-clock-factor" in fails(
         fit_command.main, capsys, ["--on-clock", "repetition"]
     )
     assert "there is no clock 'tea'" in fails(fit_command.main, capsys, ["mack", "--on-clock", "tea"])
+
+
+def test_a_new_form_is_one_entry(monkeypatch, tmp_path):
+    """A power law of 1 + x in the registry is fitted, compared, simulated, drawn and documented."""
+    one_more = Form(
+        name="power_of_one_more",
+        formula="a (1 + x)^-gamma",
+        latex=r"a\,(1 + x)^{-\gamma}",
+        arguments=(
+            Parameter("a", "y", 0.9, linear=True),
+            Parameter("gamma", "1", 0.4, limits=(-50.0, 50.0)),
+        ),
+        checked="gamma",
+        value=lambda x, p: functions.power(1 + x, p),
+        gradient=lambda x, p: functions.power_gradient(1 + x, p),
+        grid=lambda x: np.linspace(0.1, 2, 12)[:, None],
+        source="counting starts one earlier",
+        exponent="gamma",
+        power_law=True,
+        nested_with=("shifted_power",),
+    )
+    monkeypatch.setitem(FORMS, one_more.name, one_more)
+    g = np.random.default_rng(17)
+    data = curve(y=0.9 * (1 + X) ** -0.6 + 0.001 * g.standard_normal(len(X)))
+    assert fit(data, one_more.name).exponent == pytest.approx(0.6, abs=0.01)
+    report = fit_decay(data)
+    assert report.comparison.best == one_more.name
+    against = report.comparison.table.set_index("form")
+    assert np.isfinite(against.loc[one_more.name, "held_out_rmse"])
+    assert one_more.nested(FORMS["shifted_power"])
+    assert FORMS["shifted_power"].nested(one_more)
+    assert not one_more.nested(FORMS["power"])
+    assert one_more.name in set(report.exponents["form"])
+    assert one_more.name in set(report.multiverse.table["form"])
+    assert one_more.formula in report.summary()
+    assert one_more.name in [line.get_label() for line in report.plot().axes[0].lines]
+    shown = replace(report, exponents=report.exponents[report.exponents["form"] == one_more.name])
+    assert one_more.latex in latex(shown)
+    simulated = coverage.simulate(coverage.Config(1, 50, out=tmp_path / "c.csv"))
+    assert (simulated["form"] == one_more.name).sum() == len(coverage.POINTS) * len(coverage.NOISE)
+    assert f"| {one_more.name} | `{one_more.formula}` | a, gamma | gamma | shifted_power |" in forms.table()
+    assert one_more.name in FitConfig().forms
+
+
+def test_the_documented_forms_are_those_of_the_registry():
+    page = (Path(__file__).parents[3] / "docs" / "forms.md").read_text(encoding="utf-8")
+    assert forms.table() in page

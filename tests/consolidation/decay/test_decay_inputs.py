@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from consolidation import humans as humans_command
 from consolidation.decay import humans, units
-from consolidation.decay.analysis import analyse, human_exponents
+from consolidation.decay.analysis import Choices, analyse, human_exponents
 from consolidation.decay.comparison import compare
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent, Margin, equivalence
@@ -28,6 +29,7 @@ from consolidation.fit.report import bibtex, latex, summary, to_json
 from consolidation.fit.source import FitConfig, read
 from labbook.console import UserError
 from labbook.estimate import Estimate
+from labbook.run import CHECKSUMS
 from tests.conftest import fails
 
 X = np.geomspace(1, 100, 13)
@@ -69,7 +71,7 @@ def test_a_physical_clock_without_a_unit_is_an_error_and_the_unit_given_is_kept(
     days = pd.read_csv(tmp_path / "run" / "multiverse.csv")
     assert set(days["offset"]) == {"x"}
     assert "1 + x is left out on retention interval (days)" in summary(
-        analyse(read_days(path), forms=("power", "constant"))
+        analyse(read_days(path), Choices(forms=("power", "constant")))
     )
 
 
@@ -270,7 +272,7 @@ def test_bad_tables_are_one_paragraph(case, main, tmp_path, capsys):
         )
         assert words in said
     else:
-        fails(humans.main, capsys, [str(path)])
+        fails(humans_command.main, capsys, [str(path)])
     assert not (tmp_path / "run").exists()
 
 
@@ -344,8 +346,8 @@ def test_few_points_have_no_vuong():
 def test_zero_among_x_takes_the_form_that_is_defined_there(tmp_path):
     x = np.array([0.0, 1, 2, 4, 7, 12, 20])
     found = analyse(Curve("zero", x, 0.9 * (1 + x / 3) ** -0.5, Clock("intervening items", "items")))
-    assert found.headline["form"] == "shifted_power"
-    assert found.headline["gamma"] == pytest.approx(0.5, abs=1e-3)
+    assert found.headline.form == "shifted_power"
+    assert found.headline.gamma == pytest.approx(0.5, abs=1e-3)
     assert "x = 0 is among the data" in " ".join(found.cautions)
     assert "(1 + x / \\tau)" in latex(found)
     assert found.shown == []
@@ -384,7 +386,7 @@ NASTY = "a&b_100%\\write18{rm}$x^{2}#~[red]\x1b[31m{"
 @pytest.fixture(scope="module")
 def nasty():
     curve = Curve(NASTY, X, np.exp(-X / 20), Clock("cups_of %tea & more", "count"), source=NASTY)
-    return analyse(curve, forms=("power", "exponential", "constant"))
+    return analyse(curve, Choices(forms=("power", "exponential", "constant")))
 
 
 def uncovered(text: str, characters: str) -> list[str]:
@@ -400,12 +402,14 @@ def test_the_sentence_carries_the_rejection_and_no_foreign_command(nasty):
     assert not uncovered(text, "&%#_~")
     assert len(uncovered(text, "{")) == len(uncovered(text, "}"))
     assert "\x1b" not in text
-    survived = analyse(Curve("c", X, 0.9 * X**-0.4, REPETITIONS), forms=("power", "exponential", "constant"))
+    survived = analyse(
+        Curve("c", X, 0.9 * X**-0.4, REPETITIONS), Choices(forms=("power", "exponential", "constant"))
+    )
     assert "rejected" not in latex(survived)
 
 
 def test_every_entry_has_an_author_and_a_year():
-    found = analyse(Curve("c", X, 0.9 * X**-0.4, REPETITIONS), forms=("power", "constant"))
+    found = analyse(Curve("c", X, 0.9 * X**-0.4, REPETITIONS), Choices(forms=("power", "constant")))
     text = bibtex(found)
     entries = re.findall(r"@misc\{(.*?)\n\}", text, re.DOTALL)
     assert len(entries) > 15
@@ -423,7 +427,8 @@ def test_every_entry_has_an_author_and_a_year():
 def test_latex_and_bibtex_compile_them(nasty, tmp_path):
     (tmp_path / "gamma.tex").write_text(latex(nasty), encoding="utf-8")
     (tmp_path / "gamma.bib").write_text(
-        bibtex(analyse(Curve("c", X, 0.9 * X**-0.4, REPETITIONS), forms=("power",))), encoding="utf-8"
+        bibtex(analyse(Curve("c", X, 0.9 * X**-0.4, REPETITIONS), Choices(forms=("power",)))),
+        encoding="utf-8",
     )
     macro = re.search(r"\\newcommand\{(\\gamma\w+Sentence)\}", latex(nasty))[1]
     (tmp_path / "paper.tex").write_text(
@@ -505,7 +510,7 @@ def test_measures_are_not_pooled():
         equivalence(human("model", 0.4, measure=""), [*TIGHT, human("h", 0.4, "s", "error")])
     with pytest.raises(UserError, match="has to be a positive number"):
         Margin(0.0, "given")
-    found = analyse(humans.load("sense_error"), forms=("power", "constant"))
+    found = analyse(humans.load("sense_error"), Choices(forms=("power", "constant")))
     assert [e.measure for e in found.equivalences] == ["error"]
     assert "of the same subjects as the curve itself" in found.missing["human sense_error"]
     assert {h.study for h in found.humans}.isdisjoint({"Sense et al. 2016"})
@@ -600,9 +605,10 @@ def test_what_has_no_exponent_is_refused(y, words, tmp_path, capsys):
 def test_wide_ranges_of_x_overflow_in_no_fit():
     x = np.geomspace(1e-6, 1e6, 5)
     found = analyse(
-        Curve("wide", x, np.array([-1.1, -0.9, 0.1, -0.5, 0.4]), REPETITIONS), forms=("power", "constant")
+        Curve("wide", x, np.array([-1.1, -0.9, 0.1, -0.5, 0.4]), REPETITIONS),
+        Choices(forms=("power", "constant")),
     )
-    assert found.headline["form"] == "power"
+    assert found.headline.form == "power"
 
 
 def test_damaged_workbooks_are_one_paragraph(tmp_path, capsys):
@@ -661,3 +667,23 @@ def test_a_clock_that_is_nearly_one_of_the_registry_is_asked_about(capsys, tmp_p
     args[args.index("repetition")] = "repetitions"
     text = fails(fit_command.main, capsys, [*args, "--clock-unit", "count", "--out", str(tmp_path / "o")])
     assert "nearly 'repetition'" in text
+
+
+def test_a_finished_fit_is_left_as_it_is_and_knows_its_tables(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", k=X, p=0.9 * X**-0.4)
+    args = [path, "--x", "k", "--y", "p", "--clock", "repetition", *FEW, "--out", str(tmp_path / "run")]
+    fit_command.main(args)
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()}
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert found["gamma"] == json.loads((tmp_path / "run" / "fit.json").read_text())["gamma"]
+    assert set(found[CHECKSUMS]) == {
+        "config.json",
+        "forms.csv",
+        "exponents.csv",
+        "multiverse.csv",
+        "units.csv",
+    }
+    capsys.readouterr()
+    fit_command.main(args)
+    assert "nothing is fitted again" in capsys.readouterr().out
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()} == before

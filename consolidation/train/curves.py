@@ -38,7 +38,7 @@ def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probabilit
         )
     k = (by["k_sum"] / by["queries"]).groupby(by["k_first"]).transform("mean")
     return Curve(
-        name=f"{summaries(run)[0]['label']}, P(episodic)",
+        name=f"{summaries(run)[0].label}, P(episodic)",
         x=k.to_numpy(dtype=float),
         y=(by["sum"] / by["queries"]).to_numpy(dtype=float),
         clock=Clock(clock, UNITS[clock]),

@@ -1,0 +1,276 @@
+"""What the experiments of the paper are made of: their cells, the numbers that are tabulated, and the
+paper's own beside them.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from consolidation.train import trajectory
+from consolidation.train.presets import TrainConfig
+from labbook.console import UserError
+from labbook.estimate import LEVEL, Estimate
+
+# table 1 and table 4 of the paper: dynamics MSE, retrieval, attention share, attention against its start
+PAPER: dict[tuple[str, str], dict[str, float]] = {
+    ("table1", "transformer"): {"dynamics_mse": 0.589, "retrieval": 0.680, "attention": 1.00, "ratio": 1.00},
+    ("table1", "mamba"): {"dynamics_mse": 0.620, "retrieval": 0.680, "attention": 0.0},
+    ("table1", "jamba"): {"dynamics_mse": 0.461, "retrieval": 0.0, "attention": 0.125, "ratio": 1.00},
+    ("table1", "seqboat"): {"dynamics_mse": 0.649, "retrieval": 0.680, "attention": 0.23, "ratio": 0.98},
+    ("table1", "cram"): {"dynamics_mse": 1.211, "retrieval": 1.0, "attention": 0.016, "ratio": 0.019},
+    ("table1", "no-consolidation"): {
+        "dynamics_mse": 1.198,
+        "retrieval": 1.0,
+        "attention": 0.167,
+        "ratio": 0.95,
+    },
+    ("table4", "cram"): {"retrieval": 1.0, "attention": 0.016},
+    ("table4", "control"): {"retrieval": 1.0, "attention": 0.167},
+    ("table4", "no-consolidation"): {"retrieval": 1.0, "attention": 0.167},
+    ("table4", "no-quality"): {"retrieval": 1.0, "attention": 0.167},
+    ("table4", "fast-semantic"): {"retrieval": 1.0, "attention": 0.167},
+    ("transfer", "copy, trained"): {"retrieval": 0.941, "attention": 0.171},
+}
+METRICS = {
+    "retrieval": "right answers",
+    "recurring": "right answers to recurring queries",
+    "novel": "right answers to novel queries",
+    "dynamics_mse": "dynamics MSE",
+    "attention": "share of positions that read",
+    "ratio": "final / first attention share in training",
+    "at_recurring": "share of recurring queries that read",
+    "at_novel": "share of novel queries that read",
+    "pairs": "query-key pairs per position, relative to causal attention",
+    "learnt": "share of seeds that learnt retrieval",
+    "consolidated": "share of seeds that consolidated",
+}
+
+# metrics that count seeds, and metrics that may exceed 1
+SEEDS, UNBOUNDED = ("learnt", "consolidated"), ("dynamics_mse", "ratio")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One condition: the table it stands in, its name there, the folder of its run (shared between tables),
+    and how it is trained.
+    """
+
+    table: str
+    name: str
+    folder: str
+    config: TrainConfig
+    needs: str | None = None
+    """Folder of the run whose weights it starts from."""
+
+
+def cells(base: TrainConfig, tables: tuple[str, ...]) -> list[Cell]:
+    """All cells of the tables asked for. Raises UserError for an unknown table."""
+    unknown = [t for t in tables if t not in TABLES]
+    if unknown:
+        raise UserError(f"there is no table {unknown[0]!r}; there are {', '.join(TABLES)}. Change --tables.")
+    return [cell for table in tables for cell in TABLES[table](base)]
+
+
+def _models(table: str, *names: str) -> Any:
+    return lambda base: [Cell(table, name, name, replace(base, model=name)) for name in names]
+
+
+def _schedule(base: TrainConfig) -> list[Cell]:
+    steps, start = base.steps, base.pressure_start
+    changes: dict[str, dict[str, Any]] = {"as the preset": {}}
+    for name, end in (("1/3", steps // 3), ("2/3", 2 * steps // 3), ("1", steps)):
+        changes[f"temperature 1 to .1, ends at {name}"] = {
+            "temperature": (1.0, 0.1),
+            "temperature_steps": end,
+        }
+    changes["temperature constant"] = {"temperature": (1.0, 1.0), "temperature_steps": 0}
+    for name, at in (("half as late", start // 2), ("half as late again", start + start // 2)):
+        changes[f"pressure sets in {name}"] = {"pressure_start": at}
+    changes["pressure from the start"] = {"pressure_start": 0, "pressure_ramp": 0}
+    return [_changed("schedule", name, base, change) for name, change in changes.items()]
+
+
+def _changed(table: str, name: str, base: TrainConfig, change: dict[str, Any]) -> Cell:
+    config = replace(base, **change)
+    folder = (
+        "cram" if config == base else f"{table}-{name.replace(',', '').replace(' ', '-').replace('/', 'of')}"
+    )
+    return Cell(table, name, folder, config)
+
+
+def _recurrence(base: TrainConfig) -> list[Cell]:
+    shares = (0.0, 0.25, 0.5, 0.7, 0.9, 1.0)
+    return [
+        _changed("recurrence", f"{s:.0%}", base, {"benchmark": replace(base.benchmark, recurrence=s)})
+        for s in shares
+    ]
+
+
+def _novel(base: TrainConfig) -> list[Cell]:
+    return [
+        _changed("novel", kind, base, {"benchmark": replace(base.benchmark, novel=kind)})
+        for kind in ("disjoint", "shared")
+    ]
+
+
+def _mode(base: TrainConfig) -> list[Cell]:
+    quality = [
+        _changed("mode", f"q {q}", base, {"cram": replace(base.cram, quality=q)})
+        for q in ("predicted", "oracle")
+    ]
+    return quality + [
+        _changed("mode", f"keys {k}", base, {"cram": replace(base.cram, keys=k)})
+        for k in ("fixed", "learned")
+    ]
+
+
+def _transfer(base: TrainConfig) -> list[Cell]:
+    found = []
+    for task in ("copy", "associative"):
+        short = replace(
+            base,
+            steps=base.steps // 4,
+            pressure_start=base.pressure_start // 4,
+            pressure_ramp=base.pressure_ramp // 4,
+        )
+        short = replace(
+            short,
+            benchmark=replace(base.benchmark, variant=task),
+            temperature_steps=base.temperature_steps // 4,
+        )
+        conditions: tuple[tuple[str, dict[str, Any], str | None], ...] = (
+            ("trained", {"trained": "heads"}, "cram"),
+            ("random", {"trained": "heads"}, None),
+            ("from scratch", {}, None),
+        )
+        for name, change, needs in conditions:
+            found.append(
+                Cell(
+                    "transfer",
+                    f"{task}, {name}",
+                    f"transfer-{task}-{name.replace(' ', '-')}",
+                    replace(short, **change),
+                    needs,
+                )
+            )
+    return found
+
+
+TABLES = {
+    "table1": _models("table1", "cram", "no-consolidation", "transformer", "mamba", "jamba", "seqboat"),
+    "table4": _models("table4", "cram", "control", "no-consolidation", "no-quality", "fast-semantic"),
+    "schedule": _schedule,
+    "recurrence": _recurrence,
+    "novel": _novel,
+    "mode": _mode,
+    "transfer": _transfer,
+}
+
+
+def metrics(summary: trajectory.SeedSummary) -> dict[str, float]:
+    """The numbers of one seed that are tabulated."""
+    accuracy, attention = summary.accuracy, summary.attention
+    first = summary.attention_first
+    values = {
+        "retrieval": accuracy["query"],
+        "recurring": accuracy["recurring"],
+        "novel": accuracy["novel"],
+        "dynamics_mse": summary.dynamics_mse,
+        "attention": attention["all"],
+        "ratio": attention["all"] / first if first else math.nan,
+        "at_recurring": attention["recurring"],
+        "at_novel": attention["novel"],
+        "pairs": summary.pairs / summary.pairs_dense,
+        "learnt": float(summary.learnt),
+        # without attention there is nothing to consolidate
+        "consolidated": float(summary.consolidated) if attention["all"] else math.nan,
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Estimate:
+    """Mean over seeds: Student's interval, cut at 0 and 1 for shares; Wilson's for a share of seeds; NaN
+    limits for a single seed.
+    """
+    n, mean = len(values), float(np.mean(values))
+    if metric in SEEDS:
+        limits = stats.binomtest(round(float(np.sum(values))), n).proportion_ci(LEVEL, "wilson")
+        return Estimate(mean, float(limits.low), float(limits.high), n)
+    if n < 2:
+        return Estimate(mean, math.nan, math.nan, n)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    low, high = (-math.inf, math.inf) if metric in UNBOUNDED else (0.0, 1.0)
+    return Estimate(mean, max(mean - half, low), min(mean + half, high), n)
+
+
+def tabulate(found: dict[str, list[trajectory.SeedSummary]], listed: list[Cell]) -> pd.DataFrame:
+    """One row per cell and metric: table, cell, metric, estimate, lower, upper, n, paper, optimum."""
+    rows = []
+    for cell in listed:
+        seeds = [metrics(s) for s in found.get(cell.folder, [])]
+        for metric in METRICS:
+            values = np.array([s[metric] for s in seeds if not math.isnan(s[metric])])
+            if len(values):
+                number = over_seeds(values, metric)
+                paper = PAPER.get((cell.table, cell.name), {}).get(metric, math.nan)
+                optimum = cell.config.benchmark.optimum() if metric == "attention" else math.nan
+                rows.append(
+                    (
+                        cell.table,
+                        cell.name,
+                        metric,
+                        number.estimate,
+                        number.lower,
+                        number.upper,
+                        number.n,
+                        paper,
+                        optimum,
+                    )
+                )
+    return pd.DataFrame(
+        rows, columns=["table", "cell", "metric", "estimate", "lower", "upper", "n", "paper", "optimum"]
+    )
+
+
+def finished(out: Path, listed: list[Cell]) -> dict[str, list[trajectory.SeedSummary]]:
+    """Summaries of every finished seed of the listed cells that is in the folder, whichever command trained
+    it.
+
+    Raises UserError when a seed was trained with another configuration than its cell has, naming the fields.
+    """
+    found = {}
+    for folder, cell in {cell.folder: cell for cell in listed}.items():
+        if list((out / folder).glob("seed-*/summary.json")):
+            for seed in trajectory.seeds(out / folder):
+                _check_cell(seed, cell)
+            found[folder] = trajectory.summaries(out / folder)
+    return found
+
+
+def _check_cell(seed: Path, cell: Cell) -> None:
+    """Raise UserError unless a finished seed is one of its cell."""
+    there = trajectory.read_config(seed)
+    asked = {
+        **json.loads(json.dumps(asdict(cell.config), default=str)),
+        "seed": there["seed"],
+        "start": there.get("start"),
+    }
+    wrong = trajectory.differences(there, asked)
+    if (there.get("start") is None) != (cell.needs is None):
+        wrong.append(
+            f"start: there {there.get('start')!r}, asked "
+            f"{'none' if cell.needs is None else f'the weights of {cell.needs}'}"
+        )
+    if wrong:
+        shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise UserError(
+            f"{seed} was trained with another configuration than {cell.table}, {cell.name} has ({shown}). "
+            "Choose another --out, or repeat the command "
+            "with the preset and the flags that it was made with."
+        )

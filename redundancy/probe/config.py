@@ -1,0 +1,31 @@
+"""What `redundancy.probe` is asked. Imports nothing heavy, so that --help is quick."""
+
+from dataclasses import dataclass
+
+import tyro
+
+from redundancy.request import Feature, Request, Settings
+
+
+@dataclass(frozen=True)
+class ProbeConfig(Request):
+    """Everything that changes a number of a probe run. `None` means chosen automatically, and the choice is
+    printed.
+    """
+
+    feature: Feature = "resid_pre"
+    """What predicts: the residual stream before the block, after its first norm (ln1), or the embedding."""
+    learning_curve: bool = False
+    """Fit the probe, and that of one random network, to a quarter and to half of the training text too, and
+    say whether more text would change them.
+    """
+
+
+@dataclass(frozen=True)
+class Command:
+    """Measure how much of attention's output a linear map of the hidden state predicts, beside its
+    controls.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[ProbeConfig]
+    settings: tyro.conf.OmitArgPrefixes[Settings]

@@ -1,0 +1,98 @@
+"""Measure how much of attention's output a linear map of the hidden state predicts.
+
+`python -m redundancy.probe [MODEL]`; `execute` is the experiment, step by step. The scores are defined in
+`regression/scores`, the controls in `regression/controls`.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labbook import processes
+from labbook.console import UserError, choice, console
+from labbook.estimate import Studentised
+from redundancy.model.decoder import Decoder
+from redundancy.model.loading import random_twin
+from redundancy.passes import Task, measure, measure_twins
+from redundancy.preparation import prepare
+from redundancy.probe import learning
+from redundancy.probe.config import ProbeConfig
+from redundancy.probe.tables import Scored, Tables, tabulate
+from redundancy.regression.ridge import PENALTIES
+from redundancy.regression.scores import LayerScores
+from redundancy.request import Settings
+
+# parts of the training text behind the learning curve
+PARTS = (0.25, 0.5)
+
+
+def execute(config: ProbeConfig, settings: Settings) -> Tables:
+    """The experiment: model, text, moments, ridge, held-out errors, the same with random weights, tables."""
+    prepared = prepare(config, settings)
+    run = prepared.open_run(settings)
+    if run.finished:
+        console.print("this run is finished; nothing is computed again")
+        return Tables.read(run.folder)
+    decoder, task = prepared.decoder, prepared.task(settings, config.feature)
+
+    state = run.folder / "state"
+    trained, fitted = measure(decoder, task, controls=True, state=state, label="model")
+    twins = measure_twins(decoder, task, config.random_seeds, state)
+
+    scored = Scored(trained, twins, {n: f.penalties for n, f in fitted.items()})
+    chosen = [penalties[task.feature] for penalties in scored.penalties.values()]
+    why = (
+        f"smallest validation error per layer, from {PENALTIES[0]:g} to {PENALTIES[-1]:g}"
+        if task.ridge is None
+        else "asked for"
+    )
+    choice("ridge penalty", f"{min(chosen):g} to {max(chosen):g}", why)
+
+    bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
+    course = pd.DataFrame(columns=list(learning.LEARNING))
+    if config.learning_curve:
+        parts = [
+            *measure_parts(decoder, task, state),
+            (task.windows["train"].tokens, {"trained": trained, "random": twins[0]}),
+        ]
+        course = learning.tabulate_learning(parts, task.feature, bootstrap)
+    tables = tabulate(decoder, task, scored, course, bootstrap, prepared.facts)
+    tables.write(run)
+    if processes.rank() == 0:
+        shutil.rmtree(state, ignore_errors=True)
+    return replace(tables, folder=run.folder)
+
+
+def measure_parts(
+    decoder: Decoder, task: Task, state: Path
+) -> Iterator[tuple[int, dict[str, dict[int, LayerScores]]]]:
+    """The probe of the model and of one random network, fitted to PARTS of the training windows: training
+    tokens, scores.
+    """
+    windows = task.windows["train"]
+    for part in PARTS:
+        fewer = windows.slice(0, max(1, round(part * len(windows.lengths))))
+        if fewer.tokens < decoder.d_model + 1:
+            raise UserError(
+                f"--learning-curve fits to {part:g} of the training text, which is {fewer.tokens} tokens and "
+                f"fewer than the {decoder.d_model + 1} that a probe needs. Increase --tokens, or leave "
+                "--learning-curve out."
+            )
+        small = replace(task, windows=task.windows | {"train": fewer})
+        label = f"{fewer.tokens} tokens"
+        own, _ = measure(decoder, small, controls=False, state=state, label=label)
+        twin = random_twin(decoder, task.seed + 1)
+        random, _ = measure(twin, small, controls=False, state=state, label=f"{label}, random weights")
+        yield fewer.tokens, {"trained": own, "random": random}
+
+
+def run_probe(model: str | None, settings: Settings | None, options: dict[str, Any]) -> Tables:
+    """What `redundancy.probe_model` does. Raises UserError for options that there are not."""
+    unknown = sorted(set(options) - set(asdict(ProbeConfig())))
+    if unknown:
+        raise UserError(f"unknown options {unknown}; there are {sorted(asdict(ProbeConfig()))}.")
+    return execute(ProbeConfig(model=model or "embedded", **options), settings or Settings())

@@ -1,0 +1,41 @@
+"""What `redundancy.removal` is asked. Imports nothing heavy, so that --help is quick."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from redundancy.request import Request, Settings
+
+PartName = Literal["layers", "heads", "all", "rivals", "cumulative", "curve", "cost"]
+
+
+PARTS: tuple[PartName, ...] = ("layers", "heads", "all", "rivals", "cumulative", "curve", "cost")
+
+
+@dataclass(frozen=True)
+class RemovalConfig(Request):
+    """Everything that changes a number of a removal run. `None` means chosen automatically, and the choice is
+    printed.
+    """
+
+    eval_tokens: int | None = None
+    """Held-out tokens; every way of running the model reads all of them. Default: 20,000."""
+    parts: tuple[PartName, ...] = PARTS
+    """Which experiments; each layer, head, or point of the curve is one more run over the held-out text."""
+    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+    """Shares of the attention operations at which the removal curve is measured."""
+
+    def default_eval_tokens(self, tokens: int) -> int:
+        """20,000: each of the many ways of running the model reads them all."""
+        return 20_000
+
+
+@dataclass(frozen=True)
+class Command:
+    """Replace attention by predictions, for a layer, a head, all layers, or the operations that need it
+    least.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[RemovalConfig]
+    settings: tyro.conf.OmitArgPrefixes[Settings]

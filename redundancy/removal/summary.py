@@ -1,0 +1,82 @@
+"""The headline of a removal run: what `summary.json` holds, typed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from labbook.estimate import Estimate, Estimates, read_estimates
+from redundancy.removal.curve import ByOrder, Removable
+
+
+@dataclass(frozen=True)
+class RemovalSummary:
+    """What was predicted, what removal costs and what it spares, and what the numbers are of.
+
+    Attributes
+    ----------
+    tokens, documents : of each split.
+    layers, depth : blocks that were replaced, and how many the model has.
+    loss_intact : nats per token of the intact model.
+    predictors : predictor -> metric -> estimate, means over layers.
+    R_of_operations : R of the probe, mean over (layer, head).
+    all_layers, all_layers_recovered : replacement -> nats per token more with all layers replaced, and the
+        share of what the training mean loses that it recovers.
+    removable : what every order can remove within every budget.
+    variance_of_log_need_predicted, cosine : see `need.Needs`.
+    """
+
+    model: str
+    tokens: dict[str, int]
+    documents: dict[str, int]
+    unit: str
+    layers: tuple[int, ...]
+    depth: int
+    position_0: str
+    loss_intact: Estimate
+    predictors: dict[str, Estimates]
+    R_of_operations: Estimate
+    all_layers: Estimates
+    all_layers_recovered: Estimates
+    removable: ByOrder
+    variance_of_log_need_predicted: dict[str, float]
+    cosine: dict[str, float]
+    bytes_per_token: float
+    verdict: str
+
+    def json(self) -> dict[str, Any]:
+        """As `summary.json` holds it."""
+        removable = {
+            order: {f"{budget:g}": share.json() for budget, share in shares.items()}
+            for order, shares in self.removable.items()
+        }
+        return asdict(self) | {"removable": removable}
+
+    @staticmethod
+    def read(values: Mapping[str, Any]) -> "RemovalSummary":
+        """The summary that a file holds. Raises KeyError where a part is missing."""
+        as_they_are = (
+            "model",
+            "tokens",
+            "documents",
+            "unit",
+            "position_0",
+            "variance_of_log_need_predicted",
+            "cosine",
+            "bytes_per_token",
+            "verdict",
+        )
+        return RemovalSummary(
+            **{name: values[name] for name in as_they_are},
+            layers=tuple(values["layers"]),
+            # runs of an older version had all layers and do not say
+            depth=values.get("depth", len(values["layers"])),
+            loss_intact=Estimate.read(values["loss_intact"]),
+            predictors={name: read_estimates(found) for name, found in values["predictors"].items()},
+            R_of_operations=Estimate.read(values["R_of_operations"]),
+            all_layers=read_estimates(values["all_layers"]),
+            all_layers_recovered=read_estimates(values["all_layers_recovered"]),
+            removable={
+                order: {float(budget): Removable.read(share) for budget, share in shares.items()}
+                for order, shares in values["removable"].items()
+            },
+        )

@@ -1,0 +1,104 @@
+"""The removal curve: crossings, what can be removed, and paired intervals in simulation."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from labbook.estimate import Studentised
+from redundancy.evaluation import TALLIES, Key, Variant
+from redundancy.removal.curve import BUDGETS, ROUNDS, Evaluated, crossings, interpolated, measures, removable
+
+
+def test_the_interpolated_share_is_the_first_crossing():
+    shares = np.array([[0.2, 0.5, 1.0]])
+    assert interpolated(shares, np.array([[0.0, 0.03, 0.5]]), 0.01)[0] == pytest.approx(0.2 + 0.3 / 3)
+    assert interpolated(shares, np.array([[0.02, 0.0, 0.5]]), 0.01)[0] == pytest.approx(0.1)
+    assert interpolated(shares, np.array([[0.0, 0.0, 0.005]]), 0.01)[0] == 1.0
+    assert interpolated(shares, np.array([[-0.01, 0.0, 0.02]]), 0.01)[0] == pytest.approx(0.75)
+
+
+def removable_of(points: list[float], *, discrete: bool, spread: float = 0.001, shares=(0.2, 0.5, 1.0)):
+    bootstrap = Studentised(12, 0)
+    document = np.random.default_rng(0).normal(points, spread, (12, len(points)))
+    increases = (
+        bootstrap.weights @ (document - document.mean(0) + points) / bootstrap.weights.sum(1, keepdims=True)
+    )
+    return removable(np.tile(shares, (13, 1)), increases, 0.05, bootstrap, discrete=discrete)
+
+
+def test_whole_layers_are_removed_whole_or_not_at_all():
+    """One sixth of the layers already costs too much: the answer is 0, with the next measured share, and
+    nothing between.
+    """
+    found = removable_of([0.08, 0.3, 0.9], discrete=True, shares=(1 / 6, 2 / 6, 1.0))
+    assert (found.share.estimate, found.share.lower, found.share.upper, found.kind) == (0, 0, 0, "measured")
+    assert found.beyond == pytest.approx(1 / 6)
+    found = removable_of([0.01, 0.049, 0.9], discrete=True, spread=0.01)
+    assert found.share.estimate == 0.5
+    assert found.share.lower == 0.2  # in some resamples the second step costs too much
+    assert {found.share.estimate, found.share.lower, found.share.upper} <= {0.0, 0.2, 0.5, 1.0}
+
+
+def evaluated_curve(shares: list[float], increases: list[float], order: str = "random") -> Evaluated:
+    """A curve of made-up losses on 6 documents of 100 tokens."""
+    sums = torch.zeros(len(shares) + 1, 6, len(TALLIES), dtype=torch.float64)
+    sums[:, :, 0], sums[:, :, 5] = 100, 400
+    for row, (share, increase) in enumerate(zip(shares, increases, strict=True), 1):
+        sums[row, :, 1], sums[row, :, 4] = 100 * increase, 400 * share
+    keys = [Key("curve", "with_position", order=order, target_share=share) for share in shares]
+    return Evaluated([Variant(k, {}) for k in keys], sums[0], sums[1:])
+
+
+def test_crossings_are_measured_until_their_neighbours_are_close():
+    def loss(share):  # steep at first: the secant from (0, 0) misses
+        return 0.3 * share**0.5
+
+    shares = [0.05, 0.3, 1.0]
+    for _ in range(ROUNDS):
+        wanted = crossings(evaluated_curve(shares, [loss(s) for s in shares])).get("random", [])
+        assert not set(wanted) & set(shares)
+        shares = sorted({*shares, *wanted})
+    for budget in BUDGETS:
+        true = (budget / 0.3) ** 2
+        below = max((s for s in shares if s <= true), default=0.0)
+        above = min(s for s in shares if s > true)
+        assert above - below <= 0.06
+    assert not crossings(evaluated_curve([0.5, 1.0], [0.0, 0.001]))  # no budget is crossed
+    assert not crossings(
+        evaluated_curve([0.5, 1.0], [0.2, 0.9], "layers_cosine")
+    )  # nothing lies between whole layers
+
+
+def test_nothing_is_interpolated_below_the_first_measured_share_or_beyond_the_last():
+    found = removable_of([0.08, 0.3, 0.9], discrete=False)
+    assert np.isnan(found.share.estimate)
+    assert (found.share.lower, found.share.upper, found.kind) == (0, 0.2, "less than")
+    found = removable_of([0.0, 0.01, 0.02], discrete=False)
+    assert (found.share.estimate, found.kind) == (1.0, "at least")
+    found = removable_of([0.0, 0.03, 0.5], discrete=False)
+    assert (found.within, found.beyond, found.kind) == (0.5, 1.0, "interpolated")
+    assert 0.5 < found.share.lower <= found.share.estimate <= found.share.upper < 1
+
+
+def test_intervals_of_paired_loss_differences_cover_in_simulation():
+    """Documents of very different difficulty, a small difference: only a paired interval finds it with the
+    right coverage.
+    """
+    g, documents, truth = np.random.default_rng(0), 12, 0.05
+    inside, width, trials = 0, [], 300
+    for _ in range(trials):
+        tokens = g.integers(500, 1500, documents).astype(float)
+        base = tokens * g.normal(3.5, 0.4, documents)
+        change = base + tokens * g.normal(truth, 0.02, documents)
+        sums = [np.zeros((documents, len(TALLIES))) for _ in range(2)]
+        for s, loss in zip(sums, (base, change), strict=True):
+            s[:, 0], s[:, 1], s[:, 5] = tokens, loss, tokens
+        bootstrap = Studentised(documents, int(g.integers(2**31)), 500)
+        found = measures(torch.from_numpy(sums[0]), torch.from_numpy(sums[1])[None], bootstrap.weights)
+        e = bootstrap.estimate(found["loss_increase"][0])
+        inside += e.lower <= truth <= e.upper
+        width.append(e.upper - e.lower)
+    error = 3 * np.sqrt(0.95 * 0.05 / trials)
+    assert 0.95 - error - 0.02 < inside / trials < 0.95 + error + 0.01
+    assert np.median(width) < 4 * norm.ppf(0.975) * 0.02 / np.sqrt(documents)

@@ -1,0 +1,76 @@
+"""What a change costs, against plain losses and a planted model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from redundancy.evaluation import TALLIES, Key, Variant, evaluate
+from redundancy.model.decoder import Decoder
+from redundancy.model.substitution import Rule, Substitution, hidden_only
+from redundancy.passes import collect, solve
+from redundancy.removal.curve import measures
+from tests.conftest import TINY, build
+from tests.planted import plant_linear_attention, task
+
+
+def test_losses_are_those_of_plain_cross_entropy_and_kl(fitted_gpt2):
+    decoder, t, _, fitted, _ = fitted_gpt2
+    variants = [Variant(Key("all", "probe"), {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers})]
+    intact, changed = evaluate(decoder, t, variants, None, "test")
+    windows = t.windows["evaluation"]
+    expected = torch.zeros(len(windows.names), 3, dtype=torch.float64)
+    for ids, length, document in zip(windows.ids, windows.lengths, windows.document, strict=True):
+        row = torch.from_numpy(ids[None, :length])
+        with torch.inference_mode():
+            logits = decoder.model(input_ids=row).logits[0]
+            with Substitution(decoder, variants[0].rules, 1):
+                other = decoder.model(input_ids=row).logits[0]
+        goal = row[0, 2:]
+        expected[document, 0] += len(goal)
+        expected[document, 1] += torch.nn.functional.cross_entropy(logits[1:-1], goal, reduction="sum")
+        expected[document, 2] += torch.nn.functional.kl_div(
+            other[1:-1].log_softmax(-1), logits[1:-1].log_softmax(-1), log_target=True, reduction="sum"
+        )
+    assert torch.allclose(intact[:, 0], expected[:, 0])
+    assert torch.allclose(intact[:, 1], expected[:, 1], rtol=1e-5)
+    assert torch.allclose(changed[0, :, TALLIES.index("kl")], expected[:, 2], rtol=1e-4)
+
+
+def test_planted_linear_attention_can_be_removed_at_no_loss(tokenizer):
+    decoder = Decoder(build(TINY["gpt2"]), "planted")
+    plant_linear_attention(decoder)
+    t = task(tokenizer, ridge=1e-9)
+    fitted = solve(decoder, t, collect(decoder, t, None, "model", controls=False), "model")
+    variants = [
+        Variant(Key("all", "probe"), {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers}),
+        Variant(
+            Key("all", "shuffled"),
+            {n: Rule(hidden_only(fitted[n].probe), permuted=True) for n in t.layers},
+        ),
+    ]
+    sums = evaluate(decoder, t, variants, None, "test")
+    found = measures(*sums, np.ones((1, len(t.windows["evaluation"].names))))
+    assert abs(found["loss_increase"][0, 0]) < 1e-5
+    assert found["kl"][0, 0] < 1e-6
+    assert found["top1_agreement"][0, 0] > 0.999
+    assert found["kl"][1, 0] > 100 * found["kl"][0, 0]
+    assert found["share"].tolist() == [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_the_batch_size_changes_no_loss(fitted_gpt2, size):
+    decoder, t, _, fitted, needs = fitted_gpt2
+    limit = needs.threshold(1, 0.4, known=True)
+    rules = [
+        {n: Rule(hidden_only(fitted[n].probe), permuted=True) for n in t.layers},
+        {
+            n: Rule(hidden_only(fitted[n].probe), choose=lambda site: needs.at(site, 1, known=True) <= limit)
+            for n in t.layers
+        },
+    ]
+    variants = [Variant(Key("x", str(i)), r) for i, r in enumerate(rules)]
+    _, whole = evaluate(decoder, t, variants, None, "test")
+    _, other = evaluate(decoder, replace(t, batch=size), variants, None, "test")
+    assert torch.allclose(whole, other, rtol=1e-5, atol=1e-6)
