@@ -1,4 +1,4 @@
-"""Forms of decay and human curves, from where the code keeps them."""
+"""Human curves with their sources and exponents, from the shipped tables and a shipped fit."""
 
 import json
 from pathlib import Path
@@ -8,26 +8,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from consolidation.decay.forms import FORMS
-
 ROOT = Path(__file__).parents[2]
 HUMAN = ROOT / "consolidation" / "data" / "human"
 # the fit that holds the exponents of the human curves on the clock of repetitions
 EXPONENTS = ROOT / "consolidation" / "data" / "runs" / "fits" / "figure4a" / "fit.json"
-
-
-class Forms(SphinxDirective):
-    """Every form that `python -m consolidation.fit` tries."""
-
-    def run(self) -> list[nodes.Node]:
-        """A table of name, formula, exponent and source."""
-        lines = ["| form | formula | exponent | source |", "| --- | --- | --- | --- |"]
-        for form in FORMS.values():
-            exponent = f"`{form.exponent}`" if form.exponent else "none"
-            lines.append(
-                f"| `{form.name}` | `{form.formula.replace('|', '¦')}` | {exponent} | {form.source} |"
-            )
-        return self.parse_text_to_nodes("\n".join(lines))
 
 
 class People(SphinxDirective):
@@ -72,6 +56,5 @@ class People(SphinxDirective):
 
 
 def setup(app: Sphinx) -> None:
-    """Register the directives."""
-    app.add_directive("decay-forms", Forms)
+    """Register the directive."""
     app.add_directive("human-curves", People)
