@@ -8,7 +8,7 @@ on to the same trajectory, bit for bit on CPUs with the same number of threads (
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from consolidation.cram import EPISODIC, Model, Part, Routing, objective
 from consolidation.rivals import build, parameters
 from consolidation.srcd import Batch, generate, generator
 from consolidation.train import trajectory
+from consolidation.train.config import Settings, TrainConfig
 from consolidation.train.evaluation import KNOCK_OUTS, accuracies, measure, memories, summarise
-from consolidation.train.presets import TrainConfig
 from labbook import processes
 from labbook.console import Interrupted, UserError, choice, progress, stopping
 from labbook.run import Run, digest, load_tensors, provenance, save_tensors, sealed
@@ -38,14 +38,6 @@ COUNTED = {
     )
 }
 Row = tuple[int, int, str, str, float, int]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What changes no number."""
-
-    tracker: str | None = None
-    """Also log to tensorboard, wandb or trackio, through accelerate; the package has to be installed."""
 
 
 def _checksum(tensors: dict[str, torch.Tensor]) -> str:

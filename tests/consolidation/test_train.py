@@ -13,7 +13,7 @@ import torch
 from consolidation.replicate import __main__ as replicate
 from consolidation.replicate.cells import over_seeds
 from consolidation.rivals import build
-from consolidation.srcd import CLOCKS, Exposures, generate
+from consolidation.srcd import EXPOSURE_CLOCKS, Exposures, generate
 from consolidation.train import __main__ as train
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
@@ -95,7 +95,7 @@ def test_the_tables_hold_what_the_schema_says(tmp_path):
     expected = sum(
         int(generate(QUICK.benchmark, 0, s, QUICK.batch).recurring.sum()) for s in range(QUICK.steps)
     )
-    assert patterns.groupby("clock")["queries"].sum().to_dict() == dict.fromkeys(CLOCKS, expected)
+    assert patterns.groupby("clock")["queries"].sum().to_dict() == dict.fromkeys(EXPOSURE_CLOCKS, expected)
     assert bool(((patterns["k"] >= patterns["k_first"]) & (patterns["k"] <= patterns["k_last"])).all())
     assert patterns["probability"].between(0, 1).all()
     assert summary.optimum == pytest.approx(0.0625 * 0.3)
