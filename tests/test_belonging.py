@@ -153,7 +153,7 @@ def test_summaries_of_another_run_are_refused(run):
 def state(tmp_path: Path) -> tuple[Path, dict, dict]:
     trainer = Trainer(QUICK, 0, tmp_path)
     for _ in range(3):
-        trainer._step()
+        trainer._step(trainer.step)
     trainer.save()
     return tmp_path / STATE, *load_tensors(tmp_path / STATE)
 

@@ -178,7 +178,7 @@ def state_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
     for seed in (0, 1):
         trainer = Trainer(QUICK, seed, run / f"seed-{seed}")
         for _ in range(3):
-            trainer._step()
+            trainer._step(trainer.step)
         trainer.save()
         trainer.run._lock = None  # type: ignore[assignment]
     wanted = read_state(run / "seed-0")
