@@ -7,8 +7,8 @@ COMMANDS = {
     "humans": ("consolidation.humans", "human curves with their sources and exponents"),
     "train": ("consolidation.train.__main__", "train CRAM, its ablations and its rivals"),
     "replicate": ("consolidation.replicate.__main__", "the preprint's tables as one experiment"),
-    "benchmark": ("consolidation.benchmark", "what the models and the fits cost"),
-    "coverage": ("consolidation.coverage", "how often the intervals hold the truth, by simulation"),
+    "benchmark": ("consolidation.benchmark.__main__", "what the models and the fits cost"),
+    "coverage": ("consolidation.coverage.__main__", "how often the intervals hold the truth, by simulation"),
 }
 
 

@@ -24,105 +24,13 @@ from torch.nn.functional import (
     relu,
 )
 
+from consolidation.config import CRAMConfig, Objective, SRCDConfig
 from consolidation.episodic import EpisodicMemory
-from consolidation.srcd import IGNORED, Batch, SRCDConfig
-from labbook.console import UserError
+from consolidation.srcd import IGNORED, Batch
 
 CT, EPISODIC, SEMANTIC = 0, 1, 2
 Part = Literal["attention", "semantic", "working", "feed_forward"]
 SCALE_MEMORY = 0.99
-
-
-@dataclass(frozen=True)
-class CRAMConfig:
-    """The model. What the paper gives is the default; what it leaves open is chosen here, with the reason."""
-
-    width: int = 512
-    """d, of the token stream."""
-    layers: int = 8
-    """L."""
-    heads: int = 8
-    """Heads of the episodic read-out. Not in the paper; 64 dimensions each at d = 512."""
-    feed_forward: int | None = None
-    """Hidden units of the feed-forward part. Not in the paper; None: 4 d."""
-    keys: Literal["learned", "fixed"] = "learned"
-    """Embedding of the keys. Not in the paper; learned, as models have it, so a pattern's value can be
-    written into its own embedding too (the knock-out of all parts shows how much is). `fixed` gives random
-    codes, and memory has to live in the other weights.
-    """
-    working_steps: int = 3
-    """K of eq 2."""
-    initial: Literal["input", "zero"] = "input"
-    """h^(0) of eq 2. Not in the paper; the token itself. No state is carried from position to position: that
-    keeps all positions parallel, and leaves the episodic memory as the only path on which a binding can reach
-    its query, as theorem 1 assumes.
-    """
-    step_size: float | None = None
-    """Delta t of eq 2. Not in the paper; None: 1 / K, so that the K steps span one unit of time."""
-    buffer: int = 512
-    """M, entries of the episodic buffer."""
-    semantic_rank: int | None = None
-    """r of eq 4. None: d / 16, as the paper has it."""
-    semantic: bool = True
-    """False leaves out the semantic path and its router output (table 4, and the control of theorem 1)."""
-    quality: Literal["oracle", "predicted"] = "predicted"
-    """How the router knows q_t, which by eq 6 needs r_E. `oracle` computes attention everywhere, and skips
-    nothing; `predicted` learns q_t from x_t on the positions that did read, and never computes what is
-    skipped. Not in the paper; `predicted` is the one that can save.
-    """
-    quality_in_router: bool = True
-    """False hides q_t from the router (table 4)."""
-    sigma: float | None = None
-    """sigma of eq 6. Not in the paper; None: sigma^2 is the running mean of ||r_E||^2 over the positions that
-    read, so that q_t is a relative error on a scale that does not change as r_E grows in training: 1 for a
-    perfect copy, 1/e for f_sem = 0.
-    """
-    routing: Literal["hard", "soft"] = "hard"
-    """Forward pass with the chosen path alone and straight-through gradients, or with the mixture. Not in the
-    paper; hard, because a mixture skips nothing.
-    """
-    exploration: float = 0.05
-    """Share of positions at which r_E is computed in training whatever the router says, in mode `predicted`.
-    It does not enter their output; q_t is learnt there, and the router's straight-through gradient, weighted
-    by 1 / exploration, estimates the one that attention everywhere would give. Without it a position that
-    once skips can never learn to attend again: where attention helped, the loss is flat, and where it is
-    missing, there is no r_E.
-    """
-    chunk: int = 512
-    """Positions that are handled together; changes memory and speed, never the result."""
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise UserError(
-                f"--width {self.width} is not divisible by --heads {self.heads}. Change one of them."
-            )
-        for name in ("width", "layers", "heads", "working_steps", "buffer", "chunk", "rank", "hidden"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
-        if not 0 <= self.exploration < 1:
-            raise UserError(f"--exploration {self.exploration} is not a share of at least 0 and less than 1.")
-
-    @property
-    def rank(self) -> int:
-        """r of eq 4."""
-        return self.width // 16 if self.semantic_rank is None else self.semantic_rank
-
-    @property
-    def hidden(self) -> int:
-        """Hidden units of the feed-forward part."""
-        return 4 * self.width if self.feed_forward is None else self.feed_forward
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Weights of eq 8."""
-
-    attention_penalty: float = 0.1
-    """lambda_E."""
-    semantic_reward: float = 0.05
-    """lambda_S."""
-    consolidation: float = 0.5
-    """gamma, the weight of eq 5."""
 
 
 @dataclass(frozen=True)

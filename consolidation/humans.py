@@ -4,18 +4,18 @@ exponents.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import tyro
 from rich import box
 from rich.table import Table
 
-from consolidation.decay.humans import read_csv, registry, to_curve
-from consolidation.decay.inference import fit, profile
 from labbook.command import run_command
 from labbook.console import UserError, at_once, console
 from labbook.escape import markup
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,18 @@ class Command:
 
 def work(command: Command) -> None:
     """Print the table of exponents."""
+    # pandas and scipy take seconds to import: --help and errors of the options do not wait for them
+    from consolidation.decay.humans import read_csv, registry
+
     with at_once():
         show(read_csv(command.file) if command.file else registry())
 
 
-def show(table: pd.DataFrame) -> None:
+def show(table: "pd.DataFrame") -> None:
     """One line per series: study, measure, clock, and gamma with its interval or why there is none."""
+    from consolidation.decay.humans import to_curve
+    from consolidation.decay.inference import fit, profile
+
     out = Table(
         box=box.SIMPLE,
         title="a x^-gamma by least squares, 95 % profile-likelihood intervals over points",

@@ -16,8 +16,8 @@ seqboat           state space, and attention among the positions that a learned 
 Every rival has the normalisation and feed-forward part of a CRAM layer, so only what mixes positions differs.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -25,60 +25,15 @@ from torch.nn.functional import gelu, one_hot, scaled_dot_product_attention
 from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from consolidation.cram import CT, EPISODIC, CRAMConfig, CRAMLayer, Model, Part, Routing, Trace
-from consolidation.srcd import SRCDConfig
+from consolidation.config import CRAMConfig, SRCDConfig, variant
+from consolidation.cram import CT, EPISODIC, CRAMLayer, Model, Part, Routing, Trace
 from labbook.console import UserError
 
 BUDGET = 0.10
 STATE = 16
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A row of table 1 or 4.
-
-    Attributes
-    ----------
-    label : as the paper calls it.
-    config, objective, training : the fields in which it differs from CRAM.
-    layer : the layer's class.
-    budget : the fields in which a CRAM of as many parameters differs from the configuration; None takes the
-        parameters as they come.
-    """
-
-    label: str
-    layer: str = "cram"
-    config: dict[str, Any] = field(default_factory=dict)
-    objective: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    budget: dict[str, Any] | None = None
-
-
-VARIANTS = {
-    "cram": Variant("CRAM"),
-    "control": Variant(
-        "no semantic memory",
-        config={"semantic": False},
-        objective={"semantic_reward": 0.0, "consolidation": 0.0},
-        # the parameters of the semantic memory go to the feed-forward part
-        budget={"semantic": True},
-    ),
-    "no-consolidation": Variant("no consolidation loss", objective={"consolidation": 0.0}),
-    "no-quality": Variant("no q in the router", config={"quality_in_router": False}),
-    "fast-semantic": Variant("semantic learning rate x 10", training={"semantic_rate": 1.0}),
-    "transformer": Variant("Transformer", "transformer", budget={}),
-    "mamba": Variant("Mamba", "mamba", budget={}),
-    "jamba": Variant("Jamba 1:7", "jamba", budget={}),
-    "seqboat": Variant("SeqBoat", "seqboat", budget={}),
-}
 JAMBA_LAYERS, JAMBA_ATTENTION = 8, 4
-
-
-def variant(name: str) -> Variant:
-    """The variant of that name. Raises UserError naming those there are."""
-    if name not in VARIANTS:
-        raise UserError(f"there is no model {name!r}; there are {', '.join(VARIANTS)}. Change --model.")
-    return VARIANTS[name]
 
 
 def build(name: str, benchmark: SRCDConfig, config: CRAMConfig) -> Model:

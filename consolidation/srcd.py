@@ -29,151 +29,11 @@ from typing import Literal
 
 import torch
 
-from labbook.console import UserError
+from consolidation.config import SRCDConfig
 
 NONE, BIND, QUERY = 0, 1, 2
 IGNORED = -100
-CLOCKS = ("repetitions in sequence", "repetitions in batch stream", "repetitions over training")
-
-
-@dataclass(frozen=True)
-class SRCDConfig:
-    """The benchmark. What the paper gives is the default; what it leaves open is chosen here, with the
-    reason.
-    """
-
-    length: int = 2048
-    """Positions of a sequence, N."""
-    queries: float = 0.05
-    """Share of positions that are queries, f."""
-    recurrence: float = 0.70
-    """Share of bindings that come from the fixed patterns, rho."""
-    patterns: int = 100
-    """Fixed patterns."""
-    bindings: float = 0.04
-    """Share of positions that bind a key which may be asked for. Not in the paper; below .05, so that 100
-    patterns suffice at N = 2048 even when every binding recurs, and so that some keys are asked for twice.
-    """
-    distractors: float = 0.0
-    """Share of positions that bind a key which is never asked for. Not in the paper; 0 because two in five
-    ordinary bindings go unasked already.
-    """
-    novel: Literal["disjoint", "shared"] = "disjoint"
-    """Where novel keys come from: `disjoint`, keys that are never patterns, so the key alone tells a novel
-    query; `shared`, the patterns' own keys with another value, so it does not. Not in the paper; disjoint,
-    because eq 13 can be reached only then.
-    """
-    novel_keys: int = 100
-    """Size of the disjoint novel vocabulary. Not in the paper; as many as patterns, so that both kinds of key
-    are equally well trained.
-    """
-    values: int = 16
-    """Values; chance is 1 / values. Not in the paper; 16 keeps chance (.06) far below the recurring share
-    (.70).
-    """
-    lag_exponent: float = 0.0
-    """An earlier binding at lag s is asked for with probability proportional to s^-lag_exponent. Not in the
-    paper; 0 (every earlier binding alike), so that recency gives nothing away.
-    """
-    autoregression: float = 0.95
-    """a of v_t = a v_(t-1) + beta sin(omega gap_t) + noise."""
-    beta: float = 0.5
-    """Drive by the gap. Not in the paper; gives v a variance near .7."""
-    omega: float = 1.0
-    """Angular frequency per unit of time. Not in the paper; the median gap then is a tenth of a period."""
-    noise: float = 0.1
-    """Standard deviation of the noise. Not in the paper; the least possible mean squared error is its square,
-    .01.
-    """
-    gap_tail: float = 1.5
-    """Exponent of the gaps' law P(gap > g) = (1 + g)^-gap_tail. The paper says Pareto(1.5) clipped to [.1,
-    1000]; this is the Pareto II law of the usual samplers, because the classical one starts at 1 and its
-    lower clip would never act.
-    """
-    gap_limits: tuple[float, float] = (0.1, 1000.0)
-    """Gaps are clipped to these."""
-    variant: Literal["srcd", "copy", "associative"] = "srcd"
-    """`copy`: novel keys in a fixed order are bound first and asked for afterwards in the same order (the key
-    is the place in the list: the models have no positional code). `associative`: novel keys in any order, all
-    bound first, then asked for at random.
-    """
-
-    def __post_init__(self) -> None:
-        shares = ("queries", "bindings", "distractors", "recurrence")
-        for name in shares:
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name} {getattr(self, name)} is not a share between 0 and 1.")
-        if self.query_count < 1 or self.binding_count < 1:
-            raise UserError(
-                f"{self.length} positions at --queries {self.queries} and --bindings {self.bindings} give "
-                f"{self.query_count} queries and {self.binding_count} bindings; at least one of each is "
-                "needed. Increase --length or the shares."
-            )
-        events = self.query_count + self.binding_count + self.distractor_count
-        if events > self.length:
-            raise UserError(
-                f"{events} queries and bindings do not fit into {self.length} positions. Decrease "
-                "--queries, --bindings or --distractors, or increase --length."
-            )
-        bound = self.binding_count + self.distractor_count
-        recurring = 0 if self.variant != "srcd" else self._most_recurring(bound)
-        if recurring > self.patterns or (
-            self.novel == "shared" and self.variant == "srcd" and bound > self.patterns
-        ):
-            raise UserError(
-                f"{bound} bindings, up to {recurring} of them recurring, need as many different keys, but "
-                f"there are {self.patterns} patterns. Increase --patterns, or decrease --bindings or "
-                "--length."
-            )
-        if (
-            not self._shares_keys
-            and bound > self.novel_keys
-            and (self.recurrence < 1 or self.variant != "srcd")
-        ):
-            raise UserError(
-                f"{bound} bindings may need as many novel keys, but there are {self.novel_keys}. Increase "
-                "--novel-keys, or decrease --bindings or --length."
-            )
-        if self.values < 2:
-            raise UserError(
-                f"--values {self.values}: at least 2 values are needed for an answer to be right or wrong."
-            )
-
-    def _most_recurring(self, bound: int) -> int:
-        return bound if self.recurrence == 1 else int(self.recurrence * bound) + (self.recurrence > 0)
-
-    @property
-    def _shares_keys(self) -> bool:
-        return self.novel == "shared" and self.variant == "srcd"
-
-    @property
-    def query_count(self) -> int:
-        """Queries per sequence."""
-        return round(self.length * self.queries)
-
-    @property
-    def binding_count(self) -> int:
-        """Bindings per sequence that may be asked for."""
-        return self.query_count if self.variant == "copy" else round(self.length * self.bindings)
-
-    @property
-    def distractor_count(self) -> int:
-        """Bindings per sequence that are never asked for."""
-        return round(self.length * self.distractors)
-
-    @property
-    def keys(self) -> int:
-        """Size of the key vocabulary, without 0 for none."""
-        return self.patterns + (0 if self._shares_keys else self.novel_keys)
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of a blind guess."""
-        return 1 / self.values
-
-    def optimum(self) -> float:
-        """Eq 13: share of positions that need attention once every pattern is known, f (1 - rho)."""
-        return self.queries * (1 - (self.recurrence if self.variant == "srcd" else 0.0))
+EXPOSURE_CLOCKS = ("repetitions in sequence", "repetitions in batch stream", "repetitions over training")
 
 
 @dataclass(frozen=True)
@@ -278,7 +138,7 @@ def generate(
     else:
         recurring = torch.zeros(batch, bound, dtype=torch.bool, device=device)
     patterns = _different(uniform(batch, config.patterns), bound)
-    if config._shares_keys:
+    if config.shares_keys:
         novel = patterns
     elif config.variant == "copy":
         novel = torch.arange(bound, device=device).expand(batch, -1) + config.patterns
@@ -347,8 +207,8 @@ def _process(config: SRCDConfig, gap: torch.Tensor, normal: torch.Tensor) -> tor
 
 
 class Exposures:
-    """How often every pattern was seen before, on three clocks (CLOCKS): contradiction 4 of the paper is that
-    it does not say on which.
+    """How often every pattern was seen before, on the three EXPOSURE_CLOCKS: contradiction 4 of the paper is
+    that it does not say on which.
 
     An exposure is an earlier position that shows the pattern, binding or query. `in sequence` counts within
     the sequence; `in batch stream` adds the earlier steps of the same row of the batch, one learner's

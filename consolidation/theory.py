@@ -19,7 +19,7 @@ from scipy import stats
 from scipy.integrate import solve_ivp
 from scipy.optimize import least_squares
 
-from consolidation.srcd import SRCDConfig
+from consolidation.config import SRCDConfig
 from labbook.console import UserError
 from labbook.estimate import LEVEL, Estimate
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 Array = npt.NDArray[np.float64]
 LEVEL = 0.95
@@ -149,6 +148,8 @@ def over_seeds(interval: tuple[Array, Array, Array], seeds: Array | None) -> tup
     """
     if seeds is None:
         return interval
+    from scipy import stats  # takes a second to import: what only names an Estimate does not wait for it
+
     estimate, lower, upper = interval
     count = len(seeds)
     half = stats.t.ppf(0.5 + LEVEL / 2, count - 1) * np.std(seeds, axis=0, ddof=1) / np.sqrt(count)
@@ -168,6 +169,8 @@ def _expanded_tails(units: int) -> tuple[float, float]:
     """Percentiles Phi(-+ sqrt(n / (n - 1)) t_(n-1)) at which a percentile interval keeps its level for few
     units.
     """
+    from scipy import stats
+
     tail = stats.norm.cdf(-np.sqrt(units / (units - 1)) * stats.t.ppf(1 - (1 - LEVEL) / 2, units - 1))
     return float(tail), float(1 - tail)
 

@@ -9,13 +9,28 @@ a step is a function of (seed, step).
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from labbook import processes
 from labbook.console import Interrupted, progress, stopping
 
 Named = Sequence[tuple[str, torch.nn.Parameter]]
+
+
+def joined() -> PartialState:
+    """The processes of this training (torchrun, accelerate launch): accelerate joins CPU processes only when
+    told to.
+    """
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def default_folder(name: str) -> Path:
+    """`runs/<name>-<time>`, the same on all processes, whose clocks may disagree."""
+    joined()
+    return Path("runs") / f"{name}-{processes.agree(time.strftime('%Y%m%d-%H%M%S'))}"
 
 
 def doubling(last: int) -> set[int]:

@@ -7,8 +7,8 @@ COMMANDS = {
     "training": ("redundancy.training.__main__", "the same at every checkpoint of a training run"),
     "removal": ("redundancy.removal.__main__", "the loss with the prediction in the place of attention"),
     "pretrain": ("redundancy.pretrain.__main__", "train a small GPT-2 with checkpoints"),
-    "benchmark": ("redundancy.benchmark", "what the probe costs beside other ways of the same work"),
-    "coverage": ("redundancy.coverage", "how often the intervals hold the truth, by simulation"),
+    "benchmark": ("redundancy.benchmark.__main__", "what the probe costs beside other ways of the same work"),
+    "coverage": ("redundancy.coverage.__main__", "how often the intervals hold the truth, by simulation"),
 }
 
 

@@ -11,10 +11,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from consolidation import coverage
+from consolidation.coverage import __main__ as coverage
+from consolidation.coverage.simulation import COLUMNS
 from consolidation.decay import humans
 from consolidation.decay.transitions import alternatives, half_times, schedule_slope, transition
 from consolidation.fit import __main__ as fit_command
+from consolidation.fit.config import FitConfig
+from consolidation.fit.source import read
 from consolidation.replicate import __main__ as replicate
 from consolidation.replicate.figures import FIGURES
 from consolidation.theory import PhasePlane, fit_phase_plane, fit_phase_planes
@@ -150,7 +153,7 @@ def test_summaries_of_another_run_are_refused(run):
 def state(tmp_path: Path) -> tuple[Path, dict, dict]:
     trainer = Trainer(QUICK, 0, tmp_path)
     for _ in range(3):
-        trainer._step()
+        trainer._step(trainer.step)
     trainer.save()
     return tmp_path / STATE, *load_tensors(tmp_path / STATE)
 
@@ -210,8 +213,8 @@ def test_a_folder_of_another_preset_is_refused_by_the_fields_that_differ(tmp_pat
 
 
 def test_coverage_does_not_mix_settings(tmp_path, capsys):
-    shipped = pd.read_csv(Path(coverage.__file__).parent.parent / "figures" / "coverage.csv")
-    assert tuple(shipped.columns) == coverage.COLUMNS
+    shipped = pd.read_csv(Path(__file__).parent.parent / "figures" / "coverage.csv")
+    assert tuple(shipped.columns) == COLUMNS
     path = tmp_path / "c.csv"
     shipped.to_csv(path, index=False)
     made = ["--simulations", "400", "--replicates", "600", "--out", str(path)]
@@ -297,7 +300,7 @@ def test_half_times_and_the_schedule():
 
 
 def test_the_shipped_shifts_are_the_evidence_for_the_schedule(capsys):
-    change = fit_command.read(fit_command.FitConfig()).change
+    change = read(FitConfig()).change
     assert change.preferred == "ramp"
     shift = change.schedule
     assert {k: round(v) for k, v in shift.half_times["0"].items()} == {200: 1165, 400: 1258, 600: 1363}

@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +39,7 @@ FLOORS = (
     {"labbook.processes", "labbook.reading", "labbook.command"},
     {"labbook.training"},
     {"labbook.run"},
-    {"redundancy.request"},
+    {"redundancy.request", "redundancy.benchmark.config", "redundancy.coverage.config"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
     {"redundancy.probe.config", "redundancy.training.config", "redundancy.removal.config"},
     {"redundancy.batches", "redundancy.model.decoder", "redundancy.facts"},
@@ -77,7 +79,8 @@ FLOORS = (
     {"redundancy.pretrain.trainer"},
     {"redundancy.pretrain.experiment"},
     {"redundancy.pretrain.__main__"},
-    {"redundancy.benchmark", "redundancy.coverage"},
+    {"redundancy.benchmark.experiment", "redundancy.coverage.simulation"},
+    {"redundancy.benchmark.__main__", "redundancy.coverage.__main__"},
     {"redundancy.__main__"},
     {"consolidation.decay.units", "consolidation.decay.functions"},
     {"consolidation.decay.curve", "consolidation.decay.forms"},
@@ -85,21 +88,28 @@ FLOORS = (
     {"consolidation.decay.inference", "consolidation.decay.equivalence", "consolidation.decay.transitions"},
     {"consolidation.decay.comparison", "consolidation.decay.multiverse", "consolidation.decay.humans"},
     {"consolidation.decay.analysis"},
-    {"consolidation.srcd"},
+    {"consolidation.config"},
+    {"consolidation.srcd", "consolidation.train.config"},
     {"consolidation.episodic", "consolidation.theory"},
     {"consolidation.cram"},
     {"consolidation.naive", "consolidation.rivals"},
     {"consolidation.train.trajectory", "consolidation.train.presets"},
     {"consolidation.train.evaluation", "consolidation.train.curves"},
     {"consolidation.train.trainer", "consolidation.train.figures"},
+    {"consolidation.train.experiment"},
     {"consolidation.train.__main__"},
-    {"consolidation.replicate.cells"},
+    {"consolidation.replicate.cells", "consolidation.replicate.config"},
     {"consolidation.replicate.figures"},
+    {"consolidation.replicate.experiment"},
     {"consolidation.replicate.__main__"},
+    {"consolidation.fit.config"},
     {"consolidation.fit.source", "consolidation.fit.report"},
     {"consolidation.fit.figures"},
+    {"consolidation.fit.experiment"},
     {"consolidation.fit.__main__"},
-    {"consolidation.humans", "consolidation.benchmark", "consolidation.coverage"},
+    {"consolidation.benchmark.config", "consolidation.coverage.config"},
+    {"consolidation.benchmark.experiment", "consolidation.coverage.simulation"},
+    {"consolidation.humans", "consolidation.benchmark.__main__", "consolidation.coverage.__main__"},
     {"consolidation.__main__"},
     {"replication.verdict", "replication.paper"},
     {"replication.rows"},
@@ -199,6 +209,22 @@ def test_rooms_are_small():
         for folder in {path.parent for path in sources(package)}:
             modules = [path for path in folder.glob("*.py") if path.stem != "__init__"]
             assert len(modules) <= 12, f"{folder} has {len(modules)} modules"
+
+
+def test_help_imports_nothing_heavy():
+    names = [name for package in ("redundancy", "consolidation") for name in commands(package)]
+    assert len(names) == 12
+    asks = """
+import contextlib, importlib, sys
+for name in sys.argv[1:]:
+    with contextlib.suppress(SystemExit):
+        importlib.import_module(name).main(["--help"])
+    heavy = {"torch", "transformers", "accelerate", "scipy", "pandas", "matplotlib"} & set(sys.modules)
+    assert not heavy, f"{name} imports {heavy}"
+"""
+    done = subprocess.run([sys.executable, "-c", asks, *names], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: ") == len(names)
 
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w>-])")

@@ -1,108 +1,27 @@
 """What is fitted: a human series, a training run, or a table, read as a curve with its clock."""
 
 import difflib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import tyro
 
 from consolidation.decay import humans, units
 from consolidation.decay.analysis import require_size
 from consolidation.decay.curve import Clock, Curve
-from consolidation.decay.equivalence import Margin
 from consolidation.decay.forms import FORMS
 from consolidation.decay.transitions import ScheduleShift, Transition, half_times, schedule_slope, transition
-from consolidation.srcd import CLOCKS as EXPOSURES
+from consolidation.fit.config import REFERENCE, FitConfig
+from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
 from labbook import reading as tables
 from labbook.console import UserError, choice, warn
 from labbook.escape import markup, plain
-from labbook.estimate import REPLICATES
-
-REFERENCE = "reference"
-
 
 REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
-
-
-LEAST_REPLICATES = 100
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """What is fitted, and how."""
-
-    source: Annotated[str, tyro.conf.Positional] = REFERENCE
-    """The folder of a training run, a table (.csv, .tsv, .txt, .xlsx, .parquet), or a series of `python -m
-    consolidation.humans` (cram2026_fig4a is the paper's own figure 4A);
-    default: the shipped reference run."""
-    x: str = "x"
-    """Column of the table that is counted."""
-    y: str = "value"
-    """Column of the table that decays."""
-    series: str | None = None
-    """Which series of the table, where its column `series` holds several."""
-    clock: str | None = None
-    """What x counts: one of the clocks of the registry, or your own words; needed for a table without a
-    column `clock`.
-    """
-    clock_unit: str | None = None
-    """Unit of x, for instance days or count; needed for a clock that is no count (retention interval, your
-    own words) unless the table has a column
-    `clock_unit`."""
-    on_clock: str | None = None
-    """Read x on this clock of the registry, in the unit that it has there, so that exponents on it may be
-    compared; the result says so.
-    """
-    on_clock_factor: float | None = None
-    """How many units of --on-clock one unit of x is (1: each counts as one); needed because no clock says how
-    much of another it holds.
-    """
-    measure: Literal["time", "error", "recall", "savings"] | None = None
-    """What y is, so that it is held against human measures of that class only; default: against every class,
-    one at a time.
-    """
-    margin: float | None = None
-    """Difference of exponents that is too small to matter; default: the standard deviation between human
-    studies.
-    """
-    unit: str | None = None
-    """Column of independent units (seed, pattern, list, subject); resampled as wholes."""
-    count: str | None = None
-    """Column of trials behind each proportion, for binomial likelihood."""
-    window: tuple[float, float] | None = None
-    """First and last x that are used; default: all, and of a training run the part from the largest value on.
-    """
-    forms: tuple[str, ...] = field(default_factory=lambda: tuple(FORMS))
-    """Rival forms."""
-    bootstrap: int = REPLICATES
-    """Replicates."""
-    human: tuple[str, ...] = ("all",)
-    """Human series to compare with, or all on the same clock."""
-    seed: int = 0
-    """Of the bootstrap and of the simulations."""
-
-    def __post_init__(self) -> None:
-        if self.bootstrap < LEAST_REPLICATES:
-            raise UserError(
-                f"--bootstrap {self.bootstrap}: at least {LEAST_REPLICATES} replicates are needed for the "
-                "limits of 95 % intervals."
-            )
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed} has to be 0 or more.")
-        if self.margin is not None:
-            Margin(self.margin, "given")
-        if self.on_clock is None and self.on_clock_factor is not None:
-            raise UserError(
-                "--on-clock-factor says how to read x on another clock. Name that clock with --on-clock, or "
-                "leave it out."
-            )
-        if not self.forms:
-            raise UserError(f"--forms names no form; there are {', '.join(FORMS)}.")
 
 
 @dataclass(frozen=True)
@@ -204,8 +123,8 @@ def _from_run(run: Path, config: FitConfig) -> Source:
     """
     # first, so that a damaged seed is named before its numbers are used
     events = trajectory.summaries(run)[0].events
-    chosen = config.clock or EXPOSURES[2]
-    curves = {clock: episodic_curve(run, clock) for clock in dict.fromkeys((chosen, *EXPOSURES))}
+    chosen = config.clock or EXPOSURE_CLOCKS[2]
+    curves = {clock: episodic_curve(run, clock) for clock in dict.fromkeys((chosen, *EXPOSURE_CLOCKS))}
     if config.window is None:
         most = max(len(form.parameters) for form in FORMS.values())
         whole, curves = curves, {clock: c.falling() for clock, c in curves.items()}

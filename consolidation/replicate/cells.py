@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from consolidation.train import trajectory
-from consolidation.train.presets import TrainConfig
+from consolidation.train.config import TrainConfig
 from labbook.console import UserError
 from labbook.estimate import LEVEL, Estimate
 

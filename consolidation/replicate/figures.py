@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from consolidation.config import VARIANTS
 from consolidation.decay import humans
 from consolidation.replicate.cells import METRICS, PAPER, metrics, over_seeds
-from consolidation.rivals import VARIANTS
-from consolidation.srcd import CLOCKS
+from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.theory import fit_phase_planes
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
@@ -258,7 +258,7 @@ def exposure(runs: Runs) -> Figure:
     """
     figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9), sharey=True)
     points = _paper("fig4a_p_episodic")
-    for axes, clock in zip(panels, CLOCKS, strict=True):
+    for axes, clock in zip(panels, EXPOSURE_CLOCKS, strict=True):
         for (name, folder), colour in zip(runs.folders.items(), style.PALETTE, strict=False):
             if name not in ("cram", "control", "no-consolidation"):
                 continue

@@ -1,59 +1,21 @@
-"""Train the reference model or a rival on SRCD: `python -m consolidation.train [tiny | small | base | paper]
-[flags]`.
+"""The command line of `python -m consolidation.train`; the experiment itself is `experiment.execute`."""
 
-Every seed leaves a folder: `trajectory.parquet` and `patterns.parquet` (see
-`consolidation/train/trajectory.py`), the final weights, `config.json`, `provenance.json` and `summary.json`.
-A killed run goes on when the command is repeated. On several GPUs:
-`accelerate launch -m consolidation.train base`.
-"""
-
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tyro
-from accelerate import PartialState
 from rich import box
 from rich.table import Table
 
-from consolidation.train.presets import TrainConfig, parse
-from consolidation.train.trainer import Settings, Trainer
-from consolidation.train.trajectory import SeedSummary
+from consolidation.train.config import Command
+from consolidation.train.presets import parse
 from labbook.command import run_command
-from labbook.console import UserError, console
+from labbook.console import console
+
+if TYPE_CHECKING:
+    from consolidation.train.trajectory import SeedSummary
 
 
-@dataclass(frozen=True)
-class Command:
-    """Train on SRCD and leave trajectories."""
-
-    config: tyro.conf.OmitArgPrefixes[TrainConfig]
-    settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
-    seeds: int = 1
-    """Number of seeds; each fixes the patterns, the sequences, the weights and the routing noise."""
-    first_seed: int = 0
-    """The first of them."""
-    out: Path | None = None
-    """Folder of the run; default: runs/train-<model>-<time>."""
-
-
-def execute(command: Command, out: Path) -> list[SeedSummary]:
-    """Train every seed into its folder, and return their summaries."""
-    if command.seeds < 1:
-        raise UserError(f"--seeds {command.seeds}: at least one seed is needed.")
-    summaries = []
-    for seed in range(command.first_seed, command.first_seed + command.seeds):
-        trainer = Trainer(command.config, seed, out / f"seed-{seed}", command.settings)
-        summaries.append(trainer.train())
-    if PartialState().is_main_process:
-        # plotting libraries are slow to import, and only this process draws
-        from consolidation.train.figures import draw
-
-        draw(out)
-    return summaries
-
-
-def show(summaries: list[SeedSummary]) -> None:
+def show(summaries: list["SeedSummary"]) -> None:
     """One line per seed."""
     first = summaries[0]
     title = (
@@ -110,9 +72,12 @@ def _yes(value: bool) -> str:
 
 def work(command: Command) -> Path | None:
     """Train every seed and print a line for each."""
-    out = command.out or Path("runs") / f"train-{command.config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    summaries = execute(command, out)
-    if not PartialState().is_main_process:
+    # torch takes seconds to import: --help and errors of the options do not wait for it
+    from consolidation.train.experiment import execute
+    from labbook.training import joined
+
+    out, summaries = execute(command)
+    if not joined().is_main_process:
         return None
     show(summaries)
     return out

@@ -4,26 +4,28 @@ from pathlib import Path
 
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.units import CLOCKS as UNITS
-from consolidation.srcd import CLOCKS
+from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.train.trajectory import load, summaries
 from labbook.console import UserError
 
 
-def episodic_curve(run: Path, clock: str = CLOCKS[2], measure: str = "probability", least: int = 20) -> Curve:
+def episodic_curve(
+    run: Path, clock: str = EXPOSURE_CLOCKS[2], measure: str = "probability", least: int = 20
+) -> Curve:
     """P_episodic(k) of a run as a curve that can be fitted; the independent units are the seeds.
 
     Parameters
     ----------
-    clock : one of `srcd.CLOCKS`.
+    clock : one of `srcd.EXPOSURE_CLOCKS`.
     measure : `probability` of the episodic path, or `routed`, the share sent to attention at inference.
     least : queries that a bin must hold in every seed, or it is left out.
 
     Raises UserError for an unknown clock or measure, and when no bin holds enough.
     """
-    if clock not in CLOCKS or measure not in ("probability", "routed"):
+    if clock not in EXPOSURE_CLOCKS or measure not in ("probability", "routed"):
         raise UserError(
-            f"asked for the clock {clock!r} and the measure {measure!r}; there are {', '.join(CLOCKS)}, and "
-            "probability, routed."
+            f"asked for the clock {clock!r} and the measure {measure!r}; there are "
+            f"{', '.join(EXPOSURE_CLOCKS)}, and probability, routed."
         )
     table = load(run, "patterns").query("clock == @clock")
     table["sum"] = table["routed"] if measure == "routed" else table["probability"] * table["queries"]

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from consolidation.config import variant
 from consolidation.cram import EPISODIC, SEMANTIC, Outputs, Part
-from consolidation.rivals import variant
 from consolidation.srcd import Batch
-from consolidation.train.presets import TrainConfig
+from consolidation.train.config import TrainConfig
 from consolidation.train.trajectory import SeedSummary
 
 KNOCK_OUTS: tuple[Part, ...] = ("attention", "semantic", "working", "feed_forward")

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from consolidation.srcd import CLOCKS
+from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
 from labbook import style
@@ -70,8 +70,8 @@ def progress(run: Path) -> Figure:
 
 def exposure(run: Path) -> Figure:
     """P_episodic(k) at recurring queries on the three clocks."""
-    figure, panels = plt.subplots(1, len(CLOCKS), figsize=(12.5, 3.9), sharey=True)
-    for axes, clock in zip(panels, CLOCKS, strict=True):
+    figure, panels = plt.subplots(1, len(EXPOSURE_CLOCKS), figsize=(12.5, 3.9), sharey=True)
+    for axes, clock in zip(panels, EXPOSURE_CLOCKS, strict=True):
         curve = episodic_curve(run, clock)
         points = pd.DataFrame({"k": curve.x, "seed": curve.unit, "p": curve.y})
         band(

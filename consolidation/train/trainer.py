@@ -8,7 +8,8 @@ on to the same trajectory, bit for bit on CPUs with the same number of threads (
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from consolidation.cram import EPISODIC, Model, Part, Routing, objective
 from consolidation.rivals import build, parameters
 from consolidation.srcd import Batch, generate, generator
 from consolidation.train import trajectory
+from consolidation.train.config import Settings, TrainConfig
 from consolidation.train.evaluation import KNOCK_OUTS, accuracies, measure, memories, summarise
-from consolidation.train.presets import TrainConfig
-from labbook import processes
-from labbook.console import Interrupted, UserError, choice, progress, stopping
+from labbook.console import UserError, choice
 from labbook.run import Run, digest, load_tensors, provenance, save_tensors, sealed
+from labbook.training import Loop, doubling, moments, restore_moments
 
 STATE = "state.safetensors"
 STATE_SECONDS = 60
@@ -40,14 +41,6 @@ COUNTED = {
 Row = tuple[int, int, str, str, float, int]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What changes no number."""
-
-    tracker: str | None = None
-    """Also log to tensorboard, wandb or trackio, through accelerate; the package has to be installed."""
-
-
 def _checksum(tensors: dict[str, torch.Tensor]) -> str:
     """SHA-256 over names and bytes of all tensors, by name."""
     parts = (
@@ -55,6 +48,39 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
         for name, t in sorted(tensors.items())
     )
     return digest(bytes(part) for pair in parts for part in pair)
+
+
+def _accelerator(config: TrainConfig, settings: Settings, folder: Path) -> Accelerator:
+    """Raises UserError for a tracker that is not there, and for a batch that the processes cannot share."""
+    cpu = not torch.cuda.is_available()
+    precision = ("no" if cpu else "bf16") if config.precision == "auto" else config.precision
+    available = [str(tracker) for tracker in get_available_trackers()]
+    if settings.tracker and settings.tracker not in available:
+        raise UserError(
+            f"the tracker {settings.tracker!r} is not installed or not known to accelerate; available: "
+            f"{', '.join(available) or 'none'}. Install it, or leave --tracker out."
+        )
+    accelerator = Accelerator(
+        cpu=cpu, mixed_precision=precision, log_with=settings.tracker, project_dir=folder
+    )
+    if config.batch % accelerator.num_processes:
+        raise UserError(
+            f"--batch {config.batch} cannot be shared by {accelerator.num_processes} processes. "
+            "Make it a multiple of that number."
+        )
+    return accelerator
+
+
+def _model(config: TrainConfig, weights: Mapping[str, torch.Tensor] | None) -> Model:
+    """The model to train, with random weights or, its heads excepted, those of a finished seed."""
+    model = build(config.model, config.benchmark, config.cram)
+    if weights is not None:
+        kept = {k: t for k, t in weights.items() if not k.startswith(HEADS)}
+        model.load_state_dict({**model.state_dict(), **kept})
+    if config.trained == "heads":
+        for name, p in model.named_parameters():
+            p.requires_grad_(name.startswith(HEADS))
+    return model
 
 
 class Trainer:
@@ -80,22 +106,7 @@ class Trainer:
         start: Path | None = None,
     ):
         settings = settings or Settings()
-        cpu = not torch.cuda.is_available()
-        precision = ("no" if cpu else "bf16") if config.precision == "auto" else config.precision
-        available = [str(tracker) for tracker in get_available_trackers()]
-        if settings.tracker and settings.tracker not in available:
-            raise UserError(
-                f"the tracker {settings.tracker!r} is not installed or not known to accelerate; available: "
-                f"{', '.join(available) or 'none'}. Install it, or leave --tracker out."
-            )
-        self.accelerator = Accelerator(
-            cpu=cpu, mixed_precision=precision, log_with=settings.tracker, project_dir=folder
-        )
-        if config.batch % self.accelerator.num_processes:
-            raise UserError(
-                f"--batch {config.batch} cannot be shared by {self.accelerator.num_processes} processes. "
-                "Make it a multiple of that number."
-            )
+        self.accelerator = _accelerator(config, settings, folder)
         weights = None if start is None else load_tensors(start / "model.safetensors")[0]
         origin = None if weights is None else digest(t.numpy().tobytes() for t in weights.values())
         if (folder / "config.json").exists():
@@ -104,14 +115,7 @@ class Trainer:
             self.run = Run(folder, {**asdict(config), "seed": seed, "start": origin})
         self.config, self.seed, self.device = config.resolved(), seed, self.accelerator.device
         torch.manual_seed(seed)
-        self.bare: Model = build(config.model, config.benchmark, config.cram).to(self.device)
-        layers = len(self.bare.layers)
-        if weights is not None:
-            kept = {k: t for k, t in weights.items() if not k.startswith(HEADS)}
-            self.bare.load_state_dict({**self.bare.state_dict(), **kept})
-        if config.trained == "heads":
-            for name, p in self.bare.named_parameters():
-                p.requires_grad_(name.startswith(HEADS))
+        self.bare = _model(config, weights).to(self.device)
         self.optimizer = self._optimizer()
         self.model, self.optimizer = self.accelerator.prepare(self.bare, self.optimizer)
         if config.compile:
@@ -121,13 +125,12 @@ class Trainer:
         self.table = trajectory.PatternTable(
             c.batch,
             c.benchmark.patterns,
-            layers,
+            len(self.bare.layers),
             max(100.0, 2 * c.steps * c.batch * shown),
             self.device,
         )
         self.step, self.seconds, self.rows = 0, 0.0, list[Row]()
         self.recent: dict[str, list[float]] = {}
-        self.loss = math.nan
         if settings.tracker:
             self.accelerator.init_trackers("consolidation", config={**asdict(config), "seed": seed})
         self.held_out = generate(c.benchmark, seed, 0, c.evaluation, self.device, "evaluation")
@@ -166,54 +169,39 @@ class Trainer:
         if self.run.finished:
             return trajectory.read_summary(self.run.folder)
         self.run.json("provenance.json", self._provenance())
-        marks = self._marks()
+        c, doublings = self.config, doubling(self.config.steps)
+        even = {round(i * c.steps / c.evaluations) for i in range(1, c.evaluations + 1)}
         if self.step == 0:
             self._evaluate(knock_outs=True)
-        saved = time.monotonic()
-        label = f"{self.config.model}, seed {self.seed}"
-        with progress(label, self.config.steps, self.step) as advance:
-            while self.step < self.config.steps:
-                began = time.monotonic()
-                self._step()
-                self.seconds += time.monotonic() - began
-                if self.step in marks:
-                    self._evaluate(
-                        knock_outs=self.step == self.config.steps or self.step & (self.step - 1) == 0
-                    )
-                advance(1, self._note())
-                # saving adds up over all processes, so all of them have to save at the same step
-                stop, due = processes.agree((stopping(), time.monotonic() - saved > STATE_SECONDS))
-                if stop or due:
-                    self.save()
-                    saved = time.monotonic()
-                if stop:
-                    raise Interrupted(
-                        f"The state of step {self.step} is saved; repeat the same command to go on."
-                    )
+        loop = Loop(
+            label=f"{c.model}, seed {self.seed}",
+            steps=c.steps,
+            step=self._step,
+            marks=even | doublings,
+            measure=lambda done: self._evaluate(knock_outs=done in doublings | {c.steps}),
+            save=lambda done: self.save(),
+            pause=STATE_SECONDS,
+        )
+        loop.run(self.step)
         return self._finish()
 
-    def _marks(self) -> set[int]:
-        """Steps that are evaluated: evenly spaced ones, powers of two, and the last."""
-        c = self.config
-        even = {round(i * c.steps / c.evaluations) for i in range(1, c.evaluations + 1)}
-        return even | {2**i for i in range(c.steps.bit_length()) if 2**i < c.steps}
-
-    def _step(self) -> None:
-        c, (first, last) = self.config, self._mine()
+    def _step(self, step: int) -> str:
+        """One optimiser step; returns the loss, and retrieval and attention of the last evaluation."""
+        began, c, (first, last) = time.monotonic(), self.config, self._mine()
         # every process draws everything and takes its rows, so the numbers do not depend on how many
         # processes there are
-        everything = generate(c.benchmark, self.seed, self.step, c.batch, self.device)
-        draws = generator(self.device, "routing", self.seed, self.step)
-        routing = Routing.draw(len(self.bare.layers), everything, draws, c.temperature_at(self.step))
+        everything = generate(c.benchmark, self.seed, step, c.batch, self.device)
+        draws = generator(self.device, "routing", self.seed, step)
+        routing = Routing.draw(len(self.bare.layers), everything, draws, c.temperature_at(step))
         batch = everything.rows(first, last)
-        rate = self._learning_rate(self.step)
+        rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["relative"]
         self.model.train()
         try:
             with self.accelerator.autocast():
                 outputs = self.model(batch, routing.rows(first, last))
-            terms = objective(outputs, batch, c.objective_at(self.step))
+            terms = objective(outputs, batch, c.objective_at(step))
             self.accelerator.backward(terms["total"])
         except RuntimeError as error:
             said = str(error).partition("\n")[0]
@@ -238,32 +226,26 @@ class Trainer:
                 else "no state was saved yet"
             )
             raise UserError(
-                f"the loss is not finite at step {self.step + 1}, term {bad[0]}; {kept}. Lower "
+                f"the loss is not finite at step {step + 1}, term {bad[0]}; {kept}. Lower "
                 "--learning-rate and choose another --out."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
             self.table.add(everything, outputs, first, last)
-        self.step += 1
-        self.loss = values["total"]
+        self.step = step + 1
         for name, value in values.items():
             self.recent.setdefault(f"loss_{name}", []).append(value)
         self.recent.setdefault("attention_in_training", []).append(episodic)
+        self.seconds += time.monotonic() - began
+        return f"loss {values['total']:.3f}, {self._note()}"
 
     def _note(self) -> str:
-        """Loss of the last step, and retrieval and attention of the last evaluation."""
-        last = {
-            f"{metric} {kind}": value
-            for _, layer, kind, metric, value, _ in self.rows[-200:]
-            if layer == -1 and metric in ("attention", "accuracy")
-        }
-        recurring, novel, attention = (
-            last.get(k, math.nan) for k in ("accuracy recurring", "accuracy novel", "attention all")
-        )
-        return (
-            f"loss {self.loss:.3f}, recurring {recurring:.2f}, novel {novel:.2f}, attention {attention:.3f}"
-        )
+        """Retrieval and attention of the last evaluation."""
+        last = {(row[3], row[2]): row[4] for row in self.rows[-200:] if row[1] == -1}
+        shown = (("accuracy", "recurring"), ("accuracy", "novel"), ("attention", "all"))
+        recurring, novel, attention = (last.get(k, math.nan) for k in shown)
+        return f"recurring {recurring:.2f}, novel {novel:.2f}, attention {attention:.3f}"
 
     @torch.no_grad()
     def _evaluate(self, knock_outs: bool) -> None:
@@ -314,8 +296,7 @@ class Trainer:
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Everything the next step depends on, by name."""
         tensors = {f"model:{name}": t for name, t in self.bare.state_dict().items()}
-        for name, p in self.bare.named_parameters():
-            tensors |= {f"optimizer:{key}:{name}": t for key, t in self.optimizer.state.get(p, {}).items()}
+        tensors |= moments([self.optimizer], list(self.bare.named_parameters()))
         tensors["exposures"] = self.table.exposures.rows
         tensors["patterns"] = self.accelerator.reduce(self.table.sums, "sum")
         log = json.dumps({"rows": self.rows, "recent": self.recent})
@@ -380,15 +361,7 @@ class Trainer:
         self.bare.load_state_dict(
             {k.removeprefix("model:"): t for k, t in tensors.items() if k.startswith("model:")}
         )
-        for name, p in self.bare.named_parameters():
-            moments = {
-                k.split(":")[1]: t
-                for k, t in tensors.items()
-                if k.startswith("optimizer:") and k.endswith(f":{name}")
-            }
-            if moments:
-                # AdamW keeps its step counter in float32 beside the parameter
-                self.optimizer.state[p] = {k: t.to(p.device) for k, t in moments.items()}
+        restore_moments([self.optimizer], list(self.bare.named_parameters()), tensors)
         self.table.exposures.rows = tensors["exposures"].to(self.device)
         if self.accelerator.is_main_process:
             self.table.sums = tensors["patterns"].to(self.device)

@@ -16,7 +16,7 @@ per decade):
 
 | column | meaning |
 |---|---|
-| layer, clock, pattern | clock: one of `srcd.CLOCKS` |
+| layer, clock, pattern | clock: one of `srcd.EXPOSURE_CLOCKS` |
 | k_first, k_last, k | the bin, and the mean k in it |
 | queries | queries that fell into it, in training |
 | routed | of these, how many the router would send to attention at inference (no noise) |
@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 import torch
 
 from consolidation.cram import EPISODIC, Outputs
-from consolidation.srcd import CLOCKS, Batch, Exposures
+from consolidation.srcd import EXPOSURE_CLOCKS, Batch, Exposures
 from labbook.console import UserError
 from labbook.escape import plain
 from labbook.run import digest, opened, replacing, unrepeated
@@ -176,7 +176,7 @@ class PatternTable:
         self.exposures = Exposures(rows, patterns, device)
         self.first = torch.from_numpy(bins(largest)).to(device)
         # layer, clock, pattern, bin, (queries, sum of k, routed, sum of probability)
-        shape = (layers, len(CLOCKS), patterns, len(self.first), 4)
+        shape = (layers, len(EXPOSURE_CLOCKS), patterns, len(self.first), 4)
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
 
     def add(self, everything: Batch, outputs: Outputs, first: int, last: int) -> None:
@@ -192,7 +192,7 @@ class PatternTable:
                 batch.recurring
             ]
             chosen = (probability.argmax(-1) == EPISODIC).double()
-            for clock in range(len(CLOCKS)):
+            for clock in range(len(EXPOSURE_CLOCKS)):
                 entry = torch.stack(
                     [torch.ones_like(chosen), k[clock].double(), chosen, probability[..., EPISODIC].double()],
                     -1,
@@ -210,7 +210,7 @@ class PatternTable:
         return pd.DataFrame(
             {
                 "layer": layer,
-                "clock": np.array(CLOCKS)[clock],
+                "clock": np.array(EXPOSURE_CLOCKS)[clock],
                 "pattern": pattern,
                 "k_first": first[place],
                 "k_last": last[place],

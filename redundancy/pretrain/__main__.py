@@ -9,11 +9,11 @@ from redundancy.pretrain.config import Command
 def work(command: Command) -> Path:
     """Train, and copy what is shipped."""
     # torch and transformers take seconds to import: --help and errors of the options do not wait for them
+    from labbook.training import joined
     from redundancy.pretrain.experiment import pretrain, ship
-    from redundancy.pretrain.trainer import processes
 
     pretrain(command.config, command.out)
-    if command.ship is not None and processes().is_main_process:
+    if command.ship is not None and joined().is_main_process:
         ship(command.out, command.ship, command.ship_steps)
     return command.ship or command.out
 

@@ -21,9 +21,10 @@ from labbook.run import (
     provenance,
     replacing,
 )
+from labbook.training import joined
 from redundancy.pretrain.config import PretrainConfig, check
 from redundancy.pretrain.tokens import baselines, encode, spread_windows, tokenise
-from redundancy.pretrain.trainer import Trainer, processes
+from redundancy.pretrain.trainer import Trainer
 from redundancy.text import Corpus, Document, read_corpus, split_documents
 
 
@@ -80,13 +81,13 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
     Raises UserError for numbers, text or a folder that it cannot be done with.
     """
     check(config)
-    with processes().main_process_first():
+    with joined().main_process_first():
         run = Run(out, config)
     if run.finished:
         console.print("this run is finished; nothing to do")
         return out
     corpus, held = _training_and_held_out(config)
-    with processes().main_process_first():
+    with joined().main_process_first():
         tokenizer, tokens = tokenise(config, corpus, out)
     held_tokens = encode([d.text for d in held], tokenizer)
     validation = spread_windows(held_tokens, config.context, config.validation_tokens)

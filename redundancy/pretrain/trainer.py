@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -30,13 +30,6 @@ from redundancy.pretrain.config import PretrainConfig
 from redundancy.pretrain.tokens import window_order
 
 STATE_SECONDS = 120
-
-
-def processes() -> PartialState:
-    """The processes of this training (torchrun, accelerate launch): accelerate joins CPU processes only when
-    told to.
-    """
-    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def native_bf16() -> bool:

@@ -8,18 +8,10 @@ import torch
 from torch import nn
 
 from consolidation import naive
-from consolidation.cram import (
-    EPISODIC,
-    CRAMConfig,
-    CRAMLayer,
-    Objective,
-    Outputs,
-    Routing,
-    Trace,
-    objective,
-)
-from consolidation.rivals import BUDGET, VARIANTS, SparselyActivated, build, parameters
-from consolidation.srcd import SRCDConfig, generate, generator
+from consolidation.config import VARIANTS, CRAMConfig, Objective, SRCDConfig
+from consolidation.cram import EPISODIC, CRAMLayer, Outputs, Routing, Trace, objective
+from consolidation.rivals import BUDGET, SparselyActivated, build, parameters
+from consolidation.srcd import generate, generator
 from labbook.console import UserError
 
 CPU = torch.device("cpu")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from consolidation.srcd import BIND, CLOCKS, IGNORED, NONE, QUERY, Exposures, SRCDConfig, answers, generate
+from consolidation.config import SRCDConfig
+from consolidation.srcd import BIND, EXPOSURE_CLOCKS, IGNORED, NONE, QUERY, Exposures, answers, generate
 from labbook.console import UserError
 
 CPU = torch.device("cpu")
@@ -153,7 +154,7 @@ def test_exposures_on_three_clocks_are_the_counts_of_a_loop() -> None:
     for step in range(4):
         batch = generate(config, 5, step, rows)
         counted = exposures.before(batch)
-        assert counted.shape == (len(CLOCKS), rows, config.query_count)
+        assert counted.shape == (len(EXPOSURE_CLOCKS), rows, config.query_count)
         known = answers(config, 5, CPU)
         shown = np.zeros((rows, config.patterns), int)
         for row in range(rows):

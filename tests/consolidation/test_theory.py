@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from consolidation.srcd import SRCDConfig
+from consolidation.config import SRCDConfig
 from consolidation.theory import PhasePlane, bounds, consolidated_bound, fit_phase_plane, static_bound
 from labbook.console import UserError
 

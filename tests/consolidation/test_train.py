@@ -13,7 +13,7 @@ import torch
 from consolidation.replicate import __main__ as replicate
 from consolidation.replicate.cells import over_seeds
 from consolidation.rivals import build
-from consolidation.srcd import CLOCKS, Exposures, generate
+from consolidation.srcd import EXPOSURE_CLOCKS, Exposures, generate
 from consolidation.train import __main__ as train
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
@@ -52,12 +52,12 @@ def test_a_killed_run_goes_on_to_the_same_trajectory_bit_for_bit(model, tmp_path
     for stop in (5, 17):
         trainer = Trainer(config, 3, tmp_path / "parts")
         monkeypatch.setattr(
-            "consolidation.train.trainer.stopping", lambda trainer=trainer, stop=stop: trainer.step >= stop
+            "labbook.training.stopping", lambda trainer=trainer, stop=stop: trainer.step >= stop
         )
         with pytest.raises(Interrupted, match=f"The state of step {stop} is saved"):
             trainer.train()
         assert (tmp_path / "parts" / STATE).exists()
-    monkeypatch.setattr("consolidation.train.trainer.stopping", lambda: False)
+    monkeypatch.setattr("labbook.training.stopping", lambda: False)
     parts = Trainer(config, 3, tmp_path / "parts").train()
     assert replace(whole, seconds=0) == replace(parts, seconds=0)
     for one, other in zip(tables(tmp_path / "whole"), tables(tmp_path / "parts"), strict=True):
@@ -95,7 +95,7 @@ def test_the_tables_hold_what_the_schema_says(tmp_path):
     expected = sum(
         int(generate(QUICK.benchmark, 0, s, QUICK.batch).recurring.sum()) for s in range(QUICK.steps)
     )
-    assert patterns.groupby("clock")["queries"].sum().to_dict() == dict.fromkeys(CLOCKS, expected)
+    assert patterns.groupby("clock")["queries"].sum().to_dict() == dict.fromkeys(EXPOSURE_CLOCKS, expected)
     assert bool(((patterns["k"] >= patterns["k_first"]) & (patterns["k"] <= patterns["k_last"])).all())
     assert patterns["probability"].between(0, 1).all()
     assert summary.optimum == pytest.approx(0.0625 * 0.3)
@@ -113,7 +113,7 @@ def test_exposures_in_the_table_are_those_of_the_stream(tmp_path):
         batch = generate(QUICK.benchmark, 0, step, QUICK.batch)
         k_sum += exposures.before(batch)[:, batch.recurring].double().sum(1).numpy()
         exposures.add(batch)
-        trainer._step()
+        trainer._step(trainer.step)
     table = trainer.table.table()
     found = [(t["k"] * t["queries"]).sum() for _, t in table.groupby("clock", sort=False)]
     np.testing.assert_allclose(sorted(found), sorted(k_sum))
@@ -180,7 +180,7 @@ def test_schedules():
 def test_a_loss_that_is_not_finite_is_named_and_the_state_is_kept(tmp_path, monkeypatch):
     trainer = Trainer(QUICK, 0, tmp_path)
     for _ in range(3):
-        trainer._step()
+        trainer._step(trainer.step)
     trainer.save()
     before = (tmp_path / STATE).read_bytes()
     with torch.no_grad():
@@ -210,7 +210,7 @@ def test_out_of_memory_suggests_a_batch(tmp_path, monkeypatch, error):
         trainer.train()
     monkeypatch.setattr("consolidation.train.trainer.objective", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        trainer._step()
+        trainer._step(trainer.step)
 
 
 def test_damaged_and_foreign_states_are_refused(tmp_path):

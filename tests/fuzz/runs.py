@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from consolidation.srcd import CLOCKS
+from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
 from consolidation.train.presets import preset
@@ -118,7 +118,7 @@ def finished_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
 
 def read_training(run: Path) -> object:
     """Both tables, the summaries and the curve of a consolidation run, as `fit` and the figures read them."""
-    curve = episodic_curve(run, CLOCKS[2], least=1)
+    curve = episodic_curve(run, EXPOSURE_CLOCKS[2], least=1)
     tables = {name: frame(trajectory.load(run, name)) for name in trajectory.TABLES}
     return tables, trajectory.summaries(run), curve.x.tolist(), curve.y.tolist()
 
@@ -198,7 +198,7 @@ def state_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
     for seed in (0, 1):
         trainer = Trainer(QUICK, seed, run / f"seed-{seed}")
         for _ in range(3):
-            trainer._step()
+            trainer._step(trainer.step)
         trainer.save()
         trainer.run._lock = None  # type: ignore[assignment]
     wanted = read_state(run / "seed-0")

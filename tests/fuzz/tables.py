@@ -10,7 +10,7 @@ import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from consolidation.fit.source import FitConfig
+from consolidation.fit.config import FitConfig
 from consolidation.fit.source import read as read_source
 from tests.fuzz.judge import Case, Right, damage, equal
 

@@ -20,9 +20,10 @@ from scipy.integrate import quad
 from scipy.optimize import least_squares
 from scipy.stats import gamma as gamma_distribution
 
-from consolidation import coverage
 from consolidation import humans as humans_command
 from consolidation.benchmark import Config, fits
+from consolidation.coverage import __main__ as coverage_command
+from consolidation.coverage import simulation as coverage
 from consolidation.coverage import unit_interval, unit_truth
 from consolidation.decay import forms, functions, humans
 from consolidation.decay.analysis import Choices, analyse
@@ -35,8 +36,9 @@ from consolidation.decay.multiverse import multiverse
 from consolidation.decay.solver import Data, fit_best, solve
 from consolidation.decay.transitions import split, transition
 from consolidation.fit import __main__ as fit_command
+from consolidation.fit.config import FitConfig
 from consolidation.fit.report import drawn_line, fit_decay, latex, read_fit
-from consolidation.fit.source import FitConfig
+from consolidation.fit.source import read
 from consolidation.srcd import CLOCKS as EXPOSURES
 from labbook.console import UserError
 from labbook.estimate import Estimate
@@ -547,13 +549,13 @@ def test_jackknife_intervals_over_few_units_cover():
 
 def test_the_coverage_command_resumes_and_names_what_is_outside(tmp_path, capsys):
     args = ["--simulations", "1", "--replicates", "50", "--out", str(tmp_path / "c.csv")]
-    coverage.main(args)
+    coverage_command.main(args)
     table = pd.read_csv(tmp_path / "c.csv")
     assert {"points", "units"} == set(table["design"])
     assert set(table["form"]) == set(FORMS)
     assert f"of {len(table)} rows between 93 and 97 %" in capsys.readouterr().out
     table.iloc[:-1].to_csv(tmp_path / "c.csv", index=False)
-    coverage.main(args)
+    coverage_command.main(args)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "c.csv"), table)
 
 
@@ -582,7 +584,7 @@ def test_the_reference_run_is_fitted_on_its_clock_and_not_against_humans(tmp_pat
     assert "not compared. Compare them on purpose with --on-clock" in found["missing"]["humans"]
     assert "from the largest mean on" in capsys.readouterr().out
     assert r"\newcommand{\gammaCRAM}" in (tmp_path / "run" / "gamma.tex").read_text()
-    on_purpose = fit_command.read(fit_command.FitConfig(on_clock="repetition", on_clock_factor=1)).curve
+    on_purpose = read(FitConfig(on_clock="repetition", on_clock_factor=1)).curve
     assert on_purpose.clock == REPETITIONS
     assert "x rescaled by 1 from repetitions over training" in on_purpose.normalisation
     compared = analyse(on_purpose, Choices(forms=("power", "constant")))

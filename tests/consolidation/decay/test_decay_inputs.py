@@ -25,6 +25,7 @@ from consolidation.decay.equivalence import Exponent, Margin, equivalence
 from consolidation.decay.forms import FORMS
 from consolidation.decay.multiverse import multiverse
 from consolidation.fit import __main__ as fit_command
+from consolidation.fit import experiment
 from consolidation.fit.report import bibtex, latex, summary, to_json
 from consolidation.fit.source import FitConfig, read
 from labbook.console import UserError
@@ -540,7 +541,7 @@ def out_cases(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("case", ["below a file", "too long", "something else", "a file"])
 def test_the_output_is_checked_before_the_analysis(case, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fit_command, "fit_decay", lambda *_, **__: pytest.fail("the analysis began"))
+    monkeypatch.setattr(experiment, "fit_decay", lambda *_, **__: pytest.fail("the analysis began"))
     assert "Choose another --out" in fails(
         fit_command.main, capsys, ["mack", "--out", str(out_cases(tmp_path)[case])]
     )

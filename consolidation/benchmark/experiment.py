@@ -15,26 +15,23 @@ fits       1,000 bootstrap replicates x 8 forms x 30 curves by the batched solve
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 from scipy.optimize import OptimizeWarning, curve_fit
 from torch.profiler import ProfilerActivity, profile
 
-from consolidation.cram import EPISODIC, CRAMConfig, CRAMLayer, Routing, objective
+from consolidation.benchmark.config import Config, Timed
+from consolidation.config import CRAMConfig
+from consolidation.cram import EPISODIC, CRAMLayer, Routing, objective
 from consolidation.decay.forms import FORMS
 from consolidation.decay.solver import Data, fit_best, solve
 from consolidation.rivals import Attention, MixerLayer, build
 from consolidation.srcd import generate, generator
 from consolidation.train.presets import preset
-from labbook.command import run_command
-from labbook.console import console, progress
+from labbook.console import progress
 from labbook.estimate import Array
 from labbook.run import write_table
 
@@ -48,37 +45,6 @@ CHOSEN = (
     "hyperbolic",
     "logistic",
 )
-
-
-Part = Literal["steps", "attention", "growth", "fits"]
-
-
-@dataclass(frozen=True)
-class Config:
-    """Measure speed and memory of the reference model and the fits as ratios: what is timed, and how much."""
-
-    parts: tyro.conf.Positional[tuple[Part, ...]] = ("steps", "attention", "growth", "fits")
-    """Which comparisons."""
-    preset: str = "small"
-    """Size of the models whose training steps are compared."""
-    rounds: int = 15
-    """Alternations of every pair."""
-    width: int = 256
-    """Width of the attention and growth comparisons; 4 heads, a buffer of 512."""
-    routed: float = 0.02
-    """Share of positions that read there."""
-    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
-    """Positions of the growth comparison; the attention comparison takes 2,048 and 8,192."""
-    curves: int = 30
-    """Number of curves."""
-    replicates: int = 1000
-    """Bootstrap replicates of each."""
-    points: int = 13
-    """Points of each curve."""
-    sample: int = 40
-    """Replicates of one curve and form that scipy fits."""
-    out: Path = Path("runs/benchmark-consolidation.csv")
-    """Table of all figures."""
 
 
 def _data(config: Config, number: int) -> tuple[Array, Array, Array]:
@@ -333,7 +299,7 @@ def fitting(config: Config) -> list[Row]:
     return [{"what": what, "ratio": row["ratio"], "n": count, "target": "at least 50", **both}]
 
 
-PARTS: dict[Part, Callable[[Config], list[Row]]] = {
+PARTS: dict[Timed, Callable[[Config], list[Row]]] = {
     "steps": steps,
     "attention": attention,
     "growth": growth,
@@ -341,20 +307,10 @@ PARTS: dict[Part, Callable[[Config], list[Row]]] = {
 }
 
 
-def work(config: Config) -> Path:
-    """Measure every part and write one row for each ratio."""
+def execute(config: Config) -> pd.DataFrame:
+    """Measure every part, and write one row for each ratio as they come."""
     rows: list[Row] = []
     for part in config.parts:
         rows += PARTS[part](config)
         write_table(config.out, pd.DataFrame(rows))
-    console.print(pd.DataFrame(rows).to_string(index=False, float_format="%.4g", na_rep=""), markup=False)
-    return config.out
-
-
-def main(args: list[str] | None = None) -> None:
-    """The command line."""
-    run_command("consolidation.benchmark", Config, work, args)
-
-
-if __name__ == "__main__":
-    main()
+    return pd.DataFrame(rows)

@@ -10,21 +10,19 @@ README claims no interval outside it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from consolidation.coverage.config import Config
 from consolidation.decay.curve import Clock, Curve, ErrorModel
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import Estimator, bootstrap, fit, profile
 from consolidation.decay.solver import Data, fit_best
-from labbook.command import run_command
-from labbook.console import Interrupted, UserError, console, progress, stopping
+from labbook.console import Interrupted, UserError, progress, stopping
 from labbook.estimate import LEVEL, Array, Estimate
 from labbook.run import write_table
 
@@ -36,20 +34,6 @@ UNITS = (5, 6, 10, 15, 30)
 UNIT_FORMS = ("power", "shifted_power", "exponential", "logistic")
 SPREAD = 0.15
 LARGE = 200_000
-
-
-@dataclass(frozen=True)
-class Config:
-    """Simulate how often the intervals of the decay fits hold the truth."""
-
-    simulations: int = 1000
-    """Curves per row; 1,000 measure a coverage of .95 to +-.014."""
-    replicates: int = 1000
-    """Of each bootstrap."""
-    seed: int = 0
-    """Of all draws."""
-    out: Path = Path("runs/coverage.csv")
-    """The table; rows that it already holds are skipped."""
 
 
 def _x(points: int) -> Array:
@@ -231,21 +215,3 @@ def simulate(config: Config) -> pd.DataFrame:
             write_table(config.out, pd.DataFrame(rows))
             advance()
     return pd.DataFrame(rows)
-
-
-def work(config: Config) -> Path:
-    """Simulate, and print the rows whose coverage is not between 93 and 97 %."""
-    table = simulate(config)
-    inside = table["coverage"].between(0.93, 0.97)
-    console.print(f"{int(inside.sum())} of {len(table)} rows between 93 and 97 %")
-    console.print(table[~inside].to_string(index=False), markup=False)
-    return config.out
-
-
-def main(args: list[str] | None = None) -> None:
-    """The command line."""
-    run_command("consolidation.coverage", Config, work, args)
-
-
-if __name__ == "__main__":
-    main()

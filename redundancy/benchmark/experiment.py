@@ -20,16 +20,15 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 
-from labbook.command import run_command
 from labbook.console import UserError, choice, console
 from labbook.run import write_table
+from redundancy.benchmark.config import Config
 from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import choose_device, choose_dtype, load_model, load_tokenizer, locate
@@ -37,33 +36,6 @@ from redundancy.passes import Task, collect, measure, solve
 from redundancy.regression.controls import fit
 from redundancy.regression.moments import Kept, LayerMoments
 from redundancy.text import SPLITS, cut_windows, read_corpus, split_documents
-
-
-@dataclass(frozen=True)
-class Config:
-    """Measure speed and memory as ratios to what else would do the same: what is timed, and how much text."""
-
-    model: tyro.conf.Positional[str] = "embedded"
-    """As for the probe."""
-    parts: tuple[Literal["pass1", "memory", "stored", "descent"], ...] = (
-        "pass1",
-        "memory",
-        "stored",
-        "descent",
-    )
-    """Which comparisons."""
-    tokens: int = 50_000
-    """Tokens of the memory comparison, against ten times as many."""
-    stored_tokens: int = 20_000
-    """Tokens whose activations are stored in the comparison with TransformerLens and scikit-learn."""
-    rounds: int = 12
-    """Alternations of pass 1 and the plain forward pass."""
-    context: int = 256
-    """Tokens per window."""
-    device: str = "auto"
-    """As for the probe."""
-    out: Path = Path("runs/benchmark.csv")
-    """Table of all figures."""
 
 
 @dataclass(frozen=True)
@@ -312,7 +284,7 @@ def _held_out_r(decoder: Decoder, task: Task, layer: int, probe: torch.nn.Module
     return total / count
 
 
-def work(config: Config) -> Path:
+def execute(config: Config) -> None:
     """Measure every part and write one row for each ratio."""
     choice("threads", torch.get_num_threads(), f"model {config.model}")
     rows = list[dict[str, Any]]()
@@ -325,13 +297,3 @@ def work(config: Config) -> Path:
                     f"[{row.lower_quartile:.3f}, {row.upper_quartile:.3f}] (n = {row.n})"
                 )
     write_table(config.out, pd.DataFrame(rows))
-    return config.out
-
-
-def main(args: list[str] | None = None) -> None:
-    """The command line."""
-    run_command("redundancy.benchmark", Config, work, args)
-
-
-if __name__ == "__main__":
-    main()

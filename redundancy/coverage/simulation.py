@@ -15,17 +15,15 @@ and the truth is the ratio of a million of them. Three intervals are compared: t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from labbook.command import run_command
-from labbook.console import UserError, console, progress
+from labbook.console import UserError, progress
 from labbook.estimate import LEVEL, Array, Bootstrap, Studentised
 from labbook.run import write_table
+from redundancy.coverage.config import Command
 
 Draw = Callable[[np.random.Generator, int], tuple[Array, Array]]
 
@@ -105,22 +103,8 @@ def simulate(design: str, documents: int, simulations: int, seed: int) -> list[d
     return rows
 
 
-@dataclass(frozen=True)
-class Command:
-    """Simulate the coverage of the intervals over documents."""
-
-    documents: tuple[int, ...] = (5, 8, 12, 33)
-    """Numbers of documents."""
-    simulations: int = 1000
-    """Simulated tables per row."""
-    seed: int = 0
-    """Of the simulations."""
-    out: Path = Path("runs/coverage_documents.csv")
-    """The table; figures/coverage_documents.csv is the committed one."""
-
-
-def work(command: Command) -> Path:
-    """Simulate, write the table and print it by method."""
+def execute(command: Command) -> pd.DataFrame:
+    """Simulate all rows and write the table. Raises UserError for numbers that cannot be simulated."""
     if min(command.documents, default=0) < 2 or command.simulations < 1 or command.seed < 0:
         raise UserError(
             f"--documents {command.documents}, --simulations {command.simulations}, --seed "
@@ -135,15 +119,4 @@ def work(command: Command) -> Path:
                 advance()
     table = pd.DataFrame(rows)
     write_table(command.out, table)
-    wide = table.pivot(index=["design", "documents"], columns="method", values="coverage")
-    console.print(wide.loc[list(DESIGNS)].to_string(float_format=lambda v: f"{v:.3f}"))
-    return command.out
-
-
-def main(args: list[str] | None = None) -> None:
-    """The command line."""
-    run_command("redundancy.coverage", Command, work, args)
-
-
-if __name__ == "__main__":
-    main()
+    return table

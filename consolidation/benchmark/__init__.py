@@ -1,0 +1,1 @@
+"""What training, skipping and fitting cost."""

@@ -1,0 +1,288 @@
+"""What can be asked of the memory model: the task, the model, its objective, and the variants of it that the
+paper compares. Imports nothing heavy, so that --help is quick.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from labbook.console import UserError
+
+
+@dataclass(frozen=True)
+class SRCDConfig:
+    """The benchmark. What the paper gives is the default; what it leaves open is chosen here, with the
+    reason.
+    """
+
+    length: int = 2048
+    """Positions of a sequence, N."""
+    queries: float = 0.05
+    """Share of positions that are queries, f."""
+    recurrence: float = 0.70
+    """Share of bindings that come from the fixed patterns, rho."""
+    patterns: int = 100
+    """Fixed patterns."""
+    bindings: float = 0.04
+    """Share of positions that bind a key which may be asked for. Not in the paper; below .05, so that 100
+    patterns suffice at N = 2048 even when every binding recurs, and so that some keys are asked for twice.
+    """
+    distractors: float = 0.0
+    """Share of positions that bind a key which is never asked for. Not in the paper; 0 because two in five
+    ordinary bindings go unasked already.
+    """
+    novel: Literal["disjoint", "shared"] = "disjoint"
+    """Where novel keys come from: `disjoint`, keys that are never patterns, so the key alone tells a novel
+    query; `shared`, the patterns' own keys with another value, so it does not. Not in the paper; disjoint,
+    because eq 13 can be reached only then.
+    """
+    novel_keys: int = 100
+    """Size of the disjoint novel vocabulary. Not in the paper; as many as patterns, so that both kinds of key
+    are equally well trained.
+    """
+    values: int = 16
+    """Values; chance is 1 / values. Not in the paper; 16 keeps chance (.06) far below the recurring share
+    (.70).
+    """
+    lag_exponent: float = 0.0
+    """An earlier binding at lag s is asked for with probability proportional to s^-lag_exponent. Not in the
+    paper; 0 (every earlier binding alike), so that recency gives nothing away.
+    """
+    autoregression: float = 0.95
+    """a of v_t = a v_(t-1) + beta sin(omega gap_t) + noise."""
+    beta: float = 0.5
+    """Drive by the gap. Not in the paper; gives v a variance near .7."""
+    omega: float = 1.0
+    """Angular frequency per unit of time. Not in the paper; the median gap then is a tenth of a period."""
+    noise: float = 0.1
+    """Standard deviation of the noise. Not in the paper; the least possible mean squared error is its square,
+    .01.
+    """
+    gap_tail: float = 1.5
+    """Exponent of the gaps' law P(gap > g) = (1 + g)^-gap_tail. The paper says Pareto(1.5) clipped to [.1,
+    1000]; this is the Pareto II law of the usual samplers, because the classical one starts at 1 and its
+    lower clip would never act.
+    """
+    gap_limits: tuple[float, float] = (0.1, 1000.0)
+    """Gaps are clipped to these."""
+    variant: Literal["srcd", "copy", "associative"] = "srcd"
+    """`copy`: novel keys in a fixed order are bound first and asked for afterwards in the same order (the key
+    is the place in the list: the models have no positional code). `associative`: novel keys in any order, all
+    bound first, then asked for at random.
+    """
+
+    def __post_init__(self) -> None:
+        shares = ("queries", "bindings", "distractors", "recurrence")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--{name} {getattr(self, name)} is not a share between 0 and 1.")
+        if self.query_count < 1 or self.binding_count < 1:
+            raise UserError(
+                f"{self.length} positions at --queries {self.queries} and --bindings {self.bindings} give "
+                f"{self.query_count} queries and {self.binding_count} bindings; at least one of each is "
+                "needed. Increase --length or the shares."
+            )
+        events = self.query_count + self.binding_count + self.distractor_count
+        if events > self.length:
+            raise UserError(
+                f"{events} queries and bindings do not fit into {self.length} positions. Decrease "
+                "--queries, --bindings or --distractors, or increase --length."
+            )
+        bound = self.binding_count + self.distractor_count
+        recurring = 0 if self.variant != "srcd" else self._most_recurring(bound)
+        if recurring > self.patterns or (
+            self.novel == "shared" and self.variant == "srcd" and bound > self.patterns
+        ):
+            raise UserError(
+                f"{bound} bindings, up to {recurring} of them recurring, need as many different keys, but "
+                f"there are {self.patterns} patterns. Increase --patterns, or decrease --bindings or "
+                "--length."
+            )
+        if (
+            not self.shares_keys
+            and bound > self.novel_keys
+            and (self.recurrence < 1 or self.variant != "srcd")
+        ):
+            raise UserError(
+                f"{bound} bindings may need as many novel keys, but there are {self.novel_keys}. Increase "
+                "--novel-keys, or decrease --bindings or --length."
+            )
+        if self.values < 2:
+            raise UserError(
+                f"--values {self.values}: at least 2 values are needed for an answer to be right or wrong."
+            )
+
+    def _most_recurring(self, bound: int) -> int:
+        return bound if self.recurrence == 1 else int(self.recurrence * bound) + (self.recurrence > 0)
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether novel keys are the patterns' own."""
+        return self.novel == "shared" and self.variant == "srcd"
+
+    @property
+    def query_count(self) -> int:
+        """Queries per sequence."""
+        return round(self.length * self.queries)
+
+    @property
+    def binding_count(self) -> int:
+        """Bindings per sequence that may be asked for."""
+        return self.query_count if self.variant == "copy" else round(self.length * self.bindings)
+
+    @property
+    def distractor_count(self) -> int:
+        """Bindings per sequence that are never asked for."""
+        return round(self.length * self.distractors)
+
+    @property
+    def keys(self) -> int:
+        """Size of the key vocabulary, without 0 for none."""
+        return self.patterns + (0 if self.shares_keys else self.novel_keys)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a blind guess."""
+        return 1 / self.values
+
+    def optimum(self) -> float:
+        """Eq 13: share of positions that need attention once every pattern is known, f (1 - rho)."""
+        return self.queries * (1 - (self.recurrence if self.variant == "srcd" else 0.0))
+
+
+@dataclass(frozen=True)
+class CRAMConfig:
+    """The model. What the paper gives is the default; what it leaves open is chosen here, with the reason."""
+
+    width: int = 512
+    """d, of the token stream."""
+    layers: int = 8
+    """L."""
+    heads: int = 8
+    """Heads of the episodic read-out. Not in the paper; 64 dimensions each at d = 512."""
+    feed_forward: int | None = None
+    """Hidden units of the feed-forward part. Not in the paper; None: 4 d."""
+    keys: Literal["learned", "fixed"] = "learned"
+    """Embedding of the keys. Not in the paper; learned, as models have it, so a pattern's value can be
+    written into its own embedding too (the knock-out of all parts shows how much is). `fixed` gives random
+    codes, and memory has to live in the other weights.
+    """
+    working_steps: int = 3
+    """K of eq 2."""
+    initial: Literal["input", "zero"] = "input"
+    """h^(0) of eq 2. Not in the paper; the token itself. No state is carried from position to position: that
+    keeps all positions parallel, and leaves the episodic memory as the only path on which a binding can reach
+    its query, as theorem 1 assumes.
+    """
+    step_size: float | None = None
+    """Delta t of eq 2. Not in the paper; None: 1 / K, so that the K steps span one unit of time."""
+    buffer: int = 512
+    """M, entries of the episodic buffer."""
+    semantic_rank: int | None = None
+    """r of eq 4. None: d / 16, as the paper has it."""
+    semantic: bool = True
+    """False leaves out the semantic path and its router output (table 4, and the control of theorem 1)."""
+    quality: Literal["oracle", "predicted"] = "predicted"
+    """How the router knows q_t, which by eq 6 needs r_E. `oracle` computes attention everywhere, and skips
+    nothing; `predicted` learns q_t from x_t on the positions that did read, and never computes what is
+    skipped. Not in the paper; `predicted` is the one that can save.
+    """
+    quality_in_router: bool = True
+    """False hides q_t from the router (table 4)."""
+    sigma: float | None = None
+    """sigma of eq 6. Not in the paper; None: sigma^2 is the running mean of ||r_E||^2 over the positions that
+    read, so that q_t is a relative error on a scale that does not change as r_E grows in training: 1 for a
+    perfect copy, 1/e for f_sem = 0.
+    """
+    routing: Literal["hard", "soft"] = "hard"
+    """Forward pass with the chosen path alone and straight-through gradients, or with the mixture. Not in the
+    paper; hard, because a mixture skips nothing.
+    """
+    exploration: float = 0.05
+    """Share of positions at which r_E is computed in training whatever the router says, in mode `predicted`.
+    It does not enter their output; q_t is learnt there, and the router's straight-through gradient, weighted
+    by 1 / exploration, estimates the one that attention everywhere would give. Without it a position that
+    once skips can never learn to attend again: where attention helped, the loss is flat, and where it is
+    missing, there is no r_E.
+    """
+    chunk: int = 512
+    """Positions that are handled together; changes memory and speed, never the result."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(
+                f"--width {self.width} is not divisible by --heads {self.heads}. Change one of them."
+            )
+        for name in ("width", "layers", "heads", "working_steps", "buffer", "chunk", "rank", "hidden"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+        if not 0 <= self.exploration < 1:
+            raise UserError(f"--exploration {self.exploration} is not a share of at least 0 and less than 1.")
+
+    @property
+    def rank(self) -> int:
+        """r of eq 4."""
+        return self.width // 16 if self.semantic_rank is None else self.semantic_rank
+
+    @property
+    def hidden(self) -> int:
+        """Hidden units of the feed-forward part."""
+        return 4 * self.width if self.feed_forward is None else self.feed_forward
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights of eq 8."""
+
+    attention_penalty: float = 0.1
+    """lambda_E."""
+    semantic_reward: float = 0.05
+    """lambda_S."""
+    consolidation: float = 0.5
+    """gamma, the weight of eq 5."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of table 1 or 4.
+
+    Attributes
+    ----------
+    label : as the paper calls it.
+    config, objective, training : the fields in which it differs from CRAM.
+    layer : the layer's class.
+    budget : the fields in which a CRAM of as many parameters differs from the configuration; None takes the
+        parameters as they come.
+    """
+
+    label: str
+    layer: str = "cram"
+    config: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, Any] | None = None
+
+
+VARIANTS = {
+    "cram": Variant("CRAM"),
+    "control": Variant(
+        "no semantic memory",
+        config={"semantic": False},
+        objective={"semantic_reward": 0.0, "consolidation": 0.0},
+        # the parameters of the semantic memory go to the feed-forward part
+        budget={"semantic": True},
+    ),
+    "no-consolidation": Variant("no consolidation loss", objective={"consolidation": 0.0}),
+    "no-quality": Variant("no q in the router", config={"quality_in_router": False}),
+    "fast-semantic": Variant("semantic learning rate x 10", training={"semantic_rate": 1.0}),
+    "transformer": Variant("Transformer", "transformer", budget={}),
+    "mamba": Variant("Mamba", "mamba", budget={}),
+    "jamba": Variant("Jamba 1:7", "jamba", budget={}),
+    "seqboat": Variant("SeqBoat", "seqboat", budget={}),
+}
+
+
+def variant(name: str) -> Variant:
+    """The variant of that name. Raises UserError naming those there are."""
+    if name not in VARIANTS:
+        raise UserError(f"there is no model {name!r}; there are {', '.join(VARIANTS)}. Change --model.")
+    return VARIANTS[name]

@@ -1,0 +1,22 @@
+"""What `consolidation.replicate` is asked. Imports nothing heavy, so that --help is quick."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from consolidation.train.config import Settings, TrainConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """Run the experiments of the paper and their controls."""
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    tables: tuple[str, ...] = ("table1", "table4", "schedule", "recurrence", "novel", "mode", "transfer")
+    """Which tables."""
+    seeds: int = 5
+    """Seeds of every cell that have to be finished; 0 only tabulates what is there."""
+    out: Path | None = None
+    """Folder; default: runs/replicate-<time>. Finished cells in it are skipped."""

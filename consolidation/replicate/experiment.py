@@ -1,0 +1,94 @@
+"""The experiments of the paper and their controls: `python -m consolidation.replicate [PRESET] [--tables ...]
+[--seeds N]`.
+
+table1      which models retrieve, and what does it cost them in attention: CRAM, CRAM without consolidation,
+            Transformer, Mamba, Jamba 1:7, SeqBoat
+table4      which part of CRAM saves attention: full, no semantic memory (the control of theorem 1), no
+            L_cons, no q in the router, semantic learning rate x 10
+schedule    does the transition move with the schedules: temperature schedule ending at 1/3, 2/3 and 1 of
+            training and constant; pressure setting in earlier and later, and from the start
+recurrence  is eq 13 reached: recurrence 0, .25, .5, .7, .9, 1
+novel       what if the key does not tell novel from recurring: disjoint, shared
+mode        does it matter how q is known, and where a pattern may be stored: q predicted and oracle; key
+            codes fixed and learned
+transfer    do memory and router transfer to Copy and Associative recall with new heads: trained CRAM frozen,
+            random frozen, from scratch at equal steps
+
+Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a
+killed command goes on, and cells that several tables share are trained once. `cells.csv` holds one row per
+cell and metric: mean over seeds with its interval, and the paper's number beside it.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+
+from consolidation.replicate.cells import Cell, cells, finished, tabulate
+from consolidation.replicate.config import Command
+from consolidation.train.trainer import Trainer
+from labbook.console import UserError
+from labbook.run import CHECKSUMS, Run, digest, provenance, read_json, write_json
+from labbook.training import default_folder, joined
+
+
+def execute(command: Command) -> tuple[Path, pd.DataFrame]:
+    """Train what is missing, seed by seed so that every cell has some soon; tabulate all that is finished
+    after each, and draw at the end. Returns the run folder and the table.
+
+    Raises UserError for tables and seeds that cannot be, for a folder of another run, and see `Trainer`.
+    """
+    out = command.out or default_folder("replicate")
+    listed = cells(command.config, command.tables)
+    if command.seeds < 0:
+        raise UserError(f"--seeds {command.seeds}: give the number of seeds, or 0 to tabulate what is there.")
+    run = _opened(command, out, listed)
+    # what others start from comes first
+    runs = {cell.folder: cell for cell in sorted(listed, key=lambda c: c.needs is not None)}
+    missing = sorted({c.needs for c in runs.values() if c.needs} - set(runs))
+    runs = {name: Cell("table1", name, name, replace(command.config, model=name)) for name in missing} | runs
+    for seed in range(command.seeds):
+        for folder, cell in runs.items():
+            start = None if cell.needs is None else out / cell.needs / f"seed-{seed}"
+            Trainer(cell.config, seed, out / folder / f"seed-{seed}", command.settings, start).train()
+            if joined().is_main_process:
+                run.table("cells.csv", tabulate(finished(out, listed), listed))
+    table = tabulate(finished(out, listed), listed)
+    if joined().is_main_process and not _is_that_of(out, table):
+        # plotting libraries are slow to import, and only this process draws
+        from consolidation.replicate.figures import draw
+
+        draw(out, out)
+        count = len(table["cell"].unique())
+        summary = {"config": asdict(command.config), "tables": command.tables, "cells": count}
+        run.finish({"cells": table}, summary)
+    return out, table
+
+
+def _opened(command: Command, out: Path, listed: list[Cell]) -> Run:
+    """The run folder. A folder of finished seeds without a `config.json`, which older commands and
+    `consolidation.train` leave, becomes one.
+
+    Raises UserError for a folder of another preset, and when nothing is there and nothing is to be trained.
+    """
+    there = finished(out, listed)
+    if not there and not command.seeds:
+        raise UserError(
+            f"{out} holds no finished run of the tables {', '.join(command.tables)}. Increase --seeds."
+        )
+    main = joined().is_main_process
+    if main and there and not (out / "config.json").exists():
+        write_json(out / "config.json", asdict(command.config))
+    with joined().main_process_first():
+        run = Run(out, command.config)
+    if not (out / "provenance.json").exists():  # of the first start; every seed has its own
+        run.json("provenance.json", provenance(tables=command.tables, seeds=command.seeds))
+    return run
+
+
+def _is_that_of(out: Path, table: pd.DataFrame) -> bool:
+    """Whether the run is finished with this very table, so that nothing is left to draw or to write."""
+    path = out / "summary.json"
+    sums = read_json(path).get(CHECKSUMS, {}) if path.is_file() else {}
+    # older runs drew no figures and had no config.json
+    return "config.json" in sums and sums.get("cells.csv") == digest([table.to_csv(index=False).encode()])

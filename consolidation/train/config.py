@@ -1,0 +1,129 @@
+"""What a training run is made of, and what `consolidation.train` is asked. Imports nothing heavy, so that
+--help is quick.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from consolidation.config import CRAMConfig, Objective, SRCDConfig, variant
+from labbook.console import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run, without its seed."""
+
+    model: str = "cram"
+    """cram, one of its ablations (control, no-consolidation, no-quality, fast-semantic), or transformer,
+    mamba, jamba, seqboat.
+    """
+    benchmark: Annotated[SRCDConfig, tyro.conf.arg(name="")] = field(default_factory=SRCDConfig)
+    cram: Annotated[CRAMConfig, tyro.conf.arg(name="")] = field(default_factory=CRAMConfig)
+    objective: Annotated[Objective, tyro.conf.arg(name="")] = field(default_factory=Objective)
+    trained: Literal["all", "heads"] = "all"
+    """`heads` trains the two output maps only: memory and router stay as they are (transfer, table 2)."""
+    steps: int = 10_000
+    """Optimiser steps."""
+    batch: int = 32
+    """Sequences per step, over all processes."""
+    learning_rate: float = 3e-4
+    """Peak of AdamW's (.9, .98), cosine to zero."""
+    semantic_rate: float = 0.1
+    """Learning rate of the semantic memory, relative to the peak."""
+    weight_decay: float = 0.01
+    """Of AdamW, on matrices only."""
+    warmup: int = 100
+    """Steps of linear warm-up. Not in the paper; the usual guard of layers that are normalised after the sum.
+    """
+    temperature: tuple[float, float] = (1.0, 0.1)
+    """Of the Gumbel-softmax, first and last."""
+    temperature_steps: int = 3000
+    """Steps of its linear schedule; 0 keeps the last one from the start."""
+    pressure_start: int = 0
+    """Step at which the routing pressure (lambda_E and lambda_S) sets in. In the paper it is on from the
+    start.
+    """
+    pressure_ramp: int = 0
+    """Steps over which it grows linearly to its full weight."""
+    evaluation: int = 64
+    """Held-out sequences of every evaluation."""
+    evaluations: int = 80
+    """Evaluations, evenly over training, besides those at powers of two; knock-outs are measured at the
+    latter and at the end.
+    """
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """auto: bf16 autocast on GPUs, float32 on CPUs. Weights stay float32."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+
+    def __post_init__(self) -> None:
+        variant(self.model)
+        for name in ("steps", "batch", "evaluation", "evaluations"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)} has to be at least 1.")
+        bound = self.benchmark.binding_count + self.benchmark.distractor_count
+        if self.cram.buffer < bound:
+            raise UserError(
+                f"a buffer of {self.cram.buffer} entries cannot hold the {bound} bindings of a sequence. "
+                "Increase --buffer, or decrease --bindings or --length."
+            )
+
+    def resolved(self) -> "TrainConfig":
+        """The configuration with the fields in which its model differs from CRAM."""
+        chosen = variant(self.model)
+        return replace(self, objective=replace(self.objective, **chosen.objective), **chosen.training)
+
+    def temperature_at(self, step: int) -> float:
+        """Gumbel temperature of a step."""
+        first, last = self.temperature
+        return (
+            last
+            if self.temperature_steps == 0
+            else first + (last - first) * min(1.0, step / self.temperature_steps)
+        )
+
+    def objective_at(self, step: int) -> Objective:
+        """Weights of eq 8 at a step; lambda_E and lambda_S grow along the ramp."""
+        done = 1.0 if self.pressure_ramp == 0 else min(1.0, (step - self.pressure_start) / self.pressure_ramp)
+        share = done if step >= self.pressure_start else 0.0
+        full = self.objective
+        return replace(
+            full,
+            attention_penalty=share * full.attention_penalty,
+            semantic_reward=share * full.semantic_reward,
+        )
+
+    def events(self) -> dict[str, float]:
+        """Steps of the schedules, by name, for the change-point analysis."""
+        steps = {
+            "end of the temperature schedule": self.temperature_steps,
+            "routing pressure sets in": self.pressure_start,
+        }
+        if self.pressure_ramp:
+            steps["routing pressure at full weight"] = self.pressure_start + self.pressure_ramp
+        return {name: float(step) for name, step in steps.items() if 0 < step < self.steps}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What changes no number."""
+
+    tracker: str | None = None
+    """Also log to tensorboard, wandb or trackio, through accelerate; the package has to be installed."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train on SRCD and leave trajectories."""
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    seeds: int = 1
+    """Number of seeds; each fixes the patterns, the sequences, the weights and the routing noise."""
+    first_seed: int = 0
+    """The first of them."""
+    out: Path | None = None
+    """Folder of the run; default: runs/train-<model>-<time>."""

@@ -1,0 +1,1 @@
+"""What the probe costs beside other ways of the same work."""
