@@ -22,7 +22,7 @@ from consolidation.decay.analysis import Analysis, units_table
 from consolidation.decay.equivalence import Margin
 from consolidation.fit.report import bibtex, data_hash, fit_decay, latex, summary, to_json
 from consolidation.fit.source import FitConfig, read
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from labbook.console import UserError, at_once, choice, console, warn
 from labbook.escape import plain
 from labbook.run import Run, provenance, replacing, sealed
@@ -134,7 +134,7 @@ def work(command: Command) -> Path:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("consolidation.fit", Command, work, args)
+    run_command("consolidation.fit", Command, work, args, repeat=Repeat({"read_on_clock", "data_hash"}))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ from rich.table import Table
 
 from consolidation.replicate.cells import SEEDS, Cell, cells, finished, tabulate
 from consolidation.rivals import VARIANTS
-from consolidation.train.presets import TrainConfig, parse
+from consolidation.train.presets import TrainConfig, begin
 from consolidation.train.trainer import Settings, Trainer
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from labbook.console import UserError, console
 from labbook.run import CHECKSUMS, Run, digest, provenance, read_json, write_json
 
@@ -166,7 +166,7 @@ def work(command: Command) -> Path | None:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("consolidation.replicate", Command, work, args, parse)
+    run_command("consolidation.replicate", Command, work, args, start=begin, repeat=Repeat())
 
 
 if __name__ == "__main__":

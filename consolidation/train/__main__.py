@@ -8,18 +8,20 @@ A killed run goes on when the command is repeated. On several GPUs:
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tyro
 from accelerate import PartialState
 from rich import box
 from rich.table import Table
 
-from consolidation.train.presets import TrainConfig, parse
+from consolidation.train.presets import TrainConfig, begin
 from consolidation.train.trainer import Settings, Trainer
 from consolidation.train.trajectory import SeedSummary
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from labbook.console import UserError, console
 
 
@@ -118,9 +120,18 @@ def work(command: Command) -> Path | None:
     return out
 
 
+def of_seed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the command that trains the seed of this configuration again."""
+    if found.get("start") is not None:
+        raise ValueError("the run started from the weights of another, which consolidation.replicate does")
+    return {"first_seed": found["seed"]}
+
+
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("consolidation.train", Command, work, args, parse)
+    run_command(
+        "consolidation.train", Command, work, args, start=begin, repeat=Repeat({"seed", "start"}, of_seed)
+    )
 
 
 if __name__ == "__main__":

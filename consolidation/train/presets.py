@@ -14,15 +14,15 @@ only half of the recurring queries after 3,000 steps. The fourth, r = 32 as in t
 4, so that the semantic memory is not made small by the small width.
 """
 
-import sys
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from consolidation.cram import CRAMConfig, Objective
 from consolidation.rivals import variant
 from consolidation.srcd import SRCDConfig
+from labbook.command import Start
 from labbook.console import UserError
 
 
@@ -174,12 +174,7 @@ def preset(name: str) -> TrainConfig:
     return PRESETS[name]
 
 
-def parse(args: list[str] | None, command: type[Any], prog: str) -> Any:
-    """Command-line arguments `[PRESET] [flags]` as a `command` whose field `config` starts from the preset
-    (default: tiny).
-    """
-    args = sys.argv[1:] if args is None else args
+def begin(args: list[str]) -> Start:
+    """Arguments `[PRESET] [flags]`: the preset (default: tiny) and the flags."""
     name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("tiny", args)
-    return tyro.cli(
-        command, default=command(config=preset(name)), args=rest, prog=f"{prog} [{' | '.join(PRESETS)}]"
-    )
+    return Start(preset(name), rest, f" [{' | '.join(PRESETS)}]")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from redundancy.removal.config import Command
 
 
@@ -25,7 +25,7 @@ def work(command: Command) -> Path | None:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("redundancy.removal", Command, work, args)
+    run_command("redundancy.removal", Command, work, args, repeat=Repeat({"weight_hash", "data_hash"}))
 
 
 if __name__ == "__main__":

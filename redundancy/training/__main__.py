@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from redundancy.training.config import Command
 
 
@@ -25,7 +25,9 @@ def work(command: Command) -> Path | None:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("redundancy.training", Command, work, args)
+    run_command(
+        "redundancy.training", Command, work, args, repeat=Repeat({"weight_hash", "data_hash", "steps"})
+    )
 
 
 if __name__ == "__main__":
