@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import tyro
 from accelerate import PartialState
 from rich import box
@@ -23,6 +24,7 @@ from consolidation.train.trainer import Settings, Trainer
 from consolidation.train.trajectory import SeedSummary
 from labbook.command import Repeat, run_command
 from labbook.console import UserError, console
+from labbook.report import Report
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,40 @@ def execute(command: Command, out: Path) -> list[SeedSummary]:
         from consolidation.train.figures import draw
 
         draw(out)
+        if command.settings.report:
+            report(summaries).write(out)
     return summaries
+
+
+def report(summaries: list[SeedSummary]) -> Report:
+    """What the page of the run folder holds."""
+    first = summaries[0]
+    rows = [
+        {
+            "seed": s.seed,
+            **{f"right, {kind}": share for kind, share in s.accuracy.items()},
+            "dynamics MSE": s.dynamics_mse,
+            **{f"attend, {kind}": share for kind, share in s.attention.items()},
+            "query-key pairs": s.pairs,
+            "learnt": s.learnt,
+            "consolidated": s.consolidated,
+            "minutes": s.seconds / 60,
+        }
+        for s in summaries
+    ]
+    return Report(
+        command="consolidation.train",
+        title=f"{first.label}: {first.parameters:,} parameters, {first.steps:,} steps",
+        verdict=[succeeded(summaries)],
+        tables={"by seed": pd.DataFrame(rows)},
+        config=f"seed-{first.seed}/config.json",
+    )
+
+
+def succeeded(summaries: list[SeedSummary]) -> str:
+    """How many seeds did what they should."""
+    learnt, consolidated = sum(s.learnt for s in summaries), sum(s.consolidated for s in summaries)
+    return f"{learnt} of {len(summaries)} seeds learnt retrieval, {consolidated} consolidated"
 
 
 def show(summaries: list[SeedSummary]) -> None:
@@ -98,8 +133,7 @@ def show(summaries: list[SeedSummary]) -> None:
             f"{s.seconds / 60:.1f}",
         )
     console.print(table)
-    learnt, consolidated = sum(s.learnt for s in summaries), sum(s.consolidated for s in summaries)
-    console.print(f"{learnt} of {len(summaries)} seeds learnt retrieval, {consolidated} consolidated")
+    console.print(succeeded(summaries))
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,7 @@ def work(command: Command) -> Path:
     from redundancy.pretrain.experiment import pretrain, ship
     from redundancy.pretrain.trainer import processes
 
-    pretrain(command.config, command.out)
+    pretrain(command.config, command.out, report=command.report)
     if command.ship is not None and processes().is_main_process:
         ship(command.out, command.ship, command.ship_steps)
     return command.ship or command.out

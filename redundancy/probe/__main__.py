@@ -12,6 +12,7 @@ def work(command: Command) -> Path | None:
     from labbook import processes
     from redundancy.probe.experiment import execute
     from redundancy.probe.figures import draw
+    from redundancy.probe.report import report
     from redundancy.probe.tables import print_tables
 
     with processes.together():
@@ -19,6 +20,8 @@ def work(command: Command) -> Path | None:
         if processes.rank() > 0:
             return None
         draw(tables.folder, tables.folder)
+        if command.settings.report:
+            report(tables).write(tables.folder)
         print_tables(tables)
     return tables.folder
 

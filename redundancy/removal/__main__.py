@@ -12,6 +12,7 @@ def work(command: Command) -> Path | None:
     from labbook import processes
     from redundancy.removal.experiment import execute
     from redundancy.removal.figures import draw_removal
+    from redundancy.removal.report import report
     from redundancy.removal.tables import print_losses
 
     with processes.together():
@@ -19,6 +20,8 @@ def work(command: Command) -> Path | None:
         if processes.rank() > 0:
             return None
         draw_removal(losses.folder, losses.folder)
+        if command.settings.report:
+            report(losses).write(losses.folder)
         print_losses(losses)
     return losses.folder
 

@@ -12,6 +12,7 @@ def work(command: Command) -> Path | None:
     from labbook import processes
     from redundancy.training.experiment import execute
     from redundancy.training.figures import draw_course
+    from redundancy.training.report import report
     from redundancy.training.tables import print_course
 
     with processes.together():
@@ -19,6 +20,8 @@ def work(command: Command) -> Path | None:
         if processes.rank() > 0:
             return None
         draw_course(course.folder, course.folder)
+        if command.settings.report:
+            report(course).write(course.folder)
         print_course(course)
     return course.folder
 
