@@ -1,14 +1,66 @@
 """The command line of every command: parse, guard, do the work, and print last where the result lies."""
 
-from collections.abc import Callable
+import dataclasses
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from labbook.console import console, guarded, literal
+from labbook import __version__
+from labbook.console import UserError, console, guarded, literal
 
 Asked = TypeVar("Asked")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is printed."""
+
+    quiet: bool = False
+    """Print nothing on standard output but where the result lies."""
+    version: bool = False
+    """Print the version and end."""
+
+
+@dataclass(frozen=True)
+class RunOutput(Output):
+    """What is printed by a command that leaves a run folder, and the run that it repeats."""
+
+    json: bool = False
+    """Print nothing on standard output but summary.json (of several seeds, an object of them by folder)."""
+    config: Path | None = None
+    """The config.json of a run to repeat: its values are the defaults, and the other options override them.
+    """
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where parsing begins: the command's `config` by default, the arguments left, what follows `prog`."""
+
+    config: Any
+    rest: list[str]
+    usage: str = ""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What a `config.json` of a command holds beside the fields of its `config`.
+
+    Attributes
+    ----------
+    derived : keys that are always there. They are how the command knows a file of its own.
+    options : the command's other fields that the file decides, as a function of what it holds.
+    """
+
+    derived: Collection[str] = ()
+    options: Callable[[Mapping[str, Any]], dict[str, Any]] = field(default=lambda found: {})
 
 
 def run_command(
@@ -16,7 +68,9 @@ def run_command(
     command: type[Asked],
     body: Callable[[Asked], Path | None],
     args: list[str] | None,
-    parse: Callable[[list[str] | None, type[Any], str], Any] | None = None,
+    *,
+    start: Callable[[list[str]], Start] | None = None,
+    repeat: Repeat | None = None,
 ) -> None:
     """Run `python -m NAME ARGS`.
 
@@ -26,16 +80,158 @@ def run_command(
     command : dataclass whose fields are the options; the docstring below each is its help.
     body : does the work and returns the folder or file of the result, None on processes that print nothing.
     args : command-line arguments; None takes those of the process.
-    parse : (args, command, prog) -> command, where tyro alone does not do.
+    start : arguments -> Start, where the first argument chooses the defaults.
+    repeat : of commands that leave a run folder, whose field `config` is what `config.json` holds.
 
     Exits with 2 on a `UserError` and with 130 when interrupted, see `guarded`.
     """
-    prog = f"python -m {name}"
+    given = sys.argv[1:] if args is None else list(args)
+    if "--version" in given:
+        print(f"{name} {__version__}")
+        return
 
     def work() -> None:
-        asked = parse(args, command, prog) if parse else tyro.cli(command, args=args, prog=prog)
-        place = body(asked)
-        if place is not None:
+        asked, output = _parsed(name, command, given, start, repeat)
+        of_run = output if isinstance(output, RunOutput) else RunOutput(output.quiet)
+        if of_run.json and of_run.quiet:
+            raise UserError("--json and --quiet were asked for; each is all that is printed. Choose one.")
+        silent = of_run.json or of_run.quiet
+        before, console.quiet = console.quiet, console.quiet or silent
+        try:
+            place = body(asked)
+        finally:
+            console.quiet = before
+        if place is not None and of_run.json:
+            print(json.dumps(read_summary(place), ensure_ascii=False, indent=1))
+        elif place is not None:
             console.print(literal(place))
 
     guarded(work)
+
+
+def read_summary(folder: Path) -> Any:
+    """What `summary.json` of a run folder holds; of a folder of such folders, an object by their names."""
+    path = folder / "summary.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    return {one.parent.name: read_summary(one.parent) for one in sorted(folder.glob("*/summary.json"))}
+
+
+def _parsed(
+    name: str,
+    command: type[Asked],
+    args: list[str],
+    start: Callable[[list[str]], Start] | None,
+    repeat: Repeat | None,
+) -> tuple[Asked, Output]:
+    """The command that the arguments ask for, and what it shall print."""
+    prog, path = f"python -m {name}", None if repeat is None else _named(args)
+    begun = Start(None, args)
+    if start is not None:
+        begun = start(args)
+        if path is not None and len(begun.rest) < len(args):
+            raise UserError(f"{args[0]} and --config were both given as defaults. Leave one of them out.")
+    output = Output if repeat is None else RunOutput
+    # a field more than the command itself has, so that its own options keep their names and headings
+    kind: Any = tyro.conf.OmitArgPrefixes
+    fields = [("output", kind[output], field(default_factory=output))]
+    whole = make_dataclass(command.__name__, fields, bases=(command,), frozen=True)
+    whole.__doc__ = command.__doc__
+    default: dict[str, Any] = {}
+    if path is not None and repeat is not None:
+        default["default"] = _repeated(name, whole, path, repeat)
+    elif begun.config is not None:
+        default["default"] = _begun(whole, begun.config)
+    found = tyro.cli(whole, args=begun.rest, prog=prog + begun.usage, **default)
+    return found, found.output
+
+
+def _named(args: list[str]) -> Path | None:
+    """What follows --config, which decides the defaults before the rest is parsed."""
+    for place, arg in enumerate(args):
+        if arg == "--config" and place + 1 < len(args):
+            return Path(args[place + 1])
+        if arg.startswith("--config="):
+            return Path(arg.removeprefix("--config="))
+    return None
+
+
+def _begun(command: Any, config: Any, **options: Any) -> Any:
+    """The command with this `config`, everything else as it is when not given."""
+    for other in dataclasses.fields(command):
+        kind: Any = _plain(typing.get_type_hints(command)[other.name])
+        if other.name not in ("config", *options) and _needed(other):
+            made = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+            options[other.name] = kind() if made else tyro.MISSING
+    return command(config=config, **options)
+
+
+def _needed(one: dataclasses.Field[Any]) -> bool:
+    return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+
+
+def _plain(annotation: Any) -> Any:
+    return typing.get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+
+def _repeated(name: str, command: Any, path: Path, repeat: Repeat) -> Any:
+    """The command that left `path`. Raises UserError when it is no config.json of this command."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--config {path} cannot be read ({error}). Name the config.json of a run of python -m {name}."
+        ) from error
+    kind = _plain(typing.get_type_hints(command)["config"])
+    fields = {one.name for one in dataclasses.fields(kind)}
+    if not isinstance(found, dict):
+        raise UserError(f"--config {path} holds no configuration. Name the config.json of a run.")
+    foreign, absent = sorted(set(found) - fields - set(repeat.derived)), set(repeat.derived) - set(found)
+    absent |= {one.name for one in dataclasses.fields(kind) if _needed(one)} - set(found)
+    if foreign or absent:
+        told = [f"it has {', '.join(foreign)}"] * bool(foreign)
+        told += [f"it lacks {', '.join(sorted(absent))}"] * bool(absent)
+        raise UserError(
+            f"--config {path} is of another command than python -m {name} ({'; '.join(told)}). Name the "
+            "config.json of one of its runs."
+        )
+    own = {key: value for key, value in found.items() if key in fields}
+    try:
+        return _begun(command, _restored(kind, own), **repeat.options(found))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--config {path}: {error}. Restore it from a copy, or name another.") from error
+
+
+def _restored(kind: Any, found: Any, name: str = "") -> Any:
+    """A dataclass from what JSON holds of it. Raises ValueError for a value of another type."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is {found!r}, and has to be an object")
+    hints = typing.get_type_hints(kind)
+    if unknown := sorted(set(found) - set(hints)):
+        raise ValueError(f"{name} has no {', '.join(unknown)}")
+    return kind(**{key: _value(hints[key], value, key) for key, value in found.items() if key in hints})
+
+
+def _value(kind: Any, value: Any, name: str) -> Any:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _restored(kind, value, name)
+    if origin in (typing.Union, types.UnionType):
+        for part in parts:
+            with suppress(ValueError):
+                return _value(part, value, name)
+    elif origin is typing.Annotated:
+        return _value(parts[0], value, name)
+    elif origin is typing.Literal and value in parts:
+        return value
+    elif origin is tuple and isinstance(value, list):
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        if len(kinds) == len(value):
+            return tuple(_value(part, one, name) for part, one in zip(kinds, value, strict=True))
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif kind is Path and isinstance(value, str):
+        return Path(value)
+    elif isinstance(kind, type) and type(value) is kind:
+        return value
+    raise ValueError(f"{name} is {value!r}, which that option does not take")

@@ -9,10 +9,15 @@ messages of libraries.
 | a BibTeX field | `bibtex` |
 | a cell of a Markdown table | `cell` |
 | a label of a Matplotlib figure | `mathtext` |
+| text or an attribute of an HTML page | `html` |
+| a value in a script of an HTML page | `script` |
 """
 
+import html as pages
+import json
 import re
 import unicodedata
+from typing import Any
 
 from rich.markup import escape
 
@@ -66,3 +71,17 @@ def cell(text: object) -> str:
 def mathtext(text: object) -> str:
     """`text` for a Matplotlib label: a dollar sign starts no formula."""
     return plain(text).replace("$", r"\$")
+
+
+def html(text: object, *, lines: bool = False) -> str:
+    """`text` between tags or in a quoted attribute of an HTML page; `lines` keeps line breaks."""
+    parts = str(text).split("\n") if lines else [text]
+    return "\n".join(pages.escape(plain(part)) for part in parts)
+
+
+def script(value: Any) -> str:
+    """`value` as a JavaScript expression inside a script element: JSON in which no tag begins or ends. Raises
+    ValueError for NaN and infinity, which JSON does not have.
+    """
+    text = json.dumps(value, allow_nan=False)  # ASCII only: no separator that ends a line of script
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

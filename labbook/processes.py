@@ -30,12 +30,12 @@ def together() -> Iterator[None]:
         yield
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    console.quiet = rank() > 0
+    before, console.quiet = console.quiet, console.quiet or rank() > 0
     try:
         yield
     finally:
         dist.destroy_process_group()
-        console.quiet = False
+        console.quiet = before
 
 
 def rank() -> int:

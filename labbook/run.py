@@ -83,18 +83,18 @@ def _refused(path: Path, error: OSError) -> Exception:
     return UserError(f"{path} cannot be written ({reason}). Choose another --out.")
 
 
-def _defined(value: Any) -> Any:
+def defined(value: Any) -> Any:
     """`value` with null for every NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {k: _defined(v) for k, v in value.items()}
+        return {k: defined(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_defined(v) for v in value]
+        return [defined(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, at full float precision; what is not defined (NaN, infinity) is null."""
-    text = json.dumps(_defined(value), indent=1, ensure_ascii=False, allow_nan=False, default=str)
+    text = json.dumps(defined(value), indent=1, ensure_ascii=False, allow_nan=False, default=str)
     with replacing(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
@@ -213,7 +213,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _content(summary: Mapping[str, Any]) -> str:
     """SHA-256 of a summary as it is read again, without its own checksum."""
     rest = {key: value for key, value in summary.items() if key != SEAL}
-    written = json.loads(json.dumps(_defined(rest), default=str))
+    written = json.loads(json.dumps(defined(rest), default=str))
     return SEALED + digest([json.dumps(written, sort_keys=True).encode()])
 
 

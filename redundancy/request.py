@@ -93,6 +93,8 @@ class Settings:
     """Run folder; default: runs/<model>-<time>. The same command with the same folder resumes it."""
     resume: bool = False
     """Go on with the newest unfinished run of this configuration under runs/."""
+    report: bool = True
+    """Write report.html, the run on one page, into the folder."""
 
 
 R = TypeVar("R", bound=Request)

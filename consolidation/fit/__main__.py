@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from consolidation.fit.config import Command
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from labbook.console import at_once
 
 
@@ -18,7 +18,7 @@ def work(command: Command) -> Path:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("consolidation.fit", Command, work, args)
+    run_command("consolidation.fit", Command, work, args, repeat=Repeat({"read_on_clock", "data_hash"}))
 
 
 if __name__ == "__main__":

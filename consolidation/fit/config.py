@@ -96,6 +96,10 @@ class Settings:
 
     out: Path | None = None
     """Run folder; default: runs/fit-<source>-<time>."""
+    report: bool = True
+    """Write report.html, the run on one page, into the folder."""
+    full: bool = False
+    """Print everything that was found, not only the lines that a reader needs first."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from typing import Any
 from consolidation.decay.analysis import Analysis, units_table
 from consolidation.decay.equivalence import Margin
 from consolidation.fit.config import FitConfig, Settings
-from consolidation.fit.report import bibtex, data_hash, fit_decay, latex, summary, to_json
+from consolidation.fit.report import bibtex, data_hash, fit_decay, latex, report, summary, to_json
+from consolidation.fit.short import short
 from consolidation.fit.source import read
 from labbook.console import UserError, choice, console, warn
 from labbook.escape import plain
@@ -77,14 +78,25 @@ def execute(config: FitConfig, settings: Settings) -> Path:
             change=source.change,
             margin=None if config.margin is None else Margin(config.margin, "given by --margin"),
         )
-        _write(found, run)
+        _write(found, run, settings)
+    if settings.full:
+        for caution in found.cautions:
+            warn(caution)
+        console.print(summary(found), markup=False)
+        return run.folder
+    # the exponent's line says whether its form is rejected
     for caution in found.cautions:
-        warn(caution)
-    console.print(summary(found), markup=False)
+        if not caution.startswith("the form is"):
+            warn(caution)
+    for line in short(found):
+        # words are moved to the next line, so that no number is cut
+        console.print(line, markup=False, soft_wrap=False)
+    files = sorted({path.suffix.removeprefix(".") for path in run.folder.iterdir()})
+    console.print(f"files: {', '.join(files)} in the folder below; everything that was found: --full")
     return run.folder
 
 
-def _write(found: Analysis, run: Run) -> None:
+def _write(found: Analysis, run: Run, settings: Settings) -> None:
     """Everything that a finished run holds, `summary.json` last; nothing before all is computed."""
     # plotting libraries are slow to import; errors of the options should be fast
     from consolidation.fit.figures import draw
@@ -103,4 +115,6 @@ def _write(found: Analysis, run: Run) -> None:
             partial.write_text(text, encoding="utf-8")
     run.json("fit.json", sealed(to_json(found)))
     draw(found, run.folder)
+    if settings.report:
+        report(found, tables).write(run.folder)
     run.finish(tables, to_json(found))

@@ -15,8 +15,10 @@ from consolidation.decay import humans
 from consolidation.decay.analysis import Analysis, Choices, analyse, exponent_rows
 from consolidation.decay.curve import Curve
 from consolidation.decay.forms import FORMS
+from consolidation.fit.short import short
 from labbook import escape
 from labbook.console import UserError
+from labbook.report import Report
 from labbook.run import digest
 
 
@@ -229,6 +231,27 @@ def read_fit(path: Path) -> dict[str, Any]:
         "standing": None,
         **found,
     }
+
+
+def report(found: Analysis, tables: dict[str, pd.DataFrame]) -> Report:
+    """What the page of the run folder holds."""
+    humans_beside = [
+        {"series": h.name, "study": h.study, "measure": h.measure, "clock": str(h.clock), **vars(h.number)}
+        for h in (*found.humans, *found.shown)
+    ]
+    said = [*short(found), *(f"Caution: {caution}." for caution in found.cautions)]
+    return Report(
+        command="consolidation.fit",
+        title=f"Decay of {found.curve.name} over {found.curve.clock}",
+        verdict=said,
+        tables={
+            "forms": tables["forms"],
+            "exponents": tables["exponents"],
+            "human exponents": pd.DataFrame(humans_beside),
+            "units": tables["units"],
+        },
+        sources=bibtex(found).split("\n\n", 1)[1],
+    )
 
 
 def _macro(name: str) -> str:

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from consolidation.config import VARIANTS
 from consolidation.replicate.config import Command
-from consolidation.train.presets import parse
-from labbook.command import run_command
+from consolidation.train.presets import begin
+from labbook.command import Repeat, run_command
 from labbook.console import UserError, console
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def work(command: Command) -> Path | None:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("consolidation.replicate", Command, work, args, parse)
+    run_command("consolidation.replicate", Command, work, args, start=begin, repeat=Repeat())
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from consolidation.replicate.cells import Cell, cells, finished, tabulate
 from consolidation.replicate.config import Command
 from consolidation.train.trainer import Trainer
 from labbook.console import UserError
+from labbook.report import Report
 from labbook.run import CHECKSUMS, Run, digest, provenance, read_json, write_json
 from labbook.training import default_folder, joined
 
@@ -59,10 +60,32 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
         from consolidation.replicate.figures import draw
 
         draw(out, out)
+        if command.settings.report:
+            report(command, table).write(out)
         count = len(table["cell"].unique())
         summary = {"config": asdict(command.config), "tables": command.tables, "cells": count}
         run.finish({"cells": table}, summary)
     return out, table
+
+
+def report(command: Command, table: pd.DataFrame) -> Report:
+    """What the page of the run folder holds."""
+    cells = table.set_index(["metric", "cell"])["estimate"]
+    cram = {name: found.iloc[0] for name in ("retrieval", "attention") if len(found := _of_cram(cells, name))}
+    said = [f"{name} {value:.3f}" for name, value in cram.items()]
+    return Report(
+        command="consolidation.replicate",
+        title=f"The experiments of the paper and their controls: {', '.join(command.tables)}",
+        verdict=[f"CRAM here, mean over seeds: {', '.join(said)}."] if said else [],
+        tables={
+            f"{name}: mean over seeds, 95 % interval, the paper's number": rows.drop(columns="table")
+            for name, rows in table.groupby("table", sort=False)
+        },
+    )
+
+
+def _of_cram(cells: "pd.Series[float]", metric: str) -> "pd.Series[float]":
+    return cells[[key == (metric, "cram") for key in cells.index]]
 
 
 def _opened(command: Command, out: Path, listed: list[Cell]) -> Run:

@@ -1,14 +1,15 @@
 """The command line of `python -m consolidation.train`; the experiment itself is `experiment.execute`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
 from consolidation.train.config import Command
-from consolidation.train.presets import parse
-from labbook.command import run_command
+from consolidation.train.presets import begin
+from labbook.command import Repeat, run_command
 from labbook.console import console
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ def show(summaries: list["SeedSummary"]) -> None:
             f"{s.seconds / 60:.1f}",
         )
     console.print(table)
-    learnt, consolidated = sum(s.learnt for s in summaries), sum(s.consolidated for s in summaries)
-    console.print(f"{learnt} of {len(summaries)} seeds learnt retrieval, {consolidated} consolidated")
 
 
 def _number(value: float | None) -> str:
@@ -73,19 +72,29 @@ def _yes(value: bool) -> str:
 def work(command: Command) -> Path | None:
     """Train every seed and print a line for each."""
     # torch takes seconds to import: --help and errors of the options do not wait for it
-    from consolidation.train.experiment import execute
+    from consolidation.train.experiment import execute, succeeded
     from labbook.training import joined
 
     out, summaries = execute(command)
     if not joined().is_main_process:
         return None
     show(summaries)
+    console.print(succeeded(summaries))
     return out
+
+
+def of_seed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the command that trains the seed of this configuration again."""
+    if found.get("start") is not None:
+        raise ValueError("the run started from the weights of another, which consolidation.replicate does")
+    return {"first_seed": found["seed"]}
 
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("consolidation.train", Command, work, args, parse)
+    run_command(
+        "consolidation.train", Command, work, args, start=begin, repeat=Repeat({"seed", "start"}, of_seed)
+    )
 
 
 if __name__ == "__main__":

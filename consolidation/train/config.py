@@ -113,6 +113,8 @@ class Settings:
 
     tracker: str | None = None
     """Also log to tensorboard, wandb or trackio, through accelerate; the package has to be installed."""
+    report: bool = True
+    """Write report.html, the run on one page, into the folder."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ A killed run goes on when the command is repeated. On several GPUs:
 
 from pathlib import Path
 
+import pandas as pd
+
 from consolidation.train.config import Command
 from consolidation.train.trainer import Trainer
 from consolidation.train.trajectory import SeedSummary
 from labbook.console import UserError
+from labbook.report import Report
 from labbook.training import default_folder, joined
 
 
@@ -33,4 +36,37 @@ def execute(command: Command) -> tuple[Path, list[SeedSummary]]:
         from consolidation.train.figures import draw
 
         draw(out)
+        if command.settings.report:
+            report(summaries).write(out)
     return out, summaries
+
+
+def report(summaries: list[SeedSummary]) -> Report:
+    """What the page of the run folder holds."""
+    first = summaries[0]
+    rows = [
+        {
+            "seed": s.seed,
+            **{f"right, {kind}": share for kind, share in s.accuracy.items()},
+            "dynamics MSE": s.dynamics_mse,
+            **{f"attend, {kind}": share for kind, share in s.attention.items()},
+            "query-key pairs": s.pairs,
+            "learnt": s.learnt,
+            "consolidated": s.consolidated,
+            "minutes": s.seconds / 60,
+        }
+        for s in summaries
+    ]
+    return Report(
+        command="consolidation.train",
+        title=f"{first.label}: {first.parameters:,} parameters, {first.steps:,} steps",
+        verdict=[succeeded(summaries)],
+        tables={"by seed": pd.DataFrame(rows)},
+        config=f"seed-{first.seed}/config.json",
+    )
+
+
+def succeeded(summaries: list[SeedSummary]) -> str:
+    """How many seeds did what they should."""
+    learnt, consolidated = sum(s.learnt for s in summaries), sum(s.consolidated for s in summaries)
+    return f"{learnt} of {len(summaries)} seeds learnt retrieval, {consolidated} consolidated"

@@ -14,13 +14,9 @@ only half of the recurring queries after 3,000 steps. The fourth, r = 32 as in t
 4, so that the semantic memory is not made small by the small width.
 """
 
-import sys
-from typing import Any
-
-import tyro
-
 from consolidation.config import CRAMConfig, Objective, SRCDConfig
 from consolidation.train.config import TrainConfig
+from labbook.command import Start
 from labbook.console import UserError
 
 PRESETS = {
@@ -76,12 +72,7 @@ def preset(name: str) -> TrainConfig:
     return PRESETS[name]
 
 
-def parse(args: list[str] | None, command: type[Any], prog: str) -> Any:
-    """Command-line arguments `[PRESET] [flags]` as a `command` whose field `config` starts from the preset
-    (default: tiny).
-    """
-    args = sys.argv[1:] if args is None else args
+def begin(args: list[str]) -> Start:
+    """Arguments `[PRESET] [flags]`: the preset (default: tiny) and the flags."""
     name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("tiny", args)
-    return tyro.cli(
-        command, default=command(config=preset(name)), args=rest, prog=f"{prog} [{' | '.join(PRESETS)}]"
-    )
+    return Start(preset(name), rest, f" [{' | '.join(PRESETS)}]")

@@ -12,7 +12,7 @@ def work(command: Command) -> Path:
     from labbook.training import joined
     from redundancy.pretrain.experiment import pretrain, ship
 
-    pretrain(command.config, command.out)
+    pretrain(command.config, command.out, report=command.report)
     if command.ship is not None and joined().is_main_process:
         ship(command.out, command.ship, command.ship_steps)
     return command.ship or command.out

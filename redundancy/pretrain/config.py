@@ -95,3 +95,5 @@ class Command:
     """Also copy final weights, tokenizer, card and the checkpoints of --ship-steps there, in float16."""
     ship_steps: tuple[int, ...] = ()
     """Checkpoints to ship beside the final weights."""
+    report: bool = True
+    """Write report.html, the run on one page, into the folder."""

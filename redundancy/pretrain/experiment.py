@@ -16,6 +16,7 @@ import pandas as pd
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from labbook.console import UserError, console
+from labbook.report import Report
 from labbook.run import (
     Run,
     provenance,
@@ -75,8 +76,25 @@ same context.
         partial.write_text(text, encoding="utf-8")
 
 
-def pretrain(config: PretrainConfig, out: Path) -> Path:
-    """Train as configured into `out` and return it. A finished run is left as it is.
+def page(trainer: Trainer, facts: dict[str, Any]) -> Report:
+    """What the report of a run holds."""
+    last = trainer.rows[-1]["validation_loss"]
+    rivals = ", ".join(f"{name} {nats:.3f}" for name, nats in facts["baselines"].items())
+    return Report(
+        command="redundancy.pretrain",
+        title=f"A GPT-2 of {facts['parameters']:,} parameters",
+        verdict=[
+            f"After {trainer.steps:,} steps the validation loss is {last:.3f} nats per token; at the start "
+            f"it was {trainer.rows[0]['validation_loss']:.3f}. Interpolated Kneser-Ney models of the same "
+            f"text reach: {rivals}."
+        ],
+        tables={"losses at the checkpoints": pd.DataFrame(trainer.rows)},
+    )
+
+
+def pretrain(config: PretrainConfig, out: Path, *, report: bool = True) -> Path:
+    """Train as configured into `out` and return it, with the run on one page if `report`. A finished run is
+    left as it is.
 
     Raises UserError for numbers, text or a folder that it cannot be done with.
     """
@@ -113,6 +131,8 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
         trainer.bare.save_pretrained(out / "model")
         facts["baselines"] = baselines(tokens, validation, config.vocabulary)
         write_card(trainer, out, {**facts, "commit": about["commit"]})
+        if report:
+            page(trainer, facts).write(out)
         run.json(
             "summary.json",
             {

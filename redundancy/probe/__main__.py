@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from redundancy.probe.config import Command
 
 
@@ -12,6 +12,7 @@ def work(command: Command) -> Path | None:
     from labbook import processes
     from redundancy.probe.experiment import execute
     from redundancy.probe.figures import draw
+    from redundancy.probe.report import report
     from redundancy.probe.tables import print_tables
 
     with processes.together():
@@ -19,13 +20,15 @@ def work(command: Command) -> Path | None:
         if processes.rank() > 0:
             return None
         draw(tables.folder, tables.folder)
+        if command.settings.report:
+            report(tables).write(tables.folder)
         print_tables(tables)
     return tables.folder
 
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("redundancy.probe", Command, work, args)
+    run_command("redundancy.probe", Command, work, args, repeat=Repeat({"weight_hash", "data_hash"}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from redundancy.removal.config import Command
 
 
@@ -12,6 +12,7 @@ def work(command: Command) -> Path | None:
     from labbook import processes
     from redundancy.removal.experiment import execute
     from redundancy.removal.figures import draw_removal
+    from redundancy.removal.report import report
     from redundancy.removal.tables import print_losses
 
     with processes.together():
@@ -19,13 +20,15 @@ def work(command: Command) -> Path | None:
         if processes.rank() > 0:
             return None
         draw_removal(losses.folder, losses.folder)
+        if command.settings.report:
+            report(losses).write(losses.folder)
         print_losses(losses)
     return losses.folder
 
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("redundancy.removal", Command, work, args)
+    run_command("redundancy.removal", Command, work, args, repeat=Repeat({"weight_hash", "data_hash"}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from redundancy.training.config import Command
 
 
@@ -12,6 +12,7 @@ def work(command: Command) -> Path | None:
     from labbook import processes
     from redundancy.training.experiment import execute
     from redundancy.training.figures import draw_course
+    from redundancy.training.report import report
     from redundancy.training.tables import print_course
 
     with processes.together():
@@ -19,13 +20,17 @@ def work(command: Command) -> Path | None:
         if processes.rank() > 0:
             return None
         draw_course(course.folder, course.folder)
+        if command.settings.report:
+            report(course).write(course.folder)
         print_course(course)
     return course.folder
 
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("redundancy.training", Command, work, args)
+    run_command(
+        "redundancy.training", Command, work, args, repeat=Repeat({"weight_hash", "data_hash", "steps"})
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""What every command takes: --quiet, --json, --version, and --config, which repeats a run."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from consolidation.fit import __main__ as fit
+from consolidation.train import __main__ as train
+from labbook import __version__
+from labbook.command import Repeat, read_summary, run_command
+from labbook.console import UserError, console
+from labbook.run import Run
+from redundancy.probe import __main__ as probe
+from redundancy.removal import __main__ as removal
+from redundancy.text import DATA
+from redundancy.training import __main__ as training
+from tests.conftest import fails
+
+SHIPPED = DATA / "runs" / "embedded"
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 3
+    ends: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = "plain"
+    layers: tuple[int, ...] | None = None
+    kind: Literal["one", "two"] = "one"
+    inner: Inner = field(default_factory=Inner)
+
+
+@dataclass(frozen=True)
+class Command:
+    """Leave a run."""
+
+    config: Config
+    out: Path
+
+
+def run(args: list[str]) -> None:
+    def work(command: Command) -> Path:
+        console.print("a table")
+        made = Run(command.out, {**vars(command.config), "inner": vars(command.config.inner), "hash": "h"})
+        made.finish({}, {"name": command.config.name, "layers": command.config.layers})
+        return command.out
+
+    run_command("made.up", Command, work, args, repeat=Repeat({"hash"}))
+
+
+def test_version(capsys):
+    run(["--version"])
+    assert capsys.readouterr().out == f"made.up {__version__}\n"
+
+
+def test_quiet_prints_the_folder_only(tmp_path, capsys):
+    run(["--out", str(tmp_path / "loud")])
+    assert capsys.readouterr().out.splitlines() == ["a table", str(tmp_path / "loud")]
+    run(["--out", str(tmp_path / "run"), "--quiet"])
+    assert capsys.readouterr().out == f"{tmp_path / 'run'}\n"
+    assert not console.quiet
+
+
+def test_json_prints_the_summary_only(tmp_path, capsys):
+    run(["--out", str(tmp_path / "run"), "--json", "--config.name", "other"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert printed["name"] == "other"
+    assert read_summary(tmp_path) == {"run": printed}
+
+
+def test_quiet_and_json_are_one_too_many(tmp_path, capsys):
+    assert "Choose one" in fails(run, capsys, ["--out", str(tmp_path), "--json", "--quiet"])
+
+
+def test_config_repeats_a_run_and_other_flags_override(tmp_path, capsys):
+    wanted = ["--config.name", "mine", "--config.layers", "1", "2", "--config.inner.ends", "2", "3"]
+    run(["--out", str(tmp_path / "first"), *wanted])
+    path = tmp_path / "first" / "config.json"
+    run(["--out", str(tmp_path / "again"), "--config", str(path)])
+    assert (tmp_path / "again" / "config.json").read_bytes() == path.read_bytes()
+    run(["--out", str(tmp_path / "other"), f"--config={path}", "--config.kind", "two"])
+    changed = json.loads((tmp_path / "other" / "config.json").read_text())
+    assert changed == {**json.loads(path.read_text()), "kind": "two"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "holds no configuration"),
+        ('{"name": "a"}', "lacks hash"),
+        ('{"hash": "h", "colour": 1}', "it has colour"),
+        ('{"hash": "h", "name": 1}', "name is 1, which that option does not take"),
+        ('{"hash": "h", "kind": "three"}', "kind is 'three'"),
+        ('{"hash": "h", "layers": [true]}', "layers is [True]"),
+        ('{"hash": "h", "inner": {"ends": [1]}}', "ends is [1]"),
+        ('{"hash": "h", "inner": {"depth": 1}}', "inner has no depth"),
+        ('{"hash": "h", "inner": 1}', "inner is 1"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_an_error(tmp_path, capsys, content, said):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    assert said in fails(run, capsys, ["--out", str(tmp_path / "run"), "--config", str(path)])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [probe, removal, training])
+@pytest.mark.parametrize("other", ["probe", "removal", "training"])
+def test_a_config_of_another_command_is_an_error(command, other, capsys, monkeypatch):
+    name = command.__name__.split(".")[1]
+
+    def stop(asked):
+        raise UserError(f"asked for {asked.config.tokens} tokens")
+
+    monkeypatch.setattr(command, "work", stop)
+    said = fails(command.main, capsys, ["--config", str(SHIPPED / other / "config.json")])
+    assert ("asked for 100000 tokens" if other == name else "is of another command") in said
+
+
+def test_a_seed_is_trained_again(tmp_path):
+    first = tmp_path / "first"
+    train.main(["tiny", "--steps", "2", "--evaluations", "1", "--first-seed", "3", "--out", str(first)])
+    path = first / "seed-3" / "config.json"
+    train.main(["--config", str(path), "--out", str(tmp_path / "again"), "--quiet"])
+    assert (tmp_path / "again" / "seed-3" / "config.json").read_bytes() == path.read_bytes()
+
+
+def test_a_preset_and_a_config_are_one_default_too_many(tmp_path, capsys):
+    said = fails(train.main, capsys, ["tiny", "--config", str(tmp_path / "config.json")])
+    assert "were both given" in said
+
+
+def test_a_fit_is_repeated(tmp_path, capsys):
+    first = tmp_path / "first"
+    fit.main(["cram2026_fig4a", "--bootstrap", "100", "--out", str(first)])
+    capsys.readouterr()
+    fit.main(["--config", str(first / "config.json"), "--out", str(tmp_path / "again"), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    there = json.loads((first / "summary.json").read_text())
+    assert printed["gamma"] == there["gamma"]
