@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from labbook.command import run_command
+from labbook.command import Repeat, run_command
 from redundancy.pretrain.config import Command
 
 
@@ -20,7 +20,7 @@ def work(command: Command) -> Path:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("redundancy.pretrain", Command, work, args)
+    run_command("redundancy.pretrain", Command, work, args, repeat=Repeat())
 
 
 if __name__ == "__main__":
