@@ -57,7 +57,7 @@ def _paper(series: str) -> pd.DataFrame:
     return pd.read_csv(humans.DATA / "paper_figures.csv").query("series == @series")
 
 
-def _setting(runs: Runs) -> str:
+def setting(runs: Runs) -> str:
     """What was trained on what, as titles say it."""
     _, facts = trajectory.read(trajectory.seeds(runs.folders["cram"])[0] / "trajectory.parquet")
     cram, benchmark = facts["config"]["cram"], facts["config"]["benchmark"]
@@ -168,7 +168,7 @@ def attention(runs: Runs) -> Figure:
         color="0.3",
         va="center",
     )
-    style.title(figure, f"{_setting(runs)}: where attention is spent; bands are the range of the seeds")
+    style.title(figure, f"{setting(runs)}: where attention is spent; bands are the range of the seeds")
     return figure
 
 
@@ -210,7 +210,7 @@ def memory(runs: Runs) -> Figure:
         axes.remove()
     style.title(
         figure,
-        f"{_setting(runs)}: a part knocked out (−) at evaluation; bands are the range of {_seeds(runs, *shown)}",
+        f"{setting(runs)}: a part knocked out (−) at evaluation; bands are the range of {_seeds(runs, *shown)}",
     )
     return figure
 
@@ -254,10 +254,10 @@ def phase_plane(runs: Runs) -> Figure:
     # the model is about consolidation, so it starts where routing begins to cost
     begun = quality.index >= runs.summaries["cram"][0].events.get("routing pressure sets in", 0)
     _phase_panels(panels[1], panels[2], quality, share, begun)
+    seeds = _seeds(runs, "cram")
     style.title(
         figure,
-        f"{_setting(runs)}: quality and semantic routing at recurring queries; bands are the range of "
-        f"{_seeds(runs, *CRAM)}",
+        f"{setting(runs)}: quality and semantic routing at recurring queries; bands are the range of {seeds}",
     )
     return figure
 
@@ -343,7 +343,7 @@ def exposure(runs: Runs) -> Figure:
         style.name_lines(axes, ends)
     style.title(
         figure,
-        f"{_setting(runs)}: P(episodic) at recurring queries by number of earlier exposures; bands are the "
+        f"{setting(runs)}: P(episodic) at recurring queries by earlier exposures; bands are the "
         f"range of {_seeds(runs, *shown)}",
     )
     return figure
@@ -402,7 +402,7 @@ def beside_the_paper(runs: Runs) -> Figure:
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
     )
-    style.title(figure, f"{_setting(runs)}, beside the preprint's own tables")
+    style.title(figure, f"{setting(runs)}, beside the preprint's own tables")
     return figure
 
 

@@ -1,5 +1,6 @@
 """Figures of removal runs, drawn from their folders and never from live objects."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,9 @@ def _removable_panel(axes: Axes, losses: Losses) -> None:
         "bottom\n(arrow: less than)",
         fontsize=8,
     )
-    axes.set_yticks([-i for i in range(len(shown))], [ORDERS[order] for order in shown], fontsize=7.5)
+    axes.set_yticks(
+        [-i for i in range(len(shown))], [textwrap.fill(ORDERS[order], 27) for order in shown], fontsize=7.5
+    )
 
 
 def removal_by_layer(losses: Losses) -> Figure:
