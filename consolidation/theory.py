@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
-from scipy.integrate import solve_ivp
+from scipy.integrate import ode
 from scipy.optimize import least_squares
 
 from consolidation.config import SRCDConfig
@@ -103,24 +103,21 @@ class PhasePlane:
 def _integrate(parameters: tuple[float, float, float], q: float, p: float, steps: Array) -> Array:
     eta_q, eta_p, q_star = parameters
 
-    def flow(_: float, state: Array) -> list[float]:
-        p = min(max(state[1], 0.0), 1.0)
-        push = eta_p * (state[0] - q_star)
+    def flow(_: float, state: Array) -> tuple[float, float]:
+        q, p = state.tolist()
+        push = eta_p * (q - q_star)
         # at the border only the push inwards acts
-        if (state[1] <= 0 and push < 0) or (state[1] >= 1 and push > 0):
+        if (p <= 0 and push < 0) or (p >= 1 and push > 0):
             push = 0.0
-        return [eta_q * p * (1 - state[0]), push]
+        return eta_q * min(max(p, 0.0), 1.0) * (1 - q), push
 
-    solved = solve_ivp(
-        flow,
-        (steps[0], steps[-1]),
-        [q, p],
-        t_eval=steps,
-        rtol=1e-6,
-        atol=1e-8,
-        max_step=(steps[-1] - steps[0]) / 50,
+    # a fit integrates thousands of times, and solve_ivp takes the same steps in Python, ten times slower
+    solver = ode(flow).set_integrator(
+        "dopri5", rtol=1e-6, atol=1e-8, max_step=(steps[-1] - steps[0]) / 50, nsteps=100_000
     )
-    return np.asarray(np.clip(solved.y, [[-np.inf], [0.0]], [[np.inf], [1.0]]))
+    solver.set_initial_value((q, p), steps[0])
+    solved = np.stack([np.array([q, p]), *(solver.integrate(step) for step in steps[1:])], 1)
+    return np.asarray(np.clip(solved, [[-np.inf], [0.0]], [[np.inf], [1.0]]))
 
 
 def fit_phase_plane(steps: Array, q: Array, p: Array, *, from_observed: bool = False) -> PhasePlane:

@@ -1,11 +1,13 @@
 """The look of every figure: one theme, a palette that the colour-blind can tell apart, a PNG and a PDF."""
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -14,6 +16,8 @@ from matplotlib.figure import Figure
 # Okabe & Ito's palette as seaborn ships it: blue, orange, green, vermilion, purple, brown, pink, grey,
 # yellow, sky
 PALETTE = sns.color_palette("colorblind")
+# inches; shown 830 pixels wide, as on a project page, a point is 1.4 pixels, so nothing is set below 7 points
+WIDTH = 8.3
 
 
 def apply() -> None:
@@ -43,6 +47,57 @@ def band(
     rows, (colour, marker, line) = rows.sort_values(over), look
     axes.plot(rows[over], rows["estimate"], marker=marker, ls=line, ms=4, lw=width, color=colour, label=label)
     axes.fill_between(rows[over], rows["lower"], rows["upper"], color=colour, alpha=0.18, lw=0)
+
+
+def title(figure: Figure, text: str) -> None:
+    """The title of a figure, folded to its width."""
+    figure.suptitle("\n".join(textwrap.fill(line, 100) for line in text.split("\n")), fontsize=9)
+
+
+def name_lines(axes: Axes, names: Sequence[tuple[str, Any, float, float]], size: float = 7.5) -> None:
+    """Write the names of lines to the right of the axes, each in its colour and joined to its end.
+
+    Parameters
+    ----------
+    names : name, colour, and x and y of the line's end, in the units of the data. Call it last: limits and
+        scales have to be final.
+    size : of the text, in points.
+    """
+    names = [one for one in names if np.isfinite(one[3])]
+    points = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72
+    heights = np.array([1.35 * size * (1 + name.count("\n")) / points for name, *_ in names])
+    wanted = [float(axes.transAxes.inverted().transform(axes.transData.transform(n[2:]))[1]) for n in names]
+    order = np.argsort(np.clip(wanted, 0, 1), kind="stable")
+    places, tall = np.clip(wanted, 0, 1)[order], heights[order]
+    gaps = (tall[:-1] + tall[1:]) / 2
+    for _ in range(500):
+        close = np.maximum(gaps - np.diff(places), 0) / 2
+        places[:-1] -= close
+        places[1:] += close
+    # a stack that leaves the axes is moved back as a whole
+    if len(places):
+        places += max(-float(places[0]), 0) - max(float(places[-1]) - 1, 0)
+    for place, which in zip(places, order, strict=True):
+        text, colour, x, y = names[which]
+        y = min(max(y, min(axes.get_ylim())), max(axes.get_ylim()))
+        axes.annotate(
+            text,
+            (x, y),
+            (1.06, place),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=size,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.5,
+                "shrinkA": 1,
+                "shrinkB": 1,
+                "relpos": (0, 0.5),
+            },
+        )
 
 
 def draw(results: Any, figures: Mapping[str, Callable[[Any], Figure]], folder: Path) -> list[Path]:

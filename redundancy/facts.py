@@ -1,8 +1,11 @@
 """What a run says about its model, its text and its machine."""
 
+import json
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from labbook.escape import mathtext
 from redundancy.model.gguf_file import GgufFile
 
 
@@ -47,3 +50,33 @@ class Facts:
         own = {} if self.gguf is None else self.gguf.facts
         rest = {name: value for name, value in vars(self).items() if name not in ("model", "gguf")}
         return {"model": self.model, **own, **rest}
+
+
+class _Headline(Protocol):
+    @property
+    def model(self) -> str: ...
+
+
+class Shown(Protocol):
+    """The tables of any command of this wing."""
+
+    @property
+    def headline(self) -> _Headline:
+        """What names the model."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they are stored."""
+
+
+def subject(run: Shown) -> str:
+    """Model and text of a run as titles name them; the text only where its folder says which."""
+    model = run.headline.model
+    try:
+        corpus = json.loads((run.folder / "provenance.json").read_text(encoding="utf-8")).get("corpus")
+    except (OSError, ValueError, AttributeError):
+        corpus = None
+    shown = "embedded model" if model == "embedded" else model
+    if not corpus:
+        return mathtext(shown)
+    return mathtext(f"{shown} on {'embedded text' if corpus == 'embedded' else Path(str(corpus)).name}")

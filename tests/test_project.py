@@ -116,7 +116,7 @@ FLOORS = (
     {"replication.verdict", "replication.paper"},
     {"replication.rows"},
     {"replication.redundancy", "replication.consolidation"},
-    {"replication.results"},
+    {"replication.results", "replication.abstract"},
     {"replication.__main__"},
 )
 # imported inside a function, when a figure is asked for

@@ -2,146 +2,333 @@
 beside humans.
 """
 
+import re
 import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
+from consolidation.decay import humans
 from consolidation.decay.analysis import HUMAN_RANGE, Analysis, exponent_rows
+from consolidation.decay.curve import Curve
+from consolidation.decay.equivalence import Exponent
 from consolidation.decay.inference import collapse, units_of
 from labbook import style
 from labbook.escape import mathtext
+from labbook.estimate import Array, Estimate
 
+# classes of human measures, as the forest heads them
+MEASURED = {
+    "time": "time",
+    "error": "errors",
+    "recall": "what is recalled",
+    "savings": "savings in relearning",
+}
 SHOWN = 5
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
+
+
+def _registry() -> pd.DataFrame:
+    return humans.list_series().set_index("series")
+
+
+def quantity(curve: Curve) -> str:
+    """What a curve measures, in words: of a series of the registry its measure, else the curve's own name."""
+    table = _registry()
+    return mathtext(table["measure"][curve.name] if curve.name in table.index else curve.name)
+
+
+def source(curve: Curve) -> str:
+    """Where a curve comes from: of a series of the registry the study, else the curve's own name."""
+    table = _registry()
+    return mathtext(table["study"][curve.name] if curve.name in table.index else curve.name)
+
+
+def _name(form: str) -> str:
+    return form.replace("_", " ")
 
 
 def data_and_fits(found: Analysis) -> Figure:
     """The data with the best forms and the power law, on linear and on log-log axes, with residuals of the
     same forms.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9))
+    figure = plt.figure(figsize=(style.WIDTH, 6.6))
+    grid = figure.add_gridspec(2, 2, height_ratios=(1.15, 1))
+    linear, logarithmic = (figure.add_subplot(grid[0, i]) for i in (0, 1))
+    residuals = figure.add_subplot(grid[1, :])
     curve, comparison = found.curve, found.comparison
     names = list(comparison.table["form"][:SHOWN])
     if "power" in comparison.fits and "power" not in names:
         names[-1] = "power"
     data = collapse(curve, "nls", np.ones((1, len(units_of(curve)))))
     positive = data.x[data.x > 0]
-    grid = np.geomspace(positive.min(), data.x.max(), 300)
-    head = found.headline
-    for axes in panels[:2]:
+    points = np.geomspace(positive.min(), data.x.max(), 300)
+    clock = mathtext(curve.clock)
+    for axes in (linear, logarithmic):
         if curve.unit is not None:
-            axes.plot(curve.x, curve.y, ".", ms=2, color="0.8", zorder=0)
-        axes.plot(
-            data.x,
-            data.y[0],
-            "o",
-            ms=5,
-            color="black",
-            label="data" if curve.unit is None else "mean of units",
-            zorder=4,
-        )
+            axes.plot(curve.x, curve.y, ".", ms=2, color="0.75", zorder=0)
+        axes.plot(data.x, data.y[0], "o", ms=4.5, color="black", zorder=4)
         for name, colour, line in zip(names, style.PALETTE, LINES, strict=False):
-            axes.plot(grid, comparison.fits[name].predict(grid), color=colour, ls=line, label=name)
-        if np.isfinite([head.lower, head.upper]).all():
-            power = comparison.fits.get("power")
-            if power is not None:
-                # the power law through the same centre of the data with the exponents at both ends of the
-                # interval
-                centre = float(np.exp(np.mean(np.log(positive))))
-                level = float(power.predict(np.array([centre]))[0])
-                edges = [level * (grid / centre) ** -g for g in (head.lower, head.upper)]
-                axes.fill_between(
-                    grid,
-                    np.minimum(*edges),
-                    np.maximum(*edges),
-                    color=style.PALETTE[7],
-                    alpha=0.25,
-                    lw=0,
-                    label="95 % of gamma",
-                )
-        axes.set(xlabel=mathtext(curve.clock), ylabel=mathtext(curve.name))
+            axes.plot(points, comparison.fits[name].predict(points), color=colour, ls=line)
+        _band_of_gamma(axes, found, points)
+        axes.set(xlabel=clock, ylabel=quantity(curve))
     if (data.y > 0).all():
-        panels[1].set(xscale="log", yscale="log", ylim=(float(data.y.min()) / 3, 2 * float(data.y.max())))
-        panels[1].xaxis.set_minor_formatter(NullFormatter())
-    panels[0].legend(frameon=False, fontsize=7)
-    for name, colour in zip(names, style.PALETTE, strict=False):
+        logarithmic.set(xscale="log", yscale="log", ylim=(float(data.y.min()) / 3, 2 * float(data.y.max())))
+        logarithmic.xaxis.set_minor_formatter(NullFormatter())
+    seen = "data" if curve.unit is None else "black: mean of units"
+    ends = [
+        (_name(name), colour, points[-1], float(comparison.fits[name].predict(points[-1:])[0]))
+        for name, colour in zip(names, style.PALETTE, strict=False)
+    ]
+    style.name_lines(logarithmic, ends, 8)
+    linear.set_title(f"linear axes ({seen})", fontsize=8.5)
+    band = "; grey: 95 % of γ" if np.isfinite([found.headline.lower, found.headline.upper]).all() else ""
+    logarithmic.set_title(f"log-log axes{band}", fontsize=8.5)
+    ends = []
+    for name, colour, line in zip(names, style.PALETTE, LINES, strict=False):
         fitted = comparison.fits[name]
-        panels[2].plot(fitted.x, fitted.y - fitted.fitted, "o-", ms=3, lw=0.8, color=colour, label=name)
-    panels[2].axhline(0, color="0.6", lw=0.6)
-    panels[2].set(xlabel=mathtext(curve.clock), ylabel="residual (data minus fit)")
+        off = fitted.y - fitted.fitted
+        residuals.plot(fitted.x, off, "o", ls=line, ms=3, lw=1, color=colour)
+        ends.append((_name(name), colour, float(fitted.x[-1]), float(off[-1])))
+    residuals.axhline(0, color="0.6", lw=0.6)
+    residuals.set(xlabel=clock, ylabel="residual (data minus fit)")
     if (data.x > 0).all():
-        panels[2].set_xscale("log")
-        panels[2].xaxis.set_minor_formatter(NullFormatter())
-    figure.suptitle(textwrap.fill(mathtext(comparison.verdict), 150), fontsize=8)
+        residuals.set_xscale("log")
+        residuals.xaxis.set_minor_formatter(NullFormatter())
+    style.name_lines(residuals, ends, 8)
+    style.title(figure, f"{source(curve)}. {mathtext(_readable(comparison.verdict, curve))}")
     return figure
+
+
+def _readable(verdict: str, curve: Curve) -> str:
+    """A verdict without the name of its curve, which the title says in words."""
+    text = verdict.removeprefix(f"{curve.name}: ")
+    return text[:1].upper() + text[1:]
+
+
+def _band_of_gamma(axes: Axes, found: Analysis, points: Array) -> None:
+    """The power law through the centre of the data with the exponents at both ends of the interval."""
+    head, power = found.headline, found.comparison.fits.get("power")
+    if power is None or not np.isfinite([head.lower, head.upper]).all():
+        return
+    x = found.curve.x
+    centre = float(np.exp(np.mean(np.log(np.unique(x[x > 0])))))
+    level = float(power.predict(np.array([centre]))[0])
+    edges = [level * (points / centre) ** -g for g in (head.lower, head.upper)]
+    axes.fill_between(points, np.minimum(*edges), np.maximum(*edges), color="0.6", alpha=0.25, lw=0)
+
+
+# what varies between specifications, as the rows of the figure say it
+CHOICES = ("clock", "form", "offset", "normalisation", "floor", "window", "estimator")
+
+
+def default_specification(found: Analysis) -> dict[str, str]:
+    """The choices behind the exponent that is cited."""
+    head = found.headline
+    return {
+        "clock": str(found.curve.clock),
+        "form": head.form,
+        "offset": "x",
+        "normalisation": "as given",
+        "floor": "none",
+        "window": "all",
+        "estimator": head.estimator,
+    }
 
 
 def specification_curve(found: Analysis) -> Figure:
-    """gamma of every specification, sorted, with the choices behind each below."""
-    table = found.multiverse.table.dropna(subset=["gamma"])
-    figure, panels = plt.subplots(2, 1, figsize=(9.5, 6.2), height_ratios=(1, 1.4), sharex=True)
-    panels[0].axhspan(
-        *HUMAN_RANGE, color=style.PALETTE[1], alpha=0.25, lw=0, label="human range of the preprint"
+    """gamma of every specification, sorted, with the choices behind each below; the default is marked."""
+    table = found.multiverse.table.dropna(subset=["gamma"]).reset_index(drop=True)
+    share = (np.arange(len(table)) + 0.5) / len(table)
+    shown = [c for c in CHOICES if c != "clock" or table[c].nunique() > 1]
+    rows = [(c, v) for c in shown for v in sorted(dict.fromkeys(table[c]))]
+    figure, (top, choices) = plt.subplots(
+        2, 1, figsize=(style.WIDTH, 2.9 + 0.2 * len(rows)), height_ratios=(2.3, 0.2 * len(rows)), sharex=True
     )
-    panels[0].plot(np.arange(len(table)), table["gamma"], ".", ms=3, color=style.PALETTE[0])
-    panels[0].axhline(found.multiverse.summary["median"], color="black", lw=0.8, ls="--", label="median")
     low, high = table["gamma"].quantile([0.01, 0.99])
-    panels[0].set(ylabel="gamma", ylim=(low - 0.1, high + 0.1))
-    panels[0].legend(frameon=False, fontsize=8)
-    rows: list[str] = []
-    for column in ("form", "offset", "normalisation", "floor", "window", "estimator"):
-        for value in dict.fromkeys(table[column]):
-            panels[1].plot(
-                np.flatnonzero(table[column] == value),
-                np.full((table[column] == value).sum(), -len(rows)),
-                "|",
-                ms=4,
-                color="0.3",
-            )
-            rows.append(f"{column}: {value}")
-    panels[1].set_yticks([-i for i in range(len(rows))], rows, fontsize=6)
-    panels[1].set(xlabel="specification, sorted by gamma")
-    figure.suptitle(
-        textwrap.fill(mathtext(f"{found.curve.name}: {found.multiverse.verdict}"), 150), fontsize=8
+    low, high = min(low, HUMAN_RANGE[0]) - 0.1, max(high, HUMAN_RANGE[1]) + 0.1
+    top.set(ylabel="γ", ylim=(low, high), xlim=(0, 1))
+    top.axhspan(*HUMAN_RANGE, color=style.PALETTE[1], alpha=0.3, lw=0)
+    top.axhline(found.multiverse.summary["median"], color="0.3", lw=0.8, ls="--")
+    inside = table["gamma"].between(low, high)
+    top.plot(share[inside], table["gamma"][inside], ".", ms=3, color=style.PALETTE[0])
+    default = default_specification(found)
+    marked = np.flatnonzero((table[list(default)] == pd.Series(default)).all(axis=1))
+    names = [
+        (
+            "human range\nof the preprint",
+            tuple(0.75 * c for c in style.PALETTE[1]),
+            1.0,
+            float(np.mean(HUMAN_RANGE)),
+        ),
+        (f"median {found.multiverse.summary['median']:.2f}", "0.3", 1.0, found.multiverse.summary["median"]),
+    ]
+    for place in marked[:1]:
+        at, value = share[place], float(table["gamma"][place])
+        top.plot(at, value, "D", ms=7, color=style.PALETTE[3], zorder=4)
+        top.annotate(
+            f"default: γ = {value:.2f}",
+            (at, value),
+            (0, 16),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=style.PALETTE[3],
+            bbox={"fc": "white", "ec": "none", "pad": 1},
+            arrowprops={"arrowstyle": "-", "color": style.PALETTE[3], "lw": 0.6},
+        )
+        for axes in (top, choices):
+            axes.axvline(at, color=style.PALETTE[3], lw=0.8, zorder=0)
+    style.name_lines(top, names, 8)
+    for place, (choice, value) in enumerate(rows):
+        own = default[choice] == value
+        choices.plot(
+            share[(table[choice] == value).to_numpy()],
+            np.full(int((table[choice] == value).sum()), -place),
+            "|",
+            ms=5,
+            mew=0.7,
+            color=style.PALETTE[3] if own else "0.35",
+        )
+    for place in range(1, len(rows)):
+        if rows[place][0] != rows[place - 1][0]:
+            choices.axhline(0.5 - place, color="0.85", lw=0.6)
+    choices.set_yticks(
+        [-i for i in range(len(rows))],
+        [mathtext(f"{_name(choice)}: {_name(value)}") for choice, value in rows],
+        fontsize=7.5,
     )
+    for label, (choice, value) in zip(choices.get_yticklabels(), rows, strict=True):
+        if default[choice] == value:
+            label.set_color(style.PALETTE[3])
+    choices.set(
+        xlabel="specifications, sorted by γ (share of all; red: the default's choices)",
+        ylim=(-len(rows) + 0.4, 0.6),
+    )
+    choices.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    outside = int((~inside).sum())
+    beyond = f" {outside} lie outside the axes." if outside else ""
+    style.title(figure, f"{source(found.curve)}: {mathtext(found.multiverse.verdict)}{beyond}")
     return figure
 
 
-def forest(found: Analysis) -> Figure:
-    """Exponents of this curve under every estimator, and of the human series on the same clock."""
-    rows: list[tuple[str, float, float, float, Any]] = [
-        (
-            f"{found.curve.name}: {r.form}, {r.estimator}",
-            r.gamma,
-            r.lower,
-            r.upper,
-            style.PALETTE[0],
+@dataclass(frozen=True)
+class _Row:
+    """One line of the forest: its name, gamma with its interval or the reason why there is none."""
+
+    name: str
+    number: Estimate | None
+    colour: Any
+    reason: str = ""
+
+
+def _own_rows(found: Analysis) -> list[_Row]:
+    rows = []
+    for r in exponent_rows(found.exponents):
+        sound = not r.failures and np.isfinite([r.gamma, r.lower, r.upper]).all()
+        reason = "" if sound else r.failures.split(";")[0] or "no interval"
+        rows.append(
+            _Row(f"{_name(r.form)}, {r.estimator}", r.number if sound else None, style.PALETTE[0], reason)
         )
-        for r in exponent_rows(found.exponents)
+    return rows
+
+
+def _human_rows(series: Sequence[Exponent], colour: Any) -> list[_Row]:
+    table, rows = _registry(), []
+    for h in sorted(series, key=lambda h: h.number.estimate):
+        about = table.loc[h.name]
+        study = (
+            re.sub(r"\(.*?\)", "", str(about["study"]))
+            .removeprefix("AnneCollins/")
+            .removeprefix("vassar-cogscilab/")
+        )
+        name = f"{textwrap.shorten(study, 28, placeholder='…')}, {about['measure']}"
+        same = [
+            s
+            for s in series
+            if (table["study"][s.name], table["measure"][s.name]) == (about["study"], about["measure"])
+        ]
+        if len(same) > 1:  # of the same people by the same measure: the end of its name tells them apart
+            name += f" ({h.name.split('_')[-1]})"
+        rows.append(_Row(name, h.number, colour))
+    return rows
+
+
+def forest(found: Analysis) -> Figure:
+    """Exponents of this curve under every form and estimator, and of the human series on the same clock, by
+    what they measure. A fit that failed has its reason in the place of a point.
+    """
+    groups = [(source(found.curve), _own_rows(found))]
+    for measure, said in MEASURED.items():
+        part = [h for h in found.humans if h.measure == measure]
+        if part:
+            groups.append((f"people: {said}", _human_rows(part, style.PALETTE[3])))
+    if found.shown:
+        groups.append(("people, on another clock (not compared)", _human_rows(found.shown, style.PALETTE[7])))
+    count = sum(len(rows) + 1 for _, rows in groups)
+    figure, axes = plt.subplots(figsize=(style.WIDTH, 1.4 + 0.185 * count))
+    finite = [
+        v
+        for _, rows in groups
+        for row in rows
+        if row.number
+        for v in (row.number.estimate, row.number.lower, row.number.upper)
+        if np.isfinite(v)
     ]
-    rows += [
-        (h.name, h.number.estimate, h.number.lower, h.number.upper, style.PALETTE[3])
-        for h in sorted(found.humans, key=lambda h: h.number.estimate)
-    ]
-    rows += [
-        (f"{h.name} (other clock)", h.number.estimate, h.number.lower, h.number.upper, style.PALETTE[7])
-        for h in sorted(found.shown, key=lambda h: h.number.estimate)
-    ]
-    figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.2 * len(rows)))
-    axes.axvspan(*HUMAN_RANGE, color=style.PALETTE[1], alpha=0.25, lw=0, label="human range of the preprint")
-    finite = [v for row in rows for v in row[1:4] if np.isfinite(v)]
-    left, right = min(finite) - 0.05, max(finite) + 0.05
-    for place, (_, estimate, lower, upper, colour) in enumerate(rows):
-        axes.plot([max(lower, left), min(upper, right)], [-place, -place], color=colour, lw=1.2)
-        axes.plot(estimate, -place, "o", ms=4, color=colour)
-    axes.set_yticks([-i for i in range(len(rows))], [mathtext(row[0]) for row in rows], fontsize=7)
-    axes.set(xlabel=mathtext(f"gamma, 95 % intervals; clock {found.curve.clock}"), xlim=(left, right))
-    axes.legend(frameon=False, fontsize=7)
+    left, right = min((*finite, *HUMAN_RANGE)) - 0.05, max((*finite, *HUMAN_RANGE)) + 0.05
+    axes.axvspan(*HUMAN_RANGE, color=style.PALETTE[1], alpha=0.3, lw=0)
+    place, ticks, names = 0, list[int](), list[str]()
+    for head, rows in groups:
+        ticks.append(place)
+        names.append(textwrap.shorten(head, 62, placeholder="…"))
+        place -= 1
+        for row in rows:
+            ticks.append(place)
+            names.append(mathtext(row.name))
+            if row.number is None:
+                axes.text(
+                    left + 0.02,
+                    place,
+                    mathtext(f"no fit: {row.reason}"),
+                    fontsize=7,
+                    color="0.4",
+                    va="center",
+                )
+            else:
+                edges = [max(row.number.lower, left), min(row.number.upper, right)]
+                axes.plot(edges, [place, place], color=row.colour, lw=1.2)
+                axes.plot(row.number.estimate, place, "o", ms=4, color=row.colour)
+            place -= 1
+    axes.set_yticks(ticks, names, fontsize=7.5)
+    heads = {0, *np.cumsum([len(rows) + 1 for _, rows in groups])[:-1].tolist()}
+    for which, label in enumerate(axes.get_yticklabels()):
+        if which in heads:
+            label.set_fontweight("bold")
+    axes.set(
+        xlabel=mathtext(f"γ with 95 % intervals; clock: {found.curve.clock}"),
+        xlim=(left, right),
+        ylim=(place + 0.4, 1.6),
+    )
+    axes.text(
+        float(np.mean(HUMAN_RANGE)),
+        1.0,
+        "human range of the preprint",
+        fontsize=7.5,
+        ha="center",
+        color=tuple(0.75 * c for c in style.PALETTE[1]),
+    )
+    style.title(
+        figure, f"{source(found.curve)}: its exponent under every form and estimator, beside people's"
+    )
     return figure
 
 

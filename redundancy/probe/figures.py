@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from labbook import style
 from redundancy.aggregate import CONTROL_NAMES
+from redundancy.facts import subject
 from redundancy.probe.tables import Tables
 from redundancy.regression.controls import RANDOM
 
@@ -27,7 +28,7 @@ LOOK: dict[str, tuple[Any, str, str]] = {
 
 def by_layer(tables: Tables) -> Figure:
     """R and centred R2 by layer, the probe beside every control, the paper's mean where it has one."""
-    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8), sharex=True)
+    figure, panels = plt.subplots(1, 2, figsize=(style.WIDTH, 3.8), sharex=True)
     feature = tables.headline.feature
     for axes, metric, label in zip(
         panels,
@@ -46,18 +47,31 @@ def by_layer(tables: Tables) -> Figure:
         for name, title in CONTROL_NAMES.items():
             style.band(axes, chosen[chosen["feature"] == name], title, LOOK[name])
         if metric == "R" and tables.headline.paper:
-            axes.axhline(tables.headline.paper.R, ls="-.", color="0.3", lw=1, label="paper, mean over layers")
+            axes.axhline(tables.headline.paper.R, ls="-.", color="0.3", lw=1)
         axes.axhline(0, color="0.6", lw=0.6)
         axes.set(
             xlabel="layer", ylabel=label, ylim=(min(-0.1, max(-0.5, chosen["estimate"].min() - 0.05)), 1.02)
         )
         axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(
-        f"{tables.headline.model}: attention output predicted from {feature}\nbands are 95 % intervals "
-        f"over {tables.headline.metrics['R'].n} {tables.headline.unit}s (random weights: and "
+    ends = []
+    for name, text, colour in (
+        (feature, f"probe ({feature})", style.PALETTE[0]),
+        *((name, text, LOOK[name][0]) for name, text in CONTROL_NAMES.items()),
+    ):
+        rows = tables.layers[(tables.layers["metric"] == "R2") & (tables.layers["feature"] == name)]
+        if len(rows):
+            last = rows.sort_values("layer").iloc[-1]
+            ends.append((text, colour, float(last["layer"]), float(last["estimate"])))
+    style.name_lines(panels[1], ends)
+    if tables.headline.paper:
+        panels[0].text(
+            0, tables.headline.paper.R + 0.01, "preprint, mean over layers", fontsize=7, va="bottom"
+        )
+    style.title(
+        figure,
+        f"{subject(tables)}: attention output predicted from {feature}\n95 % bands "
+        f"over {tables.headline.metrics['R'].n} held-out {tables.headline.unit}s (random weights: and "
         f"{tables.headline.random_seeds} seeds)",
-        fontsize=9,
     )
     return figure
 
@@ -67,7 +81,7 @@ def by_head(tables: Tables) -> Figure:
     feature = tables.headline.feature
     chosen = tables.heads[tables.heads["metric"] == "R"]
     depth = chosen["layer"].nunique()
-    figure, panels = plt.subplots(1, 3, figsize=(9.5, 1.6 + 0.17 * max(depth, 8)), sharey=True)
+    figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 1.6 + 0.17 * max(depth, 8)), sharey=True)
     for axes, name, title in zip(
         panels,
         (feature, "training_mean", RANDOM),
@@ -88,19 +102,19 @@ def by_head(tables: Tables) -> Figure:
             annot_kws={"size": 7},
         )
         axes.set(title=title, xlabel="head", ylabel="layer" if axes is panels[0] else "")
+        axes.tick_params(labelsize=7, labelrotation=0)
     half = (chosen["upper"] - chosen["lower"])[chosen["feature"] == feature] / 2
-    figure.suptitle(
-        f"{tables.headline.model}: R per head; median half-width of the probe's 95 % intervals "
-        f"{half.median():.3f}",
-        fontsize=9,
+    style.title(
+        figure,
+        f"{subject(tables)}: R per head; median half-width of the probe's 95 % intervals {half.median():.3f}",
     )
     return figure
 
 
 def distribution(tables: Tables) -> Figure:
     """Distribution of R over tokens, mean over layers, of the probe, the training mean and random weights."""
-    figure, axes = plt.subplots(figsize=(5.6, 3.6))
-    probe = tables.headline.feature
+    figure, axes = plt.subplots(figsize=(style.WIDTH, 3.6))
+    probe, peaks = tables.headline.feature, list[tuple[str, Any, float, float]]()
     for name, title in ((probe, "probe"), ("training_mean", "training mean"), (RANDOM, "random weights")):
         rows = tables.distribution[tables.distribution["feature"] == name]
         part, below = (
@@ -110,7 +124,9 @@ def distribution(tables: Tables) -> Figure:
         colour, _, line = LOOK.get(name, (style.PALETTE[0], "o", "-"))
         centre = (part["left"] + part["right"]) / 2
         label = f"{title} ({below:.1%} below −1)"
-        axes.plot(centre, part["estimate"], drawstyle="steps-mid", color=colour, ls=line, label=label)
+        axes.plot(centre, part["estimate"], drawstyle="steps-mid", color=colour, ls=line)
+        top = part["estimate"].idxmax()
+        peaks.append((label, colour, float(centre[top]), float(part["estimate"][top])))
         axes.fill_between(centre, part["lower"], part["upper"], step="mid", color=colour, alpha=0.2, lw=0)
     axes.set(
         xlabel="R of a token (share of the norm)",
@@ -118,8 +134,11 @@ def distribution(tables: Tables) -> Figure:
         xlim=(-1, 1),
         ylim=(0, None),
     )
-    axes.legend(frameon=False, fontsize=8)
-    axes.set_title(f"{tables.headline.model}: R over tokens, mean over layers, 95 % bands", fontsize=9)
+    style.name_lines(axes, peaks, 8)
+    axes.set_title(
+        f"{subject(tables)}: R over tokens, mean over layers, 95 % bands",
+        fontsize=9,
+    )
     return figure
 
 

@@ -1,0 +1,232 @@
+"""The graphical abstract: both questions of the project in one figure, from run folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from consolidation.decay.analysis import HUMAN_RANGE
+from consolidation.fit.report import PAPER_LINE
+from consolidation.replicate.figures import read_runs, setting
+from consolidation.train import trajectory
+from labbook import style
+from labbook.escape import mathtext
+from labbook.estimate import Estimate
+from redundancy.facts import subject
+from redundancy.probe.tables import Tables
+from redundancy.removal.curve import BUDGETS
+from redundancy.removal.figures import best_of_each_kind
+from redundancy.removal.tables import Losses
+from replication.rows import Finished
+
+PREDICTORS = {
+    "": "hidden state (the probe)",
+    "previous_token": "previous token alone",
+    "position_mean": "mean per position",
+    "training_mean": "one constant",
+    "random_weights": "hidden state, random weights",
+}
+
+
+def graphical_abstract(runs: Sequence[Finished]) -> Figure:
+    """How predictable attention is and how much of it can go; how attention falls in the rebuilt model, and
+    the exponents of the preprint, of that model and of people. The sentences are chosen by the numbers.
+
+    Raises ValueError when a kind of run is missing.
+    """
+    of = {
+        kind: [run for run in runs if run.kind == kind] for kind in ("probe", "removal", "experiments", "fit")
+    }
+    missing = [kind for kind, found in of.items() if not found]
+    if missing:
+        raise ValueError(f"the graphical abstract needs runs of {', '.join(missing)}")
+    figure, panels = plt.subplots(2, 2, figsize=(style.WIDTH, 6.4))
+    _predicted(panels[0, 0], [Tables.read(run.folder) for run in of["probe"]])
+    _removed(panels[0, 1], Losses.read(of["removal"][0].folder))
+    _attention(panels[1, 0], of["experiments"][0].folder)
+    _exponents(panels[1, 1], of["fit"])
+    shown = [subject(Tables.read(run.folder)) for run in of["probe"]]
+    removed = subject(Losses.read(of["removal"][0].folder))
+    style.title(
+        figure,
+        f"Prediction: {', '.join(shown)}; removal: {removed}; memory: "
+        f"{setting(read_runs(of['experiments'][0].folder))}; 95 % intervals",
+    )
+    return figure
+
+
+def _head(axes: Axes, question: str, answer: str) -> None:
+    axes.set_title(f"{question}\n", fontsize=10, fontweight="bold", loc="left", x=0)
+    axes.annotate(
+        answer,
+        (0, 1),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=7.5,
+        color="0.3",
+    )
+
+
+def _point(axes: Axes, number: Estimate, place: float, colour: Any, marker: str = "o") -> None:
+    axes.plot([number.lower, number.upper], [place, place], color=colour, lw=1.6)
+    axes.plot(number.estimate, place, marker, ms=5, color=colour)
+
+
+def _name(axes: Axes, text: str, place: float) -> None:
+    """The name of a row, above its points."""
+    axes.text(0, place + 0.42, text, fontsize=7.5, color="0.2", va="center")
+
+
+def _predicted(axes: Axes, probes: Sequence[Tables]) -> None:
+    for which, (tables, colour) in enumerate(zip(probes, style.PALETTE, strict=False)):
+        head = tables.headline
+        for place, name in enumerate(PREDICTORS):
+            scores = head.controls[name] if name else head.metrics
+            _point(axes, scores["R"], -place + 0.1 - 0.26 * which, colour, "os^D"[which % 4])
+        shown = mathtext("embedded model" if head.model == "embedded" else head.model.split(" (")[0])
+        axes.text(
+            head.metrics["R"].upper + 0.03, 0.1 - 0.26 * which, shown, color=colour, fontsize=8, va="center"
+        )
+    for place, text in enumerate(PREDICTORS.values()):
+        _name(axes, text, -place)
+    axes.set(xlim=(0, 1), ylim=(-len(PREDICTORS) + 0.4, 0.7), yticks=[])
+    axes.set_xlabel("R: share of attention's output that is predicted")
+    near = min(
+        t.headline.controls["previous_token"]["R"].estimate / t.headline.metrics["R"].estimate for t in probes
+    )
+    _head(
+        axes,
+        "Can attention be predicted without it?",
+        f"partly; the previous token alone reaches {near:.0%} of that or more"
+        if near > 0.5
+        else "partly, beside what simpler predictors reach",
+    )
+
+
+def _removed(axes: Axes, losses: Losses) -> None:
+    edge = 0.5
+    lines = losses.curve[losses.curve["metric"].isin(["share", "loss_increase"])]
+    chosen = best_of_each_kind(losses)
+    wanted = ("best router", "random", "whole layers, replaced")
+    axes.set(
+        xlabel="share of attention replaced",
+        ylabel="loss increase (nats per token)",
+        xlim=(0, edge),
+        ylim=(0, 0.3),
+    )
+    for order, (name, colour) in chosen.items():
+        kind = name.split(":")[0]
+        if kind not in wanted:
+            continue
+        wide = lines[lines["order"] == order].pivot(index="target_share", columns="metric", values="estimate")
+        stepped = order.startswith(("heads", "layers"))
+        axes.plot(
+            [0, *wide["share"]],
+            [0, *wide["loss_increase"]],
+            color=colour,
+            lw=1.8,
+            drawstyle="steps-post" if stepped else "default",
+        )
+        places = {"best router": (0.36, 0.07), "random": (0.13, 0.22), "whole layers, replaced": (0.34, 0.27)}
+        axes.text(*places[kind], kind, color=colour, fontsize=8)
+    axes.axhline(BUDGETS[1], color="0.75", lw=0.7, zorder=0)
+    axes.text(edge, BUDGETS[1], f"+{BUDGETS[1]} nats", fontsize=7, color="0.45", ha="right", va="bottom")
+    router = next(order for order, (name, _) in chosen.items() if name.startswith("best router"))
+    spared, blind = (losses.headline.removable[order][BUDGETS[1]].share for order in (router, "random"))
+    better = spared.lower > blind.upper
+    _head(
+        axes,
+        "Can it be removed?",
+        f"for +{BUDGETS[1]} nats a router spares {spared.estimate:.0%}, chance {blind.estimate:.0%}"
+        if better
+        else "a router spares no more than chance",
+    )
+
+
+def _attention(axes: Axes, folder: Path) -> None:
+    runs, last = read_runs(folder), dict[str, Estimate]()
+    first = runs.summaries["cram"][0]
+    pressure = first.events.get("routing pressure sets in", 0)
+    axes.set(
+        yscale="log",
+        xlabel="training step",
+        ylabel="share of positions that attend",
+        ylim=(0.01, 1),
+        xlim=(0, first.steps),
+    )
+    for name, text, colour in (
+        ("cram", "with a semantic memory (CRAM)", style.PALETTE[0]),
+        ("control", "without one", style.PALETTE[1]),
+    ):
+        if name in runs.folders:
+            course = trajectory.course(runs.folders[name], "attention").dropna()
+            course = course[course.index >= pressure]
+            axes.plot(course.mean(axis=1), color=colour, lw=1.6)
+            low, high = course.min(axis=1), course.max(axis=1)
+            axes.fill_between(course.index, low, high, color=colour, alpha=0.2, lw=0)
+            values = course.iloc[-1].to_numpy(dtype=float)
+            last[name] = Estimate(float(values.mean()), float(values.min()), float(values.max()), len(values))
+            axes.text(
+                0.97,
+                0.93 - 0.09 * len(last),
+                text,
+                color=colour,
+                fontsize=8,
+                transform=axes.transAxes,
+                ha="right",
+            )
+    axes.axhline(first.optimum, color="0.4", lw=0.9, ls=":")
+    axes.text(0, first.optimum, " optimum of the task", fontsize=7.5, color="0.4", va="top")
+    same = (
+        len(last) == 2
+        and last["cram"].lower <= last["control"].upper
+        and last["control"].lower <= last["cram"].upper
+    )
+    keys = trajectory.read_config(trajectory.seeds(runs.folders["cram"])[0])["cram"]["keys"]
+    _head(
+        axes,
+        "Does memory spare attention?",
+        f"with {keys} keys it ends as low without a memory"
+        if same
+        else f"with {keys} keys; bands: all seeds",
+    )
+
+
+def _exponents(axes: Axes, fits: Sequence[Finished]) -> None:
+    rows: list[tuple[str, Estimate | None, Any]] = [("the line that the preprint draws", None, "0.3")]
+    for run in fits:
+        gamma = run.summary["gamma"]
+        number = Estimate(gamma["gamma"], gamma["lower"], gamma["upper"], gamma["n"])
+        own = (
+            "a power law fitted to the preprint's own points"
+            if run.summary["humans"]
+            else "the same fitted to the rebuilt model"
+        )
+        rows.append((own, number, style.PALETTE[0]))
+    for equal in (e for run in fits for e in run.summary["equivalences"]):
+        number = Estimate(**{k: equal["human_mean"][k] for k in ("estimate", "lower", "upper", "n")})
+        said = {"time": "people, times", "error": "people, errors"}.get(
+            equal["measure"], f"people, {equal['measure']}"
+        )
+        rows.append((f"{said}: mean of {number.n} studies", number, style.PALETTE[3]))
+    axes.axvspan(*HUMAN_RANGE, color=style.PALETTE[1], alpha=0.3, lw=0)
+    for place, (_, found, colour) in enumerate(rows):
+        if found is None:
+            axes.plot(PAPER_LINE[1], -place, "D", ms=5, mfc="none", color=colour)
+        else:
+            _point(axes, found, -place, colour)
+    for place, (text, *_) in enumerate(rows):
+        _name(axes, text, -place)
+    shade = tuple(0.7 * c for c in style.PALETTE[1])
+    axes.text(HUMAN_RANGE[1], 0, " range claimed of people", fontsize=7.5, color=shade, va="center")
+    axes.set(xlabel="exponent γ of the power law", xlim=(0, None), ylim=(-len(rows) + 0.4, 0.7), yticks=[])
+    _head(axes, "Does it decay as in people?", "people's exponents depend on what is measured")
+
+
+def draw(runs: Sequence[Finished], destination: Path) -> list[Path]:
+    """Draw the graphical abstract as PNG and PDF."""
+    return style.draw(runs, {"graphical_abstract": graphical_abstract}, destination)
