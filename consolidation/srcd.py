@@ -113,6 +113,7 @@ def generate(
     batch : sequences.
     """
     device = device or torch.device("cpu")
+    # one function, though long: the order of the draws is what a seed means, and here it is read at a glance
     g = generator(device, split, seed, step)
 
     def uniform(*shape: int) -> torch.Tensor:

@@ -180,6 +180,15 @@ def test_states_that_cannot_be_this_runs_are_refused(tmp_path):
     assert Trainer(QUICK, 0, tmp_path).step == 3
 
 
+def test_a_run_with_a_field_that_left_goes_on_at_its_only_value(tmp_path):
+    state(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["compile"] is False
+    (tmp_path / "config.json").write_text(json.dumps({**config, "compile": True}))
+    with pytest.raises(UserError, match="compile: there True, asked False"):
+        Trainer(QUICK, 0, tmp_path)
+
+
 def test_a_state_of_another_seed_of_equal_shape_is_refused(tmp_path):
     path, _, _ = state(tmp_path / "a")
     Trainer(QUICK, 1, tmp_path / "b")

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -94,7 +93,7 @@ FLOORS = (
     {"consolidation.episodic", "consolidation.theory"},
     {"consolidation.cram"},
     {"consolidation.naive", "consolidation.rivals"},
-    {"consolidation.train.trajectory", "consolidation.train.presets"},
+    {"consolidation.train.trajectory", "consolidation.train.presets", "consolidation.train.patterns"},
     {"consolidation.train.evaluation", "consolidation.train.curves"},
     {"consolidation.train.trainer", "consolidation.train.figures"},
     {"consolidation.train.experiment"},
@@ -379,7 +378,7 @@ def test_shipped_runs_are_finished_runs_of_the_models_they_name():
         match run.kind:
             case "experiments":
                 assert set(pd.read_csv(folder / "cells.csv")["table"]) <= set(run.summary["tables"])
-                assert run.summary["config"] == json.loads(json.dumps(asdict(preset(folder.name))))
+                assert run.summary["config"] == json.loads(json.dumps(preset(folder.name).recorded()))
             case "fit":
                 assert folder.parent.name == "fits"
                 assert run.summary["schema"] >= 2

@@ -381,26 +381,9 @@ def units_table(curve: Curve) -> pd.DataFrame:
             count=count,
         )
         try:
-            number = profile(fit(one, "power"), "gamma").number
-            rows.append(
-                {
-                    "unit": unit,
-                    "gamma": number.estimate,
-                    "lower": number.lower,
-                    "upper": number.upper,
-                    "n": number.n,
-                    "failures": "",
-                }
-            )
+            number, failures = profile(fit(one, "power"), "gamma").number, ""
         except UserError as error:
-            rows.append(
-                {
-                    "unit": unit,
-                    "gamma": np.nan,
-                    "lower": np.nan,
-                    "upper": np.nan,
-                    "n": int(keep.sum()),
-                    "failures": str(error),
-                }
-            )
+            number, failures = Estimate(np.nan, np.nan, np.nan, int(keep.sum())), str(error)
+        values = {"gamma": number.estimate, "lower": number.lower, "upper": number.upper, "n": number.n}
+        rows.append({"unit": unit, **values, "failures": failures})
     return pd.DataFrame(rows)

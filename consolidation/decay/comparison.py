@@ -23,7 +23,7 @@ from scipy.stats import binomtest
 
 from consolidation.decay.curve import Curve
 from consolidation.decay.forms import form
-from consolidation.decay.inference import Estimator, Fit, fit, fit_all, labels, units_of
+from consolidation.decay.inference import Estimator, Fit, fit, labels, units_of
 from consolidation.decay.solver import Data, fit_best, solve
 from labbook.console import UserError
 from labbook.estimate import Array
@@ -75,6 +75,19 @@ def last_decade(curve: Curve, form_name: str, estimator: Estimator) -> float:
     does.
     """
     return _rmse(curve, curve.x < curve.x.max() / 10, form_name, estimator)
+
+
+def fit_all(
+    curve: Curve, forms: Sequence[str], estimator: Estimator
+) -> tuple[dict[str, Fit], dict[str, str]]:
+    """Fits of several forms, and for each form that cannot be fitted the reason."""
+    fits, reasons = {}, {}
+    for name in forms:
+        try:
+            fits[name] = fit(curve, name, estimator)
+        except UserError as error:
+            reasons[name] = str(error)
+    return fits, reasons
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ studies decide nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -76,6 +76,21 @@ class Equivalence:
     margin_reason: str
     verdict: str
 
+    def to_json(self) -> dict[str, Any]:
+        """As it is written to `fit.json`."""
+        return {
+            "measure": self.measure,
+            "state": self.state,
+            "difference": vars(self.difference),
+            "human_mean": vars(self.mean),
+            "new_study": vars(self.new_study),
+            "margin": self.margin,
+            "margin_reason": self.margin_reason,
+            "p": self.p_equivalence,
+            "overlap": self.overlap,
+            "verdict": self.verdict,
+        }
+
 
 def require_comparable(first: Exponent, others: Sequence[Exponent]) -> None:
     """Raise UserError unless form and clock are the same for all, and the measure for all others."""
@@ -103,6 +118,43 @@ def by_study(humans: Sequence[Exponent]) -> dict[str, float]:
     return {study: float(np.mean(values)) for study, values in parts.items()}
 
 
+def _too_few(model: Exponent, measure: str, n: int) -> Equivalence:
+    """Nothing is said."""
+    nan = float("nan")
+    nothing = Estimate(nan, nan, nan, n)
+    verdict = (
+        f"{model.name}: {n} human {'study' if n == 1 else 'studies'} {_of(measure)}on the clock "
+        f"{model.clock} {'is' if n == 1 else 'are'} too few studies, {LEAST_STUDIES} are needed; "
+        "nothing is said about equivalence."
+    )
+    return Equivalence(measure, "too few studies", nothing, nothing, nothing, nan, nan, nan, "none", verdict)
+
+
+def _of(measure: str) -> str:
+    return f"of {measure} " if measure else ""
+
+
+def _two_tests(
+    own: Estimate, mean: float, mean_error: float, n: int, margin: float
+) -> tuple[Estimate, float]:
+    """Difference to the mean of n studies with its 95 % interval, and the larger p of two one-sided tests.
+
+    `mean_error` is the standard error of the mean; that of the exponent is read from its interval.
+    """
+    own_error = (own.upper - own.lower) / 2 / stats.norm.ppf(1 - (1 - LEVEL) / 2)
+    error = max(float(np.hypot(own_error, mean_error)), 1e-12)
+    gap = float(own.estimate - mean)
+    if np.isfinite(error):
+        # Welch-Satterthwaite; the model's own interval counts as known
+        freedom = error**4 / (mean_error**4 / (n - 1)) if mean_error > 0 else np.inf
+        reach = float(stats.t.ppf(1 - (1 - LEVEL) / 2, freedom)) * error
+        over, under = (gap + margin) / error, (margin - gap) / error
+        p = float(max(stats.t.sf(over, freedom), stats.t.sf(under, freedom)))
+    else:
+        reach, p = float("inf"), 1.0
+    return Estimate(gap, gap - reach, gap + reach, n), p
+
+
 def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | None = None) -> Equivalence:
     """Hold an exponent against human ones of one class of measure.
 
@@ -118,47 +170,26 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
     studies = by_study(humans)
     values = np.array(list(studies.values()))
     n = len(values)
-    of = f"of {measure} " if measure else ""
     if n < LEAST_STUDIES:
-        nan = float("nan")
-        nothing = Estimate(nan, nan, nan, n)
-        verdict = (
-            f"{model.name}: {n} human {'study' if n == 1 else 'studies'} {of}on the clock {model.clock} "
-            f"{'is' if n == 1 else 'are'} too few studies, {LEAST_STUDIES} are needed; nothing is said about "
-            "equivalence."
-        )
-        return Equivalence(
-            measure, "too few studies", nothing, nothing, nothing, nan, nan, nan, "none", verdict
-        )
+        return _too_few(model, measure, n)
     spread = float(values.std(ddof=1))
     if margin is None:
         margin = Margin(
             max(spread, 1e-12),
             f"the standard deviation between the {n} studies: no further off than they are from one another",
         )
-    own = (model.number.upper - model.number.lower) / 2 / stats.norm.ppf(1 - (1 - LEVEL) / 2)
     theirs = spread / np.sqrt(n)
-    error = max(float(np.hypot(own, theirs)), 1e-12)
     edge = float(stats.t.ppf(1 - (1 - LEVEL) / 2, n - 1))
     mean = float(values.mean())
     human = Estimate(mean, mean - edge * theirs, mean + edge * theirs, n)
     reach_new = edge * spread * np.sqrt(1 + 1 / n)
     new_study = Estimate(mean, mean - reach_new, mean + reach_new, n)
-    gap = float(model.number.estimate - mean)
     overlap = float(
         np.mean(
             [h.number.lower <= model.number.upper and model.number.lower <= h.number.upper for h in humans]
         )
     )
-    if np.isfinite(error):
-        # Welch-Satterthwaite; the model's own interval counts as known
-        freedom = error**4 / (theirs**4 / (n - 1)) if theirs > 0 else np.inf
-        reach = float(stats.t.ppf(1 - (1 - LEVEL) / 2, freedom)) * error
-        over, under = (gap + margin.value) / error, (margin.value - gap) / error
-        p = float(max(stats.t.sf(over, freedom), stats.t.sf(under, freedom)))
-    else:
-        reach, p = float("inf"), 1.0
-    difference = Estimate(gap, gap - reach, gap + reach, n)
+    difference, p = _two_tests(model.number, mean, theirs, n, margin.value)
     state: State = (
         "equivalent"
         if p < 0.05
@@ -169,8 +200,7 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
     inside = new_study.lower <= model.number.estimate <= new_study.upper
     verdict = (
         f"{model.name} is {state} (difference to the mean of {n} human studies "
-        f"{of}{difference.estimate:+.2f} "
-        f"[{difference.lower:+.2f}, {difference.upper:+.2f}], margin {margin.value:.2g}: {margin.reason}; "
+        f"{_of(measure)}{difference.text(2, sign=True)}, margin {margin.value:.2g}: {margin.reason}; "
         f"equivalence p = {p:.2g}). "
         f"The exponent of a new study is expected within [{new_study.lower:.2f}, {new_study.upper:.2f}], "
         f"and {model.number.estimate:.2f} lies {'inside' if inside else 'outside'}; {overlap:.0%} of the "

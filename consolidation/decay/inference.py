@@ -14,7 +14,6 @@ Intervals (95 %)
                (binomial: chi-square) limit
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -392,16 +391,3 @@ def interval(
     if unit is not None and fitted.units >= 5:
         return bootstrap(fitted, seed, replicates, unit)[parameter]
     return profile(fitted, parameter)
-
-
-def fit_all(
-    curve: Curve, forms: Sequence[str], estimator: Estimator = "nls"
-) -> tuple[dict[str, Fit], dict[str, str]]:
-    """Fits of several forms, and for each form that cannot be fitted the reason."""
-    fits, reasons = {}, {}
-    for name in forms:
-        try:
-            fits[name] = fit(curve, name, estimator)
-        except UserError as error:
-            reasons[name] = str(error)
-    return fits, reasons

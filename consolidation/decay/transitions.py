@@ -17,6 +17,7 @@ half-time  the step at which the trajectory of one unit has fallen for good to h
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -64,10 +65,26 @@ class Transition:
     verdict: str
     schedule: ScheduleShift | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """As it is written to `fit.json`."""
+        schedule = None
+        if self.schedule is not None:
+            schedule = {**vars(self.schedule), "slope": vars(self.schedule.slope)}
+        return {
+            "location": vars(self.location),
+            "width": vars(self.width),
+            "events": self.events,
+            "preferred": self.preferred,
+            "support": self.support,
+            "aicc": self.aicc,
+            "schedule": schedule,
+            "verdict": self.verdict,
+        }
+
 
 def _steps(number: Estimate) -> str:
     """Steps are whole."""
-    return f"{number.estimate:.0f} [{number.lower:.0f}, {number.upper:.0f}] (n = {number.n})"
+    return number.text(0, n=True)
 
 
 def split(y: Array) -> Array:
@@ -230,7 +247,6 @@ def schedule_slope(event: str, half: Mapping[float, Mapping[str, float]]) -> Sch
     )
     verdict = (
         f"half-times by the step at which {event!r} happens: {shown}. Moved by one step it moves them by "
-        f"{estimate:.2f} steps "
-        f"[{slope.lower:.2f}, {slope.upper:.2f}] (n = {len(courses)} units); {said}."
+        f"{estimate:.2f} steps [{slope.lower:.2f}, {slope.upper:.2f}] (n = {slope.n} units); {said}."
     )
     return ScheduleShift(event, slope, courses, verdict)

@@ -164,40 +164,13 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "averaging": None
         if found.averaging is None
         else {"simulated": found.averaging.simulated, "verdict": found.averaging.verdict},
-        "equivalences": [
-            {
-                "measure": one.measure,
-                "state": one.state,
-                "difference": vars(one.difference),
-                "human_mean": vars(one.mean),
-                "new_study": vars(one.new_study),
-                "margin": one.margin,
-                "margin_reason": one.margin_reason,
-                "p": one.p_equivalence,
-                "overlap": one.overlap,
-                "verdict": one.verdict,
-            }
-            for one in found.equivalences
-        ],
+        "equivalences": [test.to_json() for test in found.equivalences],
         "humans": [
             {"series": h.name, "study": h.study, "measure": h.measure, **vars(h.number)} for h in found.humans
         ],
         "shown": [{"series": h.name, "clock": str(h.clock), **vars(h.number)} for h in found.shown],
         "by_clock": found.multiverse.by_clock,
-        "change_point": None
-        if found.change is None
-        else {
-            "location": vars(found.change.location),
-            "width": vars(found.change.width),
-            "events": found.change.events,
-            "preferred": found.change.preferred,
-            "support": found.change.support,
-            "aicc": found.change.aicc,
-            "schedule": None
-            if found.change.schedule is None
-            else {**vars(found.change.schedule), "slope": vars(found.change.schedule.slope)},
-            "verdict": found.change.verdict,
-        },
+        "change_point": None if found.change is None else found.change.to_json(),
         "missing": found.missing,
         "seed": found.seed,
         "replicates": found.replicates,

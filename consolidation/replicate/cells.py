@@ -4,7 +4,7 @@ paper's own beside them.
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +257,7 @@ def _check_cell(seed: Path, cell: Cell) -> None:
     """Raise UserError unless a finished seed is one of its cell."""
     there = trajectory.read_config(seed)
     asked = {
-        **json.loads(json.dumps(asdict(cell.config), default=str)),
+        **json.loads(json.dumps(cell.config.recorded(), default=str)),
         "seed": there["seed"],
         "start": there.get("start"),
     }

@@ -19,7 +19,7 @@ killed command goes on, and cells that several tables share are trained once. `c
 cell and metric: mean over seeds with its interval, and the paper's number beside it.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -63,7 +63,7 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
         if command.settings.report:
             report(command, table).write(out)
         count = len(table["cell"].unique())
-        summary = {"config": asdict(command.config), "tables": command.tables, "cells": count}
+        summary = {"config": command.config.recorded(), "tables": command.tables, "cells": count}
         run.finish({"cells": table}, summary)
     return out, table
 
@@ -101,9 +101,9 @@ def _opened(command: Command, out: Path, listed: list[Cell]) -> Run:
         )
     main = joined().is_main_process
     if main and there and not (out / "config.json").exists():
-        write_json(out / "config.json", asdict(command.config))
+        write_json(out / "config.json", command.config.recorded())
     with joined().main_process_first():
-        run = Run(out, command.config)
+        run = Run(out, command.config.recorded())
     if not (out / "provenance.json").exists():  # of the first start; every seed has its own
         run.json("provenance.json", provenance(tables=command.tables, seeds=command.seeds))
     return run

@@ -2,14 +2,18 @@
 --help is quick.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from consolidation.config import CRAMConfig, Objective, SRCDConfig, variant
 from labbook.console import UserError
+
+Record = dict[str, Any]
+# fields of older configurations; a run with another value cannot go on
+RETIRED: Record = {"compile": False}
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,6 @@ class TrainConfig:
     """
     precision: Literal["auto", "no", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs, float32 on CPUs. Weights stay float32."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
 
     def __post_init__(self) -> None:
         variant(self.model)
@@ -70,6 +72,12 @@ class TrainConfig:
                 f"a buffer of {self.cram.buffer} entries cannot hold the {bound} bindings of a sequence. "
                 "Increase --buffer, or decrease --bindings or --length."
             )
+
+    def recorded(self) -> Record:
+        """The fields as `config.json` has them, with those that left at the only value that was ever used, so
+        that older runs are still those of the same configuration.
+        """
+        return asdict(self) | RETIRED
 
     def resolved(self) -> "TrainConfig":
         """The configuration with the fields in which its model differs from CRAM."""

@@ -9,7 +9,6 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from consolidation.srcd import Batch, generate, generator
 from consolidation.train import trajectory
 from consolidation.train.config import Settings, TrainConfig
 from consolidation.train.evaluation import KNOCK_OUTS, accuracies, measure, memories, summarise
+from consolidation.train.patterns import PatternTable
 from labbook.console import UserError, choice
 from labbook.run import Run, digest, load_tensors, provenance, save_tensors, sealed
 from labbook.training import Loop, doubling, moments, restore_moments
@@ -112,17 +112,15 @@ class Trainer:
         if (folder / "config.json").exists():
             trajectory.read_config(folder)  # a damaged one is named before it is compared
         with self.accelerator.main_process_first():
-            self.run = Run(folder, {**asdict(config), "seed": seed, "start": origin})
+            self.run = Run(folder, {**config.recorded(), "seed": seed, "start": origin})
         self.config, self.seed, self.device = config.resolved(), seed, self.accelerator.device
         torch.manual_seed(seed)
         self.bare = _model(config, weights).to(self.device)
         self.optimizer = self._optimizer()
         self.model, self.optimizer = self.accelerator.prepare(self.bare, self.optimizer)
-        if config.compile:
-            self.model = torch.compile(self.model)
         c = self.config
         shown = c.benchmark.recurrence * (c.benchmark.queries + c.benchmark.bindings) * c.benchmark.length
-        self.table = trajectory.PatternTable(
+        self.table = PatternTable(
             c.batch,
             c.benchmark.patterns,
             len(self.bare.layers),
@@ -132,7 +130,7 @@ class Trainer:
         self.step, self.seconds, self.rows = 0, 0.0, list[Row]()
         self.recent: dict[str, list[float]] = {}
         if settings.tracker:
-            self.accelerator.init_trackers("consolidation", config={**asdict(config), "seed": seed})
+            self.accelerator.init_trackers("consolidation", config={**config.recorded(), "seed": seed})
         self.held_out = generate(c.benchmark, seed, 0, c.evaluation, self.device, "evaluation")
         if (folder / STATE).exists():
             self._restore()

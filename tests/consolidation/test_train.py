@@ -18,6 +18,7 @@ from consolidation.train import __main__ as train
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
 from consolidation.train.evaluation import memories
+from consolidation.train.patterns import bins
 from consolidation.train.presets import PRESETS, preset
 from consolidation.train.trainer import STATE, Trainer
 from labbook.console import Interrupted, UserError
@@ -257,7 +258,7 @@ def test_foreign_tables_are_refused(tmp_path):
 
 
 def test_bins_are_whole_numbers_up_to_the_largest():
-    first = trajectory.bins(5000)
+    first = bins(5000)
     assert first[:8].tolist() == [1, 2, 3, 4, 6, 7, 10, 13]
     assert (np.diff(first) > 0).all()
     assert first[-1] >= 5000 / 10 ** (1 / 8)

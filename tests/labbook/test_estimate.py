@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labbook.estimate import Bootstrap, Estimate, Studentised, over_seeds
-from redundancy.coverage import simulate
+from redundancy.coverage.simulation import simulate
 
 
 @pytest.mark.parametrize("documents", [6, 12, 40])

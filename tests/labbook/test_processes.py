@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from accelerate import dispatch_model
 
 from consolidation.train import trajectory
 from labbook import processes
+from labbook.training import default_folder
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import measure
@@ -108,6 +110,11 @@ def test_layers_on_disk_give_the_numbers_of_layers_in_memory(tokenizer, tmp_path
                     two[layer].metrics("resid_pre", weights)[0][metric][0], abs=1e-9
                 )
     assert spread.layer_device(1) == torch.device("cpu")
+
+
+def test_the_default_folder_has_the_time_of_the_first_process(monkeypatch):
+    monkeypatch.setattr(processes, "agree", lambda value: "20260102-030405")
+    assert default_folder("train-cram") == Path("runs") / "train-cram-20260102-030405"
 
 
 def test_training_on_two_processes_is_that_of_one(tmp_path):

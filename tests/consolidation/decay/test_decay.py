@@ -21,10 +21,12 @@ from scipy.optimize import least_squares
 from scipy.stats import gamma as gamma_distribution
 
 from consolidation import humans as humans_command
-from consolidation.benchmark import Config, fits
+from consolidation.benchmark.config import Config
+from consolidation.benchmark.experiment import fits
 from consolidation.coverage import __main__ as coverage_command
 from consolidation.coverage import simulation as coverage
-from consolidation.coverage import unit_interval, unit_truth
+from consolidation.coverage.config import Config as CoverageConfig
+from consolidation.coverage.simulation import unit_interval, unit_truth
 from consolidation.decay import forms, functions, humans
 from consolidation.decay.analysis import Choices, analyse
 from consolidation.decay.comparison import averaging, compare, vuong
@@ -39,7 +41,7 @@ from consolidation.fit import __main__ as fit_command
 from consolidation.fit.config import FitConfig
 from consolidation.fit.report import drawn_line, fit_decay, latex, read_fit
 from consolidation.fit.source import read
-from consolidation.srcd import CLOCKS as EXPOSURES
+from consolidation.srcd import EXPOSURE_CLOCKS
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from tests.conftest import fails
@@ -575,7 +577,7 @@ def test_the_reference_run_is_fitted_on_its_clock_and_not_against_humans(tmp_pat
     )
     found = read_fit(tmp_path / "run" / "fit.json")
     assert found["clock"]["counts"] == "repetitions over training"
-    assert set(found["by_clock"]) == {f"{c} (count)" for c in EXPOSURES}
+    assert set(found["by_clock"]) == {f"{c} (count)" for c in EXPOSURE_CLOCKS}
     assert found["gamma"]["unit"] == "seed"
     assert found["gamma"]["n"] == 5
     assert found["equivalences"] == []
@@ -632,7 +634,7 @@ def test_a_new_form_is_one_entry(monkeypatch, tmp_path):
     assert one_more.name in [line.get_label() for line in report.plot().axes[0].lines]
     shown = replace(report, exponents=report.exponents[report.exponents["form"] == one_more.name])
     assert one_more.latex in latex(shown)
-    simulated = coverage.simulate(coverage.Config(1, 50, out=tmp_path / "c.csv"))
+    simulated = coverage.simulate(CoverageConfig(1, 50, out=tmp_path / "c.csv"))
     assert (simulated["form"] == one_more.name).sum() == len(coverage.POINTS) * len(coverage.NOISE)
     assert f"| {one_more.name} | `{one_more.formula}` | a, gamma | gamma | shifted_power |" in forms.table()
     assert one_more.name in FitConfig().forms
