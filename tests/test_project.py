@@ -34,7 +34,7 @@ PACKAGES = tuple(PYPROJECT["tool"]["mypy"]["packages"])
 FLOORS = (
     {"labbook.estimate", "labbook.style", "labbook.escape", "labbook.entry"},
     {"labbook.console"},
-    {"labbook.processes", "labbook.reading", "labbook.command"},
+    {"labbook.processes", "labbook.reading", "labbook.command", "labbook.result"},
     {"labbook.training"},
     {"labbook.run"},
     {"redundancy.request"},
@@ -48,14 +48,19 @@ FLOORS = (
         "redundancy.model.prefix",
         "redundancy.regression.moments",
     },
-    {"redundancy.model.substitution", "redundancy.regression.ridge"},
+    {
+        "redundancy.model.substitution",
+        "redundancy.regression.ridge",
+        "redundancy.given.model",
+        "redundancy.given.text",
+    },
     {"redundancy.regression.controls"},
     {"redundancy.regression.scores"},
     {"redundancy.passes", "redundancy.aggregate"},
     {"redundancy.evaluation"},
     {"redundancy.preparation"},
     {"redundancy.probe.summary", "redundancy.training.summary"},
-    {"redundancy.probe.learning"},
+    {"redundancy.probe.learning", "redundancy.probe.kept"},
     {"redundancy.probe.tables"},
     {"redundancy.probe.figures"},
     {"redundancy.probe.experiment"},
@@ -77,7 +82,7 @@ FLOORS = (
     {"redundancy.pretrain.trainer"},
     {"redundancy.pretrain.experiment"},
     {"redundancy.pretrain.__main__"},
-    {"redundancy.benchmark", "redundancy.coverage"},
+    {"redundancy.benchmark", "redundancy.coverage", "redundancy.interface"},
     {"redundancy.__main__"},
     {"consolidation.decay.units", "consolidation.decay.functions"},
     {"consolidation.decay.curve", "consolidation.decay.forms"},
@@ -110,6 +115,9 @@ FLOORS = (
 # imported inside a function, when a figure is asked for
 LATE = {
     ("consolidation.fit.report", "consolidation.fit.figures"),
+    ("redundancy.probe.tables", "redundancy.probe.figures"),
+    ("redundancy.training.tables", "redundancy.training.figures"),
+    ("redundancy.removal.tables", "redundancy.removal.figures"),
 }
 
 
