@@ -1,5 +1,8 @@
 """What the user sees: messages, progress with time left, and errors that say what to do.
 
+What a command says names its flags (`--tokens`); inside `keywords`, as the Python interface calls the same
+code, it is put as Python writes them (`tokens=`).
+
 A command wraps its body in `guarded`, so a `UserError` ends it with one paragraph and exit code 2, Ctrl-C and
 SIGTERM end it, at the next point where the state is whole, with the way to resume. A full disk, refused
 memory and refused paths are named as such. Nothing else is caught: a bug keeps its traceback.
@@ -36,6 +39,52 @@ class UserError(Exception):
     """
 
 
+class _Speech:
+    """Whether what is said is read by somebody who wrote Python and no command line."""
+
+    python = False
+
+
+FLAG = re.compile(
+    r"(?<![\w-])--(?P<name>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?![\w>-])"
+    # a value that stands behind it: a number, a tuple, something quoted, or one of the words that are values
+    r"(?: (?P<value>-?\d+(?:\.\d+)?(?:e[-+]?\d+)?\b|\([^():]*,[^():]*\)|'[^']*'|"
+    r"(?P<word>auto|yes|no|lines|documents|cpu|float32|bfloat16|float16|float64)\b))?"
+)
+# the positional argument, but not in random:MODEL, which Python writes like the command line
+POSITIONAL = re.compile(r"(?<![:\w])MODEL\b")
+
+
+def in_python(text: str) -> str:
+    """`text` with flags as keywords: `--eval-tokens 5` becomes `eval_tokens=5`, `--bos no` becomes
+    `bos='no'`.
+    """
+
+    def keyword(found: re.Match[str]) -> str:
+        value = found["value"] or ""
+        return f"{found['name'].replace('-', '_')}={repr(value) if found['word'] else value}"
+
+    return POSITIONAL.sub("model=", FLAG.sub(keyword, text))
+
+
+@contextmanager
+def keywords() -> Iterator[None]:
+    """Inside, every choice, warning and `UserError` names keywords of Python where it would name flags."""
+    before, _Speech.python = _Speech.python, True
+    try:
+        yield
+    except UserError as error:
+        error.args = (in_python(str(error)),)
+        raise
+    finally:
+        _Speech.python = before
+
+
+def _worded(text: object) -> str:
+    """`text` for the reader at hand."""
+    return in_python(str(text)) if _Speech.python else str(text)
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM, after the state was saved. The text says how to go on."""
 
@@ -49,12 +98,12 @@ def literal(text: object) -> str:
 
 def choice(name: str, value: object, reason: str) -> None:
     """Print an automatic choice with its reason, so that no default stays hidden."""
-    console.print(f"[dim]{literal(name)}[/dim] {literal(value)} [dim]({literal(reason)})[/dim]")
+    console.print(f"[dim]{literal(name)}[/dim] {literal(value)} [dim]({literal(_worded(reason))})[/dim]")
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error; it never stops a run."""
-    errors.print(f"[yellow]warning:[/yellow] {literal(text)}")
+    errors.print(f"[yellow]warning:[/yellow] {literal(_worded(text))}")
 
 
 @contextmanager

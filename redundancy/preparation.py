@@ -1,5 +1,6 @@
 """A request met: the model, its automatic choices, the text, the run folder."""
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from labbook import processes
 from labbook.console import UserError, choice, console, warn
 from labbook.run import Busy, Run, provenance
 from redundancy.facts import Facts
+from redundancy.given.text import named, require_known, say_tokenizer
 from redundancy.model.capture import check_identity
 from redundancy.model.decoder import Decoder, dimensions
 from redundancy.model.loading import (
@@ -44,6 +46,25 @@ CHARACTERS_PER_TOKEN = 8
 FEW_DOCUMENTS = 10
 # training tokens per fitted row below which a warning comes with a corpus that is too short for the request
 ENOUGH_PER_ROW = 150
+
+
+@dataclass(frozen=True)
+class Given:
+    """What stands for names of the request.
+
+    Attributes
+    ----------
+    source : in the place of MODEL: a loaded model, or one of several.
+    name : what the model is called in tables; None is the name of the source.
+    corpus : in the place of --corpus: texts or token ids.
+    """
+
+    source: Source | None = None
+    name: str | None = None
+    corpus: Corpus | None = None
+
+
+NOTHING = Given()
 
 
 def prepare_windows(
@@ -107,7 +128,11 @@ def prepare_windows(
 
 
 def bytes_per_token(windows: Windows, tokenizer: Any) -> float:
-    """UTF-8 bytes of text per token: what turns nats per token into bits per byte, which tokenizers share."""
+    """UTF-8 bytes of text per token: what turns nats per token into bits per byte, which tokenizers share;
+    nan where token ids are given and no tokenizer says what they stand for.
+    """
+    if tokenizer is None:
+        return math.nan
     texts = (
         tokenizer.decode(row[:n])
         for row, n in zip(windows.ids.tolist(), windows.lengths.tolist(), strict=True)
@@ -195,18 +220,14 @@ class Prepared:
         return run
 
 
-def prepare(config: Request, settings: Settings, source: Source | None = None) -> Prepared:
+def prepare(config: Request, settings: Settings, given: Given = NOTHING) -> Prepared:
     """Find the model, check the request against it, load it, cut the text, and check that attention is where
     it is taken to be.
 
-    `source` stands for config.model where that names several. Raises UserError for everything that cannot be
-    met.
+    Raises UserError for everything that cannot be met.
     """
     check(config)
-    name = None
-    if source is not None:
-        name = Path(config.model).resolve().name if Path(config.model).is_dir() else config.model
-    source = source or locate(config.model, config.revision, trust_remote_code=config.trust_remote_code)
+    source = given.source or locate(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     if source.gguf and not source.random:
         own = source.gguf
         types = ", ".join(f"{count} {kind}" for kind, count in own.tensor_types.items())
@@ -215,15 +236,20 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
     positions = getattr(shape, "max_position_embeddings", None) or 2**31
     config = resolve(config, shape.hidden_size, shape.num_hidden_layers, positions)
     assert config.tokens is not None and config.eval_tokens is not None
-    corpus = read_corpus(
+    corpus = given.corpus or read_corpus(
         config.corpus, CHARACTERS_PER_TOKEN * 2 * (config.tokens + config.eval_tokens), config
     )
-    device, why = choose_device(settings.device)
+    device, why = choose_device(settings.device, source.model)
     choice("device", device, why)
-    dtype, why = choose_dtype(config.dtype, device)
+    dtype, why = choose_dtype(config.dtype, device, source.model)
     choice("dtype", str(dtype).removeprefix("torch."), why)
     config = replace(config, dtype=str(dtype).removeprefix("torch."))  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(source)
+    coded = any(document.ids is not None for document in corpus.documents)
+    # a loaded model has no tokenizer of its own, and token ids need none
+    tokenizer = None if coded and source.model and not source.tokenizer else load_tokenizer(source)
+    if coded:
+        say_tokenizer(tokenizer)
+        corpus = named(corpus, tokenizer)
     decoder = load_model(source, device, dtype, config.seed, split=settings.device == "split")
     if decoder.besides:
         others = ", ".join(decoder.besides)
@@ -232,13 +258,15 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
             decoder.attention_name,
             f"{others} in the same blocks mixes positions too and is not measured",
         )
+    if coded:
+        require_known(corpus, decoder.vocabulary, decoder.name)
     bos = _choose_bos(config, source, tokenizer)
     config = replace(config, bos="no" if bos is None else "yes")
     windows = prepare_windows(config, corpus, tokenizer, decoder, bos)
     identity = check_identity(decoder, torch.from_numpy(windows["train"].ids[:2]))
     console.print(f"[dim]sum_h z_h W_O\\[h] + b_O = attn_out holds to[/dim] {identity:.0e}")
     facts = Facts(
-        model=name or decoder.name,
+        model=given.name or decoder.name,
         gguf=None if source.random else source.gguf,
         weight_hash=decoder.weight_hash(),
         data_hash=corpus.hash,
@@ -257,7 +285,16 @@ def prepare(config: Request, settings: Settings, source: Source | None = None) -
 
 
 def _choose_bos(config: Request, source: Source, tokenizer: Any) -> int | None:
-    """The token that every window begins with, or None. Raises UserError where it would be scored."""
+    """The token that every window begins with, or None. Raises UserError where it would be scored, or is
+    not known.
+    """
+    if tokenizer is None:
+        if config.bos == "yes":
+            raise UserError(
+                "--bos yes was asked for, but no tokenizer says which token that is. Give tokenizer=, or "
+                "let the token ids begin with it."
+            )
+        return None
     bos, why = bos_token(tokenizer, config.bos, source.gguf.add_bos if source.gguf else None)
     if bos is not None and config.keep_position_0:
         raise UserError(

@@ -43,14 +43,25 @@ SECTION_CHARACTERS = 12_000
 
 @dataclass(frozen=True)
 class Document:
-    """One independent text, the unit of splitting and of resampling."""
+    """One independent text, the unit of splitting and of resampling.
+
+    Attributes
+    ----------
+    ids : its token ids where these were given; `text` is then what they stand for, or empty where no
+        tokenizer says so.
+    """
 
     name: str
     text: str
+    ids: tuple[int, ...] | None = None
 
     @property
     def id(self) -> str:
-        """SHA-256 of the text, so equal texts are one document wherever they came from."""
+        """SHA-256 of the text, so equal texts are one document wherever they came from; of the token ids
+        where these are all there is.
+        """
+        if self.ids is not None and not self.text:
+            return hashlib.sha256(np.array(self.ids, dtype="<i8").tobytes()).hexdigest()
         return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -464,6 +475,14 @@ def bos_token(
     return int(token), "the model's file says so" if stated else "the model's tokenizer puts it before a text"
 
 
+def _tokens(document: Document, tokenizer: Any, bos: int | None) -> list[int]:
+    """The token ids of a document, without the BOS token that every window begins with anyway."""
+    if document.ids is None:
+        found: list[int] = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+        return found
+    return list(document.ids[1:] if bos is not None and document.ids[:1] == (bos,) else document.ids)
+
+
 def cut_windows(
     documents: Sequence[Document], tokenizer: Any, context: int, budget: int, bos: int | None = None
 ) -> Windows:
@@ -480,7 +499,7 @@ def cut_windows(
     size = context - len(before)
     per_document = []
     for document in documents:
-        tokens = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens = _tokens(document, tokenizer, bos)
         cuts = [tokens[i : i + size] for i in range(0, len(tokens), size)]
         per_document.append([before + piece for piece in cuts if len(piece) >= 2])
     chosen: list[tuple[int, list[int]]] = []

@@ -35,7 +35,7 @@ PACKAGES = tuple(PYPROJECT["tool"]["mypy"]["packages"])
 FLOORS = (
     {"labbook.estimate", "labbook.style", "labbook.escape", "labbook.entry"},
     {"labbook.console"},
-    {"labbook.processes", "labbook.reading", "labbook.command"},
+    {"labbook.processes", "labbook.reading", "labbook.command", "labbook.result"},
     {"labbook.training"},
     {"labbook.run"},
     {"labbook.report"},
@@ -50,14 +50,19 @@ FLOORS = (
         "redundancy.model.prefix",
         "redundancy.regression.moments",
     },
-    {"redundancy.model.substitution", "redundancy.regression.ridge"},
+    {
+        "redundancy.model.substitution",
+        "redundancy.regression.ridge",
+        "redundancy.given.model",
+        "redundancy.given.text",
+    },
     {"redundancy.regression.controls"},
     {"redundancy.regression.scores"},
     {"redundancy.passes", "redundancy.aggregate"},
     {"redundancy.evaluation"},
     {"redundancy.preparation"},
     {"redundancy.probe.summary", "redundancy.training.summary"},
-    {"redundancy.probe.learning"},
+    {"redundancy.probe.learning", "redundancy.probe.kept"},
     {"redundancy.probe.tables"},
     {"redundancy.probe.figures", "redundancy.probe.report"},
     {"redundancy.probe.experiment"},
@@ -81,6 +86,7 @@ FLOORS = (
     {"redundancy.pretrain.__main__"},
     {"redundancy.benchmark.experiment", "redundancy.coverage.simulation"},
     {"redundancy.benchmark.__main__", "redundancy.coverage.__main__"},
+    {"redundancy.interface"},
     {"redundancy.__main__"},
     {"consolidation.decay.units", "consolidation.decay.functions"},
     {"consolidation.decay.curve", "consolidation.decay.forms"},
@@ -121,6 +127,9 @@ FLOORS = (
 # imported inside a function, when a figure is asked for
 LATE = {
     ("consolidation.fit.report", "consolidation.fit.figures"),
+    ("redundancy.probe.tables", "redundancy.probe.figures"),
+    ("redundancy.training.tables", "redundancy.training.figures"),
+    ("redundancy.removal.tables", "redundancy.removal.figures"),
 }
 
 

@@ -2,6 +2,7 @@
 random.
 """
 
+import copy
 import importlib.util
 import json
 import logging
@@ -42,6 +43,7 @@ class Source:
     random : whether the weights are drawn at random.
     weights : a .safetensors file they are in, if not that of `path`.
     gguf : what the file says about itself, if it is one.
+    model, tokenizer : the objects themselves where Python gave them; `path` is then only a name.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Source:
     random: bool = False
     weights: str | None = None
     gguf: GgufFile | None = None
+    model: Any = None
+    tokenizer: Any = None
 
 
 def locate(spec: str | None, revision: str | None = None, *, trust_remote_code: bool = False) -> Source:
@@ -98,10 +102,12 @@ def locate(spec: str | None, revision: str | None = None, *, trust_remote_code: 
     return Source(spec, spec, options | {"revision": revision or "main"})
 
 
-def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device for `wanted` (`auto`, `split` or a torch device string) and the reason. Raises UserError if
-    there is no such device.
+def choose_device(wanted: str, model: Any = None) -> tuple[torch.device, str]:
+    """The device for `wanted` (`auto`, `split` or a torch device string) and the reason; a `model` that is
+    loaded already stays where it is. Raises UserError if there is no such device.
     """
+    if model is not None and (wanted == "auto" or hasattr(model, "hf_device_map")):
+        return model.get_input_embeddings().weight.device, "where the model is"
     if wanted in ("auto", "split"):
         if torch.cuda.is_available():
             return torch.device("cuda", processes.local_rank()), "a GPU is available"
@@ -119,12 +125,14 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     return device, "asked for"
 
 
-def choose_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+def choose_dtype(wanted: str, device: torch.device, model: Any = None) -> tuple[torch.dtype, str]:
     """The dtype of weights and activations for `wanted` (auto, float32, bfloat16, float16, float64) and the
-    reason.
+    reason; a `model` that is loaded already keeps its own.
     """
     if wanted != "auto":
         return getattr(torch, wanted), "asked for"
+    if model is not None:
+        return model.dtype, "that of the model"
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.bfloat16, "the GPU computes bfloat16 natively; statistics stay float32 and float64"
     return torch.float32, "exact and fast enough on this device"
@@ -150,22 +158,27 @@ def load_config(source: Source) -> Any:
     """The model's configuration. Raises UserError when it cannot be had or is not a decoder-only causal
     language model.
     """
-    try:
-        with quiet_loading():
-            file = Path(source.path) / "config.json"
-            if file.is_file():
-                json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
-            config = AutoConfig.from_pretrained(source.path, **source.options)
-    except Exception as error:
-        raise UserError(
-            f"the model {source.name!r} cannot be loaded ({first_line(error)}). {WAYS_ON}."
-        ) from error
+    config = _stored_config(source) if source.model is None else source.model.config
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
             f"{source.name!r} is a sequence-to-sequence model ({config.model_type}); the probe needs a "
             f"decoder-only causal one. {WAYS_ON}."
         )
     return config
+
+
+def _stored_config(source: Source) -> Any:
+    """The configuration from where the model is stored."""
+    try:
+        with quiet_loading():
+            file = Path(source.path) / "config.json"
+            if file.is_file():
+                json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
+            return AutoConfig.from_pretrained(source.path, **source.options)
+    except Exception as error:
+        raise UserError(
+            f"the model {source.name!r} cannot be loaded ({first_line(error)}). {WAYS_ON}."
+        ) from error
 
 
 def load_model(
@@ -181,6 +194,8 @@ def load_model(
     for models that are not decoder-only and causal.
     """
     config = load_config(source)
+    if source.model is not None:
+        return _given(source, device, dtype)
     require_plausible(source, config)
     try:
         with quiet_loading():
@@ -205,6 +220,17 @@ def load_model(
     if not source.random:
         require_complete(model, source.name, source.gguf, report)
         require_finite_weights(model, source.name)
+    return Decoder(model, source.name)
+
+
+def _given(source: Source, device: torch.device, dtype: torch.dtype) -> Decoder:
+    """The model that is loaded already; where it has to move or to change its dtype a copy does, and the
+    caller's stays as it is.
+    """
+    model = source.model
+    require_finite_weights(model, source.name)
+    if (model.dtype, model.get_input_embeddings().weight.device) != (dtype, device):
+        model = copy.deepcopy(model).to(device=device, dtype=dtype)
     return Decoder(model, source.name)
 
 
@@ -309,6 +335,13 @@ def random_twin(decoder: Decoder, seed: int) -> Decoder:
 
 def load_tokenizer(source: Source) -> Any:
     """The model's tokenizer. Raises UserError when the model comes without one."""
+    if source.tokenizer is not None:
+        return source.tokenizer
+    if source.model is not None:
+        raise UserError(
+            f"{source.name!r} is a loaded model, which holds no tokenizer. Give it with tokenizer=, or give "
+            "corpus= token ids."
+        )
     try:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)

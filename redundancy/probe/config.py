@@ -22,10 +22,20 @@ class ProbeConfig(Request):
 
 
 @dataclass(frozen=True)
+class ProbeSettings(Settings):
+    """What changes no number."""
+
+    probes: bool = True
+    """Keep the fitted probes: probes.safetensors in the run folder, 8 bytes per layer and squared column of
+    the hidden state.
+    """
+
+
+@dataclass(frozen=True)
 class Command:
     """Measure how much of attention's output a linear map of the hidden state predicts, beside its
     controls.
     """
 
     config: tyro.conf.OmitArgPrefixes[ProbeConfig]
-    settings: tyro.conf.OmitArgPrefixes[Settings]
+    settings: tyro.conf.OmitArgPrefixes[ProbeSettings]

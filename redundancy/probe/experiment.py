@@ -6,9 +6,8 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -18,21 +17,21 @@ from labbook.estimate import Studentised
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import Task, measure, measure_twins
-from redundancy.preparation import prepare
+from redundancy.preparation import NOTHING, Given, prepare
 from redundancy.probe import learning
-from redundancy.probe.config import ProbeConfig
+from redundancy.probe.config import ProbeConfig, ProbeSettings
+from redundancy.probe.kept import Probes
 from redundancy.probe.tables import Scored, Tables, tabulate
 from redundancy.regression.ridge import PENALTIES
 from redundancy.regression.scores import LayerScores
-from redundancy.request import Settings
 
 # parts of the training text behind the learning curve
 PARTS = (0.25, 0.5)
 
 
-def execute(config: ProbeConfig, settings: Settings) -> Tables:
+def execute(config: ProbeConfig, settings: ProbeSettings, given: Given = NOTHING) -> Tables:
     """The experiment: model, text, moments, ridge, held-out errors, the same with random weights, tables."""
-    prepared = prepare(config, settings)
+    prepared = prepare(config, settings, given)
     run = prepared.open_run(settings)
     if run.finished:
         console.print("this run is finished; nothing is computed again")
@@ -61,6 +60,8 @@ def execute(config: ProbeConfig, settings: Settings) -> Tables:
         ]
         course = learning.tabulate_learning(parts, task.feature, bootstrap)
     tables = tabulate(decoder, task, scored, course, bootstrap, prepared.facts)
+    if settings.probes and processes.rank() == 0:
+        Probes.of(fitted, decoder, task, prepared.facts).save(run.folder)
     tables.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
@@ -88,11 +89,3 @@ def measure_parts(
         twin = random_twin(decoder, task.seed + 1)
         random, _ = measure(twin, small, controls=False, state=state, label=f"{label}, random weights")
         yield fewer.tokens, {"trained": own, "random": random}
-
-
-def run_probe(model: str | None, settings: Settings | None, options: dict[str, Any]) -> Tables:
-    """What `redundancy.probe_model` does. Raises UserError for options that there are not."""
-    unknown = sorted(set(options) - set(asdict(ProbeConfig())))
-    if unknown:
-        raise UserError(f"unknown options {unknown}; there are {sorted(asdict(ProbeConfig()))}.")
-    return execute(ProbeConfig(model=model or "embedded", **options), settings or Settings())

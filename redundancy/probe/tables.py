@@ -2,7 +2,7 @@
 sentence.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
 from labbook.console import console
 from labbook.escape import markup
 from labbook.estimate import Array, Estimate, Estimates, Studentised
+from labbook.result import RunResult
 from labbook.run import Run, read_finished, typed
 from redundancy.aggregate import (
     CONTROL_NAMES,
@@ -31,6 +33,7 @@ from redundancy.aggregate import (
 from redundancy.facts import Facts
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Task
+from redundancy.probe.kept import Probes
 from redundancy.probe.learning import converged
 from redundancy.probe.summary import Paper, ProbeSummary
 from redundancy.regression.controls import RANDOM
@@ -51,7 +54,7 @@ FRAMES = ("layers", "heads", "controls", "histogram", "distribution", "learning"
 
 
 @dataclass(frozen=True)
-class Tables:
+class Tables(RunResult):
     """The results of a probe run.
 
     Attributes
@@ -95,6 +98,21 @@ class Tables:
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, FRAMES, "probe")
         return Tables(headline=typed(ProbeSummary.read, summary, folder), folder=folder, **frames)
+
+    @property
+    def probes(self) -> Probes:
+        """The fitted probes. Raises UserError when the run did not keep them."""
+        return Probes.load(self.folder)
+
+    def _figures(self) -> Mapping[str, Callable[[Any], Figure]]:
+        from redundancy.probe.figures import FIGURES  # plotting libraries are slow to import
+
+        return FIGURES
+
+    def _shown(self) -> tuple[str, pd.DataFrame]:
+        means = {self.headline.feature: self.headline.metrics, **self.headline.controls}
+        rows = {name: {m: numbers[m].text() for m in ("R", "R2")} for name, numbers in means.items()}
+        return self.headline.verdict, pd.DataFrame.from_dict(rows, orient="index")
 
 
 class _Rows:

@@ -36,7 +36,7 @@ from redundancy.evaluation import Key, Variant, evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Choose, Predict, Rule, Site, Substitution, hidden_only, zero
 from redundancy.passes import Task, collect, score, solve
-from redundancy.preparation import prepare
+from redundancy.preparation import NOTHING, Given, prepare
 from redundancy.regression.controls import Fitted, Predictor
 from redundancy.regression.moments import LayerMoments
 from redundancy.regression.ridge import Affine
@@ -57,7 +57,7 @@ FEW = 12
 LOGITS = 2**26
 
 
-def execute(config: RemovalConfig, settings: Settings) -> Losses:
+def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -> Losses:
     """The experiment: fit probes and their rivals, score them, predict the need, then run the model with and
     without attention.
     """
@@ -65,7 +65,7 @@ def execute(config: RemovalConfig, settings: Settings) -> Losses:
         raise UserError(
             f"--shares {config.shares} was asked for; shares lie above 0 and up to 1. Change --shares."
         )
-    prepared = prepare(config, settings)
+    prepared = prepare(config, settings, given)
     decoder = prepared.decoder
     task = _suit_vocabulary(prepared.task(settings), decoder)
     for layer in task.layers:

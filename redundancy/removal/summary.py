@@ -1,5 +1,6 @@
 """The headline of a removal run: what `summary.json` holds, typed."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -70,11 +71,12 @@ class RemovalSummary:
             "position_0",
             "variance_of_log_need_predicted",
             "cosine",
-            "bytes_per_token",
             "verdict",
         )
         return RemovalSummary(
             **{name: values[name] for name in as_they_are},
+            # not known where token ids were given and no tokenizer
+            bytes_per_token=math.nan if values["bytes_per_token"] is None else values["bytes_per_token"],
             layers=tuple(values["layers"]),
             # runs of an older version had all layers and do not say
             depth=values.get("depth", len(values["layers"])),

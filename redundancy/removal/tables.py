@@ -3,18 +3,20 @@ a given loss.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
 from labbook.console import console
 from labbook.estimate import Array, Estimate, Estimates, Studentised
+from labbook.result import RunResult
 from labbook.run import Run, read_finished, typed
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
 from redundancy.evaluation import TALLIES, Variant
@@ -44,7 +46,7 @@ FRAMES = {
 
 
 @dataclass(frozen=True)
-class Losses:
+class Losses(RunResult):
     """The results of a removal run.
 
     Attributes
@@ -85,6 +87,15 @@ class Losses:
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, (*FRAMES, "cost"), "removal")
         return Losses(headline=typed(RemovalSummary.read, summary, folder), folder=folder, **frames)
+
+    def _figures(self) -> Mapping[str, Callable[[Any], Figure]]:
+        from redundancy.removal.figures import figures_of  # plotting libraries are slow to import
+
+        return figures_of(self)
+
+    def _shown(self) -> tuple[str, pd.DataFrame]:
+        numbers = {name: increase.text() for name, increase in self.headline.all_layers.items()}
+        return self.headline.verdict, pd.DataFrame({"loss increase, all layers (nats)": numbers})
 
 
 @dataclass(frozen=True)

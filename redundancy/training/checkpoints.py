@@ -53,6 +53,12 @@ def find_checkpoints(
         listed = _of_revisions(model, revisions, trust_remote_code=trust_remote_code)
     else:
         listed = _of_folder(DATA if model == "embedded" else Path(model), model)
+    require_course(listed)
+    return sorted(listed, key=lambda c: c.step)
+
+
+def require_course(listed: Sequence[Checkpoint]) -> None:
+    """Raise UserError unless there are two checkpoints at least, each of its own step."""
     if len(listed) < 2:
         raise UserError(
             f"{len(listed)} checkpoint was found; a course over training needs at least 2. Change "
@@ -64,7 +70,6 @@ def find_checkpoints(
             f"two checkpoints have the same step ({', '.join(f'{c.name}: {c.step}' for c in listed)}). "
             "Rename them, or list fewer."
         )
-    return sorted(listed, key=lambda c: c.step)
 
 
 def _step(name: str, otherwise: int, *, marked: bool = False) -> int:

@@ -6,6 +6,7 @@ differences between checkpoints are paired over documents. `execute` is the expe
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,22 +20,32 @@ from redundancy.evaluation import evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import load_config, load_model
 from redundancy.passes import Task, measure, measure_twins
-from redundancy.preparation import Prepared, prepare
+from redundancy.preparation import Given, Prepared, prepare
 from redundancy.regression.scores import LayerScores
 from redundancy.request import Settings
+from redundancy.text import Corpus
 from redundancy.training.attention import attention_statistics
 from redundancy.training.checkpoints import Checkpoint, check_same, find_checkpoints
 from redundancy.training.config import TrainingConfig
 from redundancy.training.tables import Course, Measured, tabulate_course
 
 
-def execute(config: TrainingConfig, settings: Settings) -> Course:
-    """The experiment: find the checkpoints, cut one text for all, measure each, compare them."""
-    checkpoints = find_checkpoints(
+def execute(
+    config: TrainingConfig,
+    settings: Settings,
+    corpus: Corpus | None = None,
+    checkpoints: Sequence[Checkpoint] = (),
+) -> Course:
+    """The experiment: find the checkpoints, cut one text for all, measure each, compare them.
+
+    `corpus` and `checkpoints` (ordered by step) are those that Python hands over.
+    """
+    checkpoints = checkpoints or find_checkpoints(
         config.model, config.revisions, config.checkpoints, trust_remote_code=config.trust_remote_code
     )
     check_same([(c.name, _shape(c)) for c in checkpoints])
-    prepared = prepare(config, settings, checkpoints[-1].source)
+    name = Path(config.model).resolve().name if Path(config.model).is_dir() else config.model
+    prepared = prepare(config, settings, Given(checkpoints[-1].source, name, corpus))
     task = replace(prepared.task(settings), both_tokens=True)
     if task.start_position == 0:
         raise UserError(

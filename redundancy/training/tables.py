@@ -9,13 +9,14 @@ trend     slope per tenfold of steps (step 0 left out) with its interval, and Pa
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 from scipy.stats import page_trend_test
@@ -24,9 +25,11 @@ from torch import Tensor
 from labbook.console import console
 from labbook.escape import markup
 from labbook.estimate import Array, Estimate, Studentised
+from labbook.result import RunResult
 from labbook.run import Run, read_finished, typed
 from redundancy.aggregate import (
     CONTROL_NAMES,
+    NUMBER,
     Metrics,
     Sampled,
     TableRow,
@@ -82,7 +85,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Course:
+class Course(RunResult):
     """The results of a training run. Every table has checkpoint, step, estimate, lower, upper, n.
 
     Attributes
@@ -124,6 +127,18 @@ class Course:
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, FRAMES, "training")
         return Course(headline=typed(CourseSummary.read, summary, folder), folder=folder, **frames)
+
+    def _figures(self) -> Mapping[str, Callable[[Any], Figure]]:
+        from redundancy.training.figures import COURSE_FIGURES  # plotting libraries are slow to import
+
+        return COURSE_FIGURES
+
+    def _shown(self) -> tuple[str, pd.DataFrame]:
+        means = self.overall[self.overall["against"].isna() | (self.overall["against"] == "")]
+        chosen = means[(means["feature"] == self.headline.feature) & means["metric"].isin(["R", "R2"])]
+        numbers = [Estimate(*row).text() for row in chosen[list(NUMBER)].itertuples(index=False)]
+        shown = chosen.assign(number=numbers).pivot(index="step", columns="metric", values="number")
+        return self.headline.verdict, shown
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,16 @@ def finished(tmp_path_factory, gpt2_folder, text_folder):
 def test_a_run_folder_holds_tables_figures_and_provenance(finished):
     names = {p.name for p in finished.iterdir()}
     figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    assert names == {"config.json", "provenance.json", "summary.json", "learning.csv", *TABLES, *figures}
+    probes = {"probes.safetensors", "probes.json"}
+    assert names == {
+        "config.json",
+        "provenance.json",
+        "summary.json",
+        "learning.csv",
+        *TABLES,
+        *figures,
+        *probes,
+    }
     about = json.loads((finished / "provenance.json").read_text())
     assert {"commit", "versions", "weight_hash", "data_hash", "seed", "device", "documents"} <= set(about)
     layers = pd.read_csv(finished / "layers.csv")
@@ -157,11 +166,11 @@ def test_python_interface_returns_the_same_tables(finished, gpt2_folder, text_fo
         context=32,
         tokens=2000,
         eval_tokens=1500,
-        settings=Settings(out=tmp_path / "api"),
+        out=tmp_path / "api",
     )
     pd.testing.assert_frame_equal(tables.layers, Tables.read(finished).layers)
     assert tables.folder == tmp_path / "api"
-    with pytest.raises(console.UserError, match="unknown options"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'token'"):
         redundancy.probe_model(str(gpt2_folder), token=1)
 
 
