@@ -76,7 +76,7 @@ FLOORS = (
     {"redundancy.removal.need", "redundancy.removal.curve"},
     {"redundancy.removal.summary", "redundancy.removal.cost"},
     {"redundancy.removal.tables"},
-    {"redundancy.removal.figures", "redundancy.removal.report"},
+    {"redundancy.removal.figures"},
     {"redundancy.removal.experiment"},
     {"redundancy.removal.__main__"},
     {"redundancy.pretrain.config", "redundancy.pretrain.ngram"},
@@ -238,8 +238,16 @@ for name in sys.argv[1:]:
 
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w>-])")
-# of pip, torchrun, git, and the console scripts themselves
-FLAGS_OF_OTHERS = {"--no-deps", "--nproc-per-node", "--porcelain", "--untracked-files", "--version"}
+# of pip, torchrun and git, of the console scripts themselves, and the variables of a style sheet
+FLAGS_OF_OTHERS = {
+    "--no-deps",
+    "--nproc-per-node",
+    "--porcelain",
+    "--untracked-files",
+    "--version",
+    "--line",
+    "--soft",
+}
 
 
 def flags_named(source: str) -> set[str]:

@@ -12,8 +12,7 @@ def work(command: Command) -> Path | None:
     from labbook import processes
     from redundancy.removal.experiment import execute
     from redundancy.removal.figures import draw_removal
-    from redundancy.removal.report import report
-    from redundancy.removal.tables import print_losses
+    from redundancy.removal.tables import print_losses, report
 
     with processes.together():
         losses = execute(command.config, command.settings)

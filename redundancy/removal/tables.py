@@ -16,6 +16,7 @@ from rich.table import Table
 
 from labbook.console import console
 from labbook.estimate import Array, Estimate, Estimates, Studentised
+from labbook.report import Report
 from labbook.result import RunResult
 from labbook.run import Run, read_finished, typed
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
@@ -333,3 +334,21 @@ def _print(title: str, head: str, rows: pd.DataFrame, names: Any, column: str, c
         by_metric = rows[rows[column] == name].set_index("metric")
         table.add_row(str(name), *(cell(by_metric.loc[m]) if m in by_metric.index else "" for m in metrics))
     console.print(table)
+
+
+def report(losses: Losses) -> Report:
+    """What the run folder's page holds."""
+    every = losses.substitution[losses.substitution["part"] == "all"]
+    tables = {
+        "every layer replaced": every.drop(columns=["part", "layer", "head"]),
+        "one layer replaced": losses.substitution[losses.substitution["part"] == "layers"],
+        "share of attention operations removable": losses.removable,
+        "cost against the intact model": losses.cost,
+        "how well each map predicts": losses.predictors,
+    }
+    return Report(
+        command="redundancy.removal",
+        title=f"{losses.headline.model}: attention replaced by what the hidden state predicts",
+        verdict=[losses.headline.verdict],
+        tables={name: table for name, table in tables.items() if len(table)},
+    )
