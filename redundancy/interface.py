@@ -79,7 +79,9 @@ def probe_model(
     ----------
     model : a name or path as on the command line, a loaded transformers model, or a TransformerLens
         TransformerBridge whose weights were not processed. A loaded model is left as it is.
-    tokenizer : of a loaded model, unless token ids are given; or its name or folder. A bridge brings its own.
+    tokenizer : of a loaded model, unless token ids are given; or its name or folder. A bridge brings its own,
+        which TransformerLens makes put a BOS token before every text: bos="no" where the model was trained
+        without one.
     corpus : a path or hub data set (str), a list of paths (pathlib.Path), a list of texts (str), each of them
         a document, or a list of token-id sequences (int), each a document; None is the embedded text. Token
         ids need no tokenizer; without one there are no bits per byte, and no BOS token is added.
@@ -350,7 +352,9 @@ def remove_attention(
     ----------
     model : a name or path as on the command line, a loaded transformers model, or a TransformerLens
         TransformerBridge whose weights were not processed. A loaded model is left as it is.
-    tokenizer : of a loaded model, unless token ids are given; or its name or folder. A bridge brings its own.
+    tokenizer : of a loaded model, unless token ids are given; or its name or folder. A bridge brings its own,
+        which TransformerLens makes put a BOS token before every text: bos="no" where the model was trained
+        without one.
     corpus : a path or hub data set (str), a list of paths (pathlib.Path), a list of texts (str), each of them
         a document, or a list of token-id sequences (int), each a document; None is the embedded text. Token
         ids need no tokenizer; without one there are no bits per byte, and no BOS token is added.

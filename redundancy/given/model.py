@@ -42,7 +42,8 @@ def source_of(
         model = _inside(model)
     if not (isinstance(model, torch.nn.Module) and hasattr(model, "base_model") and hasattr(model, "config")):
         raise UserError(f"model= is a {type(model).__name__}; {KINDS} can be measured.")
-    if model.get_output_embeddings() is None:
+    found: Any = model
+    if found.get_output_embeddings() is None:
         raise UserError(
             f"model= is a {type(model).__name__}, which predicts no next token: an encoder, or a model "
             f"without its language-model head. {KINDS[0].upper()}{KINDS[1:]} can be measured."
@@ -99,8 +100,8 @@ def _inside(bridge: Any) -> Any:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Inside, a model object is in evaluation mode (no dropout) and asks for no gradients; afterwards every part
-    is as it was.
+    """Inside, a model object is in evaluation mode (no dropout) and asks for no gradients; afterwards every
+    part is as it was.
     """
     if not isinstance(model, torch.nn.Module):
         yield

@@ -95,7 +95,10 @@ class Probes:
         for layer, one in fitted.items():
             assert one.with_position is not None
             for name, found in (("probe", one.probe), ("with_position", one.with_position)):
-                tensors |= {f"{layer}/{name}/{part}": getattr(found, part).to(dtype) for part in PARTS}
+                # a copy of each: both maps may share one shift, and shared memory cannot be saved
+                tensors |= {
+                    f"{layer}/{name}/{part}": getattr(found, part).to(dtype, copy=True) for part in PARTS
+                }
         about = About(
             model=facts.model,
             weight_hash=facts.weight_hash,
