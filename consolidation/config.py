@@ -2,8 +2,9 @@
 paper compares. Imports nothing heavy, so that --help is quick.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from labbook.console import UserError
 
@@ -248,36 +249,45 @@ class Variant:
     Attributes
     ----------
     label : as the paper calls it.
-    config, objective, training : the fields in which it differs from CRAM.
     layer : the layer's class.
-    budget : the fields in which a CRAM of as many parameters differs from the configuration; None takes the
+    model, objective : how its configuration follows from CRAM's.
+    semantic_rate : of training; None as configured.
+    budget : the configuration of the CRAM that has as many parameters as it shall have; None takes the
         parameters as they come.
     """
 
     label: str
     layer: str = "cram"
-    config: dict[str, Any] = field(default_factory=dict)
-    objective: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    budget: dict[str, Any] | None = None
+    model: Callable[[CRAMConfig], CRAMConfig] = lambda config: config
+    objective: Callable[[Objective], Objective] = lambda weights: weights
+    semantic_rate: float | None = None
+    budget: Callable[[CRAMConfig], CRAMConfig] | None = None
+
+
+def _as_cram(config: CRAMConfig) -> CRAMConfig:
+    return config
 
 
 VARIANTS = {
     "cram": Variant("CRAM"),
     "control": Variant(
         "no semantic memory",
-        config={"semantic": False},
-        objective={"semantic_reward": 0.0, "consolidation": 0.0},
+        model=lambda config: replace(config, semantic=False),
+        objective=lambda weights: replace(weights, semantic_reward=0.0, consolidation=0.0),
         # the parameters of the semantic memory go to the feed-forward part
-        budget={"semantic": True},
+        budget=lambda config: replace(config, semantic=True),
     ),
-    "no-consolidation": Variant("no consolidation loss", objective={"consolidation": 0.0}),
-    "no-quality": Variant("no q in the router", config={"quality_in_router": False}),
-    "fast-semantic": Variant("semantic learning rate x 10", training={"semantic_rate": 1.0}),
-    "transformer": Variant("Transformer", "transformer", budget={}),
-    "mamba": Variant("Mamba", "mamba", budget={}),
-    "jamba": Variant("Jamba 1:7", "jamba", budget={}),
-    "seqboat": Variant("SeqBoat", "seqboat", budget={}),
+    "no-consolidation": Variant(
+        "no consolidation loss", objective=lambda weights: replace(weights, consolidation=0.0)
+    ),
+    "no-quality": Variant(
+        "no q in the router", model=lambda config: replace(config, quality_in_router=False)
+    ),
+    "fast-semantic": Variant("semantic learning rate x 10", semantic_rate=1.0),
+    "transformer": Variant("Transformer", "transformer", budget=_as_cram),
+    "mamba": Variant("Mamba", "mamba", budget=_as_cram),
+    "jamba": Variant("Jamba 1:7", "jamba", budget=_as_cram),
+    "seqboat": Variant("SeqBoat", "seqboat", budget=_as_cram),
 }
 
 

@@ -47,9 +47,9 @@ def build(name: str, benchmark: SRCDConfig, config: CRAMConfig) -> Model:
     UserError : for an unknown name, or when no width meets the budget.
     """
     chosen = variant(name)
-    config = replace(config, **chosen.config)
+    config = chosen.model(config)
     if chosen.budget is not None:
-        budget = _size(benchmark, replace(config, **chosen.budget), "cram")
+        budget = _size(benchmark, chosen.budget(config), "cram")
         config = _within(budget, benchmark, config, chosen.layer)
     return _model(benchmark, config, chosen.layer)
 

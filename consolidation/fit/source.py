@@ -3,7 +3,6 @@
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -161,7 +160,7 @@ def _schedule(run: Path) -> ScheduleShift | None:
     only; None when there are too few.
     """
 
-    def conditions(folder: Path) -> dict[str, Any]:
+    def conditions(folder: Path) -> dict[str, object]:
         config = trajectory.read_config(trajectory.seeds(folder)[0])
         return {key: value for key, value in config.items() if key not in ("seed", "pressure_start")}
 

@@ -4,9 +4,10 @@ paper's own beside them.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -77,27 +78,25 @@ def cells(base: TrainConfig, tables: tuple[str, ...]) -> list[Cell]:
     return [cell for table in tables for cell in TABLES[table](base)]
 
 
-def _models(table: str, *names: str) -> Any:
+def _models(table: str, *names: str) -> Callable[[TrainConfig], list[Cell]]:
     return lambda base: [Cell(table, name, name, replace(base, model=name)) for name in names]
 
 
 def _schedule(base: TrainConfig) -> list[Cell]:
     steps, start = base.steps, base.pressure_start
-    changes: dict[str, dict[str, Any]] = {"as the preset": {}}
+    conditions = {"as the preset": base}
     for name, end in (("1/3", steps // 3), ("2/3", 2 * steps // 3), ("1", steps)):
-        changes[f"temperature 1 to .1, ends at {name}"] = {
-            "temperature": (1.0, 0.1),
-            "temperature_steps": end,
-        }
-    changes["temperature constant"] = {"temperature": (1.0, 1.0), "temperature_steps": 0}
+        annealed = replace(base, temperature=(1.0, 0.1), temperature_steps=end)
+        conditions[f"temperature 1 to .1, ends at {name}"] = annealed
+    conditions["temperature constant"] = replace(base, temperature=(1.0, 1.0), temperature_steps=0)
     for name, at in (("half as late", start // 2), ("half as late again", start + start // 2)):
-        changes[f"pressure sets in {name}"] = {"pressure_start": at}
-    changes["pressure from the start"] = {"pressure_start": 0, "pressure_ramp": 0}
-    return [_changed("schedule", name, base, change) for name, change in changes.items()]
+        conditions[f"pressure sets in {name}"] = replace(base, pressure_start=at)
+    conditions["pressure from the start"] = replace(base, pressure_start=0, pressure_ramp=0)
+    return [_changed("schedule", name, base, config) for name, config in conditions.items()]
 
 
-def _changed(table: str, name: str, base: TrainConfig, change: dict[str, Any]) -> Cell:
-    config = replace(base, **change)
+def _changed(table: str, name: str, base: TrainConfig, config: TrainConfig) -> Cell:
+    """The cell of a changed configuration; one that changes nothing shares the folder of `cram`."""
     folder = (
         "cram" if config == base else f"{table}-{name.replace(',', '').replace(' ', '-').replace('/', 'of')}"
     )
@@ -107,62 +106,52 @@ def _changed(table: str, name: str, base: TrainConfig, change: dict[str, Any]) -
 def _recurrence(base: TrainConfig) -> list[Cell]:
     shares = (0.0, 0.25, 0.5, 0.7, 0.9, 1.0)
     return [
-        _changed("recurrence", f"{s:.0%}", base, {"benchmark": replace(base.benchmark, recurrence=s)})
+        _changed(
+            "recurrence", f"{s:.0%}", base, replace(base, benchmark=replace(base.benchmark, recurrence=s))
+        )
         for s in shares
     ]
 
 
 def _novel(base: TrainConfig) -> list[Cell]:
+    kinds: tuple[Literal["disjoint", "shared"], ...] = ("disjoint", "shared")
     return [
-        _changed("novel", kind, base, {"benchmark": replace(base.benchmark, novel=kind)})
-        for kind in ("disjoint", "shared")
+        _changed("novel", kind, base, replace(base, benchmark=replace(base.benchmark, novel=kind)))
+        for kind in kinds
     ]
 
 
 def _mode(base: TrainConfig) -> list[Cell]:
-    quality = [
-        _changed("mode", f"q {q}", base, {"cram": replace(base.cram, quality=q)})
-        for q in ("predicted", "oracle")
-    ]
-    return quality + [
-        _changed("mode", f"keys {k}", base, {"cram": replace(base.cram, keys=k)})
-        for k in ("fixed", "learned")
-    ]
+    conditions = {
+        "q predicted": replace(base.cram, quality="predicted"),
+        "q oracle": replace(base.cram, quality="oracle"),
+        "keys fixed": replace(base.cram, keys="fixed"),
+        "keys learned": replace(base.cram, keys="learned"),
+    }
+    return [_changed("mode", name, base, replace(base, cram=cram)) for name, cram in conditions.items()]
 
 
 def _transfer(base: TrainConfig) -> list[Cell]:
+    short = replace(
+        base,
+        steps=base.steps // 4,
+        pressure_start=base.pressure_start // 4,
+        pressure_ramp=base.pressure_ramp // 4,
+        temperature_steps=base.temperature_steps // 4,
+    )
+    tasks: tuple[Literal["copy", "associative"], ...] = ("copy", "associative")
     found = []
-    for task in ("copy", "associative"):
-        short = replace(
-            base,
-            steps=base.steps // 4,
-            pressure_start=base.pressure_start // 4,
-            pressure_ramp=base.pressure_ramp // 4,
-        )
-        short = replace(
-            short,
-            benchmark=replace(base.benchmark, variant=task),
-            temperature_steps=base.temperature_steps // 4,
-        )
-        conditions: tuple[tuple[str, dict[str, Any], str | None], ...] = (
-            ("trained", {"trained": "heads"}, "cram"),
-            ("random", {"trained": "heads"}, None),
-            ("from scratch", {}, None),
-        )
-        for name, change, needs in conditions:
-            found.append(
-                Cell(
-                    "transfer",
-                    f"{task}, {name}",
-                    f"transfer-{task}-{name.replace(' ', '-')}",
-                    replace(short, **change),
-                    needs,
-                )
-            )
+    for task in tasks:
+        whole = replace(short, benchmark=replace(base.benchmark, variant=task))
+        heads = replace(whole, trained="heads")
+        conditions = (("trained", heads, "cram"), ("random", heads, None), ("from scratch", whole, None))
+        for name, config, needs in conditions:
+            folder = f"transfer-{task}-{name.replace(' ', '-')}"
+            found.append(Cell("transfer", f"{task}, {name}", folder, config, needs))
     return found
 
 
-TABLES = {
+TABLES: dict[str, Callable[[TrainConfig], list[Cell]]] = {
     "table1": _models("table1", "cram", "no-consolidation", "transformer", "mamba", "jamba", "seqboat"),
     "table4": _models("table4", "cram", "control", "no-consolidation", "no-quality", "fast-semantic"),
     "schedule": _schedule,

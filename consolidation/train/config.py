@@ -82,7 +82,8 @@ class TrainConfig:
     def resolved(self) -> "TrainConfig":
         """The configuration with the fields in which its model differs from CRAM."""
         chosen = variant(self.model)
-        return replace(self, objective=replace(self.objective, **chosen.objective), **chosen.training)
+        rate = self.semantic_rate if chosen.semantic_rate is None else chosen.semantic_rate
+        return replace(self, objective=chosen.objective(self.objective), semantic_rate=rate)
 
     def temperature_at(self, step: int) -> float:
         """Gumbel temperature of a step."""
