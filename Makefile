@@ -1,7 +1,7 @@
 # make probe   install, then measure the embedded model on the embedded text
 # make test    install, then lint, type-check and run the whole suite
 # make fuzz    install, then damage input of every kind and kill runs for about six minutes
-# make figures execute every notebook and rewrite figures/
+# make figures execute every notebook, keep its outputs and rewrite figures/
 # make docs    install, then build the documentation into docs/_build/html; a warning is an error
 # make lab     open JupyterLab on the notebooks
 PYTHON ?= python3
@@ -23,7 +23,8 @@ fuzz: .venv/installed
 	$(BIN)/python -m tests.fuzz --seed 0 --minutes 6
 
 figures: .venv/installed
-	$(BIN)/jupyter execute notebooks/*.ipynb
+	cd notebooks && ../$(BIN)/jupyter execute --inplace *.ipynb
+	$(BIN)/python -c "from replication import __main__ as r, abstract; abstract.draw([r.read_run(f) for f in r.shipped()], r.ROOT / 'figures')"
 
 docs: .venv/installed
 	$(BIN)/sphinx-build --nitpicky --fail-on-warning --keep-going docs docs/_build/html

@@ -1,5 +1,6 @@
 """The look of every figure: one theme, a palette that the colour-blind can tell apart, a PNG and a PDF."""
 
+import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from labbook.console import UserError
 
 # Okabe & Ito's palette as seaborn ships it: blue, orange, green, vermilion, purple, brown, pink, grey,
 # yellow, sky
@@ -54,6 +57,13 @@ def title(figure: Figure, text: str) -> None:
     figure.suptitle("\n".join(textwrap.fill(line, 100) for line in text.split("\n")), fontsize=9)
 
 
+def root(axes: Axes) -> Figure:
+    """The figure that the axes are part of."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
 def name_lines(axes: Axes, names: Sequence[tuple[str, Any, float, float]], size: float = 7.5) -> None:
     """Write the names of lines to the right of the axes, each in its colour and joined to its end.
 
@@ -64,7 +74,7 @@ def name_lines(axes: Axes, names: Sequence[tuple[str, Any, float, float]], size:
     size : of the text, in points.
     """
     names = [one for one in names if np.isfinite(one[3])]
-    points = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72
+    points = axes.get_window_extent().height / root(axes).dpi * 72
     heights = np.array([1.35 * size * (1 + name.count("\n")) / points for name, *_ in names])
     wanted = [float(axes.transAxes.inverted().transform(axes.transData.transform(n[2:]))[1]) for n in names]
     order = np.argsort(np.clip(wanted, 0, 1), kind="stable")
@@ -98,6 +108,28 @@ def name_lines(axes: Axes, names: Sequence[tuple[str, Any, float, float]], size:
                 "relpos": (0, 0.5),
             },
         )
+
+
+def folder(run: str) -> Path:
+    """The run folder that a notebook names. Raises UserError when there is none."""
+    path = Path(run).expanduser()
+    if not path.is_dir():
+        raise UserError(f"RUN names {run}, and there is no such folder (seen from {Path.cwd()}). Change RUN.")
+    return path
+
+
+def destination(run: str, shipped: str, figures: str) -> Path:
+    """Where a notebook writes the figures of `run`: those of the `shipped` run into the folder `figures` of
+    the project, of another run folder into that folder, of a table or series into runs/figures-NAME.
+
+    The environment variable FIGURES names another place.
+    """
+    if "FIGURES" in os.environ:
+        return Path(os.environ["FIGURES"])
+    path = Path(run).expanduser()
+    if run == shipped or (path.is_dir() and path.resolve() == Path(shipped).resolve()):
+        return Path(figures)
+    return path if path.is_dir() else Path(figures).parent / "runs" / f"figures-{path.stem}"
 
 
 def draw(results: Any, figures: Mapping[str, Callable[[Any], Figure]], folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -21,6 +22,8 @@ from packaging.utils import canonicalize_name
 from consolidation.decay import humans
 from consolidation.train import trajectory
 from consolidation.train.presets import preset
+from labbook import style
+from labbook.console import UserError
 from redundancy.model.loading import load_model, locate
 from redundancy.probe import __main__ as probe
 from redundancy.text import DATA, read_corpus
@@ -33,8 +36,9 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = tuple(PYPROJECT["tool"]["mypy"]["packages"])
 # ground floor first; a module may import from the rows above its own
 FLOORS = (
-    {"labbook.estimate", "labbook.style", "labbook.escape", "labbook.entry"},
+    {"labbook.estimate", "labbook.escape", "labbook.entry"},
     {"labbook.console"},
+    {"labbook.style"},
     {"labbook.processes", "labbook.reading", "labbook.command", "labbook.result"},
     {"labbook.training"},
     {"labbook.run"},
@@ -285,12 +289,42 @@ def test_advice_names_flags_that_exist(package):
         assert not unknown, f"{path.name} names {sorted(unknown)}"
 
 
-def test_notebooks_are_stored_without_outputs():
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def test_notebooks_are_stored_with_the_outputs_of_the_shipped_runs():
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     assert notebooks
     for path in notebooks:
-        cells = json.loads(path.read_text())["cells"]
-        assert not any(c.get("outputs") or c.get("execution_count") for c in cells), path.name
+        assert path.stat().st_size < 1_000_000, path.name
+        code = [cell for cell in cells_of(path) if cell["cell_type"] == "code"]
+        # the first cell says what is shown, in one name, and shows nothing
+        assert code[0]["source"][-1].startswith('RUN = os.environ.get("RUN", '), path.name
+        for number, cell in enumerate(code):
+            assert cell["execution_count"] == number + 1, path.name
+            assert number == 0 or cell["outputs"], (path.name, "".join(cell["source"]))
+            for output in cell["outputs"]:
+                assert output["output_type"] in ("display_data", "execute_result"), (path.name, output)
+                assert "ipywidgets" not in json.dumps(output)
+        pictures = sum("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"])
+        assert pictures == sum("style.save(" in "".join(cell["source"]) for cell in code)
+
+
+def test_figures_of_a_users_run_go_into_its_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("FIGURES", raising=False)
+    own, shipped = tmp_path / "own", tmp_path / "shipped"
+    own.mkdir()
+    shipped.mkdir()
+    figures = str(tmp_path / "project" / "figures")
+    assert style.destination(str(own), str(shipped), figures) == own
+    assert style.destination(str(shipped), str(shipped), figures) == Path(figures)
+    assert style.destination(f"{own}/../shipped", str(shipped), figures) == Path(figures)
+    elsewhere = style.destination(str(tmp_path / "curve.csv"), "series", figures)
+    assert elsewhere == tmp_path / "project" / "runs" / "figures-curve"
+    assert style.destination("series", "series", figures) == Path(figures)
+    with pytest.raises(UserError, match="RUN names"):
+        style.folder(str(tmp_path / "missing"))
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,8 @@ def memory(runs: Runs) -> Figure:
         axes.remove()
     style.title(
         figure,
-        f"{setting(runs)}: a part knocked out (−) at evaluation; bands are the range of {_seeds(runs, *shown)}",
+        f"{setting(runs)}: a part knocked out (−) at evaluation; bands are the range of "
+        f"{_seeds(runs, *shown)}",
     )
     return figure
 
