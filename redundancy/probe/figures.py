@@ -125,8 +125,8 @@ def distribution(tables: Tables) -> Figure:
         centre = (part["left"] + part["right"]) / 2
         label = f"{title} ({below:.1%} below −1)"
         axes.plot(centre, part["estimate"], drawstyle="steps-mid", color=colour, ls=line)
-        top = part["estimate"].idxmax()
-        peaks.append((label, colour, float(centre[top]), float(part["estimate"][top])))
+        top = int(part["estimate"].to_numpy().argmax())
+        peaks.append((label, colour, float(centre.iloc[top]), float(part["estimate"].iloc[top])))
         axes.fill_between(centre, part["lower"], part["upper"], step="mid", color=colour, alpha=0.2, lw=0)
     axes.set(
         xlabel="R of a token (share of the norm)",

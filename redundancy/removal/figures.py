@@ -226,9 +226,11 @@ def _heads_panel(axes: Axes, heads: pd.DataFrame) -> None:
         return
     x, y = wide["estimate", "training_mean"], wide["estimate", "probe"]
     points = axes.scatter(x, y, c=wide.index.get_level_values("layer"), cmap="viridis", s=18, zorder=3)
-    for value, name, way in ((y, "probe", "yerr"), (x, "training_mean", "xerr")):
-        error = [(value - wide["lower", name]).clip(0), (wide["upper", name] - value).clip(0)]
-        axes.errorbar(x, y, **{way: error}, fmt="none", color="0.7", lw=0.7)
+    errors = [
+        [(value - wide["lower", name]).clip(0), (wide["upper", name] - value).clip(0)]
+        for value, name in ((x, "training_mean"), (y, "probe"))
+    ]
+    axes.errorbar(x, y, xerr=errors[0], yerr=errors[1], fmt="none", color="0.7", lw=0.7)
     # heads cost little, and a few very much: the root of the loss keeps both readable
     edge = float(max(wide["upper"].max().max(), x.max(), y.max()))
     low = min(0.0, float(min(x.min(), y.min())))
@@ -242,7 +244,7 @@ def _heads_panel(axes: Axes, heads: pd.DataFrame) -> None:
     axes.plot([0, edge], [0, edge], color="0.6", lw=0.8, ls=":")
     axes.text(0.03, 0.97, "probe costs more", transform=axes.transAxes, fontsize=7.5, color="0.4", va="top")
     axes.text(0.97, 0.03, "probe costs less", transform=axes.transAxes, fontsize=7.5, color="0.4", ha="right")
-    axes.get_figure(root=True).colorbar(points, ax=axes, label="layer")
+    plt.colorbar(points, ax=axes, label="layer")
 
 
 # figure and the parts of a removal run that it shows
