@@ -23,7 +23,7 @@ fuzz: .venv/installed
 	$(BIN)/python -m tests.fuzz --seed 0 --minutes 6
 
 figures: .venv/installed
-	cd notebooks && ../$(BIN)/jupyter execute --inplace *.ipynb
+	cd notebooks && ../$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False *.ipynb
 	$(BIN)/python -c "from replication import __main__ as r, abstract; abstract.draw([r.read_run(f) for f in r.shipped()], r.ROOT / 'figures')"
 
 docs: .venv/installed

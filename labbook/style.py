@@ -28,7 +28,7 @@ def apply() -> None:
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=1.1)
     mpl.rcParams.update(
         {
-            "figure.dpi": 100,
+            "figure.dpi": 90,
             "savefig.dpi": 160,
             "figure.constrained_layout.use": True,
             "axes.spines.top": False,
@@ -57,13 +57,6 @@ def title(figure: Figure, text: str) -> None:
     figure.suptitle("\n".join(textwrap.fill(line, 100) for line in text.split("\n")), fontsize=9)
 
 
-def root(axes: Axes) -> Figure:
-    """The figure that the axes are part of."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure
-
-
 def name_lines(axes: Axes, names: Sequence[tuple[str, Any, float, float]], size: float = 7.5) -> None:
     """Write the names of lines to the right of the axes, each in its colour and joined to its end.
 
@@ -74,7 +67,7 @@ def name_lines(axes: Axes, names: Sequence[tuple[str, Any, float, float]], size:
     size : of the text, in points.
     """
     names = [one for one in names if np.isfinite(one[3])]
-    points = axes.get_window_extent().height / root(axes).dpi * 72
+    points = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted()).height * 72
     heights = np.array([1.35 * size * (1 + name.count("\n")) / points for name, *_ in names])
     wanted = [float(axes.transAxes.inverted().transform(axes.transData.transform(n[2:]))[1]) for n in names]
     order = np.argsort(np.clip(wanted, 0, 1), kind="stable")

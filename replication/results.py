@@ -33,37 +33,40 @@ FIGURES: dict[str, dict[str, str]] = {
     },
     "training": {
         "training_course": (
-            "R and centred R² over training with every control; right, R against the loss, beside the "
-            "preprint's table 7 (another model, text and tokenizer, no interval given)."
+            "R (top) and centred R² (middle) over training, the probe beside its controls; bottom, R "
+            "against the loss, beside the preprint's table 7 (another model, text and tokenizer, no "
+            "interval given)."
         ),
         "training_drivers": (
-            "Left: the energy of the attention output, split by what explains it. Right: how attention "
+            "Top: the energy of the attention output, split by what explains it. Bottom: how attention "
             "spreads."
         ),
         "training_layers": "The probe's R and centred R² layer by layer.",
     },
     "removal": {
         "removal_curve": (
-            "Left: loss increase against the share of attention operations replaced, in every order. "
-            "Right: the share that a budget of +.01, +.05 or +.1 nats per token allows; an arrow where "
-            "only an upper limit is known."
+            "Top: loss increase against the share of attention operations replaced, for the best order of"
+            " each kind, chosen on the same documents; whole heads and layers go in steps. Bottom: the "
+            "share that a budget of +.01, +.05 or +.1 nats per token allows in every order; an arrow "
+            "where only an upper limit is known."
         ),
         "removal_by_layer": (
-            "Loss increase with one layer replaced (left), and with layers 0 to l replaced (right)."
+            "Loss increase with one layer replaced (top), and with layers 0 to l replaced (bottom)."
         ),
         "removal_recovered": (
             "Left: R, R² and the share of the loss that the probe recovers, by layer. Right: every head, "
-            "replaced by its mean or by the probe."
+            "replaced by its mean or by the probe, on axes of the root."
         ),
     },
     "experiments": {
         "consolidation_attention": (
-            "Left: share of positions that attend, over training (mean and range of the seeds). Middle: "
-            "the preprint's figures 2 and 3A, which differ from each other, beside ours. Right: where "
-            "attention is spent."
+            "Top: share of positions that attend, over training (mean and range of the seeds), from the "
+            "step on at which attention has a price. Middle: the preprint's figures 2 and 3A, which "
+            "differ from each other, beside ours. Bottom: where attention is spent."
         ),
         "consolidation_memory": (
-            "Right answers to recurring queries with a part knocked out in every layer; right, novel queries."
+            "Right answers to recurring queries with a part knocked out in every layer; last, novel "
+            "queries to the whole models."
         ),
         "consolidation_phase_plane": (
             "Mean quality q and semantic share p at recurring queries, beside the toy model of the "
@@ -74,25 +77,30 @@ FIGURES: dict[str, dict[str, str]] = {
             "black, the preprint's figure 4A, whose clock is not defined."
         ),
         "consolidation_tables": (
-            "Right answers, attention and error of the dynamics beside the preprint's tables 1 (diamonds) "
-            "and 4 (squares); ticks are seeds, bars 95 % intervals over seeds."
+            "Right answers, attention and error of the dynamics beside the preprint's tables 1 (diamonds)"
+            " and 4 (squares); ticks are seeds, bars 95 % intervals over seeds."
         ),
     },
     "fit": {
         "decay_reference_fits": (
-            "P_episodic of CRAM from its largest value on, with the best forms and the pure power law; "
-            "grey dots are seeds."
+            "P(episodic) of CRAM from its largest value on, with the best forms and the pure power law, "
+            "and the residuals; grey dots are seeds."
         ),
-        "decay_reference_specifications": "γ of every specification of the reference curve on three clocks.",
+        "decay_reference_specifications": (
+            "γ of every specification of the reference curve on three clocks; the default and its choices"
+            " are marked."
+        ),
         "decay_fits": (
             "The thirteen points of the preprint's figure 4A with the best forms and the pure power law; "
-            "right, residuals."
+            "bottom, residuals."
         ),
         "decay_specifications": (
-            "γ of every specification that can be fitted to these points, with the choices behind each."
+            "γ of every specification that can be fitted to these points, with the choices behind each; "
+            "the default is marked."
         ),
         "decay_forest": (
-            "The same curve under every form and estimator beside human practice curves, 95 % intervals."
+            "The same curve under every form and estimator beside human practice curves, by what they "
+            "measure; 95 % intervals."
         ),
     },
 }

@@ -28,6 +28,7 @@ from redundancy.model.loading import load_model, locate
 from redundancy.probe import __main__ as probe
 from redundancy.text import DATA, read_corpus
 from replication import __main__ as replication
+from replication import abstract
 from replication.results import findings, results
 
 ROOT = Path(__file__).parent.parent
@@ -344,6 +345,14 @@ def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name,
     names = {p.name for p in (ROOT / "figures").glob(f"{prefix}*")}
     assert names == {p.name for p in tmp_path.iterdir()}
     assert len(names) == 2 * count  # png and pdf
+
+
+def test_the_graphical_abstract_is_drawn_from_the_shipped_runs(tmp_path):
+    runs = [replication.read_run(folder) for folder in replication.shipped()]
+    paths = abstract.draw(runs, tmp_path)
+    assert {path.name for path in paths} == {p.name for p in (ROOT / "figures").glob("graphical_abstract.*")}
+    with pytest.raises(ValueError, match="removal"):
+        abstract.graphical_abstract([run for run in runs if run.kind != "removal"])
 
 
 def test_no_file_names_a_place_on_somebodys_machine():

@@ -1,7 +1,6 @@
 """Figures of removal runs, drawn from their folders and never from live objects."""
 
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -227,11 +226,11 @@ def _heads_panel(axes: Axes, heads: pd.DataFrame) -> None:
         return
     x, y = wide["estimate", "training_mean"], wide["estimate", "probe"]
     points = axes.scatter(x, y, c=wide.index.get_level_values("layer"), cmap="viridis", s=18, zorder=3)
-    bars = [
+    errors = [
         [(value - wide["lower", name]).clip(0), (wide["upper", name] - value).clip(0)]
         for value, name in ((x, "training_mean"), (y, "probe"))
     ]
-    axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", color="0.7", lw=0.7)
+    axes.errorbar(x, y, xerr=errors[0], yerr=errors[1], fmt="none", color="0.7", lw=0.7)
     # heads cost little, and a few very much: the root of the loss keeps both readable
     edge = float(max(wide["upper"].max().max(), x.max(), y.max()))
     low = min(0.0, float(min(x.min(), y.min())))
@@ -245,7 +244,7 @@ def _heads_panel(axes: Axes, heads: pd.DataFrame) -> None:
     axes.plot([0, edge], [0, edge], color="0.6", lw=0.8, ls=":")
     axes.text(0.03, 0.97, "probe costs more", transform=axes.transAxes, fontsize=7.5, color="0.4", va="top")
     axes.text(0.97, 0.03, "probe costs less", transform=axes.transAxes, fontsize=7.5, color="0.4", ha="right")
-    style.root(axes).colorbar(points, ax=axes, label="layer")
+    plt.colorbar(points, ax=axes, label="layer")
 
 
 # figure and the parts of a removal run that it shows
@@ -256,15 +255,11 @@ REMOVAL_FIGURES = {
 }
 
 
-def figures_of(losses: Losses) -> dict[str, Callable[[Losses], Figure]]:
-    """The figures of those parts that were run."""
-    parts = {*losses.substitution["part"], *(["curve"] if len(losses.curve) else [])}
-    return {name: figure for name, (figure, needed) in REMOVAL_FIGURES.items() if needed <= parts}
-
-
 def draw_removal(folder: Path, destination: Path) -> list[Path]:
     """Draw the figures of the removal run in `folder` whose parts were run, as PNG and PDF. Raises UserError
     if it is not one.
     """
     losses = Losses.read(folder)
-    return style.draw(losses, figures_of(losses), destination)
+    parts = {*losses.substitution["part"], *(["curve"] if len(losses.curve) else [])}
+    figures = {name: figure for name, (figure, needed) in REMOVAL_FIGURES.items() if needed <= parts}
+    return style.draw(losses, figures, destination)
