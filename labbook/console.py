@@ -80,8 +80,8 @@ def keywords() -> Iterator[None]:
         _Speech.python = before
 
 
-def _worded(text: object) -> str:
-    """`text` for the reader at hand."""
+def worded(text: object) -> str:
+    """`text` with flags, or inside `keywords` with the keywords of Python that they are there."""
     return in_python(str(text)) if _Speech.python else str(text)
 
 
@@ -98,12 +98,12 @@ def literal(text: object) -> str:
 
 def choice(name: str, value: object, reason: str) -> None:
     """Print an automatic choice with its reason, so that no default stays hidden."""
-    console.print(f"[dim]{literal(name)}[/dim] {literal(value)} [dim]({literal(_worded(reason))})[/dim]")
+    console.print(f"[dim]{literal(name)}[/dim] {literal(value)} [dim]({literal(worded(reason))})[/dim]")
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error; it never stops a run."""
-    errors.print(f"[yellow]warning:[/yellow] {literal(_worded(text))}")
+    errors.print(f"[yellow]warning:[/yellow] {literal(worded(text))}")
 
 
 @contextmanager

@@ -38,11 +38,12 @@ class StrictTable:
 
     Attributes
     ----------
+    place : the file, or what else the table is, for messages.
     columns : name -> the fields of all rows, without surrounding blanks.
     lines : (rows,) where each row stands in the file, for messages.
     """
 
-    path: Path
+    place: Path | str
     columns: dict[str, npt.NDArray[np.str_]]
     lines: npt.NDArray[np.int64]
 
@@ -54,7 +55,7 @@ class StrictTable:
 
     def rows(self, keep: npt.NDArray[np.bool_]) -> "StrictTable":
         """The rows marked in `keep`."""
-        return StrictTable(self.path, {name: c[keep] for name, c in self.columns.items()}, self.lines[keep])
+        return StrictTable(self.place, {name: c[keep] for name, c in self.columns.items()}, self.lines[keep])
 
     def only(self, name: str, why: str) -> str | None:
         """The one value of a column, or None when there is no such column. Raises UserError when it has
@@ -66,10 +67,10 @@ class StrictTable:
         if len(values) > 1:
             shown = ", ".join(repr(plain(v)) for v in values[:6])
             raise UserError(
-                f"{self.path}: the column {name!r} holds {len(values)} different values ({shown}). {why}"
+                f"{self.place}: the column {name!r} holds {len(values)} different values ({shown}). {why}"
             )
         if values[0] == "":
-            raise UserError(f"{self.path}: the column {name!r} is empty. Fill it, or leave it out.")
+            raise UserError(f"{self.place}: the column {name!r} is empty. Fill it, or leave it out.")
         return str(values[0])
 
     def numbers(self, names: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
@@ -86,7 +87,7 @@ class StrictTable:
             if all(THOUSANDS.fullmatch(f) for f in fields if "," in f):
                 example = next(f for f in fields if "," in f)
                 raise UserError(
-                    f"{self.path}: the commas in column {name!r} may be decimal marks or separate thousands "
+                    f"{self.place}: the commas in column {name!r} may be decimal marks or separate thousands "
                     f"({example!r}). "
                     "Write the numbers with decimal points and without separators."
                 )
@@ -107,9 +108,8 @@ class StrictTable:
             )
             found = repr(plain(fields[row][:40])) if fields[row] else "nothing"
             raise UserError(
-                f"{self.path}: row {self.lines[row]} has no number in {name} but {found} ({len(bad)} rows in "
-                f"all).{mixed} "
-                "Fill or remove them."
+                f"{self.place}: row {self.lines[row]} has no number in {name} but {found} ({len(bad)} rows "
+                f"in all).{mixed} Fill or remove them."
             )
         return out
 
@@ -146,7 +146,21 @@ def read(path: Path) -> StrictTable:
     return _checked(path, header, rows, lines)
 
 
-def _checked(path: Path, header: Field, rows: Sequence[Field], lines: Sequence[int]) -> StrictTable:
+def strict(place: str, header: Sequence[str], columns: Sequence[Sequence[object]]) -> StrictTable:
+    """The table of columns that Python hands over, as strict as one of a file; rows count from 0.
+
+    None is an empty field. Raises UserError for what the header of a file may not be, columns of different
+    lengths, and no rows.
+    """
+    lengths = {name: len(column) for name, column in zip(header, columns, strict=True)}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{plain(name)} {n}" for name, n in lengths.items())
+        raise UserError(f"{place}: the columns are of different lengths ({shown}). Give one value per row.")
+    rows = list(zip(*([_cell(value) for value in column] for column in columns), strict=True))
+    return _checked(place, tuple(header), rows, range(len(rows)))
+
+
+def _checked(path: Path | str, header: Field, rows: Sequence[Field], lines: Sequence[int]) -> StrictTable:
     """The table, once its header names every column once and all rows have as many fields."""
     names = [name.strip() for name in header]
     empty = [i + 1 for i, name in enumerate(names) if not name]

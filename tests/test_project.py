@@ -114,14 +114,16 @@ FLOORS = (
     {"consolidation.replicate.experiment"},
     {"consolidation.replicate.__main__"},
     {"consolidation.fit.config"},
+    {"consolidation.fit.given"},
     {"consolidation.fit.source", "consolidation.fit.short"},
-    {"consolidation.fit.report"},
-    {"consolidation.fit.figures"},
+    {"consolidation.fit.report", "consolidation.fit.figures"},
+    {"consolidation.fit.result"},
     {"consolidation.fit.experiment"},
     {"consolidation.fit.__main__"},
     {"consolidation.benchmark.config", "consolidation.coverage.config"},
     {"consolidation.benchmark.experiment", "consolidation.coverage.simulation"},
     {"consolidation.humans", "consolidation.benchmark.__main__", "consolidation.coverage.__main__"},
+    {"consolidation.interface"},
     {"consolidation.__main__"},
     {"replication.verdict", "replication.paper"},
     {"replication.rows"},
@@ -131,7 +133,6 @@ FLOORS = (
 )
 # imported inside a function, when a figure is asked for
 LATE = {
-    ("consolidation.fit.report", "consolidation.fit.figures"),
     ("redundancy.probe.tables", "redundancy.probe.figures"),
     ("redundancy.training.tables", "redundancy.training.figures"),
     ("redundancy.removal.tables", "redundancy.removal.figures"),

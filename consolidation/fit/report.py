@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from consolidation.decay import humans
-from consolidation.decay.analysis import Analysis, Choices, analyse, exponent_rows
+from consolidation.decay.analysis import Analysis, exponent_rows
 from consolidation.decay.curve import Curve
 from consolidation.decay.forms import FORMS
 from consolidation.fit.short import short
@@ -20,34 +19,6 @@ from labbook import escape
 from labbook.console import UserError
 from labbook.report import Report
 from labbook.run import digest
-
-
-class DecayReport(Analysis):
-    """A decay fit that can show itself."""
-
-    def summary(self) -> str:
-        """The report as text."""
-        return summary(self)
-
-    def to_latex(self) -> str:
-        """Macros and a sentence for a paper."""
-        return latex(self)
-
-    def plot(self) -> Figure:
-        """The data with their fits."""
-        from consolidation.fit.figures import data_and_fits  # plotting libraries are slow to import
-
-        return data_and_fits(self)
-
-
-def fit_decay(curve: Curve, **options: Any) -> DecayReport:
-    """Fit a curve in every way that applies to it, as `python -m consolidation.fit` does; `options` are the
-    fields of `analysis.Choices`.
-
-    Raises UserError when no form, or no power law, can be fitted.
-    """
-    return DecayReport(**vars(analyse(curve, Choices(**options))))
-
 
 SCHEMA = 3
 # figure 4A of arXiv:2602.12204: P_episodic(k) = .89 k^-.43

@@ -13,6 +13,7 @@ from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.forms import FORMS
 from consolidation.decay.transitions import ScheduleShift, Transition, half_times, schedule_slope, transition
 from consolidation.fit.config import REFERENCE, FitConfig
+from consolidation.fit.given import Data, table_of
 from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
@@ -49,22 +50,35 @@ def read(config: FitConfig) -> Source:
         ) from error
     if folder:
         _refuse(config, ("x", "y", "series", "unit", "count", "clock_unit"), "a training run names its own")
-        source = _from_run(path, config)
-    elif there or tables.is_table(config.source):
-        source = Source(_within(_from_table(path, config), config), unit=config.unit)
-    else:
-        _refuse(
-            config,
-            ("x", "y", "series", "unit", "count", "clock", "clock_unit", "measure"),
-            "the registry names its own",
-        )
-        source = Source(_within(humans.load(config.source), config), unit=config.unit)
-    curve = source.curve
-    choice(
-        "clock",
-        markup(curve.clock),
-        "of the run" if folder else "of the table" if there else "of the registry of human series",
+        return _settled(_from_run(path, config), config, "of the run")
+    if there or tables.is_table(config.source):
+        table = tables.read(path)
+        return _settled(_from_table(table, config, path.stem, path.name), config, "of the table")
+    _refuse(
+        config,
+        ("x", "y", "series", "unit", "count", "clock", "clock_unit", "measure"),
+        "the registry names its own",
     )
+    source = Source(_within(humans.load(config.source), config), unit=config.unit)
+    return _settled(source, config, "of the registry of human series")
+
+
+def given(data: Data, config: FitConfig) -> Source:
+    """Data that Python hands over, read as strictly as a file; `config.source` says what they are called.
+
+    Raises UserError for what `read` does, and for data of another kind.
+    """
+    if isinstance(data, Curve):
+        _refuse(config, ("x", "y", "series", "count", "clock", "clock_unit"), "the curve itself says it")
+        return _settled(Source(_within(data, config), unit=config.unit), config, "of the curve")
+    table = table_of(data, config.x, config.y)
+    return _settled(_from_table(table, config, config.y, str(table.place)), config, f"of {table.place}")
+
+
+def _settled(source: Source, config: FitConfig, whose: str) -> Source:
+    """The source with its clock said, its measure, and on the clock on which it shall be read."""
+    curve = source.curve
+    choice("clock", markup(curve.clock), whose)
     if config.measure is not None:
         curve = replace(curve, measure=config.measure)
     if config.on_clock is not None:
@@ -187,51 +201,55 @@ def _schedule(run: Path) -> ScheduleShift | None:
         return None
 
 
-def _from_table(path: Path, config: FitConfig) -> Curve:
-    table = tables.read(path)
+def _from_table(table: tables.StrictTable, config: FitConfig, name: str, title: str) -> Source:
+    """The curve in a table: `name` is what it is called where the table has no series, `title` what the table
+    is called.
+    """
+    place = table.place
     named = {"--x": config.x, "--y": config.y, "--unit": config.unit, "--count": config.count}
     for flag, column in named.items():
         if column is not None and column not in table:
             raise UserError(
-                f"{path} has no column {column!r}; it has {', '.join(map(plain, table.columns))}. Change "
+                f"{place} has no column {column!r}; it has {', '.join(map(plain, table.columns))}. Change "
                 f"{flag}."
             )
     if "series" in table:
         names = list(dict.fromkeys(table.columns["series"].tolist()))
         shown = ", ".join(map(plain, names[:20]))
         if config.series is None and len(names) > 1:
-            raise UserError(f"{path} holds {len(names)} series ({shown}). Choose one with --series.")
+            raise UserError(f"{place} holds {len(names)} series ({shown}). Choose one with --series.")
         if config.series is not None and config.series not in names:
-            raise UserError(f"{path} has no series {config.series!r}; there are {shown}. Change --series.")
+            raise UserError(f"{place} has no series {config.series!r}; there are {shown}. Change --series.")
         table = table.rows(table.columns["series"] == (config.series or names[0]))
     elif config.series is not None:
         raise UserError(
-            f"{path} has no column 'series', so --series {config.series!r} chooses nothing. Leave it out."
+            f"{place} has no column 'series', so --series {config.series!r} chooses nothing. Leave it out."
         )
     clock = _clock(table, config)
     numbers = table.numbers([c for c in (config.x, config.y, config.count) if c])
     unit = None if config.unit is None else table.columns[config.unit]
     if unit is not None and len(np.unique(unit)) < 2:
         raise UserError(
-            f"{path}: --unit {config.unit} was asked for, but all rows are of one unit, which has no "
+            f"{place}: --unit {config.unit} was asked for, but all rows are of one unit, which has no "
             "spread. Leave --unit out; the interval is then over the points."
         )
     if unit is not None and (unit == "").any():
         raise UserError(
-            f"{path}: row {table.lines[int((unit == '').argmax())]} has no {config.unit}. Fill it, or "
+            f"{place}: row {table.lines[int((unit == '').argmax())]} has no {config.unit}. Fill it, or "
             "remove the row."
         )
     order = np.argsort(numbers[config.x], kind="stable")
-    return Curve(
-        name=config.series or path.stem,
+    curve = Curve(
+        name=config.series or name,
         x=numbers[config.x][order],
         y=numbers[config.y][order],
         clock=clock,
         unit=None if unit is None else unit[order],
         count=None if config.count is None else numbers[config.count][order],
         error="binomial" if config.count else "gaussian",
-        source=f"{path.name}, columns {config.x} and {config.y}",
+        source=f"{title}, columns {config.x} and {config.y}",
     )
+    return Source(_within(curve, config), unit=config.unit)
 
 
 def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
@@ -241,19 +259,19 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
     told = table.only("clock", "One curve has one clock: give each its own series, or choose rows.")
     if config.clock is not None and told is not None and config.clock != told:
         raise UserError(
-            f"{table.path} has the clock {plain(told)!r} in its column `clock`, and --clock says "
+            f"{table.place} has the clock {plain(told)!r} in its column `clock`, and --clock says "
             f"{config.clock!r}. Leave --clock out, or correct one."
         )
     counts = config.clock or told
     if counts is None:
         raise UserError(
-            f"{table.path} does not say what {config.x} counts. Say it with --clock, for instance "
+            f"{table.place} does not say what {config.x} counts. Say it with --clock, for instance "
             f"{', '.join(map(repr, units.CLOCKS))}."
         )
     close = difflib.get_close_matches(counts, units.CLOCKS, 1, 0.85)
     if counts not in units.CLOCKS and close:
         raise UserError(
-            f"{table.path}: the clock {counts!r} is not one of the registry, but nearly {close[0]!r}. Say "
+            f"{table.place}: the clock {counts!r} is not one of the registry, but nearly {close[0]!r}. Say "
             "which with --clock: under another name the curve is compared with nothing."
         )
     written = table.only(
@@ -268,9 +286,8 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
         and units.factor(counts, written, config.clock_unit) != 1
     ):
         raise UserError(
-            f"{table.path} has the unit {plain(written)!r} in its column `clock_unit`, and --clock-unit says "
-            f"{config.clock_unit!r}. "
-            "Leave --clock-unit out, or correct one."
+            f"{table.place} has the unit {plain(written)!r} in its column `clock_unit`, and --clock-unit "
+            f"says {config.clock_unit!r}. Leave --clock-unit out, or correct one."
         )
     unit = config.clock_unit or written
     if unit is not None:
@@ -280,7 +297,7 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
         choice("clock unit", unit, f"{counts} is counted; --clock-unit says otherwise")
     else:
         raise UserError(
-            f"{table.path} does not say in which unit {config.x} measures the clock {plain(counts)!r}. Say "
+            f"{table.place} does not say in which unit {config.x} measures the clock {plain(counts)!r}. Say "
             "it with --clock-unit, for instance "
             f"{units.examples(counts)}."
         )

@@ -1,6 +1,7 @@
 """Figures of removal runs, drawn from their folders and never from live objects."""
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,11 +256,15 @@ REMOVAL_FIGURES = {
 }
 
 
+def figures_of(losses: Losses) -> dict[str, Callable[[Losses], Figure]]:
+    """The figures of those parts that were run."""
+    parts = {*losses.substitution["part"], *(["curve"] if len(losses.curve) else [])}
+    return {name: figure for name, (figure, needed) in REMOVAL_FIGURES.items() if needed <= parts}
+
+
 def draw_removal(folder: Path, destination: Path) -> list[Path]:
     """Draw the figures of the removal run in `folder` whose parts were run, as PNG and PDF. Raises UserError
     if it is not one.
     """
     losses = Losses.read(folder)
-    parts = {*losses.substitution["part"], *(["curve"] if len(losses.curve) else [])}
-    figures = {name: figure for name, (figure, needed) in REMOVAL_FIGURES.items() if needed <= parts}
-    return style.draw(losses, figures, destination)
+    return style.draw(losses, figures_of(losses), destination)

@@ -20,6 +20,7 @@ from scipy.integrate import quad
 from scipy.optimize import least_squares
 from scipy.stats import gamma as gamma_distribution
 
+from consolidation import fit_decay
 from consolidation import humans as humans_command
 from consolidation.benchmark.config import Config
 from consolidation.benchmark.experiment import fits
@@ -39,7 +40,7 @@ from consolidation.decay.solver import Data, fit_best, solve
 from consolidation.decay.transitions import split, transition
 from consolidation.fit import __main__ as fit_command
 from consolidation.fit.config import FitConfig
-from consolidation.fit.report import drawn_line, fit_decay, latex, read_fit
+from consolidation.fit.report import drawn_line, latex, read_fit
 from consolidation.fit.source import read
 from consolidation.srcd import EXPOSURE_CLOCKS
 from labbook.console import UserError
@@ -471,7 +472,7 @@ def test_the_python_interface_says_the_same(finished):
     found = fit_decay(humans.load("kolers1976_inverted").within(1, 20))
     table = pd.read_csv(finished / "exponents.csv")
     assert np.allclose(found.to_frame()["gamma"], table["gamma"])
-    assert "gamma = " in found.summary()
+    assert "gamma = " in found.fit_report()
     assert latex(found) == found.to_latex()
     assert len(found.plot().axes) == 3
 
@@ -630,7 +631,7 @@ def test_a_new_form_is_one_entry(monkeypatch, tmp_path):
     assert not one_more.nested(FORMS["power"])
     assert one_more.name in set(report.exponents["form"])
     assert one_more.name in set(report.multiverse.table["form"])
-    assert one_more.formula in report.summary()
+    assert one_more.formula in report.fit_report()
     assert one_more.name in [line.get_label() for line in report.plot().axes[0].lines]
     shown = replace(report, exponents=report.exponents[report.exponents["form"] == one_more.name])
     assert one_more.latex in latex(shown)

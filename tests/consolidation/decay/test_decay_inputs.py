@@ -541,7 +541,7 @@ def out_cases(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("case", ["below a file", "too long", "something else", "a file"])
 def test_the_output_is_checked_before_the_analysis(case, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(experiment, "fit_decay", lambda *_, **__: pytest.fail("the analysis began"))
+    monkeypatch.setattr(experiment, "fit_source", lambda *_, **__: pytest.fail("the analysis began"))
     assert "Choose another --out" in fails(
         fit_command.main, capsys, ["mack", "--out", str(out_cases(tmp_path)[case])]
     )
