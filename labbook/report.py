@@ -32,20 +32,20 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
 )
 STYLE = """
-:root { color-scheme: light dark; --line: #8886; --soft: #8882; }
+:root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-.verdict { border-left: 4px solid #0173b2; padding: .2rem 1rem; background: var(--soft); }
+.verdict { border-left: 4px solid #0173b2; padding: .2rem 1rem; background: #8882; }
 figure { margin: 1rem 0; } img { max-width: 100%; background: white; }
 figcaption, .note { color: #777; font-size: .9rem; }
-.wide { overflow: auto; max-height: 30rem; border: 1px solid var(--line); }
+.wide { overflow: auto; max-height: 30rem; border: 1px solid #8886; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; }
-td, th { padding: .2rem .6rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+td, th { padding: .2rem .6rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886; }
 td.number { text-align: right; }
 th button { all: unset; cursor: pointer; font-weight: bold; } th button:focus-visible { outline: 2px solid; }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .6rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8882; padding: .6rem; }
 .chart { overflow-x: auto; background: white; color: black; }
 """
 SORT = """
