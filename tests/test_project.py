@@ -34,7 +34,7 @@ PACKAGES = tuple(PYPROJECT["tool"]["mypy"]["packages"])
 FLOORS = (
     {"labbook.estimate", "labbook.style", "labbook.escape", "labbook.entry"},
     {"labbook.console"},
-    {"labbook.processes", "labbook.reading", "labbook.command"},
+    {"labbook.processes", "labbook.reading", "labbook.command", "labbook.view"},
     {"labbook.training"},
     {"labbook.run"},
     {"labbook.report"},

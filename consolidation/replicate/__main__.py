@@ -27,38 +27,40 @@ from pathlib import Path
 import pandas as pd
 import tyro
 from accelerate import PartialState
-from rich import box
-from rich.table import Table
 
 from consolidation.replicate.cells import SEEDS, Cell, cells, finished, tabulate
 from consolidation.rivals import VARIANTS
 from consolidation.train.presets import TrainConfig, begin
 from consolidation.train.trainer import Settings, Trainer
 from labbook.command import Repeat, run_command
-from labbook.console import UserError, console
+from labbook.console import UserError
 from labbook.report import Report
 from labbook.run import CHECKSUMS, Run, digest, provenance, read_json, write_json
+from labbook.view import print_table, print_verdict
 
 
 def show(table: pd.DataFrame) -> None:
     """The tables on the terminal: retrieval, attention, and how many seeds succeeded; `cells.csv` has the
     rest.
     """
+    print_verdict(verdict(table))
     shown = ("retrieval", "novel", "attention", "learnt", "consolidated")
-    for name, rows in table.groupby("table", sort=False):
-        out = Table(
-            box=box.SIMPLE,
-            title=f"{name}: mean over seeds [95 % interval] (paper)",
-            title_justify="left",
-            collapse_padding=True,
-        )
-        out.add_column("cell", no_wrap=True)
-        for metric in shown:
-            out.add_column(metric, justify="right", no_wrap=True)
-        for cell, values in rows.groupby("cell", sort=False):
+    for name, cells_of in table.groupby("table", sort=False):
+        rows = []
+        for cell, values in cells_of.groupby("cell", sort=False):
             by = values.set_index("metric")
-            out.add_row(str(cell), *(_entry(by, metric) for metric in shown))
-        console.print(out)
+            rows.append([str(cell), *(_entry(by, metric) for metric in shown)])
+        print_table(f"{name}: mean over seeds [95 % interval] (paper)", ["cell", *shown], rows)
+
+
+def verdict(table: pd.DataFrame) -> list[str]:
+    """What CRAM reaches here, where it is among the cells."""
+    said = []
+    for metric in ("retrieval", "attention"):
+        found = table[(table["cell"] == "cram") & (table["metric"] == metric)]
+        if len(found):
+            said.append(f"{metric} {_entry(found.head(1).set_index('metric'), metric)}")
+    return [f"CRAM, mean over seeds: {', '.join(said)}."] if said else []
 
 
 def _entry(by: pd.DataFrame, metric: str) -> str:
@@ -125,22 +127,15 @@ def execute(command: Command, out: Path) -> pd.DataFrame:
 
 def report(command: Command, table: pd.DataFrame) -> Report:
     """What the page of the run folder holds."""
-    cells = table.set_index(["metric", "cell"])["estimate"]
-    cram = {name: found.iloc[0] for name in ("retrieval", "attention") if len(found := _of_cram(cells, name))}
-    said = [f"{name} {value:.3f}" for name, value in cram.items()]
     return Report(
         command="consolidation.replicate",
         title=f"The experiments of the paper and their controls: {', '.join(command.tables)}",
-        verdict=[f"CRAM here, mean over seeds: {', '.join(said)}."] if said else [],
+        verdict=verdict(table),
         tables={
             f"{name}: mean over seeds, 95 % interval, the paper's number": rows.drop(columns="table")
             for name, rows in table.groupby("table", sort=False)
         },
     )
-
-
-def _of_cram(cells: "pd.Series[float]", metric: str) -> "pd.Series[float]":
-    return cells[[key == (metric, "cram") for key in cells.index]]
 
 
 def _opened(command: Command, out: Path, listed: list[Cell]) -> Run:

@@ -16,15 +16,14 @@ from typing import Any
 import pandas as pd
 import tyro
 from accelerate import PartialState
-from rich import box
-from rich.table import Table
 
 from consolidation.train.presets import TrainConfig, begin
 from consolidation.train.trainer import Settings, Trainer
 from consolidation.train.trajectory import SeedSummary
 from labbook.command import Repeat, run_command
-from labbook.console import UserError, console
+from labbook.console import UserError
 from labbook.report import Report
+from labbook.view import print_table, print_verdict
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,8 @@ def succeeded(summaries: list[SeedSummary]) -> str:
 
 
 def show(summaries: list[SeedSummary]) -> None:
-    """One line per seed."""
+    """How many seeds succeeded, and one line for each."""
+    print_verdict([succeeded(summaries)])
     first = summaries[0]
     title = (
         f"{first.label}, {first.parameters:,} parameters, {first.steps:,} steps. Right answers by "
@@ -99,41 +99,26 @@ def show(summaries: list[SeedSummary]) -> None:
         f"query, elsewhere; query-key pairs per position (causal attention: {first.pairs_dense:.0f}); "
         f"optimum (eq 13) {first.optimum:.3f}, best static routing {first.static:.3f}"
     )
-    table = Table(box=box.SIMPLE, title=title, title_justify="left", collapse_padding=True)
-    names = (
-        "seed",
-        "recurring",
-        "novel",
-        "MSE",
-        "attend",
-        "recurring",
-        "novel",
-        "other",
-        "pairs",
-        "learnt",
-        "consolidated",
-        "min",
-    )
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for s in summaries:
-        a, accuracy = s.attention, s.accuracy
-        table.add_row(
+    heads = ["seed", "right, recurring", "right, novel", "MSE", "attend"]
+    heads += ["attend, recurring", "attend, novel", "attend, other", "pairs", "learnt", "consolidated", "min"]
+    rows = [
+        [
             str(s.seed),
-            _number(accuracy["recurring"]),
-            _number(accuracy["novel"]),
+            _number(s.accuracy["recurring"]),
+            _number(s.accuracy["novel"]),
             f"{s.dynamics_mse:.4f}",
-            f"{a['all']:.4f}",
-            _number(a["recurring"]),
-            _number(a["novel"]),
-            f"{a['other']:.4f}",
+            f"{s.attention['all']:.4f}",
+            _number(s.attention["recurring"]),
+            _number(s.attention["novel"]),
+            f"{s.attention['other']:.4f}",
             f"{s.pairs:.2f}",
             _yes(s.learnt),
             _yes(s.consolidated),
             f"{s.seconds / 60:.1f}",
-        )
-    console.print(table)
-    console.print(succeeded(summaries))
+        ]
+        for s in summaries
+    ]
+    print_table(title, heads, rows, left=0)
 
 
 def _number(value: float | None) -> str:

@@ -45,7 +45,15 @@ def finished(tmp_path_factory, gpt2_folder, text_folder):
 def test_a_run_folder_holds_tables_figures_and_provenance(finished):
     names = {p.name for p in finished.iterdir()}
     figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    assert names == {"config.json", "provenance.json", "summary.json", "learning.csv", *TABLES, *figures}
+    assert names == {
+        "config.json",
+        "provenance.json",
+        "report.html",
+        "summary.json",
+        "learning.csv",
+        *TABLES,
+        *figures,
+    }
     about = json.loads((finished / "provenance.json").read_text())
     assert {"commit", "versions", "weight_hash", "data_hash", "seed", "device", "documents"} <= set(about)
     layers = pd.read_csv(finished / "layers.csv")
