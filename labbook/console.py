@@ -97,13 +97,13 @@ def _columns() -> tuple[ProgressColumn, ...]:
         return Column(no_wrap=True)
 
     return (
-        _Short("{task.description}", table_column=Column(ratio=None, min_width=8)),
+        _Short("{task.description}", table_column=Column(min_width=8)),
         BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=24)),
         MofNCompleteColumn(table_column=kept()),
         TimeElapsedColumn(table_column=kept()),
         TextColumn("left", table_column=kept()),
         TimeRemainingColumn(table_column=kept()),
-        _Short("{task.fields[note]}"),
+        _Short("{task.fields[note]}", table_column=Column()),
     )
 
 

@@ -4,6 +4,7 @@ A table that is too wide for one line a row has its intervals on a second line; 
 is shown in parts, each with the names of the rows in front.
 """
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -27,12 +28,23 @@ def print_verdict(sentences: Sequence[str]) -> None:
     """
     lines: list[str] = []
     for sentence in sentences:
-        wrapped = textwrap.wrap(plain(sentence), console.width, break_long_words=False)
+        wrapped = _wrapped(sentence)
         if lines and len(lines) + len(wrapped) > MOST:
             break
         lines += wrapped
-    for line in lines:
-        console.print(markup(line))
+    console.print("\n".join(map(markup, lines)))
+
+
+def print_words(text: str) -> None:
+    """Print a paragraph of plain text with its lines broken between words."""
+    console.print("\n".join(map(markup, _wrapped(text))))
+
+
+def _wrapped(text: str) -> list[str]:
+    # an interval stays on one line
+    whole = re.sub(r"\[[^\[\]]{1,24}\]", lambda found: found.group().replace(" ", "\0"), plain(text))
+    lines = textwrap.wrap(whole, console.width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def print_table(

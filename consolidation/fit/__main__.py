@@ -27,6 +27,7 @@ from labbook.command import Repeat, run_command
 from labbook.console import UserError, at_once, choice, console, warn
 from labbook.escape import plain
 from labbook.run import Run, provenance, replacing, sealed
+from labbook.view import print_words
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,9 @@ def execute(config: FitConfig, settings: Settings) -> Path:
         if not caution.startswith("the form is"):
             warn(caution)
     for line in short(found):
-        # words are moved to the next line, so that no number is cut
-        console.print(line, markup=False, soft_wrap=False)
-    files = sorted({path.suffix.removeprefix(".") for path in run.folder.iterdir()})
-    console.print(f"files: {', '.join(files)} in the folder below; everything that was found: --full")
+        print_words(line)
+    files = sorted(path.name for path in run.folder.iterdir() if path.suffix not in (".png", ".pdf"))
+    print_words(f"files: {', '.join(files)}, and figures; everything that was found: --full")
     return run.folder
 
 

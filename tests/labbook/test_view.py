@@ -15,7 +15,7 @@ from consolidation.train import __main__ as train
 from consolidation.train import trajectory
 from labbook import console as terminal
 from labbook.console import console, progress, stages
-from labbook.view import MOST, print_table, print_verdict
+from labbook.view import MOST, print_table, print_verdict, print_words
 from redundancy.probe.tables import Tables, print_tables
 from redundancy.removal.tables import Losses, print_losses
 from redundancy.text import DATA
@@ -62,7 +62,7 @@ def test_the_verdict_comes_first_in_five_lines(name, width, capsys):
     lines = capsys.readouterr().out.splitlines()
     rule = next(place for place, line in enumerate(lines) if "───" in line)
     first = next(place for place, line in enumerate(lines[:rule]) if not line.strip())
-    assert 1 <= first
+    assert first >= 1
     title = [line for line in lines[:first] if line.strip()]
     assert len(title) <= MOST + 4  # the title of the first table stands below the verdict
 
@@ -80,6 +80,15 @@ def test_a_verdict_keeps_whole_sentences(width, capsys):
     assert len(said.splitlines()) <= MOST
     assert "other" in said
     assert "left out" not in said
+
+
+def test_an_interval_stays_on_one_line(width, capsys):
+    width(30)
+    print_words("the word before the number is 0.5 [0.25, 0.75] and here [again]")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 30
+    assert any("[0.25, 0.75]" in line for line in lines)
+    assert any("[again]" in line for line in lines)
 
 
 def test_a_wide_table_comes_in_parts_with_its_names(width, capsys):
