@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich import box
-from rich.table import Table
 
 from labbook.command import run_command
-from labbook.console import UserError, at_once, console
-from labbook.escape import markup
+from labbook.console import UserError, at_once
+from labbook.view import print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,17 +38,7 @@ def show(table: "pd.DataFrame") -> None:
     from consolidation.decay.humans import to_curve
     from consolidation.decay.inference import fit, profile
 
-    out = Table(
-        box=box.SIMPLE,
-        title="a x^-gamma by least squares, 95 % profile-likelihood intervals over points",
-        title_justify="left",
-    )
-    for column in ("series", "study", "measure", "clock", "points", "gamma", "confidence"):
-        out.add_column(
-            column,
-            justify="right" if column in ("points", "gamma") else "left",
-            no_wrap=column in ("series", "clock"),
-        )
+    lines = []
     for name, rows in table.groupby("series", sort=False):
         curve = to_curve(rows)
         try:
@@ -59,8 +47,11 @@ def show(table: "pd.DataFrame") -> None:
             gamma = "none: " + str(error).split(";")[0].removeprefix(f"{name}: ")
         first = rows.iloc[0]
         cells = (name, first["study"], first["measure"], curve.clock, len(rows), gamma, first["confidence"])
-        out.add_row(*(markup(cell) for cell in cells))
-    console.print(out)
+        lines.append([str(cell) for cell in cells])
+    heads = ["series", "study", "measure", "clock", "points", "gamma", "confidence"]
+    print_table(
+        "a x^-gamma by least squares, 95 % profile-likelihood intervals over points", heads, lines, left=4
+    )
 
 
 def main(args: list[str] | None = None) -> None:

@@ -9,27 +9,34 @@ memory and refused paths are named as such. Nothing else is caught: a bug keeps 
 """
 
 import errno
+import os
 import re
 import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 from labbook.escape import markup
 
-# tables need about 110 columns; a terminal says how many it has, a pipe or a file takes any number
-console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+# a terminal says how many columns it has, and so may COLUMNS; a pipe or a file takes any number
+sized = sys.stdout.isatty() or "COLUMNS" in os.environ
+console = Console(soft_wrap=True, highlight=False, width=None if sized else 120)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -109,22 +116,88 @@ def warn(text: str) -> None:
 @contextmanager
 def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
     """A progress bar with elapsed and remaining time. Yields `advance(steps=1, note="")`."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=errors, disable=console.quiet) as bar:
+    outer = _Stages.current
+    if outer is not None:
+        with outer.stage(description, total, done) as advance:
+            yield advance
+        return
+    with Progress(*_columns(), console=errors, disable=console.quiet) as bar:
         task = bar.add_task(literal(description), total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:
             bar.update(task, advance=steps, note=literal(note))
 
         yield advance
+
+
+class _Short(TextColumn):
+    """Text that gives way where the terminal is narrow: cut with an ellipsis, never on a second line."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    """The count and the times keep their width; description, bar and note share what is left."""
+
+    def kept() -> Column:
+        return Column(no_wrap=True)
+
+    return (
+        _Short("{task.description}", table_column=Column(min_width=8)),
+        BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=24)),
+        MofNCompleteColumn(table_column=kept()),
+        TimeElapsedColumn(table_column=kept()),
+        TextColumn("left", table_column=kept()),
+        TimeRemainingColumn(table_column=kept()),
+        _Short("{task.fields[note]}", table_column=Column()),
+    )
+
+
+class _Stages:
+    """A run of several stages: one bar for all of them, above that of the current one."""
+
+    current: ClassVar["_Stages | None"] = None
+
+    def __init__(self, bar: Progress, description: str, total: int):
+        self.bar, self.total = bar, total
+        self.whole = bar.add_task(literal(description), total=total, note="stages")
+        self.ended = 0
+
+    @contextmanager
+    def stage(self, description: str, total: int, done: int) -> Iterator[Callable[..., None]]:
+        """The bar of one stage; the bar of all moves with it."""
+        task = self.bar.add_task(literal(description), total=total, completed=done, note="")
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            self.bar.update(task, advance=steps, note=literal(note))
+            part = self.bar.tasks[self.bar.task_ids.index(task)].percentage / 100
+            self.bar.update(self.whole, completed=min(self.total, round(self.ended + part, 1)))
+
+        try:
+            yield advance
+        finally:
+            self.bar.remove_task(task)
+        self.ended += 1
+        self.bar.update(self.whole, completed=min(self.total, self.ended))
+
+
+@contextmanager
+def stages(description: str, total: int) -> Iterator[None]:
+    """Inside, every `progress` is a stage of `total`, and a bar over all of them says how far the run is.
+
+    The time left of all takes the stages for equally long. Stages that turn out not to be needed count as
+    done at the end.
+    """
+    with Progress(*_columns(), console=errors, disable=console.quiet) as bar:
+        _Stages.current = _Stages(bar, description, total)
+        try:
+            yield
+            bar.update(_Stages.current.whole, completed=total)
+        finally:
+            _Stages.current = None
 
 
 class _Signals:

@@ -6,12 +6,24 @@ to cite. Text from outside is escaped for where it stands (`labbook/escape.py`),
 to fetch anything.
 """
 
+import html
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from labbook.console import UserError
+from labbook.escape import plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -32,20 +44,20 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
 )
 STYLE = """
-:root { color-scheme: light dark; --line: #8886; --soft: #8882; }
+:root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-.verdict { border-left: 4px solid #0173b2; padding: .2rem 1rem; background: var(--soft); }
+.verdict { border-left: 4px solid #0173b2; padding: .2rem 1rem; background: #8882; }
 figure { margin: 1rem 0; } img { max-width: 100%; background: white; }
 figcaption, .note { color: #777; font-size: .9rem; }
-.wide { overflow: auto; max-height: 30rem; border: 1px solid var(--line); }
+.wide { overflow: auto; max-height: 30rem; border: 1px solid #8886; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; }
-td, th { padding: .2rem .6rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+td, th { padding: .2rem .6rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886; }
 td.number { text-align: right; }
 th button { all: unset; cursor: pointer; font-weight: bold; } th button:focus-visible { outline: 2px solid; }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .6rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8882; padding: .6rem; }
 .chart { overflow-x: auto; background: white; color: black; }
 """
 SORT = """
@@ -221,3 +233,73 @@ def _scripts(charts: Mapping[str, dict[str, Any]]) -> str:
     bundle = javascript_bundle()  # type: ignore[call-arg]  # the stub asks for what may be left out
     bundle = bundle.replace("</script", "<\\/script")
     return "\n".join([bundle, *drawn])
+
+
+def drawn(results: Any, figures: "Mapping[str, Callable[[Any], Figure]]", name: str | None) -> "Figure":
+    """One of the figures of `results`, the first unless it is named; the theme of the session stays as it is.
+
+    Raises UserError for a name that there is not.
+    """
+    import matplotlib as mpl  # half a second to import, and only figures need it
+    import matplotlib.pyplot as plt
+
+    from labbook import style
+
+    chosen = next(iter(figures), "") if name is None else name
+    if chosen not in figures:
+        raise UserError(f"there is no figure {name!r}; there are {', '.join(figures) or 'none'}.")
+    with mpl.rc_context():
+        style.apply()
+        figure = figures[chosen](results)
+    plt.close(figure)  # a notebook would show it twice
+    return figure
+
+
+def new_folder(folder: str | Path) -> Path:
+    """`folder`, which must not hold anything. Raises UserError when it does."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty; nothing is written over. Name a new folder.")
+    return folder
+
+
+def as_html(verdict: str, table: pd.DataFrame, place: Path | None) -> str:
+    """A verdict, a table and where the rest lies; what stands in them is text, never markup."""
+    where = f"<p><small>{html.escape(plain(place))}</small></p>" if place is not None else ""
+    return f"<p>{html.escape(plain(verdict))}</p>{table.to_html(escape=True, border=0)}{where}"
+
+
+class RunResult(ABC):
+    """The result of a run, with the folder that it is stored in."""
+
+    folder: Path
+
+    @abstractmethod
+    def _figures(self) -> "Mapping[str, Callable[[Any], Figure]]":
+        """Figures by name, the most telling first."""
+
+    @abstractmethod
+    def _shown(self) -> tuple[str, pd.DataFrame]:
+        """The verdict, and the table that a notebook shows."""
+
+    def plot(self, name: str | None = None) -> "Figure":
+        """A figure of the run; `name` is the name of its file without the ending, None the first one.
+
+        Raises UserError for a name that there is not.
+        """
+        return drawn(self, self._figures(), name)
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy the run folder to `folder`, a new one, draw every figure into it, and return it.
+
+        Raises UserError when `folder` is not empty.
+        """
+        from labbook import style
+
+        target = new_folder(folder)
+        shutil.copytree(self.folder, target, dirs_exist_ok=True)
+        style.draw(self, self._figures(), target)
+        return target
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._shown(), self.folder)

@@ -323,6 +323,10 @@ def score(
     return scores
 
 
+# progress bars of `measure`: two of the moments, the ridge, the held-out errors
+STAGES = 4
+
+
 def measure(
     decoder: Decoder, task: Task, state: Path | None, label: str, *, controls: bool
 ) -> tuple[dict[int, LayerScores], dict[int, Fitted]]:

@@ -40,7 +40,7 @@ FLOORS = (
     {"labbook.estimate", "labbook.escape", "labbook.entry"},
     {"labbook.console"},
     {"labbook.style"},
-    {"labbook.processes", "labbook.reading", "labbook.command", "labbook.result"},
+    {"labbook.processes", "labbook.reading", "labbook.command", "labbook.view"},
     {"labbook.training"},
     {"labbook.run"},
     {"labbook.report"},

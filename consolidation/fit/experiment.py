@@ -19,6 +19,7 @@ from consolidation.fit.short import short
 from consolidation.fit.source import read
 from labbook.console import choice, console, warn
 from labbook.run import provenance
+from labbook.view import print_words
 
 
 def execute(config: FitConfig, settings: Settings) -> Path:
@@ -46,8 +47,7 @@ def execute(config: FitConfig, settings: Settings) -> Path:
         if not caution.startswith("the form is"):
             warn(caution)
     for line in short(found):
-        # words are moved to the next line, so that no number is cut
-        console.print(line, markup=False, soft_wrap=False)
-    files = sorted({path.suffix.removeprefix(".") for path in run.folder.iterdir()})
-    console.print(f"files: {', '.join(files)} in the folder below; everything that was found: --full")
+        print_words(line)
+    files = sorted(path.name for path in run.folder.iterdir() if path.suffix not in (".png", ".pdf"))
+    print_words(f"files: {', '.join(files)}, and figures; everything that was found: --full")
     return run.folder

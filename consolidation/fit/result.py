@@ -18,7 +18,7 @@ from consolidation.fit.short import short
 from consolidation.fit.source import Source
 from labbook.console import UserError, worded
 from labbook.escape import plain
-from labbook.result import as_html, drawn, new_folder
+from labbook.report import as_html, drawn, new_folder
 from labbook.run import Run, provenance, replacing, sealed
 
 

@@ -32,7 +32,7 @@ def _best(found: Analysis) -> str:
 
 
 def _said(one: ExponentRow) -> str:
-    how = f"{one.estimator}, {one.method} over {one.n} {one.unit}s"
+    how = f"{one.estimator}, {one.method} over {one.unit}s, n = {one.n}"
     return f"gamma = {one.number.text()} of {one.form} ({how})"
 
 

@@ -6,14 +6,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
 from consolidation.config import VARIANTS
 from consolidation.replicate.config import Command
 from consolidation.train.presets import begin
 from labbook.command import Repeat, run_command
-from labbook.console import UserError, console
+from labbook.console import UserError
+from labbook.view import print_table, print_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,21 +21,24 @@ def show(table: "pd.DataFrame") -> None:
     """The tables on the terminal: retrieval, attention, and how many seeds succeeded; `cells.csv` has the
     rest.
     """
+    print_verdict(verdict(table))
     shown = ("retrieval", "novel", "attention", "learnt", "consolidated")
-    for name, rows in table.groupby("table", sort=False):
-        out = Table(
-            box=box.SIMPLE,
-            title=f"{name}: mean over seeds [95 % interval] (paper)",
-            title_justify="left",
-            collapse_padding=True,
-        )
-        out.add_column("cell", no_wrap=True)
-        for metric in shown:
-            out.add_column(metric, justify="right", no_wrap=True)
-        for cell, values in rows.groupby("cell", sort=False):
+    for name, cells_of in table.groupby("table", sort=False):
+        rows = []
+        for cell, values in cells_of.groupby("cell", sort=False):
             by = values.set_index("metric")
-            out.add_row(str(cell), *(_entry(by, metric) for metric in shown))
-        console.print(out)
+            rows.append([str(cell), *(_entry(by, metric) for metric in shown)])
+        print_table(f"{name}: mean over seeds [95 % interval] (paper)", ["cell", *shown], rows)
+
+
+def verdict(table: "pd.DataFrame") -> list[str]:
+    """What CRAM reaches here, where it is among the cells."""
+    said = []
+    for metric in ("retrieval", "attention"):
+        found = table[(table["cell"] == "cram") & (table["metric"] == metric)]
+        if len(found):
+            said.append(f"{metric} {_entry(found.head(1).set_index('metric'), metric)}")
+    return [f"CRAM, mean over seeds: {', '.join(said)}."] if said else []
 
 
 def _entry(by: "pd.DataFrame", metric: str) -> str:

@@ -4,20 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
-
 from consolidation.train.config import Command
 from consolidation.train.presets import begin
 from labbook.command import Repeat, run_command
-from labbook.console import console
+from labbook.view import print_table, print_verdict
 
 if TYPE_CHECKING:
     from consolidation.train.trajectory import SeedSummary
 
 
 def show(summaries: list["SeedSummary"]) -> None:
-    """One line per seed."""
+    """How many seeds succeeded, and one line for each."""
+    from consolidation.train.experiment import succeeded
+
+    print_verdict([succeeded(summaries)])
     first = summaries[0]
     title = (
         f"{first.label}, {first.parameters:,} parameters, {first.steps:,} steps. Right answers by "
@@ -25,40 +25,26 @@ def show(summaries: list["SeedSummary"]) -> None:
         f"query, elsewhere; query-key pairs per position (causal attention: {first.pairs_dense:.0f}); "
         f"optimum (eq 13) {first.optimum:.3f}, best static routing {first.static:.3f}"
     )
-    table = Table(box=box.SIMPLE, title=title, title_justify="left", collapse_padding=True)
-    names = (
-        "seed",
-        "recurring",
-        "novel",
-        "MSE",
-        "attend",
-        "recurring",
-        "novel",
-        "other",
-        "pairs",
-        "learnt",
-        "consolidated",
-        "min",
-    )
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for s in summaries:
-        a, accuracy = s.attention, s.accuracy
-        table.add_row(
+    heads = ["seed", "right, recurring", "right, novel", "MSE", "attend"]
+    heads += ["attend, recurring", "attend, novel", "attend, other", "pairs", "learnt", "consolidated", "min"]
+    rows = [
+        [
             str(s.seed),
-            _number(accuracy["recurring"]),
-            _number(accuracy["novel"]),
+            _number(s.accuracy["recurring"]),
+            _number(s.accuracy["novel"]),
             f"{s.dynamics_mse:.4f}",
-            f"{a['all']:.4f}",
-            _number(a["recurring"]),
-            _number(a["novel"]),
-            f"{a['other']:.4f}",
+            f"{s.attention['all']:.4f}",
+            _number(s.attention["recurring"]),
+            _number(s.attention["novel"]),
+            f"{s.attention['other']:.4f}",
             f"{s.pairs:.2f}",
             _yes(s.learnt),
             _yes(s.consolidated),
             f"{s.seconds / 60:.1f}",
-        )
-    console.print(table)
+        ]
+        for s in summaries
+    ]
+    print_table(title, heads, rows, left=0)
 
 
 def _number(value: float | None) -> str:
@@ -72,14 +58,13 @@ def _yes(value: bool) -> str:
 def work(command: Command) -> Path | None:
     """Train every seed and print a line for each."""
     # torch takes seconds to import: --help and errors of the options do not wait for it
-    from consolidation.train.experiment import execute, succeeded
+    from consolidation.train.experiment import execute
     from labbook.training import joined
 
     out, summaries = execute(command)
     if not joined().is_main_process:
         return None
     show(summaries)
-    console.print(succeeded(summaries))
     return out
 
 

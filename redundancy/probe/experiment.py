@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from labbook import processes
-from labbook.console import UserError, choice, console
+from labbook.console import UserError, choice, console, stages
 from labbook.estimate import Studentised
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
-from redundancy.passes import Task, measure, measure_twins
+from redundancy.passes import STAGES, Task, measure, measure_twins
 from redundancy.preparation import NOTHING, Given, prepare
 from redundancy.probe import learning
 from redundancy.probe.config import ProbeConfig, ProbeSettings
@@ -39,26 +39,30 @@ def execute(config: ProbeConfig, settings: ProbeSettings, given: Given = NOTHING
     decoder, task = prepared.decoder, prepared.task(settings, config.feature)
 
     state = run.folder / "state"
-    trained, fitted = measure(decoder, task, controls=True, state=state, label="model")
-    twins = measure_twins(decoder, task, config.random_seeds, state)
+    models = 1 + config.random_seeds
+    # the learning curve fits the model and a random network to every part
+    fits = models + 2 * len(PARTS) * config.learning_curve
+    with stages("all of the probe", STAGES * fits):
+        trained, fitted = measure(decoder, task, controls=True, state=state, label="model")
+        twins = measure_twins(decoder, task, config.random_seeds, state)
 
-    scored = Scored(trained, twins, {n: f.penalties for n, f in fitted.items()})
-    chosen = [penalties[task.feature] for penalties in scored.penalties.values()]
-    why = (
-        f"smallest validation error per layer, from {PENALTIES[0]:g} to {PENALTIES[-1]:g}"
-        if task.ridge is None
-        else "asked for"
-    )
-    choice("ridge penalty", f"{min(chosen):g} to {max(chosen):g}", why)
+        scored = Scored(trained, twins, {n: f.penalties for n, f in fitted.items()})
+        chosen = [penalties[task.feature] for penalties in scored.penalties.values()]
+        why = (
+            f"smallest validation error per layer, from {PENALTIES[0]:g} to {PENALTIES[-1]:g}"
+            if task.ridge is None
+            else "asked for"
+        )
+        choice("ridge penalty", f"{min(chosen):g} to {max(chosen):g}", why)
 
-    bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
-    course = pd.DataFrame(columns=list(learning.LEARNING))
-    if config.learning_curve:
-        parts = [
-            *measure_parts(decoder, task, state),
-            (task.windows["train"].tokens, {"trained": trained, "random": twins[0]}),
-        ]
-        course = learning.tabulate_learning(parts, task.feature, bootstrap)
+        bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
+        course = pd.DataFrame(columns=list(learning.LEARNING))
+        if config.learning_curve:
+            parts = [
+                *measure_parts(decoder, task, state),
+                (task.windows["train"].tokens, {"trained": trained, "random": twins[0]}),
+            ]
+            course = learning.tabulate_learning(parts, task.feature, bootstrap)
     tables = tabulate(decoder, task, scored, course, bootstrap, prepared.facts)
     if settings.probes and processes.rank() == 0:
         Probes.of(fitted, decoder, task, prepared.facts).save(run.folder)

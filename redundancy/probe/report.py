@@ -21,6 +21,7 @@ def heat_map(tables: Tables) -> dict[str, Any]:
     own = chosen[chosen["feature"] == tables.headline.feature][["layer", "head", *NUMBER[:3]]]
     wide = chosen.pivot(index=["layer", "head"], columns="feature", values="estimate")[[*SHOWN]]
     rows = own.rename(columns={"estimate": "R"}).join(wide, on=["layer", "head"]).to_dict("records")
+    step = max(16, min(48, 720 // chosen["head"].nunique()))
     pointed = alt.selection_point(name="pointed", on="pointerover", clear="pointerout", empty=False)
     numbers = [alt.Tooltip(field=name, type="quantitative", format=".3f") for name in ("R", "lower", "upper")]
     controls = [
@@ -43,7 +44,7 @@ def heat_map(tables: Tables) -> dict[str, Any]:
             stroke=alt.when(pointed).then(alt.value("black")).otherwise(alt.value("transparent")),
             tooltip=[*places, *numbers, *controls],
         )
-        .properties(width=alt.Step(26), height=alt.Step(22))
+        .properties(width=alt.Step(step), height=alt.Step(min(step, 32)))
         .add_params(pointed)
     )
     return chart.to_dict()

@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
 
 from labbook.console import console
 from labbook.escape import markup
 from labbook.estimate import Array, Estimate, Estimates, Studentised
-from labbook.result import RunResult
+from labbook.report import RunResult
 from labbook.run import Run, read_finished, typed
+from labbook.view import print_table, print_verdict
 from redundancy.aggregate import (
     CONTROL_NAMES,
     NUMBER,
@@ -325,51 +324,57 @@ def _verdict(metrics: Estimates, controls: dict[str, Estimates], over: str, pape
     return text
 
 
+def headline(summary: ProbeSummary) -> list[str]:
+    """The verdict for a terminal: the scores, what the controls reach, the paper."""
+    r, over = {name: values["R"] for name, values in summary.controls.items()}, summary.metrics["R"].n
+    where = part_of(summary.layers, summary.depth) or f"mean over {summary.depth} layers: "
+    return [
+        f"{where}R = {summary.metrics['R'].text(2)}, centred R2 = {summary.metrics['R2'].text(2)} (95 % "
+        f"intervals over {over} held-out {summary.unit}s).",
+        f"Controls reach R = {r['previous_token'].estimate:.2f} (previous token), "
+        f"{r['training_mean'].estimate:.2f} (training mean), {r['position_mean'].estimate:.2f} (mean per "
+        f"position), {r[RANDOM].text(2)} (random weights).",
+        *(
+            [f"The paper gives R = {summary.paper.R:.2f}: {summary.paper.gap.text(2, sign=True)} from it."]
+            if summary.paper is not None
+            else []
+        ),
+    ]
+
+
 def print_tables(tables: Tables) -> None:
-    """The tables on the terminal: per layer with controls, the means over layers, and the verdict."""
+    """The verdict on the terminal, then the tables: per layer with controls, and the means over layers."""
     summary = tables.headline
+    print_verdict(headline(summary))
     feature, controls = summary.feature, [name for name in CONTROL_NAMES if name not in AS_THE_MEAN]
-    columns = [feature, *controls]
+    heads = ["layer", f"probe ({feature})", *(CONTROL_NAMES[name] for name in controls)]
     for metric, title in (("R", "R of Definition 1"), ("R2", "centred R2")):
-        table = Table(
-            box=box.SIMPLE,
-            title=f"{title} of {summary.model} by layer, position 0 {summary.position_0}",
-            title_justify="left",
-        )
-        table.add_column("layer", justify="right")
-        for name in columns:
-            table.add_column(CONTROL_NAMES.get(name, f"probe ({name})"), justify="right")
         chosen = tables.layers[tables.layers["metric"] == metric]
         wide = chosen.pivot(index="layer", columns="feature", values=["estimate", "lower", "upper"])
+        rows: list[list[str] | None] = []
         for layer, row in wide.iterrows():
             estimate, lower, upper = (row[c, feature] for c in NUMBER[:3])
             own = Estimate(estimate, lower, upper, summary.metrics[metric].n)
-            table.add_row(str(layer), own.text(), *(f"{row['estimate', name]:.3f}" for name in controls))
+            rows.append([str(layer), own.text(), *(f"{row['estimate', name]:.3f}" for name in controls)])
         every = [summary.metrics, *(summary.controls[name] for name in controls)]
         cells = [numbers[metric].text() for numbers in every]
-        table.add_section()
-        table.add_row("mean", cells[0], *(c.replace(" [", "\n[") for c in cells[1:]))
-        console.print(table)
-    table = Table(
-        box=box.SIMPLE,
-        title=f"means over layers, n = {summary.metrics['R'].n} {summary.unit}s",
-        title_justify="left",
-    )
+        rows += [None, ["mean", cells[0], *(c.replace(" [", "\n[") for c in cells[1:])]]
+        about = f"{title} of {summary.model} by layer, position 0 {summary.position_0}"
+        print_table(about, heads, rows, left=0)
     shown = (feature, "with_position", "training_mean", RANDOM)
-    for name in ("score", f"probe ({feature})", *(CONTROL_NAMES[name] for name in shown[1:])):
-        table.add_column(name, justify="left" if name == "score" else "right")
     scores = {feature: summary.metrics, **summary.controls}
+    rows = []
     for source in (scores, summary.head_groups, summary.at_position_0):
         if source:
-            table.add_section()
-            for metric in source[feature]:
-                table.add_row(metric, *(source[name][metric].text() for name in shown))
-    console.print(table)
+            rows += [None] * bool(rows)
+            rows += [[metric, *(source[name][metric].text() for name in shown)] for metric in source[feature]]
+    heads = ["score", f"probe ({feature})", *(CONTROL_NAMES[name] for name in shown[1:])]
+    print_table(f"means over layers, n = {summary.metrics['R'].n} {summary.unit}s", heads, rows)
     for model, convergence in summary.learning.items():
         state = "converged" if convergence.converged else "still rising with more training text"
         console.print(
             f"[dim]{model} weights:[/dim] {state}: centred R2 "
             f"{markup(convergence.R2_gain.text(4, sign=True))} from {convergence.from_tokens:,} training "
-            f"tokens to {summary.tokens['train']:,}"
+            f"tokens to {summary.tokens['train']:,}",
+            soft_wrap=False,
         )
-    console.print(summary.verdict)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import UserError, choice, console
+from labbook.console import UserError, choice, console, stages
 from labbook.estimate import Studentised
 from redundancy.evaluation import Key, Variant, evaluate
 from redundancy.model.decoder import Decoder
@@ -77,26 +77,29 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
         return Losses.read(run.folder)
     state = run.folder / "state"
 
-    moments = collect(decoder, task, state / "moments.safetensors", "model", controls=True)
-    fitted = solve(decoder, task, moments, "model")
-    probes = fit_probes(decoder, task, fitted, moments, state, config.parts)
-    scores = score(decoder, task, _with_rivals(fitted, probes), state / "scores.safetensors", "model")
-    needs = measure_needs(decoder, task, fitted, state / "needs.safetensors")
+    with stages("all of the removal", count_stages(config.parts, len(task.layers))):
+        moments = collect(decoder, task, state / "moments.safetensors", "model", controls=True)
+        fitted = solve(decoder, task, moments, "model")
+        probes = fit_probes(decoder, task, fitted, moments, state, config.parts)
+        scores = score(decoder, task, _with_rivals(fitted, probes), state / "scores.safetensors", "model")
+        needs = measure_needs(decoder, task, fitted, state / "needs.safetensors")
 
-    means = {n: f.mean for n, f in fitted.items()}
-    variants = list(plan(task, decoder.n_heads, means, probes, needs, config.parts, config.shares))
-    label = "ways of running the model"
-    evaluated = Evaluated(variants, *evaluate(decoder, task, variants, state / "losses.safetensors", label))
-    for number in range(ROUNDS):
-        closer = list(refine(task, decoder.n_heads, probes["with_position"], needs, evaluated))
-        if closer:
-            near = evaluate(
-                decoder, task, closer, state / f"refined-{number}.safetensors", "shares near the budgets"
-            )
-            evaluated = evaluated.joined(Evaluated(closer, *near))
-    chosen = choose(decoder, task, variants, state)
-    affine = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
-    cost = measure_cost(decoder, task, affine, needs, config.shares if "cost" in config.parts else ())
+        means = {n: f.mean for n, f in fitted.items()}
+        variants = list(plan(task, decoder.n_heads, means, probes, needs, config.parts, config.shares))
+        label = "ways of running the model"
+        evaluated = Evaluated(
+            variants, *evaluate(decoder, task, variants, state / "losses.safetensors", label)
+        )
+        for number in range(ROUNDS):
+            closer = list(refine(task, decoder.n_heads, probes["with_position"], needs, evaluated))
+            if closer:
+                near = evaluate(
+                    decoder, task, closer, state / f"refined-{number}.safetensors", "shares near the budgets"
+                )
+                evaluated = evaluated.joined(Evaluated(closer, *near))
+        chosen = choose(decoder, task, variants, state)
+        affine = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
+        cost = measure_cost(decoder, task, affine, needs, config.shares if "cost" in config.parts else ())
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
     evaluated = replace(evaluated, chosen=chosen)
@@ -114,6 +117,20 @@ def choose(decoder: Decoder, task: Task, variants: Sequence[Variant], state: Pat
         return {}
     sums = evaluate(decoder, task, curve, state / "chosen.safetensors", "choice of the order", "validation")
     return chosen_orders(Evaluated(curve, *sums))
+
+
+def count_stages(parts: Sequence[PartName], layers: int) -> int:
+    """At most how many progress bars a run shows: moments (2), ridge, held-out errors, needs (2) and losses
+    always; the rest as the parts ask for it.
+    """
+    return (
+        7
+        + ("rivals" in parts)
+        + ("in_place" in parts)
+        + 3 * layers * ("cumulative" in parts)
+        + (ROUNDS + 1) * ("curve" in parts)
+        + ("cost" in parts)
+    )
 
 
 def _suit_vocabulary(task: Task, decoder: Decoder) -> Task:

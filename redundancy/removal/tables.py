@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
 
-from labbook.console import console
 from labbook.estimate import Array, Estimate, Estimates, Studentised
-from labbook.report import Report
-from labbook.result import RunResult
+from labbook.report import Report, RunResult
 from labbook.run import Run, read_finished, typed
+from labbook.view import print_table, print_verdict
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
 from redundancy.evaluation import TALLIES, Variant
 from redundancy.facts import Facts
@@ -274,13 +271,34 @@ def _verdict(where: str, r: Estimate, lost: Estimates, by_order: ByOrder, chosen
     return text
 
 
+def headline(summary: RemovalSummary) -> list[str]:
+    """The verdict for a terminal: what attention's replacements cost, and what can go."""
+    where = "these layers" if len(summary.layers) < summary.depth else "every layer"
+    lost, said = summary.all_layers, list[str]()
+    if lost:
+        said.append(
+            f"In place of attention in {where} the probe costs {lost['probe'].text(2)} nats per token, the "
+            f"mean per position {lost['position_mean'].text(2)}, nothing at all {lost['zero'].text(2)}."
+        )
+    if summary.removable:
+        budget = BUDGETS[1]
+        best = summary.order_for(budget)
+        said.append(
+            f"At +{budget} nats {summary.removable[best][budget].text()} of the attention operations can go "
+            f"({ORDERS[best]}), in random order {summary.removable['random'][budget].text()}."
+        )
+    reached = summary.predictors["resid_pre"]["R"]
+    return said or [f"{part_of(summary.layers, summary.depth)}The probe reaches R = {reached.text(2)}."]
+
+
 def print_losses(losses: Losses) -> None:
-    """The tables on the terminal, and the verdict."""
+    """The verdict on the terminal, then the tables."""
 
     def cell(row: pd.Series) -> str:
         return Estimate.read(row.to_dict()).text()
 
     summary = losses.headline
+    print_verdict(headline(summary))
     some = len(summary.layers) < summary.depth
     title = (
         f"{summary.model}: {'layers ' + ', '.join(map(str, summary.layers)) if some else 'every layer'} "
@@ -289,51 +307,37 @@ def print_losses(losses: Losses) -> None:
     )
     every = losses.substitution[losses.substitution["part"] == "all"]
     if len(every):
-        _print(title, "replacement", every, every["replacement"].unique(), "replacement", cell)
+        metrics = list(every["metric"].unique())
+        rows = []
+        for name, found in every.groupby("replacement", sort=False):
+            by_metric = found.set_index("metric")
+            rows.append(
+                [str(name), *(cell(by_metric.loc[m]) if m in by_metric.index else "" for m in metrics)]
+            )
+        print_table(title, ["replacement", *metrics], rows)
     alone = losses.substitution[
         (losses.substitution["part"] == "layers") & (losses.substitution["metric"] == "loss_increase")
     ]
     if len(alone):
-        table = Table(
-            box=box.SIMPLE, title="loss increase, one layer replaced, nats per token", title_justify="left"
-        )
-        names = list(alone["replacement"].unique())
-        for column in ("layer", *names):
-            table.add_column(column, justify="right")
-        for layer, rows in alone.groupby("layer"):
-            by_name = rows.set_index("replacement")
-            table.add_row(f"{layer:.0f}", *(cell(by_name.loc[name]) for name in names))
-        console.print(table)
+        names, rows = list(alone["replacement"].unique()), []
+        for layer, found in alone.groupby("layer"):
+            by_name = found.set_index("replacement")
+            rows.append([f"{layer:.0f}", *(cell(by_name.loc[name]) for name in names)])
+        about = "loss increase, one layer replaced, nats per token"
+        print_table(about, ["layer", *names], rows, left=0)
     if len(losses.removable):
-        table = Table(box=box.SIMPLE, title="share of attention operations removable", title_justify="left")
-        for column in ("order", *(f"at +{b} nats" for b in BUDGETS)):
-            table.add_column(column, justify="left" if column == "order" else "right")
-        for order, rows in losses.removable.groupby("order", sort=False):
-            table.add_row(
-                ORDERS[str(order)],
-                *(Removable.read(row).text(3) for row in rows.to_dict("records")),
-            )
-        console.print(table)
+        rows = [
+            [ORDERS[str(order)], *(Removable.read(row).text(3) for row in found.to_dict("records"))]
+            for order, found in losses.removable.groupby("order", sort=False)
+        ]
+        heads = ["order", *(f"at +{b} nats" for b in BUDGETS)]
+        print_table("share of attention operations removable", heads, rows)
     if len(losses.cost):
-        table = Table(box=box.SIMPLE, title="cost against the intact model", title_justify="left")
-        for column in losses.cost.columns:
-            table.add_column(column, justify="right")
-        for _, r in losses.cost.iterrows():
-            table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in r))
-        console.print(table)
-    console.print(summary.verdict)
-
-
-def _print(title: str, head: str, rows: pd.DataFrame, names: Any, column: str, cell: Any) -> None:
-    """One line per name, one column per metric."""
-    metrics = list(rows["metric"].unique())
-    table = Table(box=box.SIMPLE, title=title, title_justify="left")
-    for name in (head, *metrics):
-        table.add_column(name, justify="left" if name == head else "right")
-    for name in names:
-        by_metric = rows[rows[column] == name].set_index("metric")
-        table.add_row(str(name), *(cell(by_metric.loc[m]) if m in by_metric.index else "" for m in metrics))
-    console.print(table)
+        rows = [
+            [f"{v:.3f}" if isinstance(v, float) else str(v) for v in row]
+            for row in losses.cost.itertuples(index=False, name=None)
+        ]
+        print_table("cost against the intact model", list(losses.cost.columns), rows)
 
 
 def report(losses: Losses) -> Report:

@@ -13,13 +13,13 @@ from pathlib import Path
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import UserError, choice, console, warn
+from labbook.console import UserError, choice, console, stages, warn
 from labbook.estimate import Studentised
 from labbook.run import load_tensors, owner, save_tensors
 from redundancy.evaluation import evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import load_config, load_model
-from redundancy.passes import Task, measure, measure_twins
+from redundancy.passes import STAGES, Task, measure, measure_twins
 from redundancy.preparation import Given, Prepared, prepare
 from redundancy.regression.scores import LayerScores
 from redundancy.request import Settings
@@ -60,15 +60,18 @@ def execute(
     state = run.folder / "state"
     measured: list[Measured] = []
     hashes: dict[str, str] = {}
-    for checkpoint in checkpoints:
-        result = measure_checkpoint(checkpoint, prepared, task, settings, state)
-        if result.weight_hash in hashes:
-            same = hashes[result.weight_hash]
-            warn(f"{checkpoint.name} has the same weights as {same}; it gets no row of its own.")
-            continue
-        hashes[result.weight_hash] = checkpoint.name
-        measured.append(result)
-    twins = measure_twins(prepared.decoder, task, config.random_seeds, state)
+    # of every checkpoint its loss and its attention patterns too
+    count = len(checkpoints) * (STAGES + 2) + config.random_seeds * STAGES
+    with stages("all checkpoints", count):
+        for checkpoint in checkpoints:
+            result = measure_checkpoint(checkpoint, prepared, task, settings, state)
+            if result.weight_hash in hashes:
+                same = hashes[result.weight_hash]
+                warn(f"{checkpoint.name} has the same weights as {same}; it gets no row of its own.")
+                continue
+            hashes[result.weight_hash] = checkpoint.name
+            measured.append(result)
+        twins = measure_twins(prepared.decoder, task, config.random_seeds, state)
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
     course = tabulate_course(task, measured, twins, bootstrap, prepared.facts)

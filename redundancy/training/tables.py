@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
 from scipy.stats import page_trend_test
 from torch import Tensor
 
 from labbook.console import console
 from labbook.escape import markup
 from labbook.estimate import Array, Estimate, Studentised
-from labbook.result import RunResult
+from labbook.report import RunResult
 from labbook.run import Run, read_finished, typed
+from labbook.view import print_table, print_verdict
 from redundancy.aggregate import (
     CONTROL_NAMES,
     NUMBER,
@@ -328,8 +327,9 @@ def _summarise(
 
 
 def print_course(course: Course) -> None:
-    """The course over training on the terminal, the paper's beside it, and the verdict."""
+    """The verdict on the terminal, then the course over training and the paper's beside it."""
     summary = course.headline
+    print_verdict([summary.verdict])
     columns = [
         summary.feature,
         "training_mean",
@@ -340,23 +340,17 @@ def print_course(course: Course) -> None:
         RANDOM,
     ]
     for metric in ("R", "R2"):
-        table = Table(
-            box=box.SIMPLE, title=f"{metric}, mean over layers, by training step", title_justify="left"
-        )
-        for column in ("step", "loss", *columns):
-            table.add_column(CONTROL_NAMES.get(column, column), justify="right")
-        for place in summary.course:
-            cells = [
+        heads = ["step", "loss", *(CONTROL_NAMES.get(column, column) for column in columns)]
+        rows = [
+            [
+                f"{place.step:,}",
+                place.loss.text(),
                 place.scores[columns[0]][metric].text(),
                 *(f"{place.scores[c][metric].estimate:.3f}" for c in columns[1:]),
             ]
-            table.add_row(f"{place.step:,}", place.loss.text(), *cells)
-        console.print(table)
-    table = Table(
-        box=box.SIMPLE, title="what explains the energy of attn_out, mean over layers", title_justify="left"
-    )
-    for column in ("step", *DRIVERS, "entropy / even", "on position 0", "on self"):
-        table.add_column(column, justify="right")
+            for place in summary.course
+        ]
+        print_table(f"{metric}, mean over layers, by training step", heads, rows, left=0)
     means = course.drivers[course.drivers["layer"] == "mean"].pivot(
         index="step", columns="driver", values="estimate"
     )
@@ -364,15 +358,18 @@ def print_course(course: Course) -> None:
         index="step", columns="metric", values="estimate"
     )
     shown = means.join(spread)[[*DRIVERS, "entropy_share", "on_position_0", "on_self"]]
-    for step, values in shown.iterrows():
-        table.add_row(f"{step:,}", *(f"{v:.3f}" for v in values))
-    console.print(table)
+    print_table(
+        "what explains the energy of attn_out, mean over layers",
+        ["step", *DRIVERS, "entropy / even", "on position 0", "on self"],
+        [[f"{step:,}", *(f"{v:.3f}" for v in values)] for step, values in shown.iterrows()],
+        left=0,
+    )
     for trend in summary.trend:
         console.print(
             f"[dim]trend of {trend.metric}[/dim] {markup(trend.slope.text(sign=True))} per tenfold of steps "
             f"after step 0; Page's test: rising p = {trend.p_rising:.2g}, falling p = {trend.p_falling:.2g} "
-            f"(n = {trend.slope.n} documents, {trend.checkpoints} checkpoints)"
+            f"(n = {trend.slope.n} documents, {trend.checkpoints} checkpoints)",
+            soft_wrap=False,
         )
     paper = ", ".join(f"{step:,}: R {r} (loss {loss})" for step, r, loss in summary.paper.rows)
-    console.print(f"[dim]the preprint, {summary.paper.source}:[/dim] {paper}")
-    console.print(summary.verdict)
+    console.print(f"[dim]the preprint, {summary.paper.source}:[/dim] {paper}", soft_wrap=False)

@@ -49,6 +49,7 @@ def test_a_run_folder_holds_tables_figures_and_provenance(finished):
     assert names == {
         "config.json",
         "provenance.json",
+        "report.html",
         "summary.json",
         "learning.csv",
         *TABLES,

@@ -31,7 +31,7 @@ def test_a_run_folder_holds_tables_and_figures(finished):
     names = {p.name for p in finished.iterdir()}
     figures = {f"{name}.{kind}" for name in REMOVAL_FIGURES for kind in ("png", "pdf")}
     tables = {f"{name}.csv" for name in (*FRAMES, "cost")}
-    assert names == {"config.json", "provenance.json", "summary.json", *tables, *figures}
+    assert names == {"config.json", "provenance.json", "report.html", "summary.json", *tables, *figures}
     losses = Losses.read(finished)
     every = losses.substitution[losses.substitution["metric"] == "loss_increase"]
     assert (every["part"] == "heads").sum() == 3 * 3 * 4

@@ -59,6 +59,7 @@ def test_a_run_folder_holds_every_checkpoint_once(finished):
     assert names == {
         "config.json",
         "provenance.json",
+        "report.html",
         "summary.json",
         *(f"{n}.csv" for n in FRAMES),
         *figures,

@@ -1,0 +1,158 @@
+"""What a terminal of 80 or 120 columns shows: tables with every number whole, bars with count and time."""
+
+import io
+import re
+import time
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from consolidation.decay import humans
+from consolidation.fit import __main__ as fit
+from consolidation.replicate import __main__ as replicate
+from consolidation.train import __main__ as train
+from consolidation.train import trajectory
+from labbook import console as terminal
+from labbook.console import console, progress, stages
+from labbook.view import MOST, print_table, print_verdict, print_words
+from redundancy.probe.tables import Tables, print_tables
+from redundancy.removal.tables import Losses, print_losses
+from redundancy.text import DATA
+from redundancy.training.tables import Course, print_course
+
+RUNS, SMALL = DATA / "runs", humans.DATA / "runs" / "small"
+SHOWN = {
+    "probe": lambda: print_tables(Tables.read(RUNS / "embedded" / "probe")),
+    "larger probe": lambda: print_tables(Tables.read(RUNS / "smollm2-135m" / "probe")),
+    "training": lambda: print_course(Course.read(RUNS / "embedded" / "training")),
+    "removal": lambda: print_losses(Losses.read(RUNS / "embedded" / "removal")),
+    "train": lambda: train.show(trajectory.summaries(SMALL / "cram")),
+    "replicate": lambda: replicate.show(pd.read_csv(SMALL / "cells.csv")),
+}
+NUMBER = re.compile(r"[+-]?\d*\.\d+")
+
+
+@pytest.fixture
+def width(monkeypatch):
+    def set_to(columns: int) -> None:
+        monkeypatch.setattr(console, "_width", columns)
+
+    return set_to
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_tables_fit_and_no_number_is_cut(name, width, capsys):
+    found = {}
+    for columns in (80, 120, 1000):
+        width(columns)
+        SHOWN[name]()
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= columns
+        assert "…" not in text
+        # what stands in front of every part is not counted twice
+        found[columns] = set(NUMBER.findall(text))
+    assert found[80] == found[120] == found[1000]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_verdict_comes_first_in_five_lines(name, width, capsys):
+    width(80)
+    SHOWN[name]()
+    lines = capsys.readouterr().out.splitlines()
+    rule = next(place for place, line in enumerate(lines) if "───" in line)
+    first = next(place for place, line in enumerate(lines[:rule]) if not line.strip())
+    assert first >= 1
+    title = [line for line in lines[:first] if line.strip()]
+    assert len(title) <= MOST + 4  # the title of the first table stands below the verdict
+
+
+def test_names_of_metrics_are_whole(width, capsys):
+    width(80)
+    SHOWN["larger probe"]()
+    assert "share_operations_error_below_0.5" in capsys.readouterr().out
+
+
+def test_a_verdict_keeps_whole_sentences(width, capsys):
+    width(40)
+    print_verdict(["word " * 20, "other " * 10, "left out " * 20])
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) <= MOST
+    assert "other" in said
+    assert "left out" not in said
+
+
+def test_an_interval_stays_on_one_line(width, capsys):
+    width(30)
+    print_words("the word before the number is 0.5 [0.25, 0.75] and here [again]")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 30
+    assert any("[0.25, 0.75]" in line for line in lines)
+    assert any("[again]" in line for line in lines)
+
+
+def test_a_wide_table_comes_in_parts_with_its_names(width, capsys):
+    width(30)
+    rows = [["first [row]", *(f"{i}.500 [{i}.250, {i}.750]" for i in range(4))], None, ["x\x1b[31m", *"abcd"]]
+    print_table("a title. And more", ["name", *(f"column {i}" for i in range(4))], rows)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 30
+    assert text.count("continued") >= 1
+    assert text.count("And more") == 1
+    assert text.count("first") == 1 + text.count("continued")
+    assert "\x1b" not in text
+    for i in range(4):
+        assert f"{i}.500" in text
+        assert f"[{i}.250, {i}.750]" in text
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_bars_keep_count_and_times(columns, monkeypatch):
+    out = io.StringIO()
+    screen = Console(file=out, width=columns, force_terminal=True, color_system=None, soft_wrap=True)
+    monkeypatch.setattr(terminal, "errors", screen)
+    with stages("a run of several stages", 7):
+        with progress("a description that is far too long for a terminal: held-out errors", 12345) as advance:
+            advance(1234, "a note that is far too long for a terminal as well")
+            time.sleep(0.3)  # the screen is drawn ten times a second
+        with progress("next", 0):
+            pass
+    lines = [line for line in re.split(r"[\r\n]|\x1b\[[0-9;?]*[a-zA-Z]", out.getvalue()) if "left" in line]
+    assert any("1234/12345" in line for line in lines)
+    assert any("7/7" in line for line in lines)
+    for line in lines:
+        assert len(line.rstrip()) <= columns
+        assert re.search(r"\d+/\d+\s+\d:\d\d:\d\d\s+left\s+(\d:\d\d:\d\d|-:--:--)", line), line
+
+
+def test_a_failed_stage_leaves_no_bar_behind(monkeypatch):
+    monkeypatch.setattr(terminal, "errors", Console(file=io.StringIO()))
+    with pytest.raises(ValueError, match="stop"), stages("run", 2), progress("one", 3):
+        raise ValueError("stop")
+    assert terminal._Stages.current is None
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_fit_prints_what_is_needed_first(columns, width, tmp_path, capsys):
+    width(columns)
+    fit.main(["cram2026_fig4a", "--bootstrap", "100", "--out", str(tmp_path / "run"), "--no-report"])
+    found = capsys.readouterr()
+    lines = found.out.splitlines()
+    begin = next(place for place, line in enumerate(lines) if line.startswith("best form"))
+    assert max(map(len, lines[begin:-1])) <= columns
+    said = " ".join(found.out.split())
+    assert said.index("best form") < said.index("cite") < said.index("rivals") < said.index("humans")
+    assert "power is rejected" in said
+    assert "not compared, because the form is rejected" in said
+    assert "--full" in said
+    assert "[[Multiverse]]" not in said
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_fit_prints_everything_when_asked(tmp_path, capsys):
+    fit.main(["cram2026_fig4a", "--bootstrap", "100", "--out", str(tmp_path / "run"), "--full"])
+    said = capsys.readouterr().out
+    assert "[[Multiverse]]" in said
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "power is rejected" in page
+    assert "seed-" not in page.split("Make it again")[1][:200]
