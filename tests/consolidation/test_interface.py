@@ -49,10 +49,10 @@ def found(frame):
 
 
 def test_a_data_frame_is_fitted_like_the_file_that_holds_it(frame, found, tmp_path):
-    frame.to_csv(tmp_path / "curve.csv", index=False)
+    frame.to_csv(tmp_path / "recall.csv", index=False)
     flags = ["--x", "days", "--y", "recall", "--clock", "retention interval", "--clock-unit", "days"]
     flags += ["--unit", "subject", "--bootstrap", "100", "--forms", *FORMS, "--out", str(tmp_path / "run")]
-    fit_command.main([str(tmp_path / "curve.csv"), *flags])
+    fit_command.main([str(tmp_path / "recall.csv"), *flags])
     command = read_fit(tmp_path / "run" / "fit.json")
     ours = found.summary
     assert ours["data_hash"] == command["data_hash"]
@@ -136,7 +136,7 @@ def test_bad_input_is_named(case, frame):
 
 def test_a_curve_says_itself_what_tables_are_asked_for(frame):
     curve = Curve("mine", np.arange(1.0, 9), 1 / np.arange(1.0, 9), Clock("repetition", "count"))
-    with pytest.raises(UserError, match="x= is for tables; of mine the curve itself says it. Leave x= out"):
+    with pytest.raises(UserError, match=r"x= is for tables; of mine the curve itself says it\. Leave x= out"):
         fit_decay(curve, x="days")
 
 
