@@ -103,14 +103,14 @@ def fit_decay(
     power 0.27 [0.26, 0.29]
     """
     from consolidation.fit.config import FitConfig
-    from consolidation.fit.given import called
     from consolidation.fit.result import fit_source
     from consolidation.fit.source import given, read
 
     with keywords():
         chosen = {} if forms is None else {"forms": _names(forms)}
         config = FitConfig(
-            source=str(data) if isinstance(data, str | Path) else called(data),
+            # the kind and not the name of a curve, which may be that of a shipped series
+            source=str(data) if isinstance(data, str | Path) else type(data).__name__,
             x=x,
             y=y,
             series=series,

@@ -136,7 +136,9 @@ def test_bad_input_is_named(case, frame):
 
 def test_a_curve_says_itself_what_tables_are_asked_for(frame):
     curve = Curve("mine", np.arange(1.0, 9), 1 / np.arange(1.0, 9), Clock("repetition", "count"))
-    with pytest.raises(UserError, match=r"x= is for tables; of mine the curve itself says it\. Leave x= out"):
+    with pytest.raises(
+        UserError, match=r"x= is for tables; of Curve the curve itself says it\. Leave x= out"
+    ):
         fit_decay(curve, x="days")
 
 
