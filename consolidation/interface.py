@@ -4,8 +4,9 @@ Nothing heavy is imported before one of them is called: `import consolidation` t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from labbook.console import keywords
 from labbook.estimate import REPLICATES
@@ -13,6 +14,20 @@ from labbook.estimate import REPLICATES
 if TYPE_CHECKING:
     from consolidation.fit.given import Data
     from consolidation.fit.result import DecayReport
+    from consolidation.train.config import TrainConfig
+    from consolidation.train.result import TrainingRun
+
+ModelName: TypeAlias = Literal[
+    "cram",
+    "control",
+    "no-consolidation",
+    "no-quality",
+    "fast-semantic",
+    "transformer",
+    "mamba",
+    "jamba",
+    "seqboat",
+]
 
 
 def fit_decay(
@@ -84,20 +99,18 @@ def fit_decay(
     >>> from consolidation import fit_decay
     >>> frame = pd.DataFrame({"days": [1, 2, 4, 7, 15, 30], "recall": [0.80, 0.66, 0.56, 0.48, 0.38, 0.31]})
     >>> found = fit_decay(frame, x="days", y="recall", clock="retention interval", clock_unit="days")
-    clock unit days (clock_unit=)
-    clock retention interval (days) (of the data frame)
     >>> print(found.headline.form, found.headline.number.text(2))
     power 0.27 [0.26, 0.29]
     """
     from consolidation.fit.config import FitConfig
-    from consolidation.fit.given import called
     from consolidation.fit.result import fit_source
     from consolidation.fit.source import given, read
 
     with keywords():
         chosen = {} if forms is None else {"forms": _names(forms)}
         config = FitConfig(
-            source=str(data) if isinstance(data, str | Path) else called(data),
+            # the kind and not the name of a curve, which may be that of a shipped series
+            source=str(data) if isinstance(data, str | Path) else type(data).__name__,
             x=x,
             y=y,
             series=series,
@@ -117,6 +130,160 @@ def fit_decay(
         )
         source = read(config) if isinstance(data, str | Path) else given(data, config)
         return fit_source(source, config)
+
+
+def train_cram(
+    preset: "Literal['tiny', 'small', 'base', 'paper'] | TrainConfig" = "tiny",
+    *,
+    model: ModelName | None = None,
+    seeds: int = 1,
+    first_seed: int = 0,
+    out: str | Path | None = None,
+    trained: Literal["all", "heads"] | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    learning_rate: float | None = None,
+    warmup: int | None = None,
+    temperature: tuple[float, float] | None = None,
+    temperature_steps: int | None = None,
+    pressure_start: int | None = None,
+    pressure_ramp: int | None = None,
+    evaluation: int | None = None,
+    evaluations: int | None = None,
+    precision: Literal["auto", "no", "bf16"] | None = None,
+    length: int | None = None,
+    queries: float | None = None,
+    recurrence: float | None = None,
+    patterns: int | None = None,
+    bindings: float | None = None,
+    novel: Literal["disjoint", "shared"] | None = None,
+    novel_keys: int | None = None,
+    values: int | None = None,
+    width: int | None = None,
+    layers: int | None = None,
+    heads: int | None = None,
+    buffer: int | None = None,
+    keys: Literal["learned", "fixed"] | None = None,
+    semantic_rank: int | None = None,
+    quality: Literal["oracle", "predicted"] | None = None,
+    routing: Literal["hard", "soft"] | None = None,
+    attention_penalty: float | None = None,
+    semantic_reward: float | None = None,
+    consolidation: float | None = None,
+    tracker: str | None = None,
+    report: bool = True,
+) -> "TrainingRun":
+    """Train the reference model or a rival on SRCD, and return what its seeds left.
+
+    The same numbers as `python -m consolidation.train` gives for the same request. Every keyword that is None
+    has the value of the preset.
+
+    Parameters
+    ----------
+    preset : tiny (under a minute on two cores), small (minutes a seed), base, paper; or a
+        `consolidation.train.config.TrainConfig`, for what has no keyword here.
+    model : cram, one of its ablations, or a rival.
+    seeds, first_seed : how many, and the first; each fixes the patterns, the sequences, the weights and the
+        routing noise.
+    out : folder of the run; None: runs/train-<model>-<time>. The same call with the same folder goes on where
+        it stopped, and trains no finished seed again.
+    trained : "heads" trains the two output maps only.
+    steps, batch : optimiser steps, and sequences per step.
+    learning_rate, warmup : peak of AdamW's, and steps of its linear warm-up.
+    temperature, temperature_steps : of the Gumbel-softmax, first and last, and steps of its schedule.
+    pressure_start, pressure_ramp : step at which the routing pressure sets in, and steps over which it grows.
+    evaluation, evaluations : held-out sequences of every evaluation, and evaluations over training.
+    precision : "auto" is bf16 autocast on GPUs and float32 on CPUs.
+    length, queries, bindings : positions of a sequence, and the shares of them that are queries and bindings.
+    recurrence, patterns : share of bindings that come from the fixed patterns, and how many these are.
+    novel, novel_keys, values : where novel keys come from, how many there are, and how many values.
+    width, layers, heads, buffer : of the model; `buffer` counts the entries of the episodic memory.
+    keys : whether the embedding of the keys is learned.
+    semantic_rank : r of eq 4.
+    quality, routing : how the router knows q_t, and whether a path is chosen or mixed.
+    attention_penalty, semantic_reward, consolidation : lambda_E, lambda_S and gamma of eq 8.
+    tracker : also log to tensorboard, wandb or trackio.
+    report : write report.html, the run on one page.
+
+    Returns
+    -------
+    TrainingRun : `seeds`, the numbers of each; `by_seed`, `trajectory` and `patterns` as DataFrames;
+        `summary`, a dict of the seeds; `folder` of the run; `plot()`, `save(folder)`.
+
+    Raises
+    ------
+    UserError : with what was asked, what is available, and the keyword to change.
+
+    Examples
+    --------
+    >>> from consolidation import train_cram
+    >>> run = train_cram("tiny", steps=20, evaluation=8, evaluations=2, out="cram")
+    >>> sorted(run.summary), run.seeds[0].steps
+    (['seed-0'], 20)
+    """
+    from consolidation.train.config import Command, Settings
+    from consolidation.train.experiment import execute
+    from consolidation.train.presets import preset as named
+    from consolidation.train.result import TrainingRun
+
+    with keywords():
+        begun = named(preset) if isinstance(preset, str) else preset
+        benchmark = _given(
+            length=length,
+            queries=queries,
+            recurrence=recurrence,
+            patterns=patterns,
+            bindings=bindings,
+            novel=novel,
+            novel_keys=novel_keys,
+            values=values,
+        )
+        cram = _given(
+            width=width,
+            layers=layers,
+            heads=heads,
+            buffer=buffer,
+            keys=keys,
+            semantic_rank=semantic_rank,
+            quality=quality,
+            routing=routing,
+        )
+        objective = _given(
+            attention_penalty=attention_penalty,
+            semantic_reward=semantic_reward,
+            consolidation=consolidation,
+        )
+        training = _given(
+            model=model,
+            trained=trained,
+            steps=steps,
+            batch=batch,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            temperature=temperature,
+            temperature_steps=temperature_steps,
+            pressure_start=pressure_start,
+            pressure_ramp=pressure_ramp,
+            evaluation=evaluation,
+            evaluations=evaluations,
+            precision=precision,
+        )
+        config = replace(
+            begun,
+            benchmark=replace(begun.benchmark, **benchmark),
+            cram=replace(begun.cram, **cram),
+            objective=replace(begun.objective, **objective),
+            **training,
+        )
+        place = None if out is None else Path(out)
+        command = Command(config, Settings(tracker, report), seeds, first_seed, place)
+        folder, summaries = execute(command)
+        return TrainingRun.read(folder, [one.seed for one in summaries])
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _names(given: Sequence[str]) -> tuple[str, ...]:

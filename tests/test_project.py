@@ -108,6 +108,7 @@ FLOORS = (
     {"consolidation.train.evaluation", "consolidation.train.curves"},
     {"consolidation.train.trainer", "consolidation.train.figures"},
     {"consolidation.train.experiment"},
+    {"consolidation.train.result"},
     {"consolidation.train.__main__"},
     {"consolidation.replicate.cells", "consolidation.replicate.config"},
     {"consolidation.replicate.figures"},

@@ -20,11 +20,6 @@ KINDS = (
 )
 
 
-def called(data: Any) -> str:
-    """What the data are called where files have names."""
-    return data.name if isinstance(data, Curve) else type(data).__name__
-
-
 def table_of(data: Any, x: str, y: str) -> tables.StrictTable:
     """The table of a data frame, of arrays by name, or of two arrays, which are then called `x` and `y`.
 

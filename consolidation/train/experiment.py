@@ -7,6 +7,7 @@ A killed run goes on when the command is repeated. On several GPUs:
 `accelerate launch -m consolidation.train base`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -41,9 +42,8 @@ def execute(command: Command) -> tuple[Path, list[SeedSummary]]:
     return out, summaries
 
 
-def report(summaries: list[SeedSummary]) -> Report:
-    """What the page of the run folder holds."""
-    first = summaries[0]
+def by_seed(summaries: Sequence[SeedSummary]) -> pd.DataFrame:
+    """One row per seed."""
     rows = [
         {
             "seed": s.seed,
@@ -57,16 +57,22 @@ def report(summaries: list[SeedSummary]) -> Report:
         }
         for s in summaries
     ]
+    return pd.DataFrame(rows)
+
+
+def report(summaries: list[SeedSummary]) -> Report:
+    """What the page of the run folder holds."""
+    first = summaries[0]
     return Report(
         command="consolidation.train",
         title=f"{first.label}: {first.parameters:,} parameters, {first.steps:,} steps",
         verdict=[succeeded(summaries)],
-        tables={"by seed": pd.DataFrame(rows)},
+        tables={"by seed": by_seed(summaries)},
         config=f"seed-{first.seed}/config.json",
     )
 
 
-def succeeded(summaries: list[SeedSummary]) -> str:
+def succeeded(summaries: Sequence[SeedSummary]) -> str:
     """How many seeds did what they should."""
     learnt, consolidated = sum(s.learnt for s in summaries), sum(s.consolidated for s in summaries)
     return f"{learnt} of {len(summaries)} seeds learnt retrieval, {consolidated} consolidated"
