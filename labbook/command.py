@@ -57,10 +57,12 @@ class Repeat:
     ----------
     derived : keys that are always there. They are how the command knows a file of its own.
     options : the command's other fields that the file decides, as a function of what it holds.
+    retired : options that left, which files still hold at the only value that they ever had.
     """
 
     derived: Collection[str] = ()
     options: Callable[[Mapping[str, Any]], dict[str, Any]] = field(default=lambda found: {})
+    retired: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_command(
@@ -186,7 +188,9 @@ def _repeated(name: str, command: Any, path: Path, repeat: Repeat) -> Any:
     fields = {one.name for one in dataclasses.fields(kind)}
     if not isinstance(found, dict):
         raise UserError(f"--config {path} holds no configuration. Name the config.json of a run.")
-    foreign, absent = sorted(set(found) - fields - set(repeat.derived)), set(repeat.derived) - set(found)
+    left = {key for key, value in repeat.retired.items() if found.get(key, value) == value}
+    foreign = sorted(set(found) - fields - set(repeat.derived) - left)
+    absent = set(repeat.derived) - set(found)
     absent |= {one.name for one in dataclasses.fields(kind) if _needed(one)} - set(found)
     if foreign or absent:
         told = [f"it has {', '.join(foreign)}"] * bool(foreign)

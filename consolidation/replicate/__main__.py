@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from consolidation.config import VARIANTS
 from consolidation.replicate.config import Command
+from consolidation.train.config import RETIRED
 from consolidation.train.presets import begin
 from labbook.command import Repeat, run_command
 from labbook.console import UserError
@@ -79,7 +80,7 @@ def work(command: Command) -> Path | None:
 
 def main(args: list[str] | None = None) -> None:
     """The command line."""
-    run_command("consolidation.replicate", Command, work, args, start=begin, repeat=Repeat())
+    run_command("consolidation.replicate", Command, work, args, start=begin, repeat=Repeat(retired=RETIRED))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consolidation.train.config import Command
+from consolidation.train.config import RETIRED, Command
 from consolidation.train.presets import begin
 from labbook.command import Repeat, run_command
 from labbook.view import print_table, print_verdict
@@ -78,7 +78,12 @@ def of_seed(found: Mapping[str, Any]) -> dict[str, Any]:
 def main(args: list[str] | None = None) -> None:
     """The command line."""
     run_command(
-        "consolidation.train", Command, work, args, start=begin, repeat=Repeat({"seed", "start"}, of_seed)
+        "consolidation.train",
+        Command,
+        work,
+        args,
+        start=begin,
+        repeat=Repeat({"seed", "start"}, of_seed, RETIRED),
     )
 
 
