@@ -35,9 +35,15 @@ default_role = "code"
 autodoc_typehints_format = "short"
 # there are no lists of other projects' names offline
 nitpick_ignore_regex = [
-    ("py:class", r"(pandas|numpy|pathlib|collections|matplotlib|torch|typing)\..*"),
+    (
+        "py:class",
+        r"(pandas|numpy|pathlib|collections|matplotlib|torch|typing|redundancy\.\w+\.(kept|summary))\..*",
+    ),
     # as they stand in signatures whose imports wait until they are called
-    ("py:class", r"Data|Path|Feature|Figure|TrainConfig|Any|optional|Tables|Course|Losses"),
+    (
+        "py:class",
+        r"Data|Path|Feature|Figure|TrainConfig|TrainingRun|PartName|Tensor|Any|optional|Tables|Course|Losses",
+    ),
 ]
 autodoc_member_order = "bysource"
 html_math_renderer = "mathml"  # by docutils: no script and nothing fetched when a page is opened

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from labbook.result import RunResult, new_folder
 from matplotlib.figure import Figure
 
 from consolidation.train import trajectory
 from consolidation.train.experiment import by_seed, succeeded
 from consolidation.train.trajectory import SeedSummary
 from labbook.console import UserError
+from labbook.report import RunResult, new_folder
 
 
 @dataclass(frozen=True)

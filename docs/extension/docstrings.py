@@ -10,17 +10,18 @@ ENTRY = re.compile(r"^(\S.*?) : (.*)$")
 
 def fields(lines: list[str]) -> Iterator[str]:
     """`lines` with every underlined section as a list of its entries; what stands outside is left alone."""
-    title = None
+    title, inside = None, False  # a section; one of its entries
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
         if line and re.fullmatch("-{3,}", after) and len(after) == len(line):
-            title = line
+            title, inside = line, False
             yield from ("", f".. rubric:: {title}", "")
         elif title and re.fullmatch("-{3,}", line):
             pass
-        elif title and (entry := ENTRY.match(line)):
+        elif title and not line.startswith(">>>") and (entry := ENTRY.match(line)):
+            inside = True
             names = ", ".join(f"``{name}``" for name in entry[1].split(", "))
             yield from ("", f"* {names}: {entry[2]}")
-        elif title and line:
+        elif inside and line:
             yield "  " + line.strip()
         else:
             yield line
