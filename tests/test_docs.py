@@ -57,6 +57,7 @@ def test_an_opened_page_fetches_nothing(site):
         text = path.read_text()
         assert not re.search(r'<(?:script|img|iframe|source)[^>]*\ssrc="(?:https?:)?//', text), path
         assert not re.search(r'<link[^>]*\shref="(?:https?:)?//', text), path
+        assert "cdn." not in text, path
 
 
 @pytest.mark.slow
