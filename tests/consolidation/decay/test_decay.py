@@ -376,6 +376,7 @@ def test_the_command_leaves_everything_a_paper_needs(finished):
         "provenance.json",
         "fit.json",
         "summary.json",
+        "report.html",
         "gamma.tex",
         "gamma.bib",
         *tables,
@@ -632,7 +633,8 @@ def test_a_new_form_is_one_entry(monkeypatch, tmp_path):
     assert one_more.name in set(report.exponents["form"])
     assert one_more.name in set(report.multiverse.table["form"])
     assert one_more.formula in report.fit_report()
-    assert one_more.name in [line.get_label() for line in report.plot().axes[0].lines]
+    names = {text.get_text() for axes in report.plot().axes for text in axes.texts}
+    assert one_more.name.replace("_", " ") in names
     shown = replace(report, exponents=report.exponents[report.exponents["form"] == one_more.name])
     assert one_more.latex in latex(shown)
     simulated = coverage.simulate(CoverageConfig(1, 50, out=tmp_path / "c.csv"))
