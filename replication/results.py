@@ -46,7 +46,7 @@ FIGURES: dict[str, dict[str, str]] = {
     "removal": {
         "removal_curve": (
             "Top: loss increase against the share of attention operations replaced, for the best order of"
-            " each kind, chosen on the same documents; whole heads and layers go in steps. Bottom: the "
+            " each kind, the best on these documents; whole heads and layers go in steps. Bottom: the "
             "share that a budget of +.01, +.05 or +.1 nats per token allows in every order; an arrow "
             "where only an upper limit is known."
         ),

@@ -59,7 +59,7 @@ def _cited(found: Analysis) -> str:
             f"its gamma = {head.number.text()} describes a curve that the data do not follow"
         )
     state = {
-        "survives": "",
+        "survives": "; it survives beside its rivals",
         "is weakened": f"; weakened, AICc {standing.gap:.1f} above {found.comparison.best}",
         "not compared": "; compared with no other form",
     }[standing.state]
@@ -69,9 +69,12 @@ def _cited(found: Analysis) -> str:
 def _rivals(found: Analysis) -> str:
     table = found.comparison.table
     others = table[(table["form"] != found.comparison.best) & np.isfinite(table["delta_aicc"])]
-    named = [f"{row['form']} +{row['delta_aicc']:.1f}" for _, row in others.head(NAMED).iterrows()]
-    more = len(others) - len(named)
-    return f"rivals (AICc): {', '.join(named)}{f' and {more} more' * bool(more)}" if named else ""
+    # a fit that failed is no rival
+    sound = others[others["failures"] == ""]
+    named = [f"{row['form']} +{row['delta_aicc']:.1f}" for _, row in sound.head(NAMED).iterrows()]
+    more, failed = len(sound) - len(named), len(others) - len(sound)
+    text = f"rivals (AICc): {', '.join(named)}{f' and {more} more' * bool(more)}" if named else "rivals: none"
+    return text + f"; {failed} could not be fitted soundly" * bool(failed)
 
 
 def _humans(found: Analysis) -> list[str]:

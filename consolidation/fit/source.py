@@ -78,7 +78,8 @@ def given(data: Data, config: FitConfig) -> Source:
 def _settled(source: Source, config: FitConfig, whose: str) -> Source:
     """The source with its clock said, its measure, and on the clock on which it shall be read."""
     curve = source.curve
-    choice("clock", markup(curve.clock), whose)
+    told = "asked for" if config.clock is not None else whose
+    choice("clock", markup(curve.clock), told)
     if config.measure is not None:
         curve = replace(curve, measure=config.measure)
     if config.on_clock is not None:
