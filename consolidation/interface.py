@@ -103,7 +103,7 @@ def fit_decay(
     power 0.27 [0.26, 0.29]
     """
     from consolidation.fit.config import FitConfig
-    from consolidation.fit.result import fit_source
+    from consolidation.fit.experiment import fit_source
     from consolidation.fit.source import given, read
 
     with keywords():

@@ -10,7 +10,7 @@ import html
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from labbook.console import UserError
 from labbook.escape import plain
@@ -28,7 +28,7 @@ from pathlib import Path
 import pandas as pd
 
 from labbook import __version__, escape
-from labbook.run import defined, read_json, replacing
+from labbook.run import Run, defined, read_json, replacing
 
 # A report is read on a phone and sent by mail. What does not fit stays in the run folder, and is named.
 LARGEST = 2_000_000
@@ -303,3 +303,20 @@ class RunResult(ABC):
 
     def _repr_html_(self) -> str:
         return as_html(*self._shown(), self.folder)
+
+
+class TableResult(RunResult):
+    """The result of a run that is a headline and tables, each table a file of its name."""
+
+    headline: Any
+    FILES: ClassVar[tuple[str, ...]]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The headline as `summary.json` holds it."""
+        found: dict[str, Any] = self.headline.json()
+        return found
+
+    def write(self, run: Run) -> None:
+        """Write all tables into the run folder, `summary.json` last."""
+        run.finish({name: getattr(self, name) for name in self.FILES}, self.summary)

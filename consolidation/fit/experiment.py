@@ -10,14 +10,17 @@ repetitions, steps or items is in counts unless it says so.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from consolidation.decay.analysis import Choices, analyse
+from consolidation.decay.equivalence import Margin
 from consolidation.fit.config import FitConfig, Settings
 from consolidation.fit.report import data_hash, summary
-from consolidation.fit.result import asked, fit_source, opened, write
+from consolidation.fit.result import DecayReport, asked, opened, write
 from consolidation.fit.short import short
-from consolidation.fit.source import read
-from labbook.console import choice, console, warn
+from consolidation.fit.source import Source, read
+from labbook.console import choice, console, warn, worded
 from labbook.run import provenance
 from labbook.view import print_words
 
@@ -51,3 +54,25 @@ def execute(config: FitConfig, settings: Settings) -> Path:
     files = sorted(path.name for path in run.folder.iterdir() if path.suffix not in (".png", ".pdf"))
     print_words(f"files: {', '.join(files)}, and figures; everything that was found: --full")
     return run.folder
+
+
+def fit_source(source: Source, config: FitConfig) -> DecayReport:
+    """Fit what was read in every way that applies to it.
+
+    Raises UserError when no form, or no power law, can be fitted.
+    """
+    margin = None if config.margin is None else Margin(config.margin, worded("given by --margin"))
+    choices = Choices(
+        forms=config.forms,
+        unit=source.unit,
+        replicates=config.bootstrap,
+        human=None if config.human == ("all",) else config.human,
+        seed=config.seed,
+        clocks=source.clocks,
+        change=source.change,
+        margin=margin,
+    )
+    found = analyse(source.curve, choices)
+    missing = {name: worded(reason) for name, reason in found.missing.items()}
+    found = replace(found, missing=missing, cautions=tuple(map(worded, found.cautions)))
+    return DecayReport(**vars(found), config=config)

@@ -2,21 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from consolidation.decay.analysis import Analysis, Choices, analyse, units_table
+from consolidation.decay.analysis import Analysis, units_table
 from consolidation.decay.curve import Curve
-from consolidation.decay.equivalence import Margin
 from consolidation.fit.config import FitConfig
 from consolidation.fit.report import bibtex, data_hash, latex, report, summary, to_json
 from consolidation.fit.short import short
-from consolidation.fit.source import Source
-from labbook.console import UserError, worded
+from labbook.console import UserError
 from labbook.escape import plain
 from labbook.report import as_html, drawn, new_folder
 from labbook.run import Run, provenance, replacing, sealed
@@ -87,28 +85,6 @@ def _figures() -> Mapping[str, Callable[[Any], Figure]]:
     from consolidation.fit.figures import FIGURES  # plotting libraries are slow to import
 
     return FIGURES
-
-
-def fit_source(source: Source, config: FitConfig) -> DecayReport:
-    """Fit what was read in every way that applies to it.
-
-    Raises UserError when no form, or no power law, can be fitted.
-    """
-    margin = None if config.margin is None else Margin(config.margin, worded("given by --margin"))
-    choices = Choices(
-        forms=config.forms,
-        unit=source.unit,
-        replicates=config.bootstrap,
-        human=None if config.human == ("all",) else config.human,
-        seed=config.seed,
-        clocks=source.clocks,
-        change=source.change,
-        margin=margin,
-    )
-    found = analyse(source.curve, choices)
-    missing = {name: worded(reason) for name, reason in found.missing.items()}
-    found = replace(found, missing=missing, cautions=tuple(map(worded, found.cautions)))
-    return DecayReport(**vars(found), config=config)
 
 
 def asked(config: FitConfig, curve: Curve) -> dict[str, Any]:

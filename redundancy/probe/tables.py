@@ -5,7 +5,7 @@ sentence.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from labbook.console import console
 from labbook.escape import markup
 from labbook.estimate import Array, Estimate, Estimates, Studentised
-from labbook.report import RunResult
-from labbook.run import Run, read_finished, typed
+from labbook.report import TableResult
+from labbook.run import read_finished, typed
 from labbook.view import print_table, print_verdict
 from redundancy.aggregate import (
     CONTROL_NAMES,
@@ -53,7 +53,7 @@ FRAMES = ("layers", "heads", "controls", "histogram", "distribution", "learning"
 
 
 @dataclass(frozen=True)
-class Tables(RunResult):
+class Tables(TableResult):
     """The results of a probe run.
 
     Attributes
@@ -74,6 +74,8 @@ class Tables(RunResult):
     folder : where all of it is stored.
     """
 
+    FILES: ClassVar = FRAMES
+
     headline: ProbeSummary
     layers: pd.DataFrame
     heads: pd.DataFrame
@@ -82,15 +84,6 @@ class Tables(RunResult):
     distribution: pd.DataFrame
     learning: pd.DataFrame
     folder: Path = Path()
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The headline as `summary.json` holds it."""
-        return self.headline.json()
-
-    def write(self, run: Run) -> None:
-        """Write all tables into the run folder, `summary.json` last."""
-        run.finish({name: getattr(self, name) for name in FRAMES}, self.summary)
 
     @staticmethod
     def read(folder: Path) -> "Tables":

@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from labbook.estimate import Array, Estimate, Estimates, Studentised
-from labbook.report import Report, RunResult
-from labbook.run import Run, read_finished, typed
+from labbook.report import Report, TableResult
+from labbook.run import read_finished, typed
 from labbook.view import print_table, print_verdict
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
 from redundancy.evaluation import TALLIES, Variant
@@ -44,7 +44,7 @@ FRAMES = {
 
 
 @dataclass(frozen=True)
-class Losses(RunResult):
+class Losses(TableResult):
     """The results of a removal run.
 
     Attributes
@@ -63,6 +63,8 @@ class Losses(RunResult):
     folder : where all of it is stored.
     """
 
+    FILES: ClassVar = (*FRAMES, "cost")
+
     headline: RemovalSummary
     predictors: pd.DataFrame
     substitution: pd.DataFrame
@@ -70,15 +72,6 @@ class Losses(RunResult):
     removable: pd.DataFrame
     cost: pd.DataFrame
     folder: Path = Path()
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The headline as `summary.json` holds it."""
-        return self.headline.json()
-
-    def write(self, run: Run) -> None:
-        """Write all tables into the run folder, `summary.json` last."""
-        run.finish({name: getattr(self, name) for name in (*FRAMES, "cost")}, self.summary)
 
     @staticmethod
     def read(folder: Path) -> "Losses":

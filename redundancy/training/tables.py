@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,8 @@ from torch import Tensor
 from labbook.console import console
 from labbook.escape import markup
 from labbook.estimate import Array, Estimate, Studentised
-from labbook.report import RunResult
-from labbook.run import Run, read_finished, typed
+from labbook.report import TableResult
+from labbook.run import read_finished, typed
 from labbook.view import print_table, print_verdict
 from redundancy.aggregate import (
     CONTROL_NAMES,
@@ -84,7 +84,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Course(RunResult):
+class Course(TableResult):
     """The results of a training run. Every table has checkpoint, step, estimate, lower, upper, n.
 
     Attributes
@@ -103,6 +103,8 @@ class Course(RunResult):
     folder : where all of it is stored.
     """
 
+    FILES: ClassVar = FRAMES
+
     headline: CourseSummary
     layers: pd.DataFrame
     overall: pd.DataFrame
@@ -111,15 +113,6 @@ class Course(RunResult):
     losses: pd.DataFrame
     trend: pd.DataFrame
     folder: Path = Path()
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The headline as `summary.json` holds it."""
-        return self.headline.json()
-
-    def write(self, run: Run) -> None:
-        """Write all tables into the run folder, `summary.json` last."""
-        run.finish({name: getattr(self, name) for name in FRAMES}, self.summary)
 
     @staticmethod
     def read(folder: Path) -> "Course":
