@@ -176,7 +176,13 @@ def probe_model(
             rows=rows,
         )
         text, config = _text(corpus, config)
-        settings = ProbeSettings(device, batch_size, None if out is None else Path(out), resume, probes)
+        settings = ProbeSettings(
+            device=device,
+            batch_size=batch_size,
+            out=None if out is None else Path(out),
+            resume=resume,
+            probes=probes,
+        )
         return execute(config, settings, Given(source, corpus=text))
 
 
@@ -297,7 +303,12 @@ def measure_training(
             rows=rows,
         )
         text, config = _text(corpus, config)
-        settings = Settings(device, batch_size, None if out is None else Path(out), resume)
+        settings = Settings(
+            device=device,
+            batch_size=batch_size,
+            out=None if out is None else Path(out),
+            resume=resume,
+        )
         given, modes = list[Checkpoint](), ExitStack()
         if isinstance(checkpoints, Mapping):
             for step, one in sorted(checkpoints.items()):
@@ -430,5 +441,10 @@ def remove_attention(
             rows=rows,
         )
         text, config = _text(corpus, config)
-        settings = Settings(device, batch_size, None if out is None else Path(out), resume)
+        settings = Settings(
+            device=device,
+            batch_size=batch_size,
+            out=None if out is None else Path(out),
+            resume=resume,
+        )
         return execute(config, settings, Given(source, corpus=text))
