@@ -6,29 +6,25 @@ to cite. Text from outside is escaped for where it stands (`labbook/escape.py`),
 to fetch anything.
 """
 
+import base64
 import html
+import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from labbook.console import UserError
-from labbook.escape import plain
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-import base64
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
 from labbook import __version__, escape
+from labbook.console import UserError
+from labbook.escape import plain
 from labbook.run import Run, defined, read_json, replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # A report is read on a phone and sent by mail. What does not fit stays in the run folder, and is named.
 LARGEST = 2_000_000

@@ -1,6 +1,6 @@
 """The graphical abstract: both questions of the project in one figure, from run folders."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +96,15 @@ def _predicted(axes: Axes, probes: Sequence[Tables]) -> None:
     axes.set(xlim=(0, 1), ylim=(-len(PREDICTORS) + 0.4, 0.7), yticks=[])
     axes.set_xlabel("R: share of attention's output that is predicted")
     near = min(
-        t.headline.controls["previous_token"]["R"].estimate / t.headline.metrics["R"].estimate for t in probes
+        max(head.controls[name]["R"].estimate for name in PREDICTORS if name) / head.metrics["R"].estimate
+        for head in (tables.headline for tables in probes)
     )
-    _head(
-        axes,
-        "Can attention be predicted without it?",
-        f"partly; the previous token alone reaches {near:.0%} of that or more"
-        if near > 0.5
-        else "partly, beside what simpler predictors reach",
-    )
+    _head(axes, "Can attention be predicted without it?", predicted(near))
+
+
+def predicted(near: float) -> str:
+    """The sentence about R; `near` is what the strongest control reaches of it, the least of all models."""
+    return f"the strongest control here reaches {near:.0%} of the probe's R or more"
 
 
 def _removed(axes: Axes, losses: Losses) -> None:
@@ -135,16 +135,17 @@ def _removed(axes: Axes, losses: Losses) -> None:
         axes.text(*places[kind], kind, color=colour, fontsize=8)
     axes.axhline(BUDGETS[1], color="0.75", lw=0.7, zorder=0)
     axes.text(edge, BUDGETS[1], f"+{BUDGETS[1]} nats", fontsize=7, color="0.45", ha="right", va="bottom")
-    router = next(order for order, (name, _) in chosen.items() if name.startswith("best router"))
-    spared, blind = (losses.headline.removable[order][BUDGETS[1]].share for order in (router, "random"))
-    better = spared.lower > blind.upper
-    _head(
-        axes,
-        "Can it be removed?",
-        f"for +{BUDGETS[1]} nats a router spares {spared.estimate:.0%}, chance {blind.estimate:.0%}"
-        if better
-        else "a router spares no more than chance",
-    )
+    order = losses.headline.order_for(BUDGETS[1])
+    spared, blind = (losses.headline.removable[name][BUDGETS[1]].share for name in (order, "random"))
+    _head(axes, "Can it be removed?", removed(spared, blind))
+
+
+def removed(spared: Estimate, blind: Estimate) -> str:
+    """The sentence about what the chosen order and a random one replace within the middle budget."""
+    if spared.lower > blind.upper:
+        shares = f"{spared.estimate:.0%}, chance {blind.estimate:.0%}"
+        return f"for +{BUDGETS[1]} nats the chosen order spares {shares}"
+    return "the chosen order is not told from chance"
 
 
 def _attention(axes: Axes, folder: Path) -> None:
@@ -181,19 +182,20 @@ def _attention(axes: Axes, folder: Path) -> None:
             )
     axes.axhline(first.optimum, color="0.4", lw=0.9, ls=":")
     axes.text(0, first.optimum, " optimum of the task", fontsize=7.5, color="0.4", va="top")
-    same = (
-        len(last) == 2
-        and last["cram"].lower <= last["control"].upper
-        and last["control"].lower <= last["cram"].upper
-    )
     keys = trajectory.read_config(trajectory.seeds(runs.folders["cram"])[0])["cram"]["keys"]
-    _head(
-        axes,
-        "Does memory spare attention?",
-        f"with {keys} keys it ends as low without a memory"
-        if same
-        else f"with {keys} keys; bands: all seeds",
-    )
+    _head(axes, "Does memory spare attention?", f"with {keys} keys {attended(last)}")
+
+
+def attended(last: Mapping[str, Estimate]) -> str:
+    """The sentence about the seeds' ranges at the end, with (`cram`) and without (`control`) a memory."""
+    if len(last) < 2:
+        return "one of the two models was run"
+    cram, control = last["cram"], last["control"]
+    if cram.upper < control.lower:
+        return "every seed ends lower with a memory"
+    if control.upper < cram.lower:
+        return "every seed ends lower without a memory"
+    return f"the seeds of both end in one range (n = {cram.n}, {control.n})"
 
 
 def _exponents(axes: Axes, fits: Sequence[Finished]) -> None:
@@ -224,7 +226,16 @@ def _exponents(axes: Axes, fits: Sequence[Finished]) -> None:
     shade = tuple(0.7 * c for c in style.PALETTE[1])
     axes.text(HUMAN_RANGE[1], 0, " range claimed of people", fontsize=7.5, color=shade, va="center")
     axes.set(xlabel="exponent γ of the power law", xlim=(0, None), ylim=(-len(rows) + 0.4, 0.7), yticks=[])
-    _head(axes, "Does it decay as in people?", "people's exponents depend on what is measured")
+    people = [number for _, number, colour in rows if number is not None and colour == style.PALETTE[3]]
+    _head(axes, "Does it decay as in people?", compared(people))
+
+
+def compared(people: Sequence[Estimate]) -> str:
+    """The sentence about the mean exponents of people, one for each class of measure."""
+    apart = any(a.upper < b.lower for a in people for b in people)
+    return (
+        "people's exponents depend on what is measured" if apart else "people's exponents by what is measured"
+    )
 
 
 def draw(runs: Sequence[Finished], destination: Path) -> list[Path]:

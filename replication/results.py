@@ -167,12 +167,15 @@ def _consolidation(run: Finished) -> str:
     )
     found = {str(name): number(row) for name, row in cells.to_dict("index").items()}
     config = run.summary["config"]
+    setting = (
+        f"With {config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns and "
+        f"{config['steps']:,} steps"
+    )
     return (
-        f"**Consolidation.** With {config['cram']['keys']} keys and {config['benchmark']['patterns']} "
-        f"patterns, attention of the rebuilt CRAM model ends at {show(found.get('cram'), 4)} of positions, "
-        f"and that of the control without any semantic memory at {show(found.get('control'), 4)}. The "
-        "result depends on the choice of keys, and the experiment that separates memory from its use is "
-        "still to be made, so nothing is claimed about the mechanism."
+        f"**Consolidation.** {setting}, attention of the rebuilt CRAM model ends at "
+        f"{show(found.get('cram'), 4)} of positions, and that of the control without any semantic memory at "
+        f"{show(found.get('control'), 4)}. The result depends on these choices, and the experiment that "
+        "separates memory from its use is still to be made, so nothing is claimed about the mechanism."
     )
 
 
