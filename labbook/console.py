@@ -103,6 +103,11 @@ def literal(text: object) -> str:
     return markup(re.sub(r"\s+", " ", str(text)).strip())
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 document`, `2 documents`, `10,000 documents`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def choice(name: str, value: object, reason: str) -> None:
     """Print an automatic choice with its reason, so that no default stays hidden."""
     console.print(f"[dim]{literal(name)}[/dim] {literal(value)} [dim]({literal(worded(reason))})[/dim]")

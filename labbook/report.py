@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from labbook import __version__, escape
-from labbook.console import UserError
+from labbook.console import UserError, counted
 from labbook.escape import plain
 from labbook.run import Run, defined, read_json, replacing
 
@@ -137,7 +137,10 @@ class Report:
         table = self.tables[name]
         heading = f"<h3>{escape.html(name)}</h3>"
         if len(table) > ROWS:
-            return [heading, f'<p class="note">{len(table):,} rows: in the run folder, not shown here.</p>']
+            return [
+                heading,
+                f'<p class="note">{counted(len(table), "row")}: in the run folder, not shown here.</p>',
+            ]
         heads = "".join(
             f'<th scope="col"><button>{escape.html(column)}</button></th>' for column in table.columns
         )

@@ -152,9 +152,14 @@ def resolve(config: R, width: int, depth: int, positions: int) -> R:
         tokens, why = (
             (20_000, "--quick")
             if config.quick
-            else (max(100_000, 150 * (width + 1)), "150 per fitted row, at least 100,000")
+            else (max(100_000, 150 * (width + 1)), "150 per coefficient, at least 100,000")
         )
-    choice("training tokens", f"{tokens:,}", f"{why}; {tokens / (width + 1):.0f} per fitted row")
+    choice(
+        "training tokens",
+        f"{tokens:,}",
+        f"{why}; the probe fits {width + 1:,} coefficients to each output, so {tokens / (width + 1):.0f} for "
+        "each of them",
+    )
     evaluation = config.eval_tokens
     if evaluation is None:
         evaluation = min(10_000, tokens) if config.quick else config.default_eval_tokens(tokens)

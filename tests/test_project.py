@@ -46,7 +46,12 @@ FLOORS = (
     {"labbook.report"},
     {"redundancy.request", "redundancy.benchmark.config", "redundancy.coverage.config"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
-    {"redundancy.probe.config", "redundancy.training.config", "redundancy.removal.config"},
+    {
+        "redundancy.probe.config",
+        "redundancy.training.config",
+        "redundancy.removal.config",
+        "redundancy.finished",
+    },
     {"redundancy.batches", "redundancy.model.decoder", "redundancy.facts"},
     {"redundancy.model.weights"},
     {
@@ -64,7 +69,7 @@ FLOORS = (
     {"redundancy.regression.controls"},
     {"redundancy.regression.scores"},
     {"redundancy.passes", "redundancy.aggregate"},
-    {"redundancy.evaluation"},
+    {"redundancy.evaluation", "redundancy.overlap"},
     {"redundancy.preparation"},
     {"redundancy.probe.summary", "redundancy.training.summary"},
     {"redundancy.probe.learning", "redundancy.probe.kept"},
