@@ -9,14 +9,16 @@ memory and refused paths are named as such. Nothing else is caught: a bug keeps 
 """
 
 import errno
+import inspect
 import os
 import re
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.progress import (
@@ -90,6 +92,29 @@ def keywords() -> Iterator[None]:
 def worded(text: object) -> str:
     """`text` with flags, or inside `keywords` with the keywords of Python that they are there."""
     return in_python(str(text)) if _Speech.python else str(text)
+
+
+def call_of(function: Callable[..., Any], asked: Mapping[str, Any], objects: Collection[str]) -> str:
+    """The Python call that makes a run again, with a new folder; empty where nothing in it is an object.
+
+    Parameters
+    ----------
+    function : a public function.
+    asked : its arguments by name. Those that have their default value are left out.
+    objects : the arguments that no command line can name; they stand by their own names.
+    """
+    if not objects:
+        return ""
+    said = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        value = asked[name]
+        if name in objects:
+            said.append(f"{name}={name}")
+        elif name == "out":
+            said.append("out='again'")
+        elif repr(value) != repr(parameter.default):  # arrays compare by element
+            said.append(f"{name}={(str(value) if isinstance(value, Path) else value)!r}")
+    return f"{function.__name__}({', '.join(said)})"
 
 
 class Interrupted(Exception):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # Keys of the metadata that save_tensors adds, and of the summary that Run.finish adds.
 CHECKSUM, BELONGS, CHECKSUMS = "sha256", "belongs", "sha256"
+# Key of a provenance that holds the Python call of a run whose model, text or data no command line can name.
+CALL = "call"
 # Key of a summary that holds the checksum of everything else in it.
 SEAL = "checksum"
 # It begins so, wherever it stands: a summary whose key SEAL was damaged is none without a checksum.

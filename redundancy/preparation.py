@@ -12,7 +12,7 @@ import torch
 
 from labbook import processes
 from labbook.console import UserError, choice, console, counted, warn
-from labbook.run import Busy, Run, provenance, require_place
+from labbook.run import CALL, Busy, Run, provenance, require_place
 from redundancy.facts import Facts
 from redundancy.finished import FINGERPRINT, fingerprint, finished, known
 from redundancy.given.text import named, require_known, say_tokenizer
@@ -60,19 +60,13 @@ class Given:
     source : in the place of MODEL: a loaded model, or one of several.
     name : what the model is called in tables; None is the name of the source.
     corpus : in the place of --corpus: texts or token ids.
-    objects : whether something else stands for names, such as checkpoints in memory.
+    call : the Python call, where something in it is an object that no command line can name; else empty.
     """
 
     source: Source | None = None
     name: str | None = None
     corpus: Corpus | None = None
-    objects: bool = False
-
-    @property
-    def by_name(self) -> bool:
-        """Whether the request says it all: nothing is an object of the calling program."""
-        of_source = self.source is not None and (self.source.model or self.source.tokenizer) is not None
-        return not (self.objects or of_source or self.corpus is not None)
+    call: str = ""
 
 
 NOTHING = Given()
@@ -121,8 +115,8 @@ def prepare_windows(
     if windows["validation"].tokens < 2 or held_out < FEWEST_DOCUMENTS:
         raise UserError(
             f"the corpus leaves {counted(held_out, f'held-out {corpus.unit}')} and "
-            f"{windows['validation'].tokens} validation tokens; an interval over {corpus.unit}s needs at least {FEWEST_DOCUMENTS} of them. "
-            "Give --corpus more or longer documents."
+            f"{windows['validation'].tokens} validation tokens; an interval over {corpus.unit}s needs at "
+            f"least {FEWEST_DOCUMENTS} of them. Give --corpus more or longer documents."
         )
     require_apart(windows["train"], windows["evaluation"], corpus.unit)
     each = windows["train"].tokens / (decoder.d_model + 1)
@@ -134,8 +128,9 @@ def prepare_windows(
         )
     if held_out < FEW_DOCUMENTS:
         warn(
-            f"intervals rest on {counted(held_out, f'held-out {corpus.unit}')}; below {FEW_DOCUMENTS} they may "
-            "hold the truth less often than they say where documents differ much (figures/coverage_documents.csv)."
+            f"intervals rest on {counted(held_out, f'held-out {corpus.unit}')}; below {FEW_DOCUMENTS} they "
+            "may hold the truth less often than they say where documents differ much "
+            "(figures/coverage_documents.csv)."
         )
     return windows
 
@@ -187,7 +182,9 @@ def run_folder(config: dict[str, Any], settings: Settings) -> Path:
             "--resume was asked for, but runs/ holds no unfinished run of this configuration. Name it with "
             "--out, or leave --resume out."
         )
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    choice("run folder", folder, "a new one; --out names another")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -200,6 +197,7 @@ class Prepared:
     windows : `train`, `validation` and `evaluation`.
     facts : what goes into provenance.
     fingerprint : of the request, where it names files only (see `finished.fingerprint`).
+    call : see `Given`.
     """
 
     config: Request
@@ -208,6 +206,7 @@ class Prepared:
     windows: dict[str, Windows]
     facts: Facts
     fingerprint: str | None = None
+    call: str = ""
 
     def task(self, settings: Settings, feature: Feature = "resid_pre") -> Task:
         """What the passes over the text need."""
@@ -231,14 +230,15 @@ class Prepared:
         folder = run_folder(config, settings) if processes.rank() == 0 else Path()
         run = Run(processes.agree(folder), config)
         if not run.finished:
-            own = {} if self.fingerprint is None else {FINGERPRINT: self.fingerprint}
-            run.json("provenance.json", provenance(**self.facts.json(), **own))
+            own = {FINGERPRINT: self.fingerprint, CALL: self.call}
+            told = {name: value for name, value in own.items() if value}
+            run.json("provenance.json", provenance(**self.facts.json(), **told))
         return run
 
 
 def repeated(config: Request, settings: Settings, given: Given) -> Path | None:
     """The folder of --out where the same request is finished there; None where work is left."""
-    folder = finished(config, settings) if given.by_name else None
+    folder = finished(config, settings) if not given.call else None
     if folder is not None:
         console.print("this run is finished; nothing is computed again")
     return folder
@@ -253,7 +253,7 @@ def prepare(config: Request, settings: Settings, given: Given = NOTHING) -> Prep
     check(config)
     if settings.out is not None:
         require_place(settings.out, known(config))
-    asked = fingerprint(config) if given.by_name else None
+    asked = fingerprint(config) if not given.call else None
     source = given.source or locate(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     if source.gguf and not source.random:
         own = source.gguf
@@ -308,7 +308,7 @@ def prepare(config: Request, settings: Settings, given: Given = NOTHING) -> Prep
         bytes_per_token=bytes_per_token(windows["evaluation"], tokenizer),
         seed=config.seed,
     )
-    return Prepared(config, source, decoder, windows, facts, asked)
+    return Prepared(config, source, decoder, windows, facts, asked, given.call)
 
 
 def _choose_bos(config: Request, source: Source, tokenizer: Any) -> int | None:

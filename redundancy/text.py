@@ -326,8 +326,8 @@ def read_corpus(
     dataset id.
 
     A single .txt file is cut into sections, and `unit` says so: intervals then describe variation within
-    that text only. Copies are left out, which is said. `characters` bounds how much is read of a streamed hub dataset.
-    `options` say how documents are made of the rows of tables and data sets.
+    that text only. Copies are left out, which is said. `characters` bounds how much is read of a streamed hub
+    dataset. `options` say how documents are made of the rows of tables and data sets.
 
     Raises UserError when there is nothing to read, when a file is damaged or is not UTF-8 text, when a table
     lacks a column, and when it cannot be told what its rows are.

@@ -341,8 +341,8 @@ def test_figures_of_a_users_run_go_into_its_folder(tmp_path, monkeypatch):
         ("01_attention_redundancy", "redundancy_", 3),
         ("02_redundancy_over_training", "training_", 3),
         ("02b_removal", "removal_", 3),
-        ("03_consolidation", "consolidation_", 5),
-        ("04_decay_exponents", "decay_", 5),
+        pytest.param("03_consolidation", "consolidation_", 5, marks=pytest.mark.slow),
+        pytest.param("04_decay_exponents", "decay_", 5, marks=pytest.mark.slow),
     ],
 )
 def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name, prefix, count):
@@ -380,6 +380,7 @@ def test_the_shipped_run_is_of_the_shipped_model_and_text(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
     """The whole main job against the shipped run: float32 sums differ between machines, by far less than any
     interval.

@@ -1,6 +1,7 @@
 """The commands as functions: the numbers of the command line, from data frames, arrays and keywords."""
 
 import doctest
+import html
 import inspect
 import json
 import re
@@ -61,6 +62,11 @@ def test_a_data_frame_is_fitted_like_the_file_that_holds_it(frame, found, tmp_pa
         [row["gamma"] for row in command["exponents"]], rel=0, abs=0, nan_ok=True
     )
     saved = found.save(tmp_path / "saved")
+    page = html.unescape((saved / "report.html").read_text())
+    assert "from consolidation import fit_decay\n\nfit_decay(data=data, x='days', y='recall'" in page
+    assert "--config" not in page
+    with pytest.raises(SystemExit):
+        fit_command.main(["--config", str(saved / "config.json")])
     assert {p.name for p in saved.iterdir()} == {p.name for p in (tmp_path / "run").iterdir()}
     for name in ("forms", "exponents", "multiverse", "units"):
         assert (saved / f"{name}.csv").read_text() == (tmp_path / "run" / f"{name}.csv").read_text()
@@ -71,6 +77,8 @@ def test_a_data_frame_is_fitted_like_the_file_that_holds_it(frame, found, tmp_pa
 
 
 def test_a_fit_shows_itself(found):
+    assert len(repr(found).splitlines()) == 2
+    assert found.headline.number.text() in repr(found)
     assert "gamma = " in found.fit_report()
     assert found.headline.number.text() in found._repr_html_()
     assert "<table" in found._repr_html_()
