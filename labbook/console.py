@@ -28,8 +28,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -40,6 +38,8 @@ from labbook.escape import markup
 sized = sys.stdout.isatty() or "COLUMNS" in os.environ
 console = Console(soft_wrap=True, highlight=False, width=None if sized else 120)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
+# columns of a terminal below which a bar is short, so that what it is of stays readable
+NARROW = 100
 
 
 class UserError(Exception):
@@ -169,19 +169,37 @@ class _Short(TextColumn):
         return text
 
 
+class _Times(ProgressColumn):
+    """Time that has passed and time that is left, hours only where there are some."""
+
+    def render(self, task: Task) -> Text:
+        passed = task.finished_time if task.finished else task.elapsed
+        return Text(f"{_clock(passed)}, {_clock(task.time_remaining)} left", style="progress.remaining")
+
+
+def _clock(seconds: float | None) -> str:
+    """`1:05`, `2:00:05`, or dashes where it is not known."""
+    if seconds is None:
+        return "-:--"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def _columns() -> tuple[ProgressColumn, ...]:
-    """The count and the times keep their width; description, bar and note share what is left."""
+    """What is done, on a second line where it is long, count and times keep their width; bar and note share
+    what is left.
+    """
 
     def kept() -> Column:
         return Column(no_wrap=True)
 
+    narrow = errors.width < NARROW
     return (
-        _Short("{task.description}", table_column=Column(min_width=8)),
-        BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=24)),
+        TextColumn("{task.description}", table_column=Column(min_width=24, overflow="fold")),
+        BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=8 if narrow else 24)),
         MofNCompleteColumn(table_column=kept()),
-        TimeElapsedColumn(table_column=kept()),
-        TextColumn("left", table_column=kept()),
-        TimeRemainingColumn(table_column=kept()),
+        _Times(table_column=kept()),
         _Short("{task.fields[note]}", table_column=Column()),
     )
 

@@ -139,7 +139,11 @@ def test_bars_keep_count_and_times(columns, monkeypatch):
     assert any("7/7" in line for line in lines)
     for line in lines:
         assert len(line.rstrip()) <= columns
-        assert re.search(r"\d+/\d+\s+\d:\d\d:\d\d\s+left\s+(\d:\d\d:\d\d|-:--:--)", line), line
+        assert re.search(r"\d+/\d+\s+\d+:\d\d, (\d+:\d\d|-:--) left", line), line
+    said = " ".join(out.getvalue().split())
+    for word in ("description", "terminal:", "held-out", "errors"):
+        assert word in said
+    assert "held-out…" not in said
 
 
 def test_a_failed_stage_leaves_no_bar_behind(monkeypatch):
@@ -173,3 +177,13 @@ def test_a_fit_prints_everything_when_asked(tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "power is rejected" in page
     assert "seed-" not in page.split("Make it again")[1][:200]
+
+
+def test_times_are_short_and_hours_are_said():
+    assert [terminal._clock(s) for s in (None, 0, 65.9, 3600, 36_005)] == [
+        "-:--",
+        "0:00",
+        "1:05",
+        "1:00:00",
+        "10:00:05",
+    ]
