@@ -50,7 +50,8 @@ class Form:
     checked : the parameter whose interval is checked in simulations.
     value : (x (..., n), p (..., k)) -> (..., n).
     gradient : (x (..., n), p (..., k)) -> (..., n, k), analytic.
-    grid : x -> candidate values (g, number of non-linear parameters) from which fits start.
+    grid : x -> candidate values (g, number of non-linear parameters) from which fits start; g is the same for
+        every x.
     exponent : the parameter that is compared between curves, if the form has one.
     power_law : it is a power law, or one with more parameters.
     nested_with : forms of which it is a special case or which are special cases of it; the null model, which
@@ -95,10 +96,14 @@ class Form:
         return np.array([p.planted for p in self.arguments])
 
     def limits(self, x: Array) -> tuple[Array, Array]:
-        """Lower and upper bound of every parameter for data at x: (k,) each."""
-        scale = 1e-6 * float(x[x > 0].min()), 1e6 * float(x.max())
-        low, high = np.array([scale if p.limits is None else p.limits for p in self.arguments]).T
-        return low, high
+        """Lower and upper bound of every parameter for data at x (..., n): (..., k) each."""
+        scale = 1e-6 * np.where(x > 0, x, np.inf).min(-1), 1e6 * x.max(-1)
+
+        def bounds(side: int) -> Array:
+            sides = [scale[side] if p.limits is None else p.limits[side] for p in self.arguments]
+            return np.stack(np.broadcast_arrays(*sides, scale[side])[:-1], -1)
+
+        return bounds(0), bounds(1)
 
     def nested(self, other: "Form") -> bool:
         """Whether one is a special case of the other: a likelihood-ratio test and not Vuong's applies."""

@@ -34,9 +34,9 @@ from consolidation.decay.comparison import averaging, compare, vuong
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent, Margin, equivalence
 from consolidation.decay.forms import FORMS, Form, Parameter
-from consolidation.decay.inference import bootstrap, collapse, fit, profile
-from consolidation.decay.multiverse import multiverse
-from consolidation.decay.solver import Data, fit_best, solve
+from consolidation.decay.inference import ESTIMATORS, bootstrap, collapse, fit, profile
+from consolidation.decay.multiverse import _shape, multiverse, specifications
+from consolidation.decay.solver import Data, fit_best, fit_stack, solve
 from consolidation.decay.transitions import split, transition
 from consolidation.fit import __main__ as fit_command
 from consolidation.fit.config import FitConfig
@@ -282,6 +282,39 @@ def test_every_specification_of_an_exact_power_law_without_changes_gives_its_exp
     assert found.table["gamma"].isna().sum() == (found.table["failures"] != "").sum()
 
 
+def test_specifications_solved_at_once_are_those_solved_one_at_a_time():
+    """With units and trials, so that all four estimators apply; windows cut x to different lengths."""
+    g = np.random.default_rng(18)
+    x, units = np.geomspace(1, 100, 9), 3
+    y = g.binomial(80, np.tile(0.8 * x**-0.4 + 0.05, units)) / 80
+    data = curve(np.tile(x, units), y, unit=np.repeat(list("abc"), 9), count=np.full(27, 80.0))
+    rows = specifications(data)
+    keys = ("offset", "normalisation", "floor", "window")
+    compared = 0
+    for row in rows[::5]:
+        if not np.isnan(row["gamma"]):
+            shaped = _shape(data, *(row[key] for key in keys))
+            alone = fit(shaped, row["form"], row["estimator"])
+            assert alone.failures == ()
+            assert row["gamma"] == pytest.approx(alone.exponent, rel=1e-6)
+            compared += 1
+    assert compared > 40
+    assert {row["estimator"] for row in rows if not np.isnan(row["gamma"])} == set(ESTIMATORS)
+
+
+def test_a_stack_of_different_x_is_solved_like_its_parts():
+    g, form = np.random.default_rng(19), FORMS["shifted_power"]
+    parts = []
+    for n in (7, 13, 10):
+        x = np.geomspace(1, 10 * n, n)
+        y = form.value(x, np.array(TRUE["shifted_power"])) + 0.005 * g.standard_normal((2, n))
+        parts.append(Data(x, y, np.ones((2, n))))
+    whole, _ = fit_stack(form, parts)
+    alone = [fit_best(form, part)[0] for part in parts]
+    assert np.allclose(whole.parameters, np.concatenate([a.parameters for a in alone]), rtol=1e-6)
+    assert np.allclose(whole.objective, np.concatenate([a.objective for a in alone]), rtol=1e-9)
+
+
 def test_change_points_are_those_of_ruptures():
     g = np.random.default_rng(12)
     for _ in range(20):
@@ -489,8 +522,8 @@ def test_starts_do_not_decide():
     g, form = np.random.default_rng(15), FORMS["shifted_power"]
     y = form.value(X, np.array(TRUE["shifted_power"])) + 0.005 * g.standard_normal(len(X))
     best, first = fit_best(form, Data(X, y[None], np.ones((1, len(X)))))
-    n = len(first)
-    found = solve(form, Data(X, np.tile(y, (n, 1)), np.ones((n, len(X)))), first)
+    n = first.shape[1]
+    found = solve(form, Data(X, np.tile(y, (n, 1)), np.ones((n, len(X)))), first[0])
     assert (found.objective <= best.objective * (1 + 1e-9)).mean() > 0.5
 
 
