@@ -40,6 +40,9 @@ ERRORS: dict[Estimator, ErrorModel] = {
 FAILURES = 0.05
 
 
+# an asymptote that lies this part of the spread of y beyond what y can be is there by rounding and noise
+BESIDE = 0.01
+
 # relative rounding of data as they are stored and read
 ROUNDING = 1e-9
 
@@ -173,6 +176,24 @@ class Fit:
         jacobian = -np.log(self.y) if self.estimator == "loglog" else 0.0
         return np.asarray(
             0.5 * np.log(scale / (2 * np.pi * variance)) - 0.5 * scale * (y - f) ** 2 / variance + jacobian
+        )
+
+    @property
+    def impossible(self) -> str:
+        """What the fitted curve promises for large x that its measure cannot be, in words; empty when nothing
+        is.
+        """
+        limit = self.form.tends_to(np.array(list(self.parameters.values())))
+        low, high = self.curve.possible
+        slack = BESIDE * float(np.ptp(self.y))
+        if not (limit < low - slack or limit > high + slack):
+            return ""
+        place, bound = ("below", low) if limit < low else ("above", high)
+        infinity = "infinity" if limit > 0 else "minus infinity"
+        goes = f"{self.form.asymptote} = {limit:.2g}" if np.isfinite(limit) else infinity
+        what = self.curve.measure or ("proportion" if self.curve.count is not None else "")
+        return f"tends to {goes}, {place} {bound:g}, " + (
+            f"which no {what} can be" if what else "where no y lies"
         )
 
     def predict(self, x: Array) -> Array:

@@ -28,6 +28,8 @@ STARTS = 12
 # after this many iterations only the best of the starts go on, and only if the best of all has not converged
 FIRST_ITERATIONS, GOING_ON = 30, 3
 PROBABILITY_FLOOR = 1e-12
+# how many more different x than parameters a fit needs
+MORE_POINTS = 2
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,11 @@ class Solutions:
 def check(form: Form, curve: Curve) -> None:
     """Raise UserError when a form cannot be fitted to a curve: too few points, x or y out of its domain."""
     different = len(np.unique(curve.x))
-    if different < len(form.parameters) + 2:
+    if different < len(form.parameters) + MORE_POINTS:
         raise UserError(
             f"{curve.name}: {different} different x; the form {form.name} has {len(form.parameters)} "
-            f"parameters and needs at least {len(form.parameters) + 2}. Give more points, or leave the form "
-            "out (--forms)."
+            f"parameters and needs at least {len(form.parameters) + MORE_POINTS}. Give more points, or leave "
+            "the form out (--forms)."
         )
     if form.positive_x and (curve.x <= 0).any():
         raise UserError(

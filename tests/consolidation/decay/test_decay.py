@@ -3,6 +3,7 @@ messages.
 """
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -41,6 +42,7 @@ from consolidation.decay.transitions import split, transition
 from consolidation.fit import __main__ as fit_command
 from consolidation.fit.config import FitConfig
 from consolidation.fit.report import drawn_line, latex, read_fit
+from consolidation.fit.short import short
 from consolidation.fit.source import read
 from consolidation.srcd import EXPOSURE_CLOCKS
 from labbook.console import UserError
@@ -384,6 +386,49 @@ def test_failures_are_loud():
     assert any("open on one side" in f or "not monotone" in f for f in flat.failures)
 
 
+def test_an_asymptote_that_y_cannot_have_is_said():
+    """A recall that falls along -.4 + 1.3 x^-.15 tends to less than nothing."""
+    below = replace(curve(y=-0.4 + 1.3 * X**-0.15), measure="recall")
+    found = fit(below, "power_asymptote")
+    assert found.impossible == "tends to c = -0.4, below 0, which no recall can be"
+    assert fit(replace(below, measure="savings"), "power_asymptote").impossible == ""
+    assert fit(replace(below, measure=""), "power_asymptote").impossible.endswith("where no y lies")
+    assert fit(replace(below, y=below.y - 1), "power_asymptote").impossible != ""
+    assert fit(replace(below, measure="", y=below.y - 1), "power_asymptote").impossible == ""
+    assert fit(curve(form="power_asymptote"), "power_asymptote").impossible == ""
+    rising = curve(y=1.4 - 0.7 * X**-0.5, count=np.full(len(X), 9.0))
+    assert fit(replace(rising, y=rising.y.clip(0, 1)), "constant").impossible == ""
+    grown = replace(curve(y=0.9 - 0.2 * X**0.3), measure="recall")
+    assert "minus infinity, below 0" in fit(grown, "power_asymptote").impossible
+    report = analyse(below, Choices(forms=("power", "power_asymptote", "constant")))
+    assert "though it tends to c = -0.4" in report.comparison.verdict
+    assert any("which no recall can be" in caution for caution in report.cautions)
+    lines = "\n".join(short(report))
+    assert "no form with an exponent survives that tends to what y can be" in lines
+    assert "cite gamma" not in lines
+
+
+def test_two_points_are_refused_in_one_sentence():
+    with pytest.raises(UserError) as caught:
+        compare(curve(X[:2], X[:2]), list(FORMS))
+    assert str(caught.value).count("different x") == 1
+    assert "2 different x; the forms have 1 to 4 parameters and need 3 to 6" in str(caught.value)
+
+
+def test_people_are_on_the_first_page_by_name():
+    """Undecided, and who is nearest, without --full; a rejected form concludes nothing."""
+    g = np.random.default_rng(20)
+    y = 5 * X**-0.3 * np.exp(0.05 * g.standard_normal(len(X)))
+    report = analyse(replace(curve(y=y), measure="time"), Choices(forms=("power", "constant")))
+    line = next(line for line in short(report) if line.startswith("humans, time: "))
+    states = {"equivalent": "equivalent to", "different": "different from", "undecided": "undecided whether"}
+    assert states[report.equivalences[0].state] in line
+    assert f"the 3 nearest of {report.equivalences[0].mean.n} studies: " in line
+    assert not any(series in line for series in humans.names())
+    other = replace(report, comparison=compare(curve(y=np.exp(-X / 20)), ["power", "exponential"]))
+    assert "nothing is concluded, because the form is rejected" in "\n".join(short(other))
+
+
 def test_the_papers_own_points_do_not_lie_on_its_line():
     data = humans.load(humans.PAPER_SERIES)
     number = profile(fit(data, "power"), "gamma").number
@@ -477,7 +522,7 @@ def test_human_files_are_checked(tmp_path):
     path = tmp_path / "own.csv"
     cases = {
         "lacks the columns": good.drop(columns="clock"),
-        "row 4 has no number in value but 'no'": good.assign(
+        "line 4 of the file (data row 3) has no number in value but 'no'": good.assign(
             value=["1", "2", "no", *(["3"] * (len(good) - 3))]
         ),
         "cannot count in 'minutes'": good.assign(clock_unit="minutes"),
@@ -487,7 +532,7 @@ def test_human_files_are_checked(tmp_path):
     }
     for message, table in cases.items():
         table.to_csv(path, index=False)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=re.escape(message)):
             humans.read_csv(path)
     good.to_csv(path, index=False)
     assert len(humans.read_csv(path)) == 17
