@@ -148,9 +148,15 @@ class Schedule:
         return min(least)
 
     def marks(self, last: int) -> set[int]:
-        """Steps up to `last` at log-spaced ages and lags: 0, 1, 2, 3, 6, 10, 18, ... after every event."""
+        """Steps up to `last` at log-spaced ages and lags: 0, 1, 2, 3, 6, 10, 18, ... after every event; of
+        cohorts that take turns, after the first of them.
+        """
         ages = {round(10 ** (i / PER_DECADE)) for i in range(PER_DECADE * 12)}
-        return {event + age for event in {0, *self.events()} for age in {0, *ages} if event + age <= last}
+        turns, events = max((c.every for c in self.cohorts), default=1), [0]
+        for event in self.events():
+            if event - events[-1] >= turns:
+                events.append(event)
+        return {event + age for event in events for age in {0, *ages} if event + age <= last}
 
 
 @lru_cache(maxsize=256)

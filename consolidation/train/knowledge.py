@@ -15,8 +15,8 @@ from consolidation.cram import EPISODIC, Model
 from consolidation.srcd import Batch
 
 # of a row of `KnowledgeTable.rows`
-COUNTS = ("step", "pattern", "k", "lag", "others", "queries", "right", "known", "routed")
-MEANS = ("probability", "surprisal")
+COUNTS = ("step", "pattern", "k", "lag", "others", "queries", "right", "known")
+SHARES = ("routed", "probability", "recall")
 
 
 class KnowledgeTable:
@@ -26,13 +26,13 @@ class KnowledgeTable:
     ----------
     recency : (2, patterns) the step after the last exposure (0: never shown), and how often other patterns
         had been shown by then.
-    rows : (rows, columns) the probes, columns in the order of COUNTS and MEANS.
+    rows : (rows, columns) the probes, columns in the order of COUNTS and SHARES.
     """
 
     def __init__(self, benchmark: SRCDConfig, device: torch.device):
         self.plan, patterns = benchmark.schedule, benchmark.patterns
         self.recency = torch.zeros(2, patterns, dtype=torch.int64, device=device)
-        self.rows = torch.zeros(0, len(COUNTS) + len(MEANS), dtype=torch.float64, device=device)
+        self.rows = torch.zeros(0, len(COUNTS) + len(SHARES), dtype=torch.float64, device=device)
 
     def add(self, done: int, batch: Batch, exposures: torch.Tensor) -> None:
         """Note which patterns the step showed, after which `done` steps are done; `exposures` (patterns,)
@@ -55,15 +55,15 @@ class KnowledgeTable:
 
         said, known = answers(whole.logits), answers(weights.logits)
         episodic = [t.probability.gather(1, at.expand(-1, -1, 3))[asked].double() for t in whole.traces]
-        use = torch.stack(episodic).mean(0)
+        routed = torch.stack([(one.argmax(-1) == EPISODIC).double() for one in episodic]).mean(0)
         measured = torch.stack(
             [
-                torch.ones_like(use[:, 0]),
+                torch.ones_like(routed),
                 (said.argmax(-1) == target).double(),
                 (known.argmax(-1) == target).double(),
-                torch.stack([(one.argmax(-1) == EPISODIC).double() for one in episodic]).mean(0),
-                use[:, EPISODIC],
-                -known.log_softmax(-1).gather(1, target[:, None])[:, 0],
+                routed,
+                torch.stack(episodic).mean(0)[:, EPISODIC],
+                known.softmax(-1).gather(1, target[:, None])[:, 0],
             ],
             -1,
         )
@@ -74,12 +74,12 @@ class KnowledgeTable:
         lag = torch.where(k > 0, done - last, -1)
         since = torch.where(k > 0, exposures.sum() - k - others, -1)
         clocks = torch.stack([torch.full_like(k, done), which, k, lag, since], -1).double()
-        row = torch.cat([clocks, sums[which, :4], sums[which, 4:] / queries], -1)
+        row = torch.cat([clocks, sums[which, :3], sums[which, 3:] / queries], -1)
         self.rows = torch.cat([self.rows, row])
 
     def table(self) -> pd.DataFrame:
         """The table `knowledge` of `trajectory`."""
-        columns: dict[str, Any] = dict(zip((*COUNTS, *MEANS), self.rows.cpu().numpy().T, strict=True))
+        columns: dict[str, Any] = dict(zip((*COUNTS, *SHARES), self.rows.cpu().numpy().T, strict=True))
         frame = pd.DataFrame(columns)
         frame[list(COUNTS)] = frame[list(COUNTS)].round().astype("int64")
         cohort = frame["pattern"].map(dict(enumerate(self.plan.cohort_of())))

@@ -33,9 +33,9 @@ all patterns that were introduced, on held-out sequences, at log-spaced ages and
 | lag, others | steps, and exposures to other patterns, since the last exposure; -1: never shown |
 | queries | queries for the pattern in the probe |
 | right, known | of these, how many are right, and how many are right with attention knocked out |
-| routed | how many the router sends to attention, mean over layers, rounded |
+| routed | share that the router sends to attention, mean over layers |
 | probability | mean probability of the episodic path, mean over layers |
-| surprisal | mean of -ln p(the right answer) with attention knocked out, nats |
+| recall | mean probability of the right answer with attention knocked out |
 """
 
 import json
@@ -155,9 +155,9 @@ TABLES = {
         "queries": "int32",
         "right": "int32",
         "known": "int32",
-        "routed": "int32",
+        "routed": "float32",
         "probability": "float32",
-        "surprisal": "float32",
+        "recall": "float32",
     },
 }
 METRICS = {

@@ -189,7 +189,7 @@ def test_knowledge_of_a_planted_memory_is_found_by_its_law_of_forgetting():
     frame = table.table()
     shown = frame[frame["k"] > 0]
     expected = 0.98 * (1 + shown["lag"] / 5) ** -0.7
-    np.testing.assert_allclose(np.exp(-shown["surprisal"]), expected, rtol=1e-5)
+    np.testing.assert_allclose(shown["recall"], expected, rtol=1e-5)
     assert (shown["right"] == shown["queries"]).all()
     assert ((shown["known"] > 0) == (expected > 1 / 8)).all()
     retired = shown[(shown["cohort"] == 3) & (shown["step"] == 60)]
