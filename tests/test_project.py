@@ -47,6 +47,7 @@ FLOORS = (
     {"redundancy.request", "redundancy.benchmark.config", "redundancy.coverage.config"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
     {"redundancy.probe.config", "redundancy.training.config", "redundancy.removal.config"},
+    {"redundancy.model.mlp"},
     {"redundancy.batches", "redundancy.model.decoder", "redundancy.facts"},
     {"redundancy.model.weights"},
     {
@@ -57,6 +58,7 @@ FLOORS = (
     },
     {
         "redundancy.model.substitution",
+        "redundancy.model.updates",
         "redundancy.regression.ridge",
         "redundancy.given.model",
         "redundancy.given.text",
@@ -79,6 +81,11 @@ FLOORS = (
     {"redundancy.training.__main__"},
     {"redundancy.removal.gradients", "redundancy.removal.rivals", "redundancy.removal.inplace"},
     {"redundancy.removal.need", "redundancy.removal.curve"},
+    {"redundancy.removal.pruning.methods"},
+    {"redundancy.removal.pruning.calibration", "redundancy.removal.pruning.greedy"},
+    {"redundancy.removal.pruning.experiment"},
+    {"redundancy.removal.pruning.tables"},
+    {"redundancy.removal.pruning.figures"},
     {"redundancy.removal.summary", "redundancy.removal.cost"},
     {"redundancy.removal.tables"},
     {"redundancy.removal.figures"},
