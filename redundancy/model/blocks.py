@@ -88,7 +88,9 @@ def record(modules: Sequence[nn.Module], forward: Callable[[], object]) -> list[
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         entered = _states((*args, *kwargs.values()))
-        calls.append(Call(module, args, kwargs, entered, _states(output), output))
+        # a copy: some blocks (Falcon) go on adding to it in place
+        own = output.clone() if isinstance(output, Tensor) else output
+        calls.append(Call(module, args, kwargs, entered, _states(output), own))
 
     hooks = [module.register_forward_hook(keep, with_kwargs=True) for module in modules]
     try:
