@@ -10,6 +10,9 @@ import tyro
 from labbook.console import UserError, choice
 
 Feature = Literal["resid_pre", "ln1", "embedding"]
+# what adds to the residual stream: a sublayer, or both of a block together
+Target = Literal["attention", "mlp", "block"]
+TARGETS: tuple[Target, ...] = ("attention", "mlp", "block")
 
 
 @dataclass(frozen=True, kw_only=True)

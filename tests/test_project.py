@@ -52,6 +52,7 @@ FLOORS = (
         "redundancy.removal.config",
         "redundancy.finished",
     },
+    {"redundancy.model.mlp"},
     {"redundancy.batches", "redundancy.model.decoder", "redundancy.facts"},
     {"redundancy.model.weights"},
     {
@@ -62,6 +63,7 @@ FLOORS = (
     },
     {
         "redundancy.model.substitution",
+        "redundancy.model.updates",
         "redundancy.regression.ridge",
         "redundancy.given.model",
         "redundancy.given.text",
@@ -84,6 +86,11 @@ FLOORS = (
     {"redundancy.training.__main__"},
     {"redundancy.removal.gradients", "redundancy.removal.rivals", "redundancy.removal.inplace"},
     {"redundancy.removal.need", "redundancy.removal.curve"},
+    {"redundancy.removal.pruning.methods"},
+    {"redundancy.removal.pruning.calibration", "redundancy.removal.pruning.greedy"},
+    {"redundancy.removal.pruning.experiment"},
+    {"redundancy.removal.pruning.tables"},
+    {"redundancy.removal.pruning.figures"},
     {"redundancy.removal.summary", "redundancy.removal.cost"},
     {"redundancy.removal.tables"},
     {"redundancy.removal.figures"},
