@@ -44,16 +44,6 @@ class Router:
     thresholds : (10001,) log need below which 0, .0001, ..., 1 of the operations of the validation documents
         lie; empty likewise.
     ranked : (layer, head), or (layer,), what is spared first first; empty for orders of single operations.
-
-    Examples
-    --------
-    >>> from redundancy import remove_attention
-    >>> from redundancy.replaced.kept import Router
-    >>> lost = remove_attention(
-    ...     parts=["all"], layers=[0, 1], tokens=2000, eval_tokens=2000, context=64, out="lost"
-    ... )
-    >>> Router.load("lost", "layers_cosine").ranked[0]
-    (1,)
     """
 
     order: str
@@ -112,14 +102,15 @@ class Router:
             ranked = tuple(tuple(map(int, place)) for place in found["ranked"][order])
             return cls(order, about, {}, np.empty(0), ranked)
         row = found["needs"].index(order.removeprefix("predicted_"))
-        columns = slice(row * about.n_heads, (row + 1) * about.n_heads)
-        need = {
-            n: PositionAffine(
-                tensors[f"{n}/weight"][:, columns], tensors[f"{n}/bias"][:, columns], tensors[f"{n}/shift"]
-            )
-            for n in about.layers
-        }
+        predictors = {n: PositionAffine(*(tensors[f"{n}/{part}"] for part in PARTS)) for n in about.layers}
+        need = {n: one_need(predictor, row, about.n_heads) for n, predictor in predictors.items()}
         return cls(order, about, need, tensors["thresholds"][row].numpy(), ())
+
+
+def one_need(predictor: PositionAffine, need: int, n_heads: int) -> PositionAffine:
+    """The columns of one need, by its number, of a map to all log needs: (rows, n_heads)."""
+    columns = slice(need * n_heads, (need + 1) * n_heads)
+    return PositionAffine(predictor.weight[:, columns], predictor.bias[:, columns], predictor.shift)
 
 
 def keep(

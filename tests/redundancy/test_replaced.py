@@ -1,5 +1,6 @@
-"""A replaced model beside the hooks that the removal run measures with, its cache, its files, and its errors."""
+"""A replaced model beside the hooks that removal measures with, its cache, its files, and its errors."""
 
+import doctest
 import json
 import subprocess
 import sys
@@ -21,14 +22,18 @@ from transformers import (
     StaticCache,
 )
 
+from labbook import console
 from labbook.console import UserError
 from labbook.run import load_tensors, save_tensors
 from redundancy import Probes, load_replaced, remove
+from redundancy.benchmark.config import Config
+from redundancy.benchmark.experiment import replaced as compare_replaced
 from redundancy.facts import Facts
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution, zero
 from redundancy.passes import collect, solve
 from redundancy.removal.need import NEEDS, measure_needs
+from redundancy.replaced import interface
 from redundancy.replaced.cache import size
 from redundancy.replaced.kept import GRID, Router, keep
 from redundancy.replaced.model import ReplacedModel
@@ -438,7 +443,7 @@ def test_texts_and_caches_that_do_not_fit_are_refused(fitted):
     # windows of 32 tokens were fitted
     assert replaced.config.n_positions == 32
     replaced(tokens(1, 32))
-    with pytest.raises(UserError, match="33 tokens; .* positions 0 to 31"):
+    with pytest.raises(UserError, match=r"33 tokens; .* positions 0 to 31"):
         replaced(tokens(1, 33))
     with pytest.raises(UserError, match="33 tokens"):
         replaced.generate(tokens(1, 30), max_new_tokens=9, min_new_tokens=9, pad_token_id=1)
@@ -447,7 +452,7 @@ def test_texts_and_caches_that_do_not_fit_are_refused(fitted):
     with pytest.raises(UserError, match="filled by another model"):
         replaced(tokens(), past_key_values=filled)
     static = StaticCache(config=found.model.config, max_cache_len=32)
-    with pytest.raises(UserError, match="StaticLayer; .* DynamicCache"):
+    with pytest.raises(UserError, match=r"StaticLayer; .* DynamicCache"):
         replaced(tokens(), past_key_values=static)
     with pytest.raises(UserError, match="is a tuple"):
         replaced(tokens(), past_key_values=())
@@ -480,6 +485,28 @@ def test_a_sink_in_the_softmax_keeps_position_0(tokenizer, tmp_path):
     Probes.of(probes, decoder, t, facts("oss", decoder.weight_hash())).save(tmp_path)
     with pytest.raises(UserError, match="not affine in what enters"):
         remove(decoder.model, tmp_path, layers=[0])
+
+
+def test_the_benchmark_names_what_a_token_costs(gpt2_folder):
+    rows = {row.comparison: row for row in compare_replaced(Config(str(gpt2_folder), rounds=2, context=32))}
+    assert len(rows) == 12
+    cache = {name.split(" replaced")[0]: row for name, row in rows.items() if "cache" in name}
+    # layers 0 and 2 of three; two key-value heads of four
+    assert cache["half of the layers"].ratio == pytest.approx(1 / 3)
+    assert cache["all layers"].ratio == 0
+    assert cache["half of the heads"].ratio == 0.5
+    assert cache["half of the operations"].ratio == 1
+    assert any("all layers replaced (1.00 of the operations)" in name for name in rows)
+    seconds = [row for name, row in rows.items() if "seconds" in name]
+    assert all(row.n == 2 and row.lower_quartile <= row.ratio <= row.upper_quartile for row in seconds)
+
+
+def test_the_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console.console, "quiet", True)
+    found = doctest.testmod(interface, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted > 3
+    assert not found.failed
 
 
 # lm-evaluation-harness
