@@ -97,7 +97,12 @@ FLOORS = (
     {"consolidation.decay.curve", "consolidation.decay.forms"},
     {"consolidation.decay.solver"},
     {"consolidation.decay.inference", "consolidation.decay.equivalence", "consolidation.decay.transitions"},
-    {"consolidation.decay.comparison", "consolidation.decay.multiverse", "consolidation.decay.humans"},
+    {
+        "consolidation.decay.comparison",
+        "consolidation.decay.multiverse",
+        "consolidation.decay.humans",
+        "consolidation.decay.variation.overdispersion",
+    },
     {"consolidation.decay.analysis"},
     {"consolidation.config"},
     {"consolidation.srcd", "consolidation.train.config"},

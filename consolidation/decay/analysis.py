@@ -29,6 +29,7 @@ from consolidation.decay.inference import (
 from consolidation.decay.multiverse import Multiverse, multiverse
 from consolidation.decay.transitions import Transition
 from consolidation.decay.units import THINGS
+from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from labbook.console import UserError
 from labbook.estimate import REPLICATES, Estimate
 
@@ -81,6 +82,7 @@ class Analysis:
     cautions : what a reader has to know before citing the exponent.
     change : where the trajectory of a trained model changes, if the curve came with one.
     missing : what could not be done, by name, and why.
+    overdispersion : the form of the exponent by beta-binomial likelihood, where trials are counted.
     seed, replicates : of the bootstrap.
     """
 
@@ -95,6 +97,7 @@ class Analysis:
     change: Transition | None
     missing: dict[str, str]
     cautions: tuple[str, ...]
+    overdispersion: Overdispersion | None
     seed: int
     replicates: int
 
@@ -206,7 +209,19 @@ def human_exponents(
     return out, left
 
 
-def _cautions(curve: Curve, comparison: Comparison, head: ExponentRow) -> tuple[str, ...]:
+def _overdispersion(curve: Curve, form: str) -> tuple[Overdispersion | None, dict[str, str]]:
+    """The beta-binomial fit where trials are counted, or why there is none."""
+    if curve.count is None:
+        return None, {}
+    try:
+        return overdispersion(fit(curve, form, "ml")), {}
+    except UserError as error:
+        return None, {"overdispersion": str(error)}
+
+
+def _cautions(
+    curve: Curve, comparison: Comparison, head: ExponentRow, scatter: Overdispersion | None
+) -> tuple[str, ...]:
     """What has to stand beside the exponent."""
     said = []
     if head.gamma < 0:
@@ -222,6 +237,12 @@ def _cautions(curve: Curve, comparison: Comparison, head: ExponentRow) -> tuple[
         said.append(
             "x = 0 is among the data, where a x^-gamma is not defined, so the exponent is that of "
             f"{head.form}"
+        )
+    if scatter is not None and scatter.p < 0.05 and head.method == "profile":
+        said.append(
+            "the proportions scatter more than their trials alone would make them (rho = "
+            f"{scatter.rho:.2g}, p = {scatter.p:.2g}), so the interval over points is too narrow; by "
+            f"beta-binomial likelihood gamma = {scatter.profile('gamma').text()}"
         )
     best = comparison.best
     if best is not None and comparison.fits[best].impossible:
@@ -316,6 +337,7 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
         missing["averaging"] = f"{curve.name} has no units to fit one by one (--unit names their column)."
     head = headline(curve, exponents)
     beside = _beside_humans(curve, head, choices)
+    scatter, none = _overdispersion(curve, head.form)
     return Analysis(
         curve=curve,
         comparison=comparison,
@@ -326,10 +348,11 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
         humans=beside.compared,
         shown=beside.shown,
         change=choices.change,
-        missing=missing | beside.missing,
-        cautions=_cautions(curve, comparison, head),
+        missing=missing | beside.missing | none,
+        cautions=_cautions(curve, comparison, head, scatter),
         seed=choices.seed,
         replicates=choices.replicates,
+        overdispersion=scatter,
     )
 
 

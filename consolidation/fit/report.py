@@ -76,6 +76,8 @@ def summary(found: Analysis) -> str:
         lines += ["[[Change point]]", f"    {found.change.verdict}"]
         if found.change.schedule:
             lines.append(f"    {found.change.schedule.verdict}")
+    if found.overdispersion:
+        lines += ["[[Overdispersion]]", f"    {found.overdispersion.verdict}"]
     if found.averaging:
         lines += ["[[Single units and their mean]]", f"    {found.averaging.verdict}"]
     if found.equivalences:
@@ -137,6 +139,7 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "averaging": None
         if found.averaging is None
         else {"simulated": found.averaging.simulated, "verdict": found.averaging.verdict},
+        "overdispersion": None if found.overdispersion is None else found.overdispersion.to_json(),
         "equivalences": [test.to_json() for test in found.equivalences],
         "humans": [
             {"series": h.name, "study": h.study, "measure": h.measure, **vars(h.number)} for h in found.humans
@@ -173,6 +176,7 @@ def read_fit(path: Path) -> dict[str, Any]:
         "by_clock": {},
         "change_point": None,
         "equivalences": [],
+        "overdispersion": None,
         "cautions": [],
         "standing": None,
         **found,

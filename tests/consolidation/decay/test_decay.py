@@ -55,6 +55,8 @@ TRUE = {
     "power": (0.9, 0.43),
     "power_asymptote": (0.8, 0.5, 0.1),
     "shifted_power": (0.9, 0.7, 3.0),
+    "general_power": (0.7, 0.9, 3.0, 0.15),
+    "apex": (0.75, 0.2, 40.0, 0.1),
     "exponential": (1.0, 9.0),
     "exponential_asymptote": (0.7, 8.0, 0.2),
     "stretched_exponential": (1.0, 9.0, 0.6),
@@ -395,6 +397,30 @@ def test_an_asymptote_that_y_cannot_have_is_said():
     lines = "\n".join(short(report))
     assert "no form with an exponent survives that tends to what y can be" in lines
     assert "cite gamma" not in lines
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_forms_reach_what_they_hold(seed):
+    """A form is never worse than one that is a special or limiting case of it, on power laws and exponentials
+    with noise; on a power law without noise, its offset goes to nothing.
+    """
+    g = np.random.default_rng(seed)
+    noise = 0.01 * g.standard_normal(len(X))
+    for y in (0.9 * X ** -g.uniform(0.1, 1.5) + noise, 0.9 * np.exp(-X / g.uniform(3, 60)) + noise):
+        data = curve(y=y)
+        loss = {name: fit(data, name).objective for name in FORMS}
+        for wide, narrow in (
+            ("shifted_power", "power"),
+            ("power_asymptote", "power"),
+            ("general_power", "shifted_power"),
+            ("general_power", "power_asymptote"),
+            ("apex", "power_asymptote"),
+            ("apex", "exponential_asymptote"),
+        ):
+            assert loss[wide] <= loss[narrow] * (1 + 1e-4), (wide, narrow)
+    exact = fit(curve(), "shifted_power")
+    assert exact.exponent == pytest.approx(0.43, rel=1e-4)
+    assert exact.objective < 1e-10
 
 
 def test_two_points_are_refused_in_one_sentence():
