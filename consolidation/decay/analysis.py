@@ -184,7 +184,8 @@ def human_exponents(
 
     Parameters
     ----------
-    series : names; they have to be on the clock and take the form. None is every series that is on it.
+    series : names; they have to be on the clock and take the form. None is every series that is on it and of
+        which everything is known (`humans.lacks`).
     without : subjects whose series are left out, those of the curve itself.
     """
     registry = humans.list_series()
@@ -195,6 +196,12 @@ def human_exponents(
         if curve.clock.counts != clock.counts:
             if series:
                 clock.require_same(curve.clock)
+            continue
+        if not series and humans.lacks(name):
+            left[name] = (
+                f"{humans.title(name)} is not compared, because its {' and '.join(humans.lacks(name))} "
+                f"{'is' if len(humans.lacks(name)) == 1 else 'are'} not known; --human {name} compares it."
+            )
             continue
         if without and curve.study == without:
             left[name] = f"{name} is of the same subjects as the curve itself."

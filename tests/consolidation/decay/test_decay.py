@@ -30,7 +30,7 @@ from consolidation.coverage import simulation as coverage
 from consolidation.coverage.config import Config as CoverageConfig
 from consolidation.coverage.simulation import unit_interval, unit_truth
 from consolidation.decay import forms, functions, humans
-from consolidation.decay.analysis import Choices, analyse
+from consolidation.decay.analysis import Choices, analyse, human_exponents
 from consolidation.decay.comparison import averaging, compare, vuong
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent, Margin, equivalence
@@ -481,7 +481,7 @@ def test_the_command_leaves_everything_a_paper_needs(finished):
     )
     assert found["schema"] == 3
     assert found["window"] == "1 to 20 count"
-    assert len(found["humans"]) > 10
+    assert len(found["humans"]) == 14
     text = (finished / "gamma.tex").read_text()
     assert r"\newcommand{\gammaKolersOneNineSevenSixInverted}" in text
     assert "95\\,\\%" in text
@@ -553,6 +553,24 @@ def test_human_files_are_checked(tmp_path):
     assert len(humans.read_csv(path)) == 17
     assert len(humans.list_series()) == len(set(humans.registry()["series"]))
     assert "practice" not in set(humans.list_series()["clock"])
+
+
+def test_only_series_of_which_everything_is_known_are_compared():
+    known = [series for series in humans.list_series()["series"] if not humans.lacks(series)]
+    table = humans.list_series().set_index("series").loc[known]
+    assert len(known) == 26
+    assert table[["doi", "n_subjects", "licence"]].notna().all(axis=None)
+    assert table["doi"].str.match(r"10\.\d{4,}/\S+$").all()
+    assert humans.list_series()["doi"].notna().sum() - 1 == 28  # without the preprint's own series
+    compared, left = human_exponents(REPETITIONS)
+    assert {exponent.name for exponent in compared} <= set(known)
+    assert "its DOI is not known" not in left["kolers1976_inverted"]
+    assert "its number of subjects is not known; --human kolers1976_inverted" in left["kolers1976_inverted"]
+    named, _ = human_exponents(REPETITIONS, series=["kolers1976_inverted"])
+    assert [exponent.name for exponent in named] == ["kolers1976_inverted"]
+    titles = [humans.title(series) for series in humans.names() if series != humans.PAPER_SERIES]
+    assert len(set(titles)) == len(titles)
+    assert not set(titles) & set(humans.names())
 
 
 def test_the_registry_prints(capsys):
@@ -676,7 +694,7 @@ def test_the_reference_run_is_fitted_on_its_clock_and_not_against_humans(tmp_pat
     assert found["gamma"]["unit"] == "seed"
     assert found["gamma"]["n"] == 5
     assert found["equivalences"] == []
-    assert len(found["shown"]) >= 20
+    assert len(found["shown"]) == 14
     assert found["change_point"]["location"]["n"] == 5
     assert "not compared. Compare them on purpose with --on-clock" in found["missing"]["humans"]
     assert "from the largest mean on" in capsys.readouterr().out
