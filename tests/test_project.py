@@ -102,6 +102,7 @@ FLOORS = (
         "consolidation.decay.multiverse",
         "consolidation.decay.humans",
         "consolidation.decay.variation.overdispersion",
+        "consolidation.decay.variation.hierarchical",
     },
     {"consolidation.decay.analysis"},
     {"consolidation.config"},

@@ -29,6 +29,7 @@ from consolidation.decay.inference import (
 from consolidation.decay.multiverse import Multiverse, multiverse
 from consolidation.decay.transitions import Transition
 from consolidation.decay.units import THINGS
+from consolidation.decay.variation.hierarchical import Population, population
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from labbook.console import UserError
 from labbook.estimate import REPLICATES, Estimate
@@ -83,6 +84,7 @@ class Analysis:
     change : where the trajectory of a trained model changes, if the curve came with one.
     missing : what could not be done, by name, and why.
     overdispersion : the form of the exponent by beta-binomial likelihood, where trials are counted.
+    population : all units by one hierarchical model, where it was asked for.
     seed, replicates : of the bootstrap.
     """
 
@@ -98,6 +100,7 @@ class Analysis:
     missing: dict[str, str]
     cautions: tuple[str, ...]
     overdispersion: Overdispersion | None
+    population: Population | None
     seed: int
     replicates: int
 
@@ -303,6 +306,7 @@ class Choices:
     clocks : the same data read by other clocks; they join the multiverse.
     change : carried along into the report.
     margin : of the equivalence tests; None is the standard deviation between the human studies.
+    hierarchical : fit all units by one hierarchical model too (the extra `hierarchical`).
     """
 
     forms: Sequence[str] | None = None
@@ -314,6 +318,7 @@ class Choices:
     clocks: Sequence[Curve] = ()
     change: Transition | None = None
     margin: Margin | None = None
+    hierarchical: bool = False
 
 
 def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
@@ -360,6 +365,7 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
         seed=choices.seed,
         replicates=choices.replicates,
         overdispersion=scatter,
+        population=population(curve, choices.seed) if choices.hierarchical else None,
     )
 
 

@@ -3,8 +3,8 @@ exponents.
 
 Practice data count repetitions, the clock of the examined claim; retention data measure time or intervening
 items, which is another clock. A series of which DOI, number of subjects, licence or class of measure is not
-known is shown and can be fitted, but is compared only when it is named. Your own CSV has the columns of COLUMNS (`doi`, `year` and `n_subjects` may be
-empty or missing, `unit` and `count` may be missing).
+known is shown and can be fitted, but is compared only when it is named. Your own CSV has the columns of
+COLUMNS (`doi`, `year` and `n_subjects` may be empty or missing, `unit` and `count` may be missing).
 """
 
 import re
@@ -178,7 +178,7 @@ def lacks(series: str) -> tuple[str, ...]:
         return ("DOI", "number of subjects", "licence")
     row = rows.loc[series]
     needed = {"DOI": "doi", "number of subjects": "n_subjects", "licence": "licence"}
-    missing = [said for said, column in needed.items() if pd.isna(row[column]) or row[column] == ""]
+    missing = [said for said, column in needed.items() if str(row[column]) in ("", "nan", "None")]
     return (*missing, *(() if series in _classes() else ("class of measure",)))
 
 

@@ -80,6 +80,9 @@ def summary(found: Analysis) -> str:
         lines += ["[[Overdispersion]]", f"    {found.overdispersion.verdict}"]
     if found.averaging:
         lines += ["[[Single units and their mean]]", f"    {found.averaging.verdict}"]
+    if found.population:
+        lines += ["[[Population]]", f"    {found.population.verdict}"]
+        lines += [f"    !! {failure}." for failure in found.population.failures]
     if found.equivalences:
         lines += ["[[Humans]]", *(f"    {test.verdict}" for test in found.equivalences)]
     if found.missing:
@@ -140,6 +143,7 @@ def to_json(found: Analysis) -> dict[str, Any]:
         if found.averaging is None
         else {"simulated": found.averaging.simulated, "verdict": found.averaging.verdict},
         "overdispersion": None if found.overdispersion is None else found.overdispersion.to_json(),
+        "population": None if found.population is None else found.population.to_json(),
         "equivalences": [test.to_json() for test in found.equivalences],
         "humans": [
             {"series": h.name, "study": h.study, "measure": h.measure, **vars(h.number)} for h in found.humans
@@ -177,6 +181,7 @@ def read_fit(path: Path) -> dict[str, Any]:
         "change_point": None,
         "equivalences": [],
         "overdispersion": None,
+        "population": None,
         "cautions": [],
         "standing": None,
         **found,
