@@ -104,6 +104,7 @@ FLOORS = (
         "consolidation.decay.variation.overdispersion",
         "consolidation.decay.variation.hierarchical",
     },
+    {"consolidation.decay.variation.specifications"},
     {"consolidation.decay.analysis"},
     {"consolidation.config"},
     {"consolidation.srcd", "consolidation.train.config"},

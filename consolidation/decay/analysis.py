@@ -31,6 +31,7 @@ from consolidation.decay.transitions import Transition
 from consolidation.decay.units import THINGS
 from consolidation.decay.variation.hierarchical import Population, population
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
+from consolidation.decay.variation.specifications import Together, together
 from labbook.console import UserError
 from labbook.estimate import REPLICATES, Estimate
 
@@ -73,7 +74,8 @@ class Analysis:
     ----------
     curve, comparison : the data, and the rival forms.
     exponents : one row per power form and estimator: gamma with interval, method, unit, failures.
-    multiverse : the specification curve.
+    multiverse : the specification curve; `together` what its specifications on the curve's own clock say
+        together.
     averaging : or the reason why there is none, in `missing`.
     equivalences : one for each class of measure of which there are human series; empty with the reason in
         `missing`.
@@ -92,6 +94,7 @@ class Analysis:
     comparison: Comparison
     exponents: pd.DataFrame
     multiverse: Multiverse
+    together: Together | None
     averaging: Averaging | None
     equivalences: tuple[Equivalence, ...]
     humans: list[Exponent]
@@ -350,11 +353,14 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
     head = headline(curve, exponents)
     beside = _beside_humans(curve, head, choices)
     scatter, none = _overdispersion(curve, head.form)
+    ways = multiverse({str(c.clock): c for c in (curve, *choices.clocks)}, HUMAN_RANGE)
+    own = ways.fits[str(curve.clock)]
     return Analysis(
         curve=curve,
         comparison=comparison,
         exponents=exponents,
-        multiverse=multiverse({str(c.clock): c for c in (curve, *choices.clocks)}, HUMAN_RANGE),
+        multiverse=ways,
+        together=together(curve, own, HUMAN_RANGE, choices.seed) if own else None,
         averaging=found_averaging,
         equivalences=beside.equivalences,
         humans=beside.compared,

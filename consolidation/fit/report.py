@@ -65,6 +65,8 @@ def summary(found: Analysis) -> str:
         )
     lines += [f"    !! {caution}." for caution in found.cautions]
     lines += ["[[Multiverse]]", f"    {found.multiverse.verdict}"]
+    if found.together:
+        lines.append(f"    {found.together.verdict}")
     if len(found.multiverse.by_clock) > 1:
         for clock, part in found.multiverse.by_clock.items():
             lines.append(
@@ -139,6 +141,7 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "standing": vars(found.comparison.standing(found.headline.form)),
         "cautions": list(found.cautions),
         "multiverse": found.multiverse.summary,
+        "together": None if found.together is None else found.together.to_json(),
         "averaging": None
         if found.averaging is None
         else {"simulated": found.averaging.simulated, "verdict": found.averaging.verdict},
@@ -180,6 +183,7 @@ def read_fit(path: Path) -> dict[str, Any]:
         "by_clock": {},
         "change_point": None,
         "equivalences": [],
+        "together": None,
         "overdispersion": None,
         "population": None,
         "cautions": [],

@@ -7,18 +7,19 @@ and the same with a_i exp(-x_ij / tau_i), ln tau_i ~ Normal(mu_tau, s_tau), as t
 be a power law though no unit follows one (Heathcote, Brown & Mewhort 2000); here both laws are laws of units.
 The rivals are compared by the expected log density of left-out observations (PSIS-LOO: Vehtari, Gelman &
 Gabry 2017). Priors are wide on the scale of the data: gamma ~ Normal(.5, 1), spreads half-normal, levels
-around the largest mean, tau around the middle of ln x. Sampled by NUTS in NumPyro, judged by ArviZ (the
+around the mean of ln y, tau around the middle of ln x. Sampled by NUTS in NumPyro, judged by ArviZ (the
 extra `hierarchical`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from consolidation.decay.curve import Curve
-from consolidation.decay.inference import labels, units_of
+from consolidation.decay.forms import FORMS
+from consolidation.decay.inference import fit, labels, units_of
 from labbook.console import UserError
 from labbook.estimate import Array, Estimate
 
@@ -81,13 +82,14 @@ def _libraries() -> tuple[Any, Any, Any]:
 
 
 def _model(numpyro: Any, curve: Curve, unit: npt.NDArray[np.intp], n: int, law: Law) -> Any:
-    """The model of the module's text for one law."""
+    """The model of the module's text for one law; level and slope are those at the middle of ln x, where they
+    hardly depend on one another.
+    """
     import jax.numpy as jnp
 
     sample, dist = numpyro.sample, numpyro.distributions
-    positive = curve.x[curve.x > 0]
-    level = float(np.log(np.max([curve.y[curve.x == x].mean() for x in np.unique(curve.x)])))
-    middle = float(np.log(positive).mean())
+    middle = float(np.exp(np.log(curve.x).mean()))
+    level = float(np.log(curve.y[curve.y > 0]).mean())
 
     def varied(name: str, mean: Any, spread: float) -> Any:
         """A value of every unit. Drawn itself and not as a standard score: a curve of many points fixes it
@@ -97,13 +99,13 @@ def _model(numpyro: Any, curve: Curve, unit: npt.NDArray[np.intp], n: int, law: 
         return sample(f"{name}_of_unit", dist.Normal(mean, between).expand([n]).to_event(1))
 
     def model() -> None:
-        a = jnp.exp(varied("a", sample("mu_a", dist.Normal(level, 1.5)), 1.0))[unit]
+        a = varied("a", sample("mu_a", dist.Normal(level, 1.5)), 1.0)[unit]
         if law == "power":
             gamma = varied("gamma", sample("gamma", dist.Normal(0.5, 1.0)), 0.5)[unit]
-            f = a * curve.x**-gamma
+            f = jnp.exp(a - gamma * jnp.log(curve.x / middle))
         else:
-            tau = jnp.exp(varied("tau", sample("mu_tau", dist.Normal(middle, 2.0)), 1.0))[unit]
-            f = a * jnp.exp(-curve.x / tau)
+            tau = varied("tau", sample("mu_tau", dist.Normal(np.log(middle), 2.0)), 1.0)[unit]
+            f = jnp.exp(a - (curve.x - middle) / jnp.exp(tau))
         if curve.count is not None:
             p = jnp.clip(f, 1e-6, 1 - 1e-6)
             sample("y", dist.Binomial(curve.count.astype(int), p), obs=np.round(curve.y * curve.count))
@@ -112,6 +114,22 @@ def _model(numpyro: Any, curve: Curve, unit: npt.NDArray[np.intp], n: int, law: 
             sample("y", dist.Normal(f, sigma), obs=curve.y)
 
     return model
+
+
+def _near(curve: Curve, n: int, law: Law) -> dict[str, Any]:
+    """Where chains begin: at the fit of the means."""
+    whole = fit(replace(curve, unit=None), law).parameters
+    middle = np.exp(np.log(curve.x).mean())
+    level = max(float(FORMS[law].value(np.array([middle]), np.array(list(whole.values())))[0]), 1e-3)
+    second, name = (whole["gamma"], "gamma") if law == "power" else (np.log(whole["tau"]), "mu_tau")
+    return {
+        "mu_a": np.log(level),
+        "a_of_unit": np.full(n, np.log(level)),
+        name: second,
+        f"{name.removeprefix('mu_')}_of_unit": np.full(n, second),
+        "s_a": 0.1,
+        f"s_{name.removeprefix('mu_')}": 0.1,
+    }
 
 
 def population(curve: Curve, seed: int = 0, draws: int = 1000) -> Population:
@@ -143,7 +161,9 @@ def population(curve: Curve, seed: int = 0, draws: int = 1000) -> Population:
     with jax.enable_x64(True):
         for law in laws:
             kernel = numpyro.infer.NUTS(
-                _model(numpyro, curve, index, len(units), law), target_accept_prob=0.95
+                _model(numpyro, curve, index, len(units), law),
+                target_accept_prob=0.9,
+                init_strategy=numpyro.infer.init_to_value(values=_near(curve, len(units), law)),
             )
             chains = numpyro.infer.MCMC(
                 kernel,
