@@ -190,8 +190,8 @@ def train_cram(
     model : cram, one of its ablations, or a rival.
     seeds, first_seed : how many, and the first; each fixes the patterns, the sequences, the weights and the
         routing noise.
-    out : folder of the run; None: runs/train-<model>-<time>. The same call with the same folder goes on where
-        it stopped, and trains no finished seed again.
+    out : folder of the run; None: runs/train-<model>-<time> in the current folder, which is printed. The same
+        call with the same folder goes on where it stopped, and trains no finished seed again.
     trained : "heads" trains the two output maps only.
     steps, batch : optimiser steps, and sequences per step.
     learning_rate, warmup : peak of AdamW's, and steps of its linear warm-up.

@@ -114,8 +114,9 @@ def probe_model(
         .jsonl) or of a hub data set.
     device : auto (a loaded model stays where it is), cpu, cuda, cuda:1, ..., or split.
     batch_size : windows per forward pass; changes no number.
-    out, resume : run folder (None: runs/<model>-<time>), and whether the newest unfinished run of this
-        request goes on. The same call with the same folder resumes it, or does nothing when it is finished.
+    out, resume : run folder (None: runs/<model>-<time> in the current folder, which is printed), and whether
+        the newest unfinished run of this request goes on. The same call with the same folder resumes it, or
+        does nothing when it is finished.
     probes : keep the fitted probes in the run folder, see `Probes`.
 
     Returns
@@ -258,8 +259,9 @@ def measure_training(
         .jsonl) or of a hub data set.
     device : auto (a loaded model stays where it is), cpu, cuda, cuda:1, ..., or split.
     batch_size : windows per forward pass; changes no number.
-    out, resume : run folder (None: runs/<model>-<time>), and whether the newest unfinished run of this
-        request goes on. The same call with the same folder resumes it, or does nothing when it is finished.
+    out, resume : run folder (None: runs/<model>-<time> in the current folder, which is printed), and whether
+        the newest unfinished run of this request goes on. The same call with the same folder resumes it, or
+        does nothing when it is finished.
 
     Returns
     -------
@@ -401,8 +403,9 @@ def remove_attention(
         .jsonl) or of a hub data set.
     device : auto (a loaded model stays where it is), cpu, cuda, cuda:1, ..., or split.
     batch_size : windows per forward pass; changes no number.
-    out, resume : run folder (None: runs/<model>-<time>), and whether the newest unfinished run of this
-        request goes on. The same call with the same folder resumes it, or does nothing when it is finished.
+    out, resume : run folder (None: runs/<model>-<time> in the current folder, which is printed), and whether
+        the newest unfinished run of this request goes on. The same call with the same folder resumes it, or
+        does nothing when it is finished.
 
     Returns
     -------

@@ -29,6 +29,7 @@ from redundancy.probe import __main__ as probe
 from redundancy.text import DATA, read_corpus
 from replication import __main__ as replication
 from replication import abstract
+from replication.costs import costs
 from replication.results import findings, results
 
 ROOT = Path(__file__).parent.parent
@@ -154,6 +155,7 @@ FLOORS = (
     {"replication.rows"},
     {"replication.redundancy", "replication.consolidation"},
     {"replication.results", "replication.abstract"},
+    {"replication.costs"},
     {"replication.__main__"},
 )
 # imported inside a function, when a figure is asked for
@@ -454,6 +456,8 @@ def test_the_pages_are_those_of_the_shipped_runs(tmp_path):
     assert results(runs, rows) == replication.RESULTS.read_text()
     readme = replication.README.read_text()
     assert replication.between(readme, findings(runs)) == readme
+    page = replication.COSTS.read_text()
+    assert replication.between(page, costs(), replication.COST_MARKS) == page
     for page in (replication.PAGE, replication.RESULTS, replication.README):
         for target in re.findall(r"\]\(([^)h][^)]*)\)", page.read_text()):
             assert (ROOT / target).exists(), target
