@@ -94,12 +94,12 @@ class ReplacedModel:
         probes and the positions from the first replaced one on; NaN before any. See `read_anew`.
         """
         about = self.replacement.about
-        total = self._reading.tokens * about.n_heads * len(about.layers)
-        return self._reading.skipped / total if total else float("nan")
+        total = int(self._reading.tokens) * about.n_heads * len(about.layers)
+        return int(self._reading.skipped) / total if total else float("nan")
 
     def read_anew(self) -> None:
         """Begin to count `realised_share` again."""
-        self._reading.skipped = self._reading.tokens = 0.0
+        self._reading.count_anew()
 
 
 @lru_cache
@@ -139,16 +139,14 @@ class _Bounds:
         if position is None:
             position = torch.arange(past, past + count, device=tokens.device)[None]
         position = position.expand(batch, count)
-        if int(position.max()) >= self.positions:
+        low, high = (int(edge) for edge in position.aminmax())
+        if high >= self.positions:
             raise UserError(
-                f"the text has {int(position.max()) + 1} tokens; the maps that stand for attention were "
-                f"fitted at positions 0 to {self.positions - 1}. Cut it, or fit with a longer context=."
+                f"the text has {high + 1} tokens; the maps that stand for attention were fitted at positions "
+                f"0 to {self.positions - 1}. Cut it, or fit with a longer context=."
             )
         valid = torch.ones_like(position) if mask is None else mask[:, -count:].to(position.device)
-        self.reading.position = position
-        self.reading.valid = valid.bool()
-        if not self.reading.everything:
-            self.reading.tokens += float((self.reading.valid & (position >= self.reading.start)).sum())
+        self.reading.read(position, valid.bool(), begins=low < self.reading.start)
         return (), given
 
     def end(self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -207,7 +205,7 @@ def replace(decoder: Decoder, replacement: Replacement) -> Any:
         _install_whole(twin, n, reading, replacement, first.get(n))
 
     # what was read while it was built
-    reading.skipped = reading.tokens = 0.0
+    reading.count_anew()
     found = twin.model
     text = found.config.get_text_config(decoder=True)
     if getattr(text, "max_position_embeddings", None) is None or (

@@ -40,27 +40,36 @@ class Reading:
 
     Attributes
     ----------
+    start : first position at which attention is replaced.
     position : (batch, token) place of every token in its text; `valid` says which are no padding.
+    first : (batch, token) where attention stays because of the position; `begins` says whether anywhere.
+    scored : tokens at which attention is replaced, padding left out.
     everything : compute all attention and replace nothing, which shows whether it is that of the model.
-    skipped : operations replaced so far, and `tokens` from the first replaced position on that were read.
+    skipped, tokens : operations replaced, and tokens at which they could be, since the counting began.
     """
 
     start: int
     position: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.long))
     valid: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    first: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    begins: bool = False
+    scored: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))
     everything: bool = False
-    skipped: float = 0.0
-    tokens: float = 0.0
+    skipped: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))
+    tokens: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))
 
-    def first(self, device: torch.device) -> Tensor:
-        """(batch, token) where attention stays because of the position."""
-        return (self.position < self.start).to(device)
+    def read(self, position: Tensor, valid: Tensor, *, begins: bool) -> None:
+        """Name the tokens that come next. They lie where the blocks compute."""
+        self.position, self.valid, self.begins = position, valid, begins
+        self.first = position < self.start
+        self.scored = (valid & ~self.first).sum()
+        # stays where it is computed: nothing waits for a device
+        self.tokens = self.tokens.to(position.device) + self.scored
+        self.skipped = self.skipped.to(position.device)
 
-    def count(self, replaced: Tensor) -> None:
-        """Add up replaced operations, (batch, token, head) or (batch, token)."""
-        valid = self.valid.to(replaced.device)
-        valid = valid.unsqueeze(-1) if replaced.dim() == 3 else valid
-        self.skipped += float((replaced * valid).sum())
+    def count_anew(self) -> None:
+        """Forget what was counted."""
+        self.skipped, self.tokens = torch.zeros_like(self.skipped), torch.zeros_like(self.tokens)
 
 
 class Whole(nn.Module):
@@ -101,16 +110,15 @@ class Whole(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """attn_out in the form in which the original module returns it."""
-        x, first = self.x, self.reading.first(self.x.device)
+        x, reading = self.x, self.reading
         if self.dropped:
             out = torch.zeros_like(x)
         else:
-            position = self.reading.position.to(x.device)
-            out = PositionAffine(self.weight, self.bias, self.shift)(x, position)
-        if self.first_weight is not None and bool(first.any()):
-            entered = entering(args, kwargs)[first]
-            out[first] = entered @ self.first_weight + self.first_bias
-        self.reading.count((~first) * self.n_heads)
+            out = PositionAffine(self.weight, self.bias, self.shift)(x, reading.position)
+        if self.first_weight is not None and reading.begins:
+            entered = entering(args, kwargs)[reading.first]
+            out[reading.first] = entered @ self.first_weight + self.first_bias
+        reading.skipped = reading.skipped + reading.scored * self.n_heads
         return out if self.length == 0 else (out, *[None] * (self.length - 1))
 
 
@@ -181,10 +189,10 @@ class Partial(nn.Module):
         """Before the block runs: resid_pre, and what the router makes of it."""
         self.x = entering(args, kwargs)
         if self.routed:
-            position = self.reading.position.to(self.x.device)
             need = PositionAffine(self.need_weight, self.need_bias, self.need_shift)
-            logs = need(_rows(self.x), position.flatten()).view(*self.x.shape[:2], self.n_heads)
-            self.wanted = (logs > self.limit) | self.reading.first(self.x.device).unsqueeze(-1)
+            logs = need(_rows(self.x), self.reading.position.flatten())
+            logs = logs.view(*self.x.shape[:2], self.n_heads)
+            self.wanted = (logs > self.limit) | self.reading.first.unsqueeze(-1)
 
     def enter_attention(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the attention module runs: what its value is computed from."""
@@ -192,25 +200,22 @@ class Partial(nn.Module):
 
     def fill(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
         """Before the output projection: the map's prediction where attention is replaced."""
-        if self.reading.everything:
-            return None
-        z, x = args[0], self.x
-        first, position = self.reading.first(z.device), self.reading.position.to(z.device)
-        if self.routed and bool(self.wanted.all()):
+        reading, z = self.reading, args[0]
+        if reading.everything:
             return None
         probe = PositionAffine(self.weight, self.bias, self.shift)
-        predicted = probe(_rows(x), position.flatten()).to(z.dtype).view(*z.shape[:2], -1)
+        predicted = probe(_rows(self.x), reading.position.flatten()).to(z.dtype).view(*z.shape[:2], -1)
         if self.routed:
+            skipped = ~self.wanted & reading.valid.unsqueeze(-1)
+            reading.skipped = reading.skipped + skipped.sum()
             width = z.shape[-1] // self.n_heads
-            filled = torch.where(self.wanted.repeat_interleave(width, -1), z, predicted)
-            self.reading.count(~self.wanted)
-            return (filled,)
-        if bool(first.any()):
+            return (torch.where(self.wanted.repeat_interleave(width, -1), z, predicted),)
+        if reading.begins:
             own = z[..., self.columns]
             if self.skips and self.first_weight is not None:
                 own = (self.entered @ self.first_weight + self.first_bias).to(z.dtype)
-            predicted = torch.where(first.unsqueeze(-1), own, predicted)
-        self.reading.count((~first) * len(self.heads))
+            predicted = torch.where(reading.first.unsqueeze(-1), own, predicted)
+        reading.skipped = reading.skipped + reading.scored * len(self.heads)
         return (z.index_copy(-1, self.columns, predicted),)
 
     def attend(
