@@ -140,6 +140,7 @@ class Partial(nn.Module):
     kv_heads : key-value heads of the model, once `attend` has seen them.
     """
 
+    kept: Tensor
     columns: Tensor
     weight: Tensor
     bias: Tensor
@@ -162,7 +163,9 @@ class Partial(nn.Module):
     ):
         super().__init__()
         self.reading, self.n_heads, self.limit = reading, n_heads, limit
-        self.heads, self.kept = tuple(heads), [h for h in range(n_heads) if h not in heads]
+        self.heads, self._reads = tuple(heads), dict[int, Tensor | None]()
+        kept = torch.tensor([h for h in range(n_heads) if h not in heads], device=probe.weight.device)
+        self.register_buffer("kept", kept)
         self.skips, self.kv_heads, self.routed = True, n_heads, need is not None
         width = probe.weight.shape[1] // n_heads
         columns = torch.arange(n_heads * width).view(n_heads, width)[list(heads)].flatten()
@@ -183,7 +186,7 @@ class Partial(nn.Module):
     def kept_kv_heads(self) -> list[int]:
         """The key-value heads that a head with attention reads."""
         group = self.n_heads // self.kv_heads
-        return sorted({h // group for h in self.kept})
+        return sorted({h // group for h in self.kept.tolist()})
 
     def enter(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the block runs: resid_pre, and what the router makes of it."""
@@ -232,18 +235,26 @@ class Partial(nn.Module):
         query : (batch, head, token, d_head); key, value : (batch, key-value head, position, d_head), of the
         kept ones only where they come from a cache.
         """
-        group = self.n_heads // self.kv_heads
         out = query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
         run = partial(F.scaled_dot_product_attention, scale=scale, dropout_p=dropout)
         if not self.routed:
-            held = self.kept_kv_heads() if key.shape[1] < self.kv_heads else list(range(self.kv_heads))
-            places = [held.index(h // group) for h in self.kept]
-            if places != list(range(key.shape[1])):
-                key, value = key[:, places], value[:, places]
+            read = self._read(key)
+            if read is not None:
+                key, value = key.index_select(1, read), value.index_select(1, read)
             mask = mask if mask is None or mask.shape[1] == 1 else mask[:, self.kept]
             causal = mask is None and query.shape[2] > 1
-            some = run(query[:, self.kept], key, value, attn_mask=mask, is_causal=causal)
-            out[:, :, self.kept] = some.transpose(1, 2)
+            some = run(query.index_select(1, self.kept), key, value, attn_mask=mask, is_causal=causal)
+            return out.index_copy_(2, self.kept, some.transpose(1, 2))
+        group = self.n_heads // self.kv_heads
+        if query.shape[2] == 1:
+            for b in range(query.shape[0]):
+                chosen = self.wanted[b, 0].nonzero().squeeze(-1)
+                if len(chosen):
+                    heads = chosen // group if group > 1 else chosen
+                    seen = None if mask is None else mask[b].expand(query.shape[1], -1, -1)[chosen]
+                    out[b, 0, chosen] = run(
+                        query[b, chosen], key[b, heads], value[b, heads], attn_mask=seen
+                    ).squeeze(-2)
             return out
         if mask is None:
             # queries are the last tokens of what the keys hold
@@ -252,14 +263,6 @@ class Partial(nn.Module):
             mask = mask[None, None]
         mask = mask.expand(query.shape[0], query.shape[1], -1, -1)
         for b in range(query.shape[0]):
-            if query.shape[2] == 1:
-                some_heads = self.wanted[b, 0].nonzero().squeeze(-1)
-                if len(some_heads):
-                    read = some_heads // group
-                    out[b, 0, some_heads] = run(
-                        query[b, some_heads], key[b, read], value[b, read], attn_mask=mask[b, some_heads]
-                    ).squeeze(-2)
-                continue
             for h in range(query.shape[1]):
                 rows = self.wanted[b, :, h].nonzero().squeeze(-1)
                 if len(rows):
@@ -270,6 +273,20 @@ class Partial(nn.Module):
                         attn_mask=mask[b, h, rows][None],
                     )[0]
         return out
+
+    def _read(self, key: Tensor) -> Tensor | None:
+        """Which of the key-value heads in `key` the kept heads read, one for each; None where it is as it
+        stands.
+        """
+        count = key.shape[1]
+        if count not in self._reads:
+            held = self.kept_kv_heads() if count < self.kv_heads else list(range(self.kv_heads))
+            places = [held.index(h // (self.n_heads // self.kv_heads)) for h in self.kept.tolist()]
+            self._reads[count] = None if places == list(range(count)) else torch.tensor(places)
+        read = self._reads[count]
+        if read is not None and read.device != key.device:
+            read = self._reads[count] = read.to(key.device)
+        return read
 
 
 def _rows(x: Tensor) -> Tensor:
