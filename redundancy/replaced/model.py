@@ -46,11 +46,11 @@ class ReplacedModel:
 
     What is not computed, and what a cache does not hold:
 
-    layers        neither queries, keys, values nor scores; nothing is cached
-    heads         no scores and weighted sums; keys and values are cached where another head reads them.
-                  The projections to queries, keys and values run for all heads
-    operations    no scores and weighted sums of the skipped (token, head). Keys and values of a skipped token
-                  are computed and cached all the same, because later tokens that keep attention read them
+    - of whole layers, neither queries, keys, values nor scores; nothing is cached.
+    - of whole heads, no scores and weighted sums; keys and values are cached where another head reads them.
+      The projections to queries, keys and values run for all heads.
+    - of single operations, no scores and weighted sums of the skipped (token, head). Keys and values of a
+      skipped token are computed and cached all the same, because later tokens that keep attention read them.
 
     At position 0 attention stays, as in the run that fitted the maps; it goes to the token itself, so nothing
     has to be cached for it either.
