@@ -80,7 +80,12 @@ FLOORS = (
     {"redundancy.removal.gradients", "redundancy.removal.rivals", "redundancy.removal.inplace"},
     {"redundancy.removal.need", "redundancy.removal.curve"},
     {"redundancy.replaced.kept"},
-    {"redundancy.replaced.cache", "redundancy.replaced.replacement", "redundancy.replaced.skipping"},
+    {
+        "redundancy.replaced.cache",
+        "redundancy.replaced.maps",
+        "redundancy.replaced.replacement",
+        "redundancy.replaced.skipping",
+    },
     {"redundancy.replaced.model"},
     {"redundancy.replaced.interface"},
     {"redundancy.removal.summary", "redundancy.removal.cost"},

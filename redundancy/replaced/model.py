@@ -20,17 +20,9 @@ from redundancy.model.capture import IDENTITY, activations
 from redundancy.model.decoder import Decoder, first_line
 from redundancy.model.loading import quiet_loading
 from redundancy.replaced.cache import adapt, advance
+from redundancy.replaced.maps import first_values, folded
 from redundancy.replaced.replacement import Replacement
-from redundancy.replaced.skipping import (
-    INTERFACE,
-    SITE,
-    Partial,
-    Reading,
-    Whole,
-    first_values,
-    folded,
-    register,
-)
+from redundancy.replaced.skipping import INTERFACE, SITE, Partial, Reading, Whole, register
 
 # relative difference of logits up to which attention computed in parts is that of the model, in float32
 SAME = 1e-3
