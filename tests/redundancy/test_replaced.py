@@ -238,7 +238,12 @@ def test_what_is_skipped_is_not_computed(fitted, monkeypatch):
 def test_the_given_model_is_left_as_it_is(fitted):
     found, ids = fitted("fused"), tokens()
     before, state = found.model(ids).logits, {k: v.clone() for k, v in found.model.state_dict().items()}
+    found.model.train()
     replaced = remove(found.model, found.folder, layers=[0], heads={1: [0]})
+    assert found.model.training
+    found.model.eval()
+    assert replaced.skips
+    assert not replaced.training
     assert isinstance(replaced, ReplacedModel)
     assert isinstance(replaced, GPT2LMHeadModel)
     # weights are in the same memory, until one of the two moves
