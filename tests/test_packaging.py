@@ -87,7 +87,17 @@ assert "torch" in sys.modules and not EXTRAS & set(sys.modules)
 
 
 def test_the_core_needs_no_extra():
-    extras = {"sklearn", "transformer_lens", "lmfit", "ruptures", "jupyterlab", "sphinx", "gguf", "pytest"}
+    extras = {
+        "sklearn",
+        "transformer_lens",
+        "lmfit",
+        "ruptures",
+        "jupyterlab",
+        "sphinx",
+        "gguf",
+        "pytest",
+        "lm_eval",
+    }
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for package in PACKAGES

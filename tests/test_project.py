@@ -93,7 +93,12 @@ FLOORS = (
     {"redundancy.removal.pruning.tables"},
     {"redundancy.removal.pruning.figures"},
     {"redundancy.replaced.kept"},
-    {"redundancy.replaced.cache", "redundancy.replaced.replacement", "redundancy.replaced.skipping"},
+    {
+        "redundancy.replaced.cache",
+        "redundancy.replaced.maps",
+        "redundancy.replaced.replacement",
+        "redundancy.replaced.skipping",
+    },
     {"redundancy.replaced.model"},
     {"redundancy.replaced.interface"},
     {"redundancy.removal.summary", "redundancy.removal.cost"},

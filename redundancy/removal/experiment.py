@@ -47,6 +47,7 @@ from redundancy.removal.inplace import train_in_place
 from redundancy.removal.need import NEEDS, Needs, measure_needs
 from redundancy.removal.rivals import low_rank, train_mlps
 from redundancy.removal.tables import Losses, tabulate_losses
+from redundancy.replaced.kept import keep
 from redundancy.request import Settings
 
 # replacements that are fitted in closed form
@@ -104,6 +105,8 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
     evaluated = replace(evaluated, chosen=chosen)
     losses = tabulate_losses(evaluated, scores, needs, cost, bootstrap, prepared.facts, task)
+    if processes.rank() == 0:
+        keep(run.folder, fitted, needs, decoder, task, prepared.facts)
     losses.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
