@@ -115,6 +115,19 @@ FLOORS = (
     {"consolidation.replicate.figures"},
     {"consolidation.replicate.experiment"},
     {"consolidation.replicate.__main__"},
+    {"consolidation.experiments.config", "consolidation.experiments.outcome"},
+    {"consolidation.experiments.readings"},
+    {"consolidation.experiments.identification"},
+    {
+        "consolidation.experiments.practice",
+        "consolidation.experiments.retention",
+        "consolidation.experiments.savings",
+        "consolidation.experiments.spacing",
+        "consolidation.experiments.frequency",
+    },
+    {"consolidation.experiments.figures"},
+    {"consolidation.experiments.experiment"},
+    {"consolidation.experiments.__main__"},
     {"consolidation.fit.config"},
     {"consolidation.fit.given"},
     {"consolidation.fit.source", "consolidation.fit.short"},
@@ -231,7 +244,7 @@ def test_rooms_are_small():
 
 def test_help_imports_nothing_heavy():
     names = [name for package in ("redundancy", "consolidation") for name in commands(package)]
-    assert len(names) == 12
+    assert len(names) == 13
     asks = """
 import contextlib, importlib, sys
 for name in sys.argv[1:]:

@@ -31,7 +31,6 @@ from consolidation.config import SRCDConfig
 from consolidation.train.config import TrainConfig
 from consolidation.train.presets import preset
 
-NAMES = ("practice", "retention", "savings", "spacing", "frequency")
 # in the order of the patterns
 ROLES = (
     "first",
@@ -154,19 +153,28 @@ def _base(quick: bool) -> TrainConfig:
 
 
 @dataclass(frozen=True)
+class Config:
+    """An experiment."""
+
+    name: Annotated[Literal["practice", "retention", "savings", "spacing", "frequency"], tyro.conf.Positional]
+    """practice: knowledge and use of attention against repetitions. retention: a retired cohort. savings: a
+    cohort brought back. spacing: massed against spread exposures. frequency: Zipf's law within a cohort.
+    """
+    quick: bool = False
+    """A hundred steps of a tiny model, which learn nothing: does it run."""
+
+
+@dataclass(frozen=True)
 class Command:
     """Put the model through an experiment that psychologists make with people.
 
     All five read the same training runs, so the second into the same --out trains little or nothing.
     """
 
-    name: Annotated[Literal["practice", "retention", "savings", "spacing", "frequency"], tyro.conf.Positional]
-    """practice: knowledge and use of attention against repetitions. retention: a retired cohort. savings: a
-    cohort brought back. spacing: massed against spread exposures. frequency: Zipf's law within a cohort.
-    """
+    config: tyro.conf.OmitArgPrefixes[Config]
     seeds: int = 8
     """Seeds of every condition that have to be finished; 0 only analyses what is there."""
-    quick: bool = False
-    """A hundred steps of a tiny model, which learn nothing: does it run."""
     out: Path | None = None
-    """Folder; default: runs/experiments-<time>. Finished seeds in it are skipped."""
+    """Folder; default: runs/experiments-<time>. Finished seeds in it are skipped; the experiment's own folder
+    within it has its name.
+    """
