@@ -352,6 +352,7 @@ def test_figures_of_a_users_run_go_into_its_folder(tmp_path, monkeypatch):
         ("02b_removal", "removal_", 3),
         ("03_consolidation", "consolidation_", 5),
         ("04_decay_exponents", "decay_", 5),
+        ("05_memory_experiments", "experiments_", 5),
     ],
 )
 def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name, prefix, count):
@@ -417,6 +418,7 @@ def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
         "redundancy.removal",
         "consolidation.train",
         "consolidation.replicate",
+        "consolidation.experiments",
         "consolidation.fit",
         "consolidation.humans",
         "consolidation.benchmark",

@@ -88,18 +88,17 @@ class Times:
 
 @dataclass(frozen=True)
 class Condition:
-    """Runs that an experiment reads: the folder they lie in, how they are called, how they are trained."""
+    """Runs that an experiment reads: the folder they lie in, and how they are trained."""
 
     folder: str
-    label: str
     config: TrainConfig
 
 
 def conditions(name: str, quick: bool = False) -> list[Condition]:
     """The runs of an experiment, those that decide it first.
 
-    Retention has two factors beside the model: the learning rate, and the load, as the number of new patterns
-    that come when others are retired.
+    Retention has two factors beside the model: `cram-rate`, half the learning rate, and `cram-load`, 64
+    instead of 8 new patterns that come when others are retired.
     """
     times = Times(20, 40, 73, 100) if quick else Times(600, 1200, 2200, 3000)
     base = _base(quick)
@@ -111,15 +110,15 @@ def conditions(name: str, quick: bool = False) -> list[Condition]:
 
     whole, short = times.cohorts(), times.cohorts(returning=False)
     found = [
-        Condition("cram", "CRAM", trained(whole, times.end)),
-        Condition("control", "no semantic memory", trained(whole, times.end, model="control")),
+        Condition("cram", trained(whole, times.end)),
+        Condition("control", trained(whole, times.end, model="control")),
     ]
     if name == "retention":
-        rate = trained(short, times.back, learning_rate=2 * base.learning_rate)
+        rate = trained(short, times.back, learning_rate=base.learning_rate / 2)
         load = trained(times.cohorts(returning=False, later=64), times.back)
         found += [
-            Condition("cram-rate", "CRAM, learning rate x 2", rate),
-            Condition("cram-load", "CRAM, 64 new patterns instead of 8", load),
+            Condition("cram-rate", rate),
+            Condition("cram-load", load),
         ]
     return found
 

@@ -97,10 +97,7 @@ def _write(command: Command, folder: Path, outcome: Outcome) -> None:
     run.json("provenance.json", provenance(seeds=command.seeds))
     draw(outcome, folder)
     report(outcome).write(folder)
-    tables = {"claims": outcome.claims_table(), **outcome.tables}
-    run.finish(
-        tables, {"experiment": command.config.name, "verdicts": [c.sentence() for c in outcome.claims]}
-    )
+    outcome.write(run)
 
 
 def report(outcome: Outcome) -> Report:

@@ -19,9 +19,10 @@ from labbook import style
 LABELS = {
     "cram": "CRAM",
     "control": "control without\nsemantic memory",
-    "cram-rate": "CRAM, learning\nrate x 2",
+    "cram-rate": "CRAM, half the\nlearning rate",
     "cram-load": "CRAM, 64 new\npatterns, not 8",
 }
+SHORT = {"cram": "CRAM", "control": "control", "cram-rate": "half rate", "cram-load": "more load"}
 KNOWN = "known without attention"
 USED = "P(episodic)"
 LINES = ("-", "--", ":", "-.")
@@ -71,12 +72,13 @@ def practice(outcome: Outcome) -> Figure:
         for condition, line in zip(table["condition"].unique(), LINES, strict=False):
             for role, colour in zip(("practised", "later", "new"), style.PALETTE, strict=False):
                 rows = table[(table["condition"] == condition) & (table["role"] == role)]
-                _course(axes, rows, measure, ends, f"{role}, {condition}", colour, line)
+                _course(axes, rows, measure, ends, f"{role}, {SHORT[condition]}", colour, line)
         _axes(axes, "exposures k", label)
         style.name_lines(axes, ends, 7)
     said = {"knowledge": KNOWN, "probability": USED}
     names = [
-        f"{said[row['measure']]}: {row['effect']}, {row['condition']}" for row in effects.to_dict("records")
+        f"{said[row['measure']]}: {row['effect']}, {SHORT[row['condition']]}"
+        for row in effects.to_dict("records")
     ]
     colours = [style.PALETTE[0 if effect == "k given step" else 1] for effect in effects["effect"]]
     _dots(panels[2], effects, names, colours)
@@ -95,7 +97,7 @@ def retention(outcome: Outcome) -> Figure:
     table, ends = outcome.tables["courses"], list[Any]()
     for condition, colour in zip(table["condition"].unique(), style.PALETTE, strict=False):
         rows = table[table["condition"] == condition]
-        _course(panels[0], rows, "knowledge", ends, LABELS.get(condition, condition), colour)
+        _course(panels[0], rows, "knowledge", ends, LABELS[condition], colour)
     _axes(panels[0], "exposures to other patterns since", KNOWN)
     style.name_lines(panels[0], ends)
     ends = []
@@ -126,11 +128,11 @@ def savings(outcome: Outcome) -> Figure:
         for (role, said), colour in zip(names.items(), style.PALETTE, strict=False):
             rows = table[(table["condition"] == condition) & (table["role"] == role)]
             _course(axes, rows, "knowledge", ends, said, colour)
-        _axes(axes, "steps since the cohort is shown (again)", KNOWN, LABELS.get(condition, condition))
+        _axes(axes, "steps since the cohort is shown (again)", KNOWN, LABELS[condition])
         style.name_lines(axes, ends)
     people = outcome.tables["people"]
     told = [
-        f"{row['condition']}: {str(row['claim']).removeprefix('relearning is faster than ')}"
+        f"{SHORT[row['condition']]}: {str(row['name']).removeprefix('relearning is faster than ')}"
         for row in claims.to_dict("records")
     ]
     _dots(panels[-1], claims, told, [style.PALETTE[0]] * len(claims))
@@ -155,11 +157,12 @@ def spacing(outcome: Outcome) -> Figure:
         for (role, said), colour in zip(names.items(), style.PALETTE, strict=False):
             rows = table[(table["condition"] == condition) & (table["role"] == role)]
             _course(axes, rows[rows["n"] > 1], "knowledge", ends, said, colour)
-        _axes(axes, "steps since the last exposure", KNOWN, LABELS.get(condition, condition))
+        _axes(axes, "steps since the last exposure", KNOWN, LABELS[condition])
         style.name_lines(axes, ends)
     shown = contrasts[contrasts["measure"] == "knowledge"]
     told = [
-        f"{row['condition']}: against {row['against']}, lag {row['lag']}" for row in shown.to_dict("records")
+        f"{SHORT[row['condition']]}: against {row['against']}, lag {row['lag']}"
+        for row in shown.to_dict("records")
     ]
     colours = [style.PALETTE[0 if str(one).startswith("all") else 1] for one in shown["against"]]
     _dots(panels[-1], shown, told, colours)
@@ -181,7 +184,7 @@ def frequency(outcome: Outcome) -> Figure:
         for axes, where in zip(grid[row], ("one step", "100 exposures"), strict=True):
             for condition, colour in zip(table["condition"].unique(), style.PALETTE, strict=False):
                 chosen = (table["condition"] == condition) & (table["measure"] == f"{measure} at {where}")
-                label = LABELS.get(condition, condition).replace("\n", " ")
+                label = LABELS[condition].replace("\n", " ")
                 style.band(axes, table[chosen], label, (colour, "o", "-"), over="frequency")
             axes.set(xscale="log", ylim=(-0.03, 1.03), ylabel=said)
             axes.set_title(f"at {where}", fontsize=9)

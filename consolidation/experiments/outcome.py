@@ -3,12 +3,15 @@ that follows from the number and its interval alone.
 """
 
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from labbook.estimate import Estimate
+from labbook.run import Run, read_finished, read_json
 
 Verdict = Literal["as people", "unlike people", "undecided"]
 # fewer seeds decide nothing
@@ -22,7 +25,7 @@ class Claim:
     Attributes
     ----------
     name : of the claim.
-    condition : whose runs the number is of.
+    condition : whose runs the number is of, by their folder.
     people : what people show, with its source.
     measured : what the number is, with its unit.
     number : of the model, over seeds.
@@ -50,7 +53,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An experiment's claims, and its tables by name; the first table is the one that the figure shows."""
+    """An experiment's claims, and its tables by name."""
 
     name: str
     claims: tuple[Claim, ...]
@@ -60,7 +63,7 @@ class Outcome:
         """One row per claim."""
         rows: list[dict[str, Any]] = [
             {
-                "claim": c.name,
+                "name": c.name,
                 "condition": c.condition,
                 "measured": c.measured,
                 "estimate": c.number.estimate,
@@ -73,6 +76,32 @@ class Outcome:
             for c in self.claims
         ]
         return pd.DataFrame(rows)
+
+    def write(self, run: Run) -> None:
+        """Leave the tables, the claims among them, and a summary, which comes last."""
+        summary = {
+            "experiment": self.name,
+            "tables": list(self.tables),
+            "verdicts": [claim.sentence() for claim in self.claims],
+        }
+        run.finish({"claims": self.claims_table(), **self.tables}, summary)
+
+    @staticmethod
+    def read(folder: Path) -> "Outcome":
+        """What `write` left. Raises UserError when there is no finished experiment, or a damaged one."""
+        names = ["claims"]
+        if (folder / "summary.json").is_file():
+            names += read_json(folder / "summary.json").get("tables", [])
+        summary, tables = read_finished(folder, names, "consolidation.experiments")
+        claims = tuple(_claim(row) for row in tables.pop("claims").to_dict("records"))
+        return Outcome(str(summary["experiment"]), claims, tables)
+
+
+def _claim(row: Mapping[Hashable, Any]) -> Claim:
+    """The claim in a row of the table of claims."""
+    name, condition, people, measured = (str(row[key]) for key in ("name", "condition", "people", "measured"))
+    verdict: Verdict = row["verdict"]
+    return Claim(name, condition, people, measured, Estimate.read(row), verdict)
 
 
 def direction(number: Estimate, expected: Literal["above", "below"], zero: float = 0.0) -> Verdict:

@@ -14,7 +14,7 @@ from consolidation.decay import humans
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.inference import fit
 from consolidation.experiments.outcome import Claim, Outcome, direction, inside
-from consolidation.experiments.readings import course, difference, estimates, numbers, over_seeds
+from consolidation.experiments.readings import course, difference, entry, estimates, numbers, over_seeds
 from labbook.console import UserError
 from labbook.estimate import Estimate
 
@@ -144,45 +144,47 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 inside(gamma, low, high),
             ),
         ]
-    claims += _factors(kepts)
+    if "cram-load" in kepts and "cram" in kepts:
+        load = difference(_ratio(kepts["cram-load"]), _ratio(kepts["cram"]))
+        claims.append(
+            Claim(
+                "new material makes one forget more",
+                "cram-load",
+                "People: learning new material in between lowers recall (McGeoch 1932).",
+                "Retained share with 64 instead of 8 new patterns, difference:",
+                load,
+                direction(load, "below"),
+            )
+        )
     tables = {
         "courses": pd.concat(
             [estimates(curves(t), "others").assign(condition=name) for name, t in runs.items()],
             ignore_index=True,
         ),
         "kept": pd.concat([t.assign(condition=name) for name, t in kepts.items()], ignore_index=True),
+        "factors": factors(kepts),
         "exponents": pd.concat(fits, ignore_index=True),
         "people": series,
     }
     return Outcome("retention", tuple(claims), tables)
 
 
-FACTORS = {
-    "control": "People have no such control; in the preprint, semantic memory keeps what attention read.",
-    "cram-rate": "People: no counterpart.",
-    "cram-load": "People: more new material in between means more forgetting (McGeoch 1932).",
-}
-
-
-def _factors(kepts: dict[str, pd.DataFrame]) -> list[Claim]:
-    """What the factors change against the first condition: retained share at equal lag, paired by seed."""
+def factors(kepts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per condition but the first: retained share minus that of the first, at the same lag, paired by
+    seed.
+    """
     first, *others = kepts
-    reference = kepts[first]
-    claims = []
-    for name in others:
-        table = kepts[name]
-        number = difference(_ratio(table), _ratio(reference))
-        claims.append(
-            Claim(
-                f"retained share against {first}",
-                name,
-                FACTORS[name],
-                "Difference of (known at the last probe / known at retirement):",
-                number,
-                direction(number, "below"),
-            )
-        )
-    return claims
+    return pd.DataFrame(
+        [
+            {
+                "condition": name,
+                "against": first,
+                **entry(difference(_ratio(kepts[name]), _ratio(kepts[first]))),
+            }
+            for name in others
+        ],
+        columns=["condition", "against", "estimate", "lower", "upper", "n"],
+    )
 
 
 def _ratio(table: pd.DataFrame) -> "pd.Series[float]":
