@@ -48,6 +48,7 @@ def fit_decay(
     forms: Sequence[str] | None = None,
     human: Sequence[str] | None = None,
     bootstrap: int = REPLICATES,
+    hierarchical: bool = False,
     seed: int = 0,
 ) -> "DecayReport":
     """Fit a decay curve in every way that applies, compare the forms, and hold the exponent against humans.
@@ -80,6 +81,7 @@ def fit_decay(
     forms : rival forms, by name; None is all of them.
     human : human series to compare with; None is all on the same clock.
     bootstrap : replicates, at least 100.
+    hierarchical : fit all units by one hierarchical model too; needs `unit` and the extra `hierarchical`.
     seed : of the bootstrap and of the simulations.
 
     Returns
@@ -125,6 +127,7 @@ def fit_decay(
             window=window,
             bootstrap=bootstrap,
             human=("all",) if human is None else _names(human),
+            hierarchical=hierarchical,
             seed=seed,
             **chosen,
         )

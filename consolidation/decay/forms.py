@@ -50,7 +50,9 @@ class Form:
     checked : the parameter whose interval is checked in simulations.
     value : (x (..., n), p (..., k)) -> (..., n).
     gradient : (x (..., n), p (..., k)) -> (..., n, k), analytic.
-    grid : x -> candidate values (g, number of non-linear parameters) from which fits start.
+    grid : x -> candidate values (g, number of non-linear parameters) from which fits start; g is the same for
+        every x.
+    asymptote : the parameter to which y tends for large x, if the form has one.
     exponent : the parameter that is compared between curves, if the form has one.
     power_law : it is a power law, or one with more parameters.
     nested_with : forms of which it is a special case or which are special cases of it; the null model, which
@@ -69,6 +71,7 @@ class Form:
     grid: Callable[[Array], Array] = field(repr=False)
     source: str
     exponent: str | None = None
+    asymptote: str | None = None
     power_law: bool = False
     nested_with: tuple[str, ...] = ()
     positive_x: bool = False
@@ -95,10 +98,25 @@ class Form:
         return np.array([p.planted for p in self.arguments])
 
     def limits(self, x: Array) -> tuple[Array, Array]:
-        """Lower and upper bound of every parameter for data at x: (k,) each."""
-        scale = 1e-6 * float(x[x > 0].min()), 1e6 * float(x.max())
-        low, high = np.array([scale if p.limits is None else p.limits for p in self.arguments]).T
-        return low, high
+        """Lower and upper bound of every parameter for data at x (..., n): (..., k) each."""
+        scale = 1e-6 * np.where(x > 0, x, np.inf).min(-1), 1e6 * x.max(-1)
+
+        def bounds(side: int) -> Array:
+            sides = [scale[side] if p.limits is None else p.limits[side] for p in self.arguments]
+            return np.stack(np.broadcast_arrays(*sides, scale[side])[:-1], -1)
+
+        return bounds(0), bounds(1)
+
+    def tends_to(self, p: Array) -> float:
+        """Where y goes for large x with parameters p (k,); nan for a form that has no asymptote among its
+        parameters.
+        """
+        if self.asymptote is None:
+            return float("nan")
+        values = dict(zip(self.parameters, map(float, p), strict=True))
+        if self.exponent is not None and values[self.exponent] < 0:
+            return float(np.copysign(np.inf, values[self.linear[0]]))
+        return values[self.asymptote]
 
     def nested(self, other: "Form") -> bool:
         """Whether one is a special case of the other: a likelihood-ratio test and not Vuong's applies."""
@@ -123,11 +141,17 @@ def _scales(x: Array, n: int = 13) -> Array:
     return np.geomspace(positive.min() / 10, positive.max() * 10, n)
 
 
+def _offsets(x: Array) -> Array:
+    """Scales of 1 + x / tau, also those so small that only the power law of x is left."""
+    return np.append(_scales(x), x[x > 0].min() * np.array([1e-5, 1e-3]))
+
+
 def _product(*axes: Array) -> Array:
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
 
 
 EXPONENTS = np.array([-4.0, -1.0, -0.3, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.5, 5.0])
+APEX_EXPONENTS = np.array([-0.5, 0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5])
 FORMS = {
     form.name: form
     for form in (
@@ -157,6 +181,7 @@ FORMS = {
             grid=lambda x: EXPONENTS[:, None],
             source="Newell & Rosenbloom 1981",
             exponent="gamma",
+            asymptote="c",
             power_law=True,
             positive_x=True,
         ),
@@ -168,11 +193,57 @@ FORMS = {
             checked="gamma",
             value=f.shifted,
             gradient=f.shifted_gradient,
-            grid=lambda x: _product(EXPONENTS, _scales(x)),
+            grid=lambda x: _product(EXPONENTS, _offsets(x)),
             source="Wickelgren 1974; Pareto II (Lomax 1954)",
             exponent="gamma",
             power_law=True,
-            nested_with=("hyperbolic",),
+            nested_with=("hyperbolic", "power"),
+        ),
+        Form(
+            name="general_power",
+            formula="c + a (1 + x / tau)^-gamma",
+            latex=r"c + a\,(1 + x / \tau)^{-\gamma}",
+            arguments=(
+                _level("a", 0.75),
+                _shape("gamma", 0.9),
+                _scale("tau", 3.0),
+                _level("c", 0.15),
+            ),
+            checked="gamma",
+            value=f.with_asymptote(f.shifted),
+            gradient=f.with_asymptote_gradient(f.shifted_gradient),
+            grid=lambda x: _product(EXPONENTS, _offsets(x)),
+            source="Newell & Rosenbloom 1981, A + B (N + E)^-alpha with E = tau, B = a tau^gamma",
+            exponent="gamma",
+            asymptote="c",
+            power_law=True,
+            nested_with=(
+                "shifted_power",
+                "power_asymptote",
+                "power",
+                "hyperbolic",
+                "exponential",
+                "exponential_asymptote",
+            ),
+        ),
+        Form(
+            name="apex",
+            formula="c + a x^-gamma exp(-x / tau)",
+            latex=r"c + a\,x^{-\gamma} e^{-x / \tau}",
+            arguments=(
+                _level("a", 0.75),
+                _shape("gamma", 0.2),
+                _scale("tau", 40.0),
+                _level("c", 0.1),
+            ),
+            checked="gamma",
+            value=f.with_asymptote(f.apex),
+            gradient=f.with_asymptote_gradient(f.apex_gradient),
+            grid=lambda x: _product(APEX_EXPONENTS, np.append(_scales(x), 1e4 * x.max())),
+            source="Heathcote, Brown & Mewhort 2000",
+            asymptote="c",
+            nested_with=("power", "power_asymptote", "exponential", "exponential_asymptote"),
+            positive_x=True,
         ),
         Form(
             name="exponential",
@@ -196,6 +267,7 @@ FORMS = {
             gradient=f.with_asymptote_gradient(f.exponential_gradient),
             grid=lambda x: _scales(x)[:, None],
             source="Heathcote, Brown & Mewhort 2000",
+            asymptote="c",
         ),
         Form(
             name="stretched_exponential",

@@ -2,8 +2,9 @@
 exponents.
 
 Practice data count repetitions, the clock of the examined claim; retention data measure time or intervening
-items, which is another clock. Your own CSV has the columns of COLUMNS (`doi`, `year` and `n_subjects` may be
-empty or missing, `unit` and `count` may be missing).
+items, which is another clock. A series of which DOI, number of subjects, licence or class of measure is not
+known is shown and can be fitted, but is compared only when it is named. Your own CSV has the columns of
+COLUMNS (`doi`, `year` and `n_subjects` may be empty or missing, `unit` and `count` may be missing).
 """
 
 import re
@@ -61,7 +62,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     negative = table["x"] < 0
     if negative.any():
         raise UserError(
-            f"{path}: x is negative in row {strict.lines[int(negative.to_numpy().argmax())]}. Remove it."
+            f"{path}: x is negative in {strict.where(int(negative.to_numpy().argmax()))}. Remove it."
         )
     for series, rows in table.groupby("series", sort=False):
         pairs = list(
@@ -96,10 +97,17 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 @cache
-def _classes() -> dict[str, tuple[str, str]]:
-    """Subjects and class of measure of every shipped series; those of the same subjects are dependent."""
-    rows = pd.read_csv(DATA / "human" / "classes.csv").to_dict("records")
-    return {str(row["series"]): (str(row["subjects"]), str(row["class"])) for row in rows}
+def _classes() -> dict[str, dict[str, str]]:
+    """Readable name, subjects and class of measure of every shipped series; those of the same subjects are
+    dependent.
+    """
+    rows = pd.read_csv(DATA / "human" / "classes.csv", dtype=str).to_dict("records")
+    return {str(row["series"]): {str(k): str(v) for k, v in row.items()} for row in rows}
+
+
+def title(series: str) -> str:
+    """The name of a shipped series for readers; of any other the name that it has."""
+    return _classes().get(series, {}).get("name", series)
 
 
 def _paper() -> pd.DataFrame:
@@ -161,6 +169,19 @@ def list_series() -> pd.DataFrame:
     return first.assign(points=grouped.size()).reset_index()
 
 
+def lacks(series: str) -> tuple[str, ...]:
+    """What is not known of a shipped series and has to be before its exponent is compared with others: DOI,
+    number of subjects, licence, class of measure.
+    """
+    rows = list_series().set_index("series")
+    if series not in rows.index:
+        return ("DOI", "number of subjects", "licence")
+    row = rows.loc[series]
+    needed = {"DOI": "doi", "number of subjects": "n_subjects", "licence": "licence"}
+    missing = [said for said, column in needed.items() if str(row[column]) in ("", "nan", "None")]
+    return (*missing, *(() if series in _classes() else ("class of measure",)))
+
+
 def bibliography(series: str) -> tuple[str, str] | None:
     """Authors, as BibTeX writes them, and year of a shipped series; None when the registry does not name
     both.
@@ -192,8 +213,8 @@ def to_curve(rows: pd.DataFrame) -> Curve:
 
 def _labelled(curve: Curve) -> Curve:
     """A shipped curve with the subjects and the class of measure that the registry knows."""
-    subjects, measure = _classes().get(curve.name, ("", ""))
-    return replace(curve, study=subjects, measure=measure)
+    known = _classes().get(curve.name, {})
+    return replace(curve, study=known.get("subjects", ""), measure=known.get("class", ""))
 
 
 def load(series: str) -> Curve:

@@ -46,7 +46,7 @@ def summary(found: Analysis) -> str:
     for _, row in found.comparison.table.iterrows():
         fitted = found.comparison.fits[row["form"]]
         values = ", ".join(f"{k} = {v:.4g}" for k, v in fitted.parameters.items())
-        note = f"  !! {row['failures']}" if row["failures"] else ""
+        note = "".join(f"  !! {said}" for said in (row["failures"], row["impossible"]) if said)
         lines.append(
             f"    {row['form']:<22} AICc {row['aicc']:9.2f} (+{row['delta_aicc']:.2f}, weight "
             f"{row['weight']:.2f})  BIC {row['bic']:9.2f}  held out {row['held_out_rmse']:.4g}  last decade "
@@ -58,13 +58,15 @@ def summary(found: Analysis) -> str:
         lines.append(f"    {with_asymptote(found)}")
     lines.append("[[Exponent]] 95 % intervals")
     for one in exponent_rows(found.exponents):
-        note = f"  !! {one.failures}" if one.failures else ""
+        note = "".join(f"  !! {said}" for said in (one.failures, one.impossible) if said)
         lines.append(
             f"    {one.form:<16} {one.estimator:<9} gamma = {one.number.text(n=True)}  {one.method} over "
             f"{one.unit}s{note}"
         )
     lines += [f"    !! {caution}." for caution in found.cautions]
     lines += ["[[Multiverse]]", f"    {found.multiverse.verdict}"]
+    if found.together:
+        lines.append(f"    {found.together.verdict}")
     if len(found.multiverse.by_clock) > 1:
         for clock, part in found.multiverse.by_clock.items():
             lines.append(
@@ -76,8 +78,13 @@ def summary(found: Analysis) -> str:
         lines += ["[[Change point]]", f"    {found.change.verdict}"]
         if found.change.schedule:
             lines.append(f"    {found.change.schedule.verdict}")
+    if found.overdispersion:
+        lines += ["[[Overdispersion]]", f"    {found.overdispersion.verdict}"]
     if found.averaging:
         lines += ["[[Single units and their mean]]", f"    {found.averaging.verdict}"]
+    if found.population:
+        lines += ["[[Population]]", f"    {found.population.verdict}"]
+        lines += [f"    !! {failure}." for failure in found.population.failures]
     if found.equivalences:
         lines += ["[[Humans]]", *(f"    {test.verdict}" for test in found.equivalences)]
     if found.missing:
@@ -93,9 +100,11 @@ def with_asymptote(found: Analysis) -> str:
     rows = [r for r in exponent_rows(found.exponents) if (r.form, r.estimator) == ("power_asymptote", "nls")]
     if not rows:
         return "the power law with an asymptote could not be fitted by nls."
+    beyond = f" It {rows[0].impossible}." if rows[0].impossible else ""
     return (
         f"with an asymptote, c + a k^-gamma by nls, gamma = {rows[0].number.text(n=True)}: the paper's "
         f"{PAPER_LINE[1]} comes out of that form, which the line that it draws, without an asymptote, is not."
+        f"{beyond}"
     )
 
 
@@ -132,9 +141,12 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "standing": vars(found.comparison.standing(found.headline.form)),
         "cautions": list(found.cautions),
         "multiverse": found.multiverse.summary,
+        "together": None if found.together is None else found.together.to_json(),
         "averaging": None
         if found.averaging is None
         else {"simulated": found.averaging.simulated, "verdict": found.averaging.verdict},
+        "overdispersion": None if found.overdispersion is None else found.overdispersion.to_json(),
+        "population": None if found.population is None else found.population.to_json(),
         "equivalences": [test.to_json() for test in found.equivalences],
         "humans": [
             {"series": h.name, "study": h.study, "measure": h.measure, **vars(h.number)} for h in found.humans
@@ -171,6 +183,9 @@ def read_fit(path: Path) -> dict[str, Any]:
         "by_clock": {},
         "change_point": None,
         "equivalences": [],
+        "together": None,
+        "overdispersion": None,
+        "population": None,
         "cautions": [],
         "standing": None,
         **found,
