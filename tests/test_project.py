@@ -144,6 +144,19 @@ FLOORS = (
     {"consolidation.replicate.figures"},
     {"consolidation.replicate.experiment"},
     {"consolidation.replicate.__main__"},
+    {"consolidation.experiments.config", "consolidation.experiments.outcome"},
+    {"consolidation.experiments.readings"},
+    {"consolidation.experiments.identification"},
+    {
+        "consolidation.experiments.practice",
+        "consolidation.experiments.retention",
+        "consolidation.experiments.savings",
+        "consolidation.experiments.spacing",
+        "consolidation.experiments.frequency",
+    },
+    {"consolidation.experiments.figures"},
+    {"consolidation.experiments.experiment"},
+    {"consolidation.experiments.__main__"},
     {"consolidation.fit.config"},
     {"consolidation.fit.given"},
     {"consolidation.fit.source", "consolidation.fit.short"},
@@ -261,7 +274,7 @@ def test_rooms_are_small():
 
 def test_help_imports_nothing_heavy():
     names = [name for package in ("redundancy", "consolidation") for name in commands(package)]
-    assert len(names) == 12
+    assert len(names) == 13
     asks = """
 import contextlib, importlib, sys
 for name in sys.argv[1:]:
@@ -369,6 +382,7 @@ def test_figures_of_a_users_run_go_into_its_folder(tmp_path, monkeypatch):
         ("02b_removal", "removal_", 3),
         pytest.param("03_consolidation", "consolidation_", 5, marks=pytest.mark.slow),
         pytest.param("04_decay_exponents", "decay_", 5, marks=pytest.mark.slow),
+        pytest.param("05_memory_experiments", "experiments_", 5, marks=pytest.mark.slow),
     ],
 )
 def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name, prefix, count):
@@ -435,6 +449,7 @@ def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
         "redundancy.removal",
         "consolidation.train",
         "consolidation.replicate",
+        "consolidation.experiments",
         "consolidation.fit",
         "consolidation.humans",
         "consolidation.benchmark",
