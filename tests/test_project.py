@@ -103,7 +103,7 @@ FLOORS = (
     {"consolidation.srcd", "consolidation.train.config"},
     {"consolidation.episodic", "consolidation.theory"},
     {"consolidation.cram"},
-    {"consolidation.naive", "consolidation.rivals"},
+    {"consolidation.naive", "consolidation.rivals", "consolidation.step"},
     {"consolidation.train.trajectory", "consolidation.train.presets", "consolidation.train.patterns"},
     {"consolidation.train.evaluation", "consolidation.train.curves"},
     {"consolidation.train.trainer", "consolidation.train.figures"},
