@@ -177,8 +177,11 @@ class Trainer:
         share = self.config.batch // self.accelerator.num_processes
         return share * self.accelerator.process_index, share * (self.accelerator.process_index + 1)
 
-    def train(self) -> trajectory.SeedSummary:
-        """All remaining steps; returns the summary. A finished run is left as it is."""
+    def train(self, deadline: float = math.inf) -> trajectory.SeedSummary:
+        """All remaining steps; returns the summary. A finished run is left as it is.
+
+        Raises Interrupted, with the state saved, after `deadline` on the monotonic clock.
+        """
         if self.run.finished:
             return trajectory.read_summary(self.run.folder)
         self.run.json("provenance.json", self._provenance())
@@ -194,6 +197,7 @@ class Trainer:
             measure=lambda done: self._evaluate(knock_outs=done in doublings | {c.steps}),
             save=lambda done: self.save(),
             pause=STATE_SECONDS,
+            deadline=deadline,
         )
         loop.run(self.step)
         return self._finish()
