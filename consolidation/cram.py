@@ -10,9 +10,9 @@ which the objective (eq 8) and every measured quantity follow. The per-token rea
 `consolidation/naive.py`, which is this file's test.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -345,7 +345,7 @@ class Model(nn.Module):
         without: frozenset[Part] = frozenset(),
         *,
         dense: bool = False,
-        layers: Sequence[Callable[..., tuple[torch.Tensor, Trace]]] | None = None,
+        layers: Sequence[Callable[..., Any]] | None = None,
     ) -> "Outputs":
         """Predict values and dynamics.
 
@@ -359,7 +359,8 @@ class Model(nn.Module):
         """
         x, traces = self.inputs(batch), []
         gap = batch.gap.to(x.dtype)
-        for number, layer in enumerate(self.layers if layers is None else layers):
+        called: Iterable[Callable[..., Any]] = self.layers if layers is None else layers
+        for number, layer in enumerate(called):
             own = None if routing is None else routing.layer(number)
             x, trace = layer(x, gap, own, without, dense=dense)
             traces.append(trace)

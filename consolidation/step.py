@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import astuple
 from functools import partial
 from types import MethodType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch._dynamo.exc import TorchDynamoException
@@ -75,9 +75,11 @@ class Step:
         """Outputs, and the terms of eq 8 with their `total`."""
         if self.compiled is None:
             return self._plain(batch, routing, weights)
-        # as tensors: the numbers of a schedule would be constants of the compiled code
-        weights = Objective(*(self._scalar(value) for value in astuple(weights)))
-        routing = Routing(routing.gumbel, routing.explore, self._scalar(routing.temperature))
+        # as tensors, filled on the device: the numbers of a schedule would be constants of the compiled code
+        scalars: Any = [torch.full((), value, device=self.device) for value in astuple(weights)]
+        weights = Objective(*scalars)
+        temperature = torch.full((), float(routing.temperature), device=self.device)
+        routing = Routing(routing.gumbel, routing.explore, temperature)
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
         try:
@@ -89,16 +91,12 @@ class Step:
             self.compiled = None
             return self._plain(batch, routing, weights)
 
-    def _scalar(self, value: float | torch.Tensor) -> torch.Tensor:
-        """() on the device, without a copy from the host."""
-        return torch.full((), value, device=self.device)
-
     def _plain(
         self,
         batch: Batch,
         routing: Routing,
         weights: Objective,
-        layers: Sequence[torch.nn.Module] | None = None,
+        layers: Sequence[Callable[..., Any]] | None = None,
     ) -> tuple[Outputs, dict[str, torch.Tensor]]:
         with self.autocast():
             outputs = self.model(batch, routing, dense=self.dense, layers=layers)

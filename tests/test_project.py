@@ -130,7 +130,10 @@ FLOORS = (
     {"replication.rows"},
     {"replication.redundancy", "replication.consolidation"},
     {"replication.results", "replication.abstract"},
-    {"replication.__main__"},
+    {"replication.__main__", "replication.gpu.config"},
+    {"replication.gpu.stages"},
+    {"replication.gpu.experiment"},
+    {"replication.gpu.__main__"},
 )
 # imported inside a function, when a figure is asked for
 LATE = {

@@ -25,11 +25,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from consolidation.benchmark.config import Config, Timed
 from consolidation.config import CRAMConfig
-from consolidation.cram import EPISODIC, CRAMLayer, Routing, objective
+from consolidation.cram import EPISODIC, CRAMLayer, Routing
 from consolidation.decay.forms import FORMS
 from consolidation.decay.solver import Data, fit_best, solve
 from consolidation.rivals import Attention, MixerLayer, build
 from consolidation.srcd import generate, generator
+from consolidation.step import Step
 from consolidation.train.presets import preset
 from labbook.console import progress
 from labbook.estimate import Array
@@ -114,6 +115,8 @@ def _scipy(
 
 
 Row = dict[str, object]
+# of dense / routed attention, by length: on CPUs, and on GPUs against flash attention
+GOALS = {False: {2048: 2, 8192: 5}, True: {8192: 10, 32768: 30}}
 
 
 def _pairs(
@@ -152,6 +155,12 @@ def _ratio(what: str, numerator: list[float], denominator: list[float], target: 
     }
 
 
+def _precision() -> torch.autocast:
+    """bf16 on GPUs, as in training and as flash attention takes it; float32 on CPUs."""
+    kind = _device().type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+
+
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -171,13 +180,14 @@ def steps(config: Config) -> list[Row]:
                 with torch.no_grad():
                     layer.router.second.bias.copy_(torch.tensor([0.0, -3.0, 0.0]))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        made[name] = (model, optimizer)
+        numbers = base.batch * base.benchmark.length * base.cram.width
+        made[name] = (model, optimizer, Step(None, model.train(), _precision, device, "auto", numbers))
 
         def step(name: str = name) -> None:
-            model, optimizer = made[name]
+            model, optimizer, forward = made[name]
             batch = generate(base.benchmark, 0, 0, base.batch, device)
             routing = Routing.draw(len(model.layers), batch, generator(device, "noise"))
-            objective(model(batch, routing), batch, base.objective)["total"].backward()
+            forward(batch, routing, base.objective)[1]["total"].backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -212,14 +222,17 @@ def _layers(
 def attention(config: Config) -> list[Row]:
     """Dense causal attention against reads at the routed positions, projections included."""
     rows = []
-    for length, least in ((2048, 2), (8192, 5)):
+    cuda = _device().type == "cuda"
+    for length in config.attention_lengths:
         layer, dense, _, x, _, read = _layers(config, length)
-        everywhere, routed = _pairs(partial(dense, x), partial(layer.episodic, x, read), config.rounds)
+        with _precision():
+            everywhere, routed = _pairs(partial(dense, x), partial(layer.episodic, x, read), config.rounds)
         what = (
             f"attention part, dense / routed at {config.routed:.0%} of {length:,} positions, width "
             f"{config.width}"
         )
-        rows.append(_ratio(what, everywhere, routed, f"at least {least}"))
+        least = GOALS[cuda].get(length)
+        rows.append(_ratio(what, everywhere, routed, "" if least is None else f"at least {least}"))
     return rows
 
 
@@ -261,9 +274,12 @@ def growth(config: Config) -> list[Row]:
             name: partial(chosen, x, gap, None, frozenset())
             for name, chosen in (("cram", layer), ("transformer", transformer))
         }
-        for name, spent in zip(work, _pairs(work["cram"], work["transformer"], config.rounds), strict=True):
+        with _precision():
+            timed = _pairs(work["cram"], work["transformer"], config.rounds)
+        for name, spent in zip(work, timed, strict=True):
             seconds[name].append(float(np.median(spent)))
-            peaks[name].append(_peak(work[name]))
+            with _precision():
+                peaks[name].append(_peak(work[name]))
     for name in work:
         for length, median, peak in zip(config.lengths, seconds[name], peaks[name], strict=True):
             rows.append(

@@ -43,7 +43,7 @@ def test_the_comparison_that_decides_comes_first_and_paired():
 
 
 def test_minutes_are_kept_and_the_next_call_goes_on(tmp_path, monkeypatch, capsys):
-    command = Command(QUICK, Settings(), ("keys", "table1"), seeds=1, minutes=1.0, out=tmp_path)
+    command = Command(QUICK, Settings(), ("keys",), seeds=1, minutes=1.0, out=tmp_path)
     clock = Clock()
     monkeypatch.setattr("labbook.training.time", clock)
     monkeypatch.setattr("consolidation.replicate.experiment.time", clock)
@@ -65,7 +65,7 @@ def test_minutes_are_kept_and_the_next_call_goes_on(tmp_path, monkeypatch, capsy
     said = capsys.readouterr().out
     assert "not run (seeds in brackets)" in said and "The same command goes on." in said
     assert "what was run" in (tmp_path / "report.html").read_text()
-    whole = Command(QUICK, Settings(), ("keys", "table1"), seeds=1, out=tmp_path / "whole")
+    whole = Command(QUICK, Settings(), ("keys",), seeds=1, out=tmp_path / "whole")
     _, table = experiment.execute(whole)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "cells.csv"), table, check_exact=False)
 
