@@ -95,7 +95,7 @@ def _run(stage: StageName, job: Job, folder: Path, end: float) -> Outcome:
 
 
 def _waited(process: "subprocess.Popen[bytes]", seconds: float) -> int:
-    """The exit code. What is not over in time is asked to stop, so that it saves its state; then it is killed."""
+    """The exit code. What is not over in time is asked to stop and save its state, and then killed."""
     for wait, ask in ((seconds, process.terminate), (GRACE, process.kill)):
         end = time.monotonic() + wait
         while time.monotonic() < end:

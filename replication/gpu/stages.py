@@ -21,6 +21,8 @@ WORKING = (
     "--attention-penalty 0.5 --temperature 1.0 1.0 --temperature-steps 0 "
     "--pressure-start 1000 --pressure-ramp 2000"
 )
+# how the text of a rehearsal is packed, beside --preset gpt2-124m
+REHEARSED = "--vocabulary 2048 --context 64 --validation-tokens 4096"
 LONGEST = 10.0
 SHARES: dict[StageName, float] = {"base": 10, "paper": 6, "ratios": 4, "gpt2": 8}
 
@@ -48,7 +50,8 @@ def jobs(stage: StageName, size: Size, work: Path, text: Path | None) -> list[Jo
     if stage == "gpt2" and text is None:
         raise UserError(
             "the stage gpt2 needs the tokenised text. Make it with `python -m redundancy.pretrain CORPUS "
-            "--preset gpt2-124m --out DIR --pack FILE.npz` and give --text FILE.npz, or leave gpt2 out of --stages."
+            "--preset gpt2-124m --out DIR --pack FILE.npz` and give --text FILE.npz, or leave gpt2 out of "
+            "--stages."
         )
     return MAKERS[stage](size, work / stage, text)
 
@@ -112,9 +115,11 @@ def _ratios(size: Size, folder: Path, text: Path | None) -> list[Job]:
 
 def _gpt2(size: Size, folder: Path, text: Path | None) -> list[Job]:
     full = size == "full"
-    small = "" if full else "--layers 2 --heads 2 --width 32 --batch 2 --steps 16 --no-compile"
+    small = "" if full else f"{REHEARSED} --layers 2 --heads 2 --width 32 --batch 2 --steps 16 --no-compile"
     train = folder / "train"
-    tokens = "--tokens 120000 --eval-tokens 60000" if full else "--tokens 2000 --eval-tokens 1000"
+    tokens = "--tokens 120000 --eval-tokens 60000"
+    if not full:
+        tokens = "--tokens 2000 --eval-tokens 1000 --context 64"
     return [
         Job(
             "train",
