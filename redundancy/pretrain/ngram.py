@@ -22,6 +22,14 @@ def _find(keys: Codes, values: Codes, wanted: Codes) -> Codes:
     return np.where(keys[place] == wanted, values[place], 0)
 
 
+def highest_order(vocabulary: int) -> int:
+    """The largest order whose codes fit in 63 bits."""
+    order = 1
+    while vocabulary ** (order + 1) < 2**63:
+        order += 1
+    return order
+
+
 class NGram:
     """Interpolated Kneser-Ney with one discount per order.
 
@@ -41,7 +49,7 @@ class NGram:
     """
 
     def __init__(self, tokens: Codes, order: int, vocabulary: int):
-        if vocabulary**order >= 2**63:
+        if order > highest_order(vocabulary):
             raise ValueError(f"{vocabulary} tokens at order {order} do not fit in 63-bit codes")
         self.order, self.vocabulary = order, vocabulary
         self.levels: list[tuple[Codes, Codes, Codes, Codes, Codes, float]] = []

@@ -108,7 +108,7 @@ def unpack(path: Path, config: PretrainConfig) -> Packed:
     """
     repair = "Make it again with --pack."
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             missing = [name for name in ARRAYS if name not in found]
             if missing:
                 raise UserError(f"{path} holds no tokenised text: it lacks {', '.join(missing)}. {repair}")

@@ -58,8 +58,8 @@ def jobs(stage: StageName, size: Size, work: Path, text: Path | None) -> list[Jo
 
 def _replicate(name: str, share: float, preset: str, seeds: int, more: str = "") -> Job:
     arguments = (
-        f"consolidation.replicate {preset} --tables keys --seeds {seeds} --minutes {{minutes}} {more} "
-        "--out {out}"
+        f"consolidation.replicate {preset} --tables keys --seeds {seeds} --minutes {{minutes}} --no-report "
+        f"{more} --out {{out}}"
     )
     return Job(name, share, arguments)
 
@@ -107,7 +107,11 @@ def _ratios(size: Size, folder: Path, text: Path | None) -> list[Job]:
             "",
         ),
         *(
-            Job(f"precision-{kind}", share, f"redundancy.probe embedded --dtype {kind} {probe} --out {{out}}")
+            Job(
+                f"precision-{kind}",
+                share,
+                f"redundancy.probe embedded --dtype {kind} {probe} --no-report --out {{out}}",
+            )
             for kind, share in (("bfloat16", 0.5), ("float64", 1.0))
         ),
     ]
@@ -124,14 +128,19 @@ def _gpt2(size: Size, folder: Path, text: Path | None) -> list[Job]:
         Job(
             "train",
             0.6,
-            f"redundancy.pretrain {text} --preset gpt2-124m {small} --minutes {{minutes}} --out {{out}}",
+            f"redundancy.pretrain {text} --preset gpt2-124m {small} --minutes {{minutes}} "
+            "--no-report --out {out}",
         ),
-        Job("training", 0.6, f"redundancy.training {train} {tokens} --random-seeds 2 --out {{out}}"),
+        Job(
+            "training",
+            0.6,
+            f"redundancy.training {train} {tokens} --random-seeds 2 --no-report --out {{out}}",
+        ),
         Job(
             "removal",
             1.0,
             f"redundancy.removal {train / 'model'} {tokens} --parts layers all curve --random-seeds 2 "
-            "--out {out}",
+            "--no-report --out {out}",
         ),
     ]
 

@@ -15,8 +15,8 @@ from labbook import console
 from redundancy.pretrain import __main__ as pretrain
 from redundancy.pretrain import trainer
 from redundancy.pretrain.config import begin
-from redundancy.pretrain.ngram import NGram
-from redundancy.pretrain.tokens import window_order
+from redundancy.pretrain.ngram import NGram, highest_order
+from redundancy.pretrain.tokens import baselines, window_order
 from redundancy.pretrain.trainer import checkpoint_steps, learning_rate
 from redundancy.text import DATA
 from tests.conftest import fails
@@ -212,3 +212,10 @@ def test_the_embedded_model_is_a_language_model_worth_probing():
     assert nats["this model"] < nats["Kneser-Ney 3-gram"] - 0.15
     # the strongest n-gram of this text, which saw twice the tokens
     assert nats["this model"] < nats["Kneser-Ney 5-gram"] - 0.05
+
+
+def test_the_vocabulary_of_gpt2_has_baselines_too():
+    assert [highest_order(v) for v in (2048, 50_257)] == [5, 4]
+    tokens = np.random.default_rng(0).integers(0, 50_257, 500)
+    found = baselines(tokens, torch.from_numpy(tokens[:33])[None], 50_257)
+    assert list(found) == ["1-gram", "3-gram", "4-gram"]
