@@ -16,7 +16,7 @@ from types import MethodType
 from typing import Any, Literal
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from consolidation.config import Objective
 from consolidation.cram import Model, Outputs, Routing, objective
@@ -57,16 +57,9 @@ class Step:
         self.graphs = device.type == "cuda" and numbers <= GRAPHS_BELOW
         self.compiled: Callable[..., tuple[Outputs, dict[str, torch.Tensor]]] | None = None
         wanted = compilation == "yes" or (compilation == "auto" and device.type == "cuda")
+        self.bare = bare
         if wanted and synchronised is None:
-            torch.compiler.reset()  # earlier models count towards the limit of compiled forms
-            self.dense = True
-            if self.graphs:
-                self.compiled = torch.compile(
-                    self._plain, mode="reduce-overhead", dynamic=False, fullgraph=True
-                )
-            else:
-                layers = [torch.compile(layer, dynamic=False, fullgraph=True) for layer in bare.layers]
-                self.compiled = partial(self._plain, layers=layers)
+            self.dense, self.compiled = True, self._compiled()
             choice("step", "compiled", "as a whole, CUDA graphs" if self.graphs else "layer by layer")
 
     def __call__(
@@ -83,13 +76,26 @@ class Step:
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
         try:
-            return self.compiled(batch, routing, weights)
+            try:
+                return self.compiled(batch, routing, weights)
+            except FailOnRecompileLimitHit:
+                # too many kinds of model were trained by this process; what they left is forgotten
+                torch.compiler.reset()
+                self.compiled = self._compiled()
+                return self.compiled(batch, routing, weights)
         except (RuntimeError, TorchDynamoException) as error:
             if self.compilation == "yes" or isinstance(error, torch.OutOfMemoryError):
                 raise
             warn(f"the step cannot be compiled here ({str(error).partition(chr(10))[0]}); it stays plain.")
             self.compiled = None
             return self._plain(batch, routing, weights)
+
+    def _compiled(self) -> Callable[..., tuple[Outputs, dict[str, torch.Tensor]]]:
+        """Seeds of one model share their compiled code."""
+        if self.graphs:
+            return torch.compile(self._plain, mode="reduce-overhead", dynamic=False, fullgraph=True)
+        layers = [torch.compile(layer, dynamic=False, fullgraph=True) for layer in self.bare.layers]
+        return partial(self._plain, layers=layers)
 
     def _plain(
         self,

@@ -2,7 +2,7 @@
 [steps] [attention] [growth] [fits]`.
 
 steps      training step of CRAM / of the Transformer of the same width, depth and length, alternating; and
-           generating the batch / the step
+           its operations at the rate of a matrix product (the floor); and generating the batch / the step
 attention  the attention part alone, projections included: dense causal / read at the routed positions only,
            alternating
 growth     one layer with routed reads at 1k to 16k positions: exponent of its time in the length, beside a
@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from scipy.optimize import OptimizeWarning, curve_fit
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from consolidation.benchmark.config import Config, Timed
 from consolidation.config import CRAMConfig
@@ -115,6 +116,8 @@ def _scipy(
 
 
 Row = dict[str, object]
+# side of the matrices whose product gives the rate of the device
+SQUARE = 4096 if torch.cuda.is_available() else 1024
 # of dense / routed attention, by length: on CPUs, and on GPUs against flash attention
 GOALS = {False: {2048: 2, 8192: 5}, True: {8192: 10, 32768: 30}}
 
@@ -193,15 +196,39 @@ def steps(config: Config) -> list[Row]:
 
         work[name] = step
     cram, transformer = _pairs(work["cram"], work["transformer"], config.rounds)
+    product, alone = _pairs(_product(device), work["cram"], config.rounds)
+    floor = np.array(product) * _operations(work["cram"]) / (2 * SQUARE**3)
     drawn, again = _pairs(
         lambda: generate(base.benchmark, 0, 0, base.batch, device), work["cram"], config.rounds
     )
     return [
         _ratio(f"training step, CRAM / Transformer, {config.preset}", cram, transformer, "at most 1.5"),
         _ratio(
+            f"training step of CRAM / its operations at the rate of a matrix product, {config.preset}",
+            alone,
+            list(floor),
+            "",
+        ),
+        _ratio(
             f"generating the batch / training step of CRAM, {config.preset}", drawn, again, "at most 0.10"
         ),
     ]
+
+
+def _product(device: torch.device) -> Callable[[], object]:
+    """A product of square matrices in the precision of training: what the device computes at best."""
+    kind = torch.bfloat16 if device.type == "cuda" else torch.float32
+    a = torch.randn(SQUARE, SQUARE, device=device, dtype=kind)
+    return lambda: a @ a
+
+
+def _operations(step: Callable[[], object]) -> float:
+    """Operations of the matrix products of a step, forward and backward, and of its attention where torch
+    counts it (not on CPUs); compiled code is not counted, so the step runs without.
+    """
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
 
 
 def _layers(

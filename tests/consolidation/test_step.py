@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from consolidation.cram import Model, Routing
+from consolidation.episodic import EpisodicMemory
 from consolidation.rivals import build
 from consolidation.srcd import generate, generator
 from consolidation.step import Step
@@ -94,6 +95,7 @@ def test_masking_in_training_is_skipping(chunk):
 def test_the_compiled_step_is_the_plain_one(monkeypatch):
     """Captured without a break, backward pass included: all of the compiler but code generation."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch.compiler.reset()
     model = made(layers=2)
     plain = Step(None, model, nullcontext, CPU, "no", 1)
     plain.dense = True
@@ -105,7 +107,15 @@ def test_the_compiled_step_is_the_plain_one(monkeypatch):
     batch = generate(TINY.benchmark, 0, 1, 4)
     routing = Routing.draw(2, batch, generator(CPU, "noise"), 0.5)
     compiled(batch, routing, replace(TINY.objective, attention_penalty=0.3))
+    # and so does the next seed
+    other = made(layers=2)
+    Step(None, other, nullcontext, CPU, "yes", 1)(batch, routing, TINY.objective)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    # in bf16 too nothing breaks the graph
+    compiled.autocast = partial(torch.autocast, "cpu", torch.bfloat16)
+    _, terms = compiled(batch, routing, TINY.objective)
+    terms["total"].backward()
+    assert bool(terms["total"].isfinite())
 
 
 def test_what_cannot_be_compiled_stays_plain_and_says_so(capsys):
@@ -169,6 +179,10 @@ def test_bf16_is_near_float32_and_keeps_its_statistics_in_float32():
     torch.testing.assert_close(half, full, rtol=0.02, atol=0.02)
     assert all(bool(g.isfinite().all()) for g in gradients.values())
     assert scale.dtype == torch.float32
+    x = torch.randn(2, 600, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        novelty = EpisodicMemory.novelty(x)
+    assert torch.equal(novelty, EpisodicMemory.novelty(x))
     torch.testing.assert_close(scale, expected, rtol=1e-3, atol=0)
 
 
