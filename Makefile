@@ -1,11 +1,13 @@
 # make probe   install, then measure the embedded model on the embedded text
-# make test    install, then lint, type-check and run the whole suite
+# make test    install, then lint, type-check and run the whole suite (make test WORKERS=8 on more cores)
 # make fuzz    install, then damage input of every kind and kill runs for about six minutes
 # make figures execute every notebook, keep its outputs and rewrite figures/
 # make docs    install, then build the documentation into docs/_build/html; a warning is an error
 # make gpu     what needs a GPU, in stages of at most ten minutes: MINUTES=28 TEXT=text.npz WHEELS=folder
 # make lab     open JupyterLab on the notebooks
 PYTHON ?= python3
+# processes of the suite, one core each
+WORKERS ?= 2
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
@@ -18,7 +20,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 fuzz: .venv/installed
 	$(BIN)/python -m tests.fuzz --seed 0 --minutes 6

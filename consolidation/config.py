@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from consolidation.schedule import Schedule, schedule
 from labbook.console import UserError
 
 
@@ -70,6 +71,12 @@ class SRCDConfig:
     is the place in the list: the models have no positional code). `associative`: novel keys in any order, all
     bound first, then asked for at random.
     """
+    cohorts: tuple[str, ...] = ()
+    """When and how often the patterns are shown: cohorts such as 40, 10@500 (introduced at step 500),
+    10@500-1000,1500 (retired at step 1000, brought back), 4@500-1500/2 (at every 2nd step), 20@500^1
+    (frequencies by Zipf's law); see `consolidation/schedule.py`. Not in the paper; none: all patterns alike,
+    at every step.
+    """
 
     def __post_init__(self) -> None:
         shares = ("queries", "bindings", "distractors", "recurrence")
@@ -107,10 +114,38 @@ class SRCDConfig:
                 f"{bound} bindings may need as many novel keys, but there are {self.novel_keys}. Increase "
                 "--novel-keys, or decrease --bindings or --length."
             )
+        if self.cohorts:
+            self._check_cohorts(bound)
         if self.values < 2:
             raise UserError(
                 f"--values {self.values}: at least 2 values are needed for an answer to be right or wrong."
             )
+
+    def _check_cohorts(self, bound: int) -> None:
+        """Raise UserError for cohorts that are not the patterns, or too few to choose from at some step."""
+        if self.variant != "srcd":
+            raise UserError(
+                f"--cohorts {' '.join(self.cohorts)}: only the variant srcd has patterns, and --variant "
+                f"{self.variant} was asked for. Leave one of them out."
+            )
+        planned = self.schedule
+        if planned.patterns != self.patterns:
+            raise UserError(
+                f"the cohorts {' '.join(self.cohorts)} have {planned.patterns} patterns, but --patterns is "
+                f"{self.patterns}. Change one of them."
+            )
+        fewest, step = planned.fewest()
+        if fewest < bound:
+            raise UserError(
+                f"a sequence has {bound} bindings, but only {fewest} patterns of the cohorts "
+                f"{' '.join(self.cohorts)} are active at step {step}. Add a cohort that is always shown, or "
+                "decrease --bindings or --length."
+            )
+
+    @property
+    def schedule(self) -> Schedule:
+        """When and how often the patterns are shown, of the cohorts."""
+        return schedule(self.cohorts)
 
     def _most_recurring(self, bound: int) -> int:
         return bound if self.recurrence == 1 else int(self.recurrence * bound) + (self.recurrence > 0)

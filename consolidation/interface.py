@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from labbook.console import keywords
+from labbook.console import call_of, keywords
 from labbook.estimate import REPLICATES
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def fit_decay(
     >>> print(found.headline.form, found.headline.number.text(2))
     power 0.27 [0.26, 0.29]
     """
+    asked = dict(locals())
     from consolidation.fit.config import FitConfig
     from consolidation.fit.experiment import fit_source
     from consolidation.fit.source import given, read
@@ -129,7 +130,8 @@ def fit_decay(
             **chosen,
         )
         source = read(config) if isinstance(data, str | Path) else given(data, config)
-        return fit_source(source, config)
+        call = call_of(fit_decay, asked, [] if isinstance(data, str | Path) else ["data"])
+        return replace(fit_source(source, config), call=call)
 
 
 def train_cram(

@@ -20,7 +20,8 @@ can be memorised; the others are novel, and only the sequence itself holds their
 Above the line is what a model sees, below it what it has to say (`dynamics`: the present value of the
 process; `target`: the value bound to the key) and what is recorded (`seen`: earlier positions of this
 sequence that show the key). p17 is a pattern, so its value is 5 in every sequence; n03 is novel, and its
-value is drawn anew in every sequence.
+value is drawn anew in every sequence. Which patterns a step shows, and how often, may follow a schedule of
+cohorts, which `consolidation/schedule.py` draws.
 """
 
 import hashlib
@@ -109,7 +110,8 @@ def generate(
     Parameters
     ----------
     config, seed, step, split : what the stream of random numbers depends on; the patterns' values depend on
-        the seed only.
+        the seed only. With cohorts, training shows the patterns that the schedule has at this step, and an
+        evaluation shows all that were introduced until then alike, retired or not.
     batch : sequences.
     """
     device = device or torch.device("cpu")
@@ -138,7 +140,11 @@ def generate(
         recurring = uniform(batch, bound).argsort(1).argsort(1) < count
     else:
         recurring = torch.zeros(batch, bound, dtype=torch.bool, device=device)
-    patterns = _different(uniform(batch, config.patterns), bound)
+    chance = uniform(batch, config.patterns)
+    if config.cohorts:
+        plan = config.schedule
+        chance = _weighted(chance, plan.weights(step) if split == "train" else plan.known(step))
+    patterns = _different(chance, bound)
     if config.shares_keys:
         novel = patterns
     elif config.variant == "copy":
@@ -189,6 +195,16 @@ def _different(draw: torch.Tensor, count: int) -> torch.Tensor:
     """
     order = draw.argsort(1)
     return order[:, torch.arange(count, device=draw.device) % draw.shape[1]]
+
+
+def _weighted(draw: torch.Tensor, weights: tuple[float, ...]) -> torch.Tensor:
+    """Numbers whose ascending order draws patterns one after another in proportion to their weights, never
+    those of weight 0: -log(1 - u) / w (Efraimidis and Spirakis 2006), the order of u itself where all weights
+    are equal.
+    """
+    w = torch.tensor(weights, dtype=torch.float64, device=draw.device)
+    # what has no weight comes last
+    return torch.where(w > 0, -(-draw.double()).log1p() / w, torch.inf)
 
 
 def _process(config: SRCDConfig, gap: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,15 @@
 """The command line of every command: parse, guard, do the work, and print last where the result lies."""
 
+import argparse
 import dataclasses
 import json
+import re
+import shutil
 import sys
+import textwrap
 import types
 import typing
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass
@@ -15,6 +20,7 @@ import tyro
 
 from labbook import __version__
 from labbook.console import UserError, console, guarded, literal
+from labbook.escape import markup
 
 Asked = TypeVar("Asked")
 
@@ -144,8 +150,72 @@ def _parsed(
         default["default"] = _repeated(name, whole, path, repeat)
     elif begun.config is not None:
         default["default"] = _begun(whole, begun.config)
+    if {"-h", "--help"} & set(begun.rest):
+        print_help(prog + begun.usage, _parser(whole, default))
+        sys.exit(0)
     found = tyro.cli(whole, args=begun.rest, prog=prog + begun.usage, **default)
     return found, found.output
+
+
+def _parser(command: Any, default: dict[str, Any]) -> Any:
+    """What tyro parses with: an argparse.ArgumentParser in all but its type."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # tyro would have its own completion used instead
+        return tyro.extras.get_parser(command, **default)
+
+
+def print_help(usage: str, parser: Any) -> None:
+    """Print every option with its whole help, each a paragraph, never wider than the terminal."""
+    given = [a for group in parser._action_groups for a in group._group_actions if not a.option_strings]
+    places = "".join(f" [{_shown(action)}]" for action in given)
+    about, *sketch = (parser.description or "").strip().split("\n\n", 1)
+    parts = [f"usage: {usage.replace(' | ', '|')}{places} [OPTIONS]", _paragraph(about)]
+    parts += [one.strip("\n") for one in sketch]
+    console.print("\n\n".join(map(_lines, parts)))
+    for group in parser._action_groups:
+        actions = [action for action in group._group_actions if "--help" not in action.option_strings]
+        title = (group.description or group.title or "options").strip()
+        if actions:
+            console.print(f"\n[bold]{_lines(_paragraph(title))}[/bold]")
+        for action in actions:
+            name = _shown(action)
+            text, _, default = (action.help or "").partition(" (default: ")
+            known = {"True": "yes"}.get(default.removesuffix(")"), default.removesuffix(")"))
+            # where nothing is the default the text says what happens then
+            text += f" (default:\xa0{known})" * (known not in ("", "None", "False"))
+            lines = _lines(_paragraph(f"{name}\xa0 {text}", "  ", "      "))
+            console.print(lines.replace(markup(name), f"[bold]{markup(name)}[/bold]", 1))
+
+
+def _paragraph(text: str, first: str = "", others: str = "") -> str:
+    """`text` filled to the width of the terminal; a no-break space stays a space on its line."""
+    filled = textwrap.fill(
+        " ".join(re.split(r"[ \n]+", text)),
+        max(40, min(shutil.get_terminal_size().columns, 100)),
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return filled.replace("\xa0", " ")
+
+
+def _lines(text: str) -> str:
+    """Several lines of literal text for `console.print`."""
+    return "\n".join(map(markup, text.split("\n")))
+
+
+def _shown(action: argparse.Action) -> str:
+    """An option as it is typed, with the kind of its value."""
+    kind = action.metavar if isinstance(action.metavar, str) else ""
+    # nothing as a value: the text says what happens then; one or several of a kind
+    kind = re.sub(r"\{?\[(\w+) \[\1 \.\.\.\]\]\}?", r"\1 ...", kind.replace("{None}|", ""))
+    if not action.option_strings:
+        return action.dest.split(".")[-1].upper()
+    first, *others = action.option_strings
+    if any(other.startswith("--no-") for other in others) and action.default:
+        return f"--[no-]{first.removeprefix('--')}"
+    return f"{first} {kind}".strip()
 
 
 def _named(args: list[str]) -> Path | None:
@@ -184,6 +254,7 @@ def _repeated(name: str, command: Any, path: Path, repeat: Repeat) -> Any:
         raise UserError(
             f"--config {path} cannot be read ({error}). Name the config.json of a run of python -m {name}."
         ) from error
+    _require_names(path)
     kind = _plain(typing.get_type_hints(command)["config"])
     fields = {one.name for one in dataclasses.fields(kind)}
     if not isinstance(found, dict):
@@ -204,6 +275,19 @@ def _repeated(name: str, command: Any, path: Path, repeat: Repeat) -> Any:
         return _begun(command, _restored(kind, own), **repeat.options(found))
     except (ValueError, TypeError) as error:
         raise UserError(f"--config {path}: {error}. Restore it from a copy, or name another.") from error
+
+
+def _require_names(path: Path) -> None:
+    """Raise UserError where the run of this config.json was made of objects of a Python program."""
+    try:
+        call = json.loads((path.parent / "provenance.json").read_text(encoding="utf-8")).get("call")
+    except (OSError, ValueError, AttributeError):
+        return  # what names no call is repeated from its configuration
+    if call:
+        raise UserError(
+            f"--config {path} is of a run whose model, text or data were objects of a Python program, which "
+            f"no command line can name. Repeat it in Python, with the same objects: {call}"
+        )
 
 
 def _restored(kind: Any, found: Any, name: str = "") -> Any:

@@ -9,14 +9,16 @@ memory and refused paths are named as such. Nothing else is caught: a bug keeps 
 """
 
 import errno
+import inspect
 import os
 import re
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.progress import (
@@ -26,8 +28,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -38,6 +38,8 @@ from labbook.escape import markup
 sized = sys.stdout.isatty() or "COLUMNS" in os.environ
 console = Console(soft_wrap=True, highlight=False, width=None if sized else 120)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
+# columns of a terminal below which a bar is short, so that what it is of stays readable
+NARROW = 100
 
 
 class UserError(Exception):
@@ -92,6 +94,29 @@ def worded(text: object) -> str:
     return in_python(str(text)) if _Speech.python else str(text)
 
 
+def call_of(function: Callable[..., Any], asked: Mapping[str, Any], objects: Collection[str]) -> str:
+    """The Python call that makes a run again, with a new folder; empty where nothing in it is an object.
+
+    Parameters
+    ----------
+    function : a public function.
+    asked : its arguments by name. Those that have their default value are left out.
+    objects : the arguments that no command line can name; they stand by their own names.
+    """
+    if not objects:
+        return ""
+    said = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        value = asked[name]
+        if name in objects:
+            said.append(f"{name}={name}")
+        elif name == "out":
+            said.append("out='again'")
+        elif repr(value) != repr(parameter.default):  # arrays compare by element
+            said.append(f"{name}={(str(value) if isinstance(value, Path) else value)!r}")
+    return f"{function.__name__}({', '.join(said)})"
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM, after the state was saved. The text says how to go on."""
 
@@ -101,6 +126,11 @@ def literal(text: object) -> str:
     nor control characters.
     """
     return markup(re.sub(r"\s+", " ", str(text)).strip())
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 document`, `2 documents`, `10,000 documents`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def choice(name: str, value: object, reason: str) -> None:
@@ -139,19 +169,37 @@ class _Short(TextColumn):
         return text
 
 
+class _Times(ProgressColumn):
+    """Time that has passed and time that is left, hours only where there are some."""
+
+    def render(self, task: Task) -> Text:
+        passed = task.finished_time if task.finished else task.elapsed
+        return Text(f"{_clock(passed)}, {_clock(task.time_remaining)} left", style="progress.remaining")
+
+
+def _clock(seconds: float | None) -> str:
+    """`1:05`, `2:00:05`, or dashes where it is not known."""
+    if seconds is None:
+        return "-:--"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def _columns() -> tuple[ProgressColumn, ...]:
-    """The count and the times keep their width; description, bar and note share what is left."""
+    """What is done, on a second line where it is long, count and times keep their width; bar and note share
+    what is left.
+    """
 
     def kept() -> Column:
         return Column(no_wrap=True)
 
+    narrow = errors.width < NARROW
     return (
-        _Short("{task.description}", table_column=Column(min_width=8)),
-        BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=24)),
+        TextColumn("{task.description}", table_column=Column(min_width=24, overflow="fold")),
+        BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=8 if narrow else 24)),
         MofNCompleteColumn(table_column=kept()),
-        TimeElapsedColumn(table_column=kept()),
-        TextColumn("left", table_column=kept()),
-        TimeRemainingColumn(table_column=kept()),
+        _Times(table_column=kept()),
         _Short("{task.fields[note]}", table_column=Column()),
     )
 

@@ -41,11 +41,13 @@ class StrictTable:
     place : the file, or what else the table is, for messages.
     columns : name -> the fields of all rows, without surrounding blanks.
     lines : (rows,) where each row stands in the file, for messages.
+    data_rows : (rows,) which row of data each is, counted from 1.
     """
 
     place: Path | str
     columns: dict[str, npt.NDArray[np.str_]]
     lines: npt.NDArray[np.int64]
+    data_rows: npt.NDArray[np.int64]
 
     def __contains__(self, name: object) -> bool:
         return name in self.columns
@@ -55,7 +57,12 @@ class StrictTable:
 
     def rows(self, keep: npt.NDArray[np.bool_]) -> "StrictTable":
         """The rows marked in `keep`."""
-        return StrictTable(self.place, {name: c[keep] for name, c in self.columns.items()}, self.lines[keep])
+        columns = {name: c[keep] for name, c in self.columns.items()}
+        return StrictTable(self.place, columns, self.lines[keep], self.data_rows[keep])
+
+    def where(self, row: int) -> str:
+        """Where a row stands, for messages."""
+        return _where(self.place, int(self.lines[row]), int(self.data_rows[row]))
 
     def only(self, name: str, why: str) -> str | None:
         """The one value of a column, or None when there is no such column. Raises UserError when it has
@@ -108,7 +115,7 @@ class StrictTable:
             )
             found = repr(plain(fields[row][:40])) if fields[row] else "nothing"
             raise UserError(
-                f"{self.place}: row {self.lines[row]} has no number in {name} but {found} ({len(bad)} rows "
+                f"{self.place}: {self.where(row)} has no number in {name} but {found} ({len(bad)} rows "
                 f"in all).{mixed} Fill or remove them."
             )
         return out
@@ -173,12 +180,12 @@ def _checked(path: Path | str, header: Field, rows: Sequence[Field], lines: Sequ
             f"{path} has no header: its first row is {', '.join(map(plain, names))}. Write the names of the "
             "columns above it."
         )
-    for fields, line in zip(rows, lines, strict=True):
+    for row, (fields, line) in enumerate(zip(rows, lines, strict=True), 1):
         if len(fields) != len(names):
             raise UserError(
-                f"{path}: row {line} has {len(fields)} fields and the header {len(names)}. All rows need as "
-                "many fields as the header; "
-                "where numbers have decimal commas, separate the columns by semicolons."
+                f"{path}: {_where(path, line, row)} has {len(fields)} fields and the header {len(names)}. "
+                "All rows need as many fields as the header; where numbers have decimal commas, separate the "
+                "columns by semicolons."
             )
     if not rows:
         raise UserError(f"{path} has a header and no rows.")
@@ -187,7 +194,17 @@ def _checked(path: Path | str, header: Field, rows: Sequence[Field], lines: Sequ
         path,
         {name: np.array([f.strip() for f in column]) for name, column in zip(names, columns, strict=True)},
         np.array(lines),
+        np.arange(1, len(rows) + 1),
     )
+
+
+def _where(place: Path | str, line: int, row: int) -> str:
+    """Where a row stands: in a file with a header on its line, in other tables by its number only."""
+    if isinstance(place, str):
+        return f"row {line} (counted from 0)"
+    if line == row:
+        return f"data row {row}"
+    return f"line {line} of the file (data row {row})"
 
 
 def _text(path: Path) -> tuple[Field, list[Field], list[int]]:

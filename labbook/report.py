@@ -11,17 +11,18 @@ import html
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from labbook import __version__, escape
-from labbook.console import UserError
+from labbook.console import UserError, counted
 from labbook.escape import plain
-from labbook.run import Run, defined, read_json, replacing
+from labbook.run import CALL, Run, defined, read_json, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,7 +138,10 @@ class Report:
         table = self.tables[name]
         heading = f"<h3>{escape.html(name)}</h3>"
         if len(table) > ROWS:
-            return [heading, f'<p class="note">{len(table):,} rows: in the run folder, not shown here.</p>']
+            return [
+                heading,
+                f'<p class="note">{counted(len(table), "row")}: in the run folder, not shown here.</p>',
+            ]
         heads = "".join(
             f'<th scope="col"><button>{escape.html(column)}</button></th>' for column in table.columns
         )
@@ -163,11 +167,19 @@ class Report:
 
     def _again(self, folder: Path) -> list[str]:
         asked = json.dumps(read_json(folder / self.config), indent=1, ensure_ascii=False)
-        command = f"python -m {self.command} --config {self.config} --out again"
+        about = (folder / self.config).parent / "provenance.json"
+        call = str(read_json(about).get(CALL, "")) if about.is_file() else ""
+        package, function = self.command.split(".")[0], call.split("(")[0]
+        if call:
+            how = "In Python, with the same objects, which no command line can name:"
+            line = f"from {package} import {function}\n\n{call}"
+        else:
+            how = "In this run folder; --out says where the new run goes:"
+            line = f"python -m {self.command} --config {self.config} --out again"
         return [
             "<h2>Make it again</h2>",
-            "<p>In this run folder; --out says where the new run goes:</p>",
-            f"<pre>{escape.html(command)}</pre>",
+            f"<p>{how}</p>",
+            f"<pre>{escape.html(line, lines=True)}</pre>",
             "<details><summary>what was asked</summary>",
             f"<pre>{escape.html(asked, lines=True)}</pre></details>",
         ]
@@ -198,6 +210,8 @@ def _cell(value: Any) -> str:
         return f'<td class="number" data-value="{"" if pd.isna(value) else repr(float(value))}">{shown}</td>'
     if pd.api.types.is_integer(value) and not isinstance(value, bool):
         return f'<td class="number" data-value="{value}">{value:,}</td>'
+    if isinstance(value, bool | np.bool_):
+        return f"<td>{'yes' if value else 'no'}</td>"
     return f"<td>{'' if pd.isna(value) else escape.html(value)}</td>"
 
 
@@ -207,6 +221,8 @@ def _short(value: Any) -> str:
         return "; ".join(f"{name}: {_short(one)}" for name, one in value.items())
     if isinstance(value, list):
         return f"{len(value)} names" if len(value) > 8 else ", ".join(map(_short, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "–" if value is None else str(value)
 
 
@@ -265,10 +281,25 @@ def as_html(verdict: str, table: pd.DataFrame, place: Path | None) -> str:
     return f"<p>{html.escape(plain(verdict))}</p>{table.to_html(escape=True, border=0)}{where}"
 
 
+def said(name: str, verdict: str, tables: Iterable[str], place: Path | None) -> str:
+    """What Python shows of a result: what was found, and where the rest is; never whole tables."""
+    lines = [f"{name}: {plain(verdict)}", f"tables: {', '.join(tables)}"]
+    lines += [f"folder: {plain(place)}"] if place is not None else []
+    return "\n  ".join(lines)
+
+
 class RunResult(ABC):
     """The result of a run, with the folder that it is stored in."""
 
     folder: Path
+
+    def __init_subclass__(cls) -> None:
+        # results are dataclasses, whose own repr would print every table whole
+        cls.__repr__ = RunResult.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        tables = [name for name, value in vars(self).items() if isinstance(value, pd.DataFrame)]
+        return said(type(self).__name__, self._shown()[0], tables, self.folder)
 
     @abstractmethod
     def _figures(self) -> "Mapping[str, Callable[[Any], Figure]]":

@@ -21,19 +21,21 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
 import pandas as pd
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from labbook import processes
 from labbook.console import REFUSALS, UserError, warn
 
+if TYPE_CHECKING:
+    import torch  # takes seconds to import: only what handles tensors waits for it
+
 # Keys of the metadata that save_tensors adds, and of the summary that Run.finish adds.
 CHECKSUM, BELONGS, CHECKSUMS = "sha256", "belongs", "sha256"
+# Key of a provenance that holds the Python call of a run whose model, text or data no command line can name.
+CALL = "call"
 # Key of a summary that holds the checksum of everything else in it.
 SEAL = "checksum"
 # It begins so, wherever it stands: a summary whose key SEAL was damaged is none without a checksum.
@@ -105,8 +107,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(partial, index=False)
 
 
-def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+def checksum(tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str]) -> str:
     """SHA-256 over names, dtypes, shapes and values of all tensors, and over the metadata."""
+    import torch
 
     def parts() -> Iterator[bytes]:
         yield json.dumps(sorted(metadata.items())).encode()
@@ -119,30 +122,38 @@ def checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -
 
 
 def save_tensors(
-    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], belongs: str | None = None
+    path: Path, tensors: "dict[str, torch.Tensor]", metadata: dict[str, str], belongs: str | None = None
 ) -> None:
     """Write tensors as safetensors, atomically, with a checksum of the contents and what they belong to (see
     `owner`).
 
     Raises UserError where `path` cannot be written, OSError (ENOSPC) when the disk is full.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     about = metadata if belongs is None else metadata | {BELONGS: belongs}
     with replacing(path) as partial:
+        allowed = partial.stat().st_mode & 0o777
         try:
             save_file(tensors, partial, about | {CHECKSUM: checksum(tensors, about)})
+            # safetensors puts a file of its own there, which nobody else may read
+            partial.chmod(allowed)
         except SafetensorError as error:  # safetensors reports a full disk as its own error
             if "No space left" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
 
 
-def load_tensors(path: Path, belongs: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def load_tensors(path: Path, belongs: str | None = None) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
     """Read what `save_tensors` wrote: tensors, and the metadata that it was given.
 
     Raises UserError when the file is damaged, when its contents differ from their checksum, and, where
     `belongs` is given, when it belongs to something else or does not say to what.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
@@ -334,6 +345,47 @@ def provenance(**facts: Any) -> dict[str, Any]:
     }
 
 
+def require_same(
+    folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any], keys: Iterable[str]
+) -> None:
+    """Raise UserError where the configuration that `folder` holds differs from that asked for in one of
+    `keys`; the text names each.
+    """
+    differences = "; ".join(
+        f"{k}: there {found.get(k)!r}, asked {asked.get(k)!r}"
+        for k in sorted(keys)
+        if found.get(k) != asked.get(k)
+    )
+    if differences:
+        raise UserError(
+            f"{folder} holds a run with another configuration ({differences}). "
+            "Choose another --out, or repeat the command with the configuration that is there."
+        )
+
+
+def _occupied(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} exists and is not a run folder (it has no config.json). Choose another --out."
+    )
+
+
+def require_place(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Raise UserError where `folder` cannot become the run of `asked`, the part of its configuration that is
+    known before anything heavy is loaded.
+
+    `Run` compares all of it later; what it would refuse after minutes of loading is refused here at once.
+    """
+    path = folder / "config.json"
+    try:
+        there, occupied = path.exists(), folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise _refused(path, error) from error
+    if there:
+        require_same(folder, read_json(path), asked, asked)
+    elif occupied:
+        raise _occupied(folder)
+
+
 class Busy(UserError):
     """Another process writes into the run folder."""
 
@@ -409,19 +461,9 @@ class Run:
             raise _refused(path, error) from error
         if there:
             found = read_json(path)
-            keys = sorted(k for k in {*found, *self.config} if found.get(k) != self.config.get(k))
-            if keys:
-                differences = "; ".join(
-                    f"{k}: there {found.get(k)!r}, asked {self.config.get(k)!r}" for k in keys
-                )
-                raise UserError(
-                    f"{folder} holds a run with another configuration ({differences}). "
-                    "Choose another --out, or repeat the command with the configuration that is there."
-                )
+            require_same(folder, found, self.config, {*found, *self.config})
         elif occupied:
-            raise UserError(
-                f"{folder} exists and is not a run folder (it has no config.json). Choose another --out."
-            )
+            raise _occupied(folder)
         else:
             try:
                 folder.mkdir(parents=True, exist_ok=True)

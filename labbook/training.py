@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 
 from labbook import processes
-from labbook.console import Interrupted, progress, stopping
+from labbook.console import Interrupted, choice, progress, stopping
 
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 
@@ -29,9 +29,11 @@ def joined() -> PartialState:
 
 
 def default_folder(name: str) -> Path:
-    """`runs/<name>-<time>`, the same on all processes, whose clocks may disagree."""
+    """`runs/<name>-<time>`, the same on all processes, whose clocks may disagree; it is printed."""
     joined()
-    return Path("runs") / f"{name}-{processes.agree(time.strftime('%Y%m%d-%H%M%S'))}"
+    folder = Path("runs") / f"{name}-{processes.agree(time.strftime('%Y%m%d-%H%M%S'))}"
+    choice("run folder", folder, "a new one; --out names another")
+    return folder
 
 
 def doubling(last: int) -> set[int]:

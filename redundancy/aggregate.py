@@ -4,7 +4,7 @@ of.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ CONTROL_NAMES = {
     RANDOM: "random weights",
 }
 
+# rows of a table on the terminal unless every one is asked for
+MOST_ROWS = 10
+Item = TypeVar("Item")
 # columns of an estimate in every table
 NUMBER = ("estimate", "lower", "upper", "n")
 
@@ -118,3 +121,9 @@ def part_of(layers: Sequence[int], depth: int) -> str:
     if len(layers) == depth:
         return ""
     return f"Layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {depth} only: "
+
+
+def spread(items: Sequence[Item], most: int = MOST_ROWS) -> list[Item]:
+    """At most `most` of the items at even distances, the first and the last among them."""
+    places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[place] for place in places]

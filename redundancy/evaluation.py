@@ -10,7 +10,7 @@ Of every next-token prediction from a scored position:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -53,6 +53,35 @@ class Variant:
     key: Key
     rules: Mapping[int, Rule]
 
+    def change(self, decoder: Decoder, start: int) -> Substitution:
+        """The hooks that change the model from position `start` on."""
+        return Substitution(decoder, self.rules, start)
+
+
+class Change(Protocol):
+    """Hooks that change a model for the time of a `with` block."""
+
+    @property
+    def first(self) -> int:
+        """The lowest layer that is changed."""
+
+    @property
+    def skipped(self) -> Tensor:
+        """(batch,) operations of attention that were replaced in the windows that were `read`."""
+
+    def read(self, batch: Batch) -> None:
+        """Name the windows that the model is run on next."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *error: Any) -> None: ...
+
+
+class Changing(Protocol):
+    """A way to run the model: a `Variant`, or anything else that names its hooks."""
+
+    def change(self, decoder: Decoder, start: int) -> Change:
+        """The hooks that change the model from position `start` on."""
+
 
 def next_token_log_p(decoder: Decoder, ids: Tensor) -> Tensor:
     """log p(next token) at every position but the last: (batch, position - 1, vocabulary), float32 (float64
@@ -71,7 +100,7 @@ def log_probabilities(decoder: Decoder, ids: Tensor) -> Tensor:
 def evaluate(
     decoder: Decoder,
     task: Task,
-    variants: Sequence[Variant],
+    variants: Sequence[Changing],
     state: Path | None,
     label: str,
     split: Literal["validation", "evaluation"] = "evaluation",
@@ -91,7 +120,7 @@ def evaluate(
     sums = torch.zeros(len(variants) + 1, documents, len(TALLIES), dtype=torch.float64)
     if stored:
         sums = stored[0]["sums"]
-    substitutions = [Substitution(decoder, v.rules, task.start_position) for v in variants]
+    changes = [v.change(decoder, task.start_position) for v in variants]
     prefix = Prefix(decoder)
 
     @torch.inference_mode()
@@ -115,11 +144,11 @@ def evaluate(
             sums[row].index_add_(0, owner, torch.stack([*fields, skipped, operations.double()], -1))
 
         add(0, intact, torch.zeros(len(owner), dtype=torch.float64))
-        for row, substitution in enumerate(substitutions, 1):
-            with substitution, prefix.below(min(substitution.rules)):
-                substitution.read(batch)
+        for row, change in enumerate(changes, 1):
+            with change, prefix.below(change.first):
+                change.read(batch)
                 log_p = log_probabilities(decoder, batch.ids)
-            add(row, log_p, substitution.skipped)
+            add(row, log_p, change.skipped)
 
     def save(count: int) -> None:
         saved.save({0: {"sums": sums}}, {split: count})

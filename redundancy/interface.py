@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from labbook.console import UserError, keywords
+from labbook.console import UserError, call_of, keywords
 
 if TYPE_CHECKING:
     from redundancy.probe.tables import Tables
@@ -29,6 +29,13 @@ Text: TypeAlias = str | Path | Iterable[str] | Iterable[Path] | Iterable[Sequenc
 def _name(model: Model, given: str) -> str:
     """What the request calls the model: as it was named, or by the name that the object has."""
     return str(model) if isinstance(model, str | Path) else given
+
+
+def _objects(asked: Mapping[str, Any]) -> list[str]:
+    """The arguments that no command line can name: what is neither a name nor a path, and any tokenizer."""
+    named = {"model": str | Path, "corpus": str | Path | None, "tokenizer": None}
+    found = [name for name, kind in named.items() if not isinstance(asked[name], kind or type(None))]
+    return found + ["checkpoints"] * isinstance(asked.get("checkpoints"), Mapping)
 
 
 def _text(corpus: Text | None, config: "R") -> "tuple[Corpus | None, R]":
@@ -145,12 +152,14 @@ def probe_model(
     >>> own.layers.equals(result.layers)
     True
     """
+    asked = dict(locals())
     # here and not above: torch and transformers take seconds to import
     from redundancy.given.model import evaluating, source_of
     from redundancy.preparation import Given
     from redundancy.probe.config import ProbeConfig, ProbeSettings
     from redundancy.probe.experiment import execute
 
+    call = call_of(probe_model, asked, _objects(asked))
     with keywords(), evaluating(model):
         source = source_of(model, tokenizer, revision, trust_remote_code=trust_remote_code)
         config = ProbeConfig(
@@ -183,7 +192,7 @@ def probe_model(
             resume=resume,
             probes=probes,
         )
-        return execute(config, settings, Given(source, corpus=text))
+        return execute(config, settings, Given(source, corpus=text, call=call))
 
 
 def measure_training(
@@ -272,12 +281,15 @@ def measure_training(
     >>> sorted(set(course.overall["step"].tolist()))
     [0, 1000]
     """
+    asked = dict(locals())
     from redundancy.given.model import evaluating, source_of
+    from redundancy.preparation import Given
     from redundancy.request import Settings
     from redundancy.training.checkpoints import Checkpoint, require_course
     from redundancy.training.config import TrainingConfig
     from redundancy.training.experiment import execute
 
+    call = call_of(measure_training, asked, _objects(asked))
     with keywords():
         config = TrainingConfig(
             model=str(model),
@@ -322,7 +334,7 @@ def measure_training(
                 "named bring their own. Leave it out."
             )
         with modes:
-            return execute(config, settings, text, given)
+            return execute(config, settings, Given(corpus=text, call=call), given)
 
 
 def remove_attention(
@@ -410,12 +422,14 @@ def remove_attention(
     >>> sorted(losses.summary["all_layers"])[:3]
     ['position_mean', 'probe', 'shuffled']
     """
+    asked = dict(locals())
     from redundancy.given.model import evaluating, source_of
     from redundancy.preparation import Given
     from redundancy.removal.config import PARTS, RemovalConfig
     from redundancy.removal.experiment import execute
     from redundancy.request import Settings
 
+    call = call_of(remove_attention, asked, _objects(asked))
     with keywords(), evaluating(model):
         source = source_of(model, tokenizer, revision, trust_remote_code=trust_remote_code)
         config = RemovalConfig(
@@ -447,4 +461,4 @@ def remove_attention(
             out=None if out is None else Path(out),
             resume=resume,
         )
-        return execute(config, settings, Given(source, corpus=text))
+        return execute(config, settings, Given(source, corpus=text, call=call))

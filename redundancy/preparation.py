@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from labbook import processes
-from labbook.console import UserError, choice, console, warn
-from labbook.run import Busy, Run, provenance
+from labbook.console import UserError, choice, console, counted, warn
+from labbook.run import CALL, Busy, Run, provenance, require_place
 from redundancy.facts import Facts
+from redundancy.finished import FINGERPRINT, fingerprint, finished, known
 from redundancy.given.text import named, require_known, say_tokenizer
 from redundancy.model.capture import check_identity
 from redundancy.model.decoder import Decoder, dimensions
@@ -26,6 +27,7 @@ from redundancy.model.loading import (
     load_tokenizer,
     locate,
 )
+from redundancy.overlap import require_apart
 from redundancy.passes import Task
 from redundancy.request import Feature, R, Request, Settings, check, resolve
 from redundancy.text import (
@@ -36,6 +38,7 @@ from redundancy.text import (
     bos_token,
     cut_windows,
     read_corpus,
+    require_sections,
     split_documents,
 )
 
@@ -44,8 +47,8 @@ from redundancy.text import (
 CHARACTERS_PER_TOKEN = 8
 # held-out documents below which a warning comes with every interval
 FEW_DOCUMENTS = 10
-# training tokens per fitted row below which a warning comes with a corpus that is too short for the request
-ENOUGH_PER_ROW = 150
+# training tokens per coefficient below which a warning comes with a corpus that is too short for the request
+ENOUGH_PER_COEFFICIENT = 150
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,13 @@ class Given:
     source : in the place of MODEL: a loaded model, or one of several.
     name : what the model is called in tables; None is the name of the source.
     corpus : in the place of --corpus: texts or token ids.
+    call : the Python call, where something in it is an object that no command line can name; else empty.
     """
 
     source: Source | None = None
     name: str | None = None
     corpus: Corpus | None = None
+    call: str = ""
 
 
 NOTHING = Given()
@@ -82,6 +87,7 @@ def prepare_windows(
         "validation": max(config.tokens // 4, 2 * config.context),
         "evaluation": config.eval_tokens,
     }
+    require_sections(corpus)
     parts = split_documents(corpus.documents, config.seed)
     windows = {}
     for number, split in enumerate(SPLITS):
@@ -92,7 +98,7 @@ def prepare_windows(
                 "they do not belong together. Choose another MODEL."
             )
         windows[split] = cut.shuffled(config.seed + number)
-        documents = f"{len(cut.names)} {corpus.unit}s"
+        documents = counted(len(cut.names), corpus.unit)
         choice(
             f"{split} text",
             f"{cut.tokens:,} tokens of {documents}",
@@ -108,21 +114,23 @@ def prepare_windows(
     held_out = len(windows["evaluation"].names)
     if windows["validation"].tokens < 2 or held_out < FEWEST_DOCUMENTS:
         raise UserError(
-            f"the corpus leaves {held_out} held-out {corpus.unit}s and {windows['validation'].tokens} "
-            f"validation tokens; an interval over {corpus.unit}s needs at least {FEWEST_DOCUMENTS} of them. "
-            "Give --corpus more or longer documents."
+            f"the corpus leaves {counted(held_out, f'held-out {corpus.unit}')} and "
+            f"{windows['validation'].tokens} validation tokens; an interval over {corpus.unit}s needs at "
+            f"least {FEWEST_DOCUMENTS} of them. Give --corpus more or longer documents."
         )
-    per_row = windows["train"].tokens / (decoder.d_model + 1)
-    if windows["train"].tokens < budget["train"] and per_row < ENOUGH_PER_ROW:
+    require_apart(windows["train"], windows["evaluation"], corpus.unit)
+    each = windows["train"].tokens / (decoder.d_model + 1)
+    if windows["train"].tokens < budget["train"] and each < ENOUGH_PER_COEFFICIENT:
         warn(
-            f"the training documents hold {per_row:.0f} tokens per fitted row where {ENOUGH_PER_ROW} are "
-            "wanted; the probe may be better than it looks here. Give --corpus more text, and see "
-            "--learning-curve."
+            f"the training documents hold {each:.0f} tokens for each coefficient of the probe where "
+            f"{ENOUGH_PER_COEFFICIENT} are wanted; the probe may be better than it looks here. Give --corpus "
+            "more text, and see --learning-curve."
         )
     if held_out < FEW_DOCUMENTS:
         warn(
-            f"intervals rest on {held_out} held-out {corpus.unit}s; below {FEW_DOCUMENTS} they may hold the "
-            "truth less often than they say where documents differ much (figures/coverage_documents.csv)."
+            f"intervals rest on {counted(held_out, f'held-out {corpus.unit}')}; below {FEW_DOCUMENTS} they "
+            "may hold the truth less often than they say where documents differ much "
+            "(figures/coverage_documents.csv)."
         )
     return windows
 
@@ -174,7 +182,9 @@ def run_folder(config: dict[str, Any], settings: Settings) -> Path:
             "--resume was asked for, but runs/ holds no unfinished run of this configuration. Name it with "
             "--out, or leave --resume out."
         )
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    choice("run folder", folder, "a new one; --out names another")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,8 @@ class Prepared:
     config : the request with every automatic choice filled in.
     windows : `train`, `validation` and `evaluation`.
     facts : what goes into provenance.
+    fingerprint : of the request, where it names files only (see `finished.fingerprint`).
+    call : see `Given`.
     """
 
     config: Request
@@ -193,6 +205,8 @@ class Prepared:
     decoder: Decoder
     windows: dict[str, Windows]
     facts: Facts
+    fingerprint: str | None = None
+    call: str = ""
 
     def task(self, settings: Settings, feature: Feature = "resid_pre") -> Task:
         """What the passes over the text need."""
@@ -216,8 +230,18 @@ class Prepared:
         folder = run_folder(config, settings) if processes.rank() == 0 else Path()
         run = Run(processes.agree(folder), config)
         if not run.finished:
-            run.json("provenance.json", provenance(**self.facts.json()))
+            own = {FINGERPRINT: self.fingerprint, CALL: self.call}
+            told = {name: value for name, value in own.items() if value}
+            run.json("provenance.json", provenance(**self.facts.json(), **told))
         return run
+
+
+def repeated(config: Request, settings: Settings, given: Given) -> Path | None:
+    """The folder of --out where the same request is finished there; None where work is left."""
+    folder = finished(config, settings) if not given.call else None
+    if folder is not None:
+        console.print("this run is finished; nothing is computed again")
+    return folder
 
 
 def prepare(config: Request, settings: Settings, given: Given = NOTHING) -> Prepared:
@@ -227,6 +251,9 @@ def prepare(config: Request, settings: Settings, given: Given = NOTHING) -> Prep
     Raises UserError for everything that cannot be met.
     """
     check(config)
+    if settings.out is not None:
+        require_place(settings.out, known(config))
+    asked = fingerprint(config) if not given.call else None
     source = given.source or locate(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     if source.gguf and not source.random:
         own = source.gguf
@@ -281,7 +308,7 @@ def prepare(config: Request, settings: Settings, given: Given = NOTHING) -> Prep
         bytes_per_token=bytes_per_token(windows["evaluation"], tokenizer),
         seed=config.seed,
     )
-    return Prepared(config, source, decoder, windows, facts)
+    return Prepared(config, source, decoder, windows, facts, asked, given.call)
 
 
 def _choose_bos(config: Request, source: Source, tokenizer: Any) -> int | None:

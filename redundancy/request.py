@@ -10,6 +10,9 @@ import tyro
 from labbook.console import UserError, choice
 
 Feature = Literal["resid_pre", "ln1", "embedding"]
+# what adds to the residual stream: a sublayer, or both of a block together
+Target = Literal["attention", "mlp", "block"]
+TARGETS: tuple[Target, ...] = ("attention", "mlp", "block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +155,14 @@ def resolve(config: R, width: int, depth: int, positions: int) -> R:
         tokens, why = (
             (20_000, "--quick")
             if config.quick
-            else (max(100_000, 150 * (width + 1)), "150 per fitted row, at least 100,000")
+            else (max(100_000, 150 * (width + 1)), "150 per coefficient, at least 100,000")
         )
-    choice("training tokens", f"{tokens:,}", f"{why}; {tokens / (width + 1):.0f} per fitted row")
+    choice(
+        "training tokens",
+        f"{tokens:,}",
+        f"{why}; the probe fits {width + 1:,} coefficients to each output, so {tokens / (width + 1):.0f} for "
+        "each of them",
+    )
     evaluation = config.eval_tokens
     if evaluation is None:
         evaluation = min(10_000, tokens) if config.quick else config.default_eval_tokens(tokens)

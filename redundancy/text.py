@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labbook.console import UserError, choice
+from labbook.console import UserError, choice, counted
 from labbook.run import unrepeated
 from redundancy.request import TextOptions
 
@@ -296,15 +296,38 @@ def _sections(document: Document) -> list[Document]:
     return sections
 
 
+def unique(documents: Iterable[Document]) -> list[Document]:
+    """The documents, of each text once; how many were dropped is printed.
+
+    Texts are equal when they differ in nothing but white space and case. Of token ids without a text the
+    ids are compared.
+    """
+    found, copies = dict[str, Document](), 0
+    for document in documents:
+        key = document.id
+        if document.text:
+            plain = " ".join(document.text.casefold().split())
+            key = hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
+        copies += key in found
+        found.setdefault(key, document)
+    if copies:
+        choice(
+            "copies",
+            f"{counted(copies, 'document')} left out, {len(found):,} kept",
+            "equal to another but for white space and case",
+        )
+    return list(found.values())
+
+
 def read_corpus(
     source: str | None, characters: int | None = None, options: TextOptions | None = None
 ) -> Corpus:
     """Read `source`: None (the embedded text), a .txt, .parquet or .jsonl file, a folder of them, or a hub
     dataset id.
 
-    A single .txt file is cut into sections, and `unit` says so: intervals then describe variation within that
-    text only. Exact duplicates are kept once. `characters` bounds how much is read of a streamed hub dataset.
-    `options` say how documents are made of the rows of tables and data sets.
+    A single .txt file is cut into sections, and `unit` says so: intervals then describe variation within
+    that text only. Copies are left out, which is said. `characters` bounds how much is read of a streamed hub
+    dataset. `options` say how documents are made of the rows of tables and data sets.
 
     Raises UserError when there is nothing to read, when a file is damaged or is not UTF-8 text, when a table
     lacks a column, and when it cannot be told what its rows are.
@@ -348,8 +371,7 @@ def read_corpus(
         if options.document_column is not None:
             rows = _rows_within(rows, characters)
         stream = _within(_joined(rows, str(source), options), characters)
-    unique = {d.id: d for d in stream if d.text.strip()}
-    documents, unit = list(unique.values()), "document"
+    documents, unit = unique(d for d in stream if d.text.strip()), "document"
     if len(documents) == 1 and path.suffix == ".txt":
         documents, unit = _sections(documents[0]), "section"
     return Corpus("embedded" if source is None else str(source), unit, tuple(documents))
@@ -382,6 +404,20 @@ def _rows_within(rows: Iterator[Row], characters: int | None) -> Iterator[Row]:
             return
 
 
+def require_sections(corpus: Corpus) -> None:
+    """Raise UserError where a single text is too short to be cut into enough sections."""
+    least = FEWEST_DOCUMENTS + 3
+    if corpus.unit != "section" or len(corpus.documents) >= least:
+        return
+    characters = sum(len(d.text) for d in corpus.documents)
+    raise UserError(
+        f"{corpus.source} is a single text of {counted(characters, 'character')}. One text is cut into "
+        f"sections of about {SECTION_CHARACTERS:,} characters, which makes {len(corpus.documents)} here; at "
+        f"least {least} are needed for training, validation and evaluation. Give --corpus a text of about "
+        f"{least * SECTION_CHARACTERS:,} characters or more, or a folder of {least} files or more."
+    )
+
+
 def split_documents(documents: Sequence[Document], seed: int) -> dict[str, list[Document]]:
     """Assign each document to train, validation or evaluation by a keyed hash of its text.
 
@@ -394,9 +430,9 @@ def split_documents(documents: Sequence[Document], seed: int) -> dict[str, list[
     """
     if len(documents) < FEWEST_DOCUMENTS + 3:
         raise UserError(
-            f"the corpus has {len(documents)} documents; at least {FEWEST_DOCUMENTS + 3} are needed to split "
-            "by document into training, validation and evaluation. Give --corpus more documents (a single "
-            ".txt file is cut into sections)."
+            f"the corpus has {counted(len(documents), 'document')}; at least {FEWEST_DOCUMENTS + 3} are "
+            "needed to split by document into training, validation and evaluation. Give --corpus more of "
+            "them."
         )
     position = {
         d.id: int.from_bytes(hashlib.sha256(f"{seed}:{d.id}".encode()).digest()[:7]) / 2**56

@@ -46,7 +46,13 @@ FLOORS = (
     {"labbook.report"},
     {"redundancy.request", "redundancy.benchmark.config", "redundancy.coverage.config"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
-    {"redundancy.probe.config", "redundancy.training.config", "redundancy.removal.config"},
+    {
+        "redundancy.probe.config",
+        "redundancy.training.config",
+        "redundancy.removal.config",
+        "redundancy.finished",
+    },
+    {"redundancy.model.mlp"},
     {"redundancy.batches", "redundancy.model.decoder", "redundancy.facts"},
     {"redundancy.model.weights"},
     {
@@ -57,6 +63,7 @@ FLOORS = (
     },
     {
         "redundancy.model.substitution",
+        "redundancy.model.updates",
         "redundancy.regression.ridge",
         "redundancy.given.model",
         "redundancy.given.text",
@@ -64,7 +71,7 @@ FLOORS = (
     {"redundancy.regression.controls"},
     {"redundancy.regression.scores"},
     {"redundancy.passes", "redundancy.aggregate"},
-    {"redundancy.evaluation"},
+    {"redundancy.evaluation", "redundancy.overlap"},
     {"redundancy.preparation"},
     {"redundancy.probe.summary", "redundancy.training.summary"},
     {"redundancy.probe.learning", "redundancy.probe.kept"},
@@ -79,6 +86,15 @@ FLOORS = (
     {"redundancy.training.__main__"},
     {"redundancy.removal.gradients", "redundancy.removal.rivals", "redundancy.removal.inplace"},
     {"redundancy.removal.need", "redundancy.removal.curve"},
+    {"redundancy.removal.pruning.methods"},
+    {"redundancy.removal.pruning.calibration", "redundancy.removal.pruning.greedy"},
+    {"redundancy.removal.pruning.experiment"},
+    {"redundancy.removal.pruning.tables"},
+    {"redundancy.removal.pruning.figures"},
+    {"redundancy.replaced.kept"},
+    {"redundancy.replaced.cache", "redundancy.replaced.replacement", "redundancy.replaced.skipping"},
+    {"redundancy.replaced.model"},
+    {"redundancy.replaced.interface"},
     {"redundancy.removal.summary", "redundancy.removal.cost"},
     {"redundancy.removal.tables"},
     {"redundancy.removal.figures"},
@@ -99,13 +115,14 @@ FLOORS = (
     {"consolidation.decay.inference", "consolidation.decay.equivalence", "consolidation.decay.transitions"},
     {"consolidation.decay.comparison", "consolidation.decay.multiverse", "consolidation.decay.humans"},
     {"consolidation.decay.analysis"},
+    {"consolidation.schedule"},
     {"consolidation.config"},
     {"consolidation.srcd", "consolidation.train.config"},
     {"consolidation.episodic", "consolidation.theory"},
     {"consolidation.cram"},
     {"consolidation.naive", "consolidation.rivals", "consolidation.step"},
     {"consolidation.train.trajectory", "consolidation.train.presets", "consolidation.train.patterns"},
-    {"consolidation.train.evaluation", "consolidation.train.curves"},
+    {"consolidation.train.evaluation", "consolidation.train.curves", "consolidation.train.knowledge"},
     {"consolidation.train.trainer", "consolidation.train.figures"},
     {"consolidation.train.experiment"},
     {"consolidation.train.result"},
@@ -339,8 +356,8 @@ def test_figures_of_a_users_run_go_into_its_folder(tmp_path, monkeypatch):
         ("01_attention_redundancy", "redundancy_", 3),
         ("02_redundancy_over_training", "training_", 3),
         ("02b_removal", "removal_", 3),
-        ("03_consolidation", "consolidation_", 5),
-        ("04_decay_exponents", "decay_", 5),
+        pytest.param("03_consolidation", "consolidation_", 5, marks=pytest.mark.slow),
+        pytest.param("04_decay_exponents", "decay_", 5, marks=pytest.mark.slow),
     ],
 )
 def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name, prefix, count):
@@ -378,6 +395,7 @@ def test_the_shipped_run_is_of_the_shipped_model_and_text(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
     """The whole main job against the shipped run: float32 sums differ between machines, by far less than any
     interval.

@@ -55,6 +55,7 @@ class ExponentRow:
     window: str
     normalisation: str
     failures: str
+    impossible: str = ""
 
     @property
     def number(self) -> Estimate:
@@ -152,6 +153,7 @@ def _exponents(
                     window=curve.window,
                     normalisation=curve.normalisation,
                     failures="; ".join((*fitted.failures, *found.failures)),
+                    impossible=fitted.impossible,
                 )
             )
     if not any(np.isfinite(row.gamma) for row in rows):
@@ -220,6 +222,12 @@ def _cautions(curve: Curve, comparison: Comparison, head: ExponentRow) -> tuple[
         said.append(
             "x = 0 is among the data, where a x^-gamma is not defined, so the exponent is that of "
             f"{head.form}"
+        )
+    best = comparison.best
+    if best is not None and comparison.fits[best].impossible:
+        said.append(
+            f"the best form, {best}, {comparison.fits[best].impossible}: it describes the observed window "
+            "and not what follows"
         )
     standing = comparison.standing(head.form)
     if standing.state == "not compared":

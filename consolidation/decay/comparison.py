@@ -24,7 +24,7 @@ from scipy.stats import binomtest
 from consolidation.decay.curve import Curve
 from consolidation.decay.forms import form
 from consolidation.decay.inference import Estimator, Fit, fit, labels, units_of
-from consolidation.decay.solver import Data, fit_best, solve
+from consolidation.decay.solver import MORE_POINTS, Data, fit_best, solve
 from labbook.console import UserError
 from labbook.estimate import Array
 
@@ -131,7 +131,7 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
     fits, reasons = fit_all(curve, forms, estimator)
     converged = {name: f for name, f in fits.items() if "did not converge" not in f.failures}
     if not converged:
-        raise UserError(f"{curve.name}: no form could be fitted. " + " ".join(reasons.values()))
+        raise UserError(f"{curve.name}: no form could be fitted. {_why_none(curve, forms, reasons)}")
     sound = {name: f for name, f in converged.items() if np.isfinite(f.aicc)}
     undefined = [name for name in converged if name not in sound]
     for name in undefined:
@@ -172,6 +172,7 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
                 "vuong_z_against_best": z,
                 "vuong_p": p,
                 "failures": "; ".join(f.failures),
+                "impossible": f.impossible,
             }
         )
     table = pd.DataFrame(rows)
@@ -185,10 +186,24 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
     return Comparison(table, fits, reasons, best, _verdict(curve, sound, best))
 
 
+def _why_none(curve: Curve, forms: Sequence[str], reasons: dict[str, str]) -> str:
+    """Why no form could be fitted, each thing once."""
+    different, counts = len(np.unique(curve.x)), [len(form(name).parameters) for name in forms]
+    if different < min(counts) + MORE_POINTS:
+        least, most = min(counts), max(counts)
+        have = f"{least} to {most} parameters" if least < most else f"{least} parameters"
+        need = f"{least + MORE_POINTS} to {most + MORE_POINTS}" if least < most else f"{least + MORE_POINTS}"
+        return f"It has {different} different x; the forms have {have} and need {need}. Give more points."
+    said = dict.fromkeys(reason.removeprefix(f"{curve.name}: ") for reason in reasons.values())
+    return " ".join(said) or "None of the fits converged."
+
+
 def _verdict(curve: Curve, sound: dict[str, Fit], best: str) -> str:
     """Which form is best, how decisively, and whether the power law survives."""
     ranked = sorted(sound, key=lambda name: sound[name].aicc)
     text = f"{curve.name}: the best form is {best} ({sound[best].form.formula})"
+    if sound[best].impossible:
+        text += f", though it {sound[best].impossible}"
     if len(ranked) > 1:
         gap = sound[ranked[1]].aicc - sound[best].aicc
         words = next(word for limit, word in WORDS if gap <= limit)

@@ -108,6 +108,18 @@ class Curve:
             if (self.y < 0).any() or (self.y > 1).any():
                 raise UserError(f"{self.name}: the binomial error model needs proportions between 0 and 1.")
 
+    @property
+    def possible(self) -> tuple[float, float]:
+        """The least and the largest y that there can be, as far as its measure, its trials and its values say
+        it: a time, an error or a recall is not negative, a proportion not above 1.
+        """
+        proportion = self.count is not None or (
+            self.measure in ("error", "recall", "savings") and bool((self.y <= 1).all())
+        )
+        # forgetting may cost more than it saved, so savings have no lower limit
+        negative = self.measure == "savings" or (not proportion and bool((self.y < 0).any()))
+        return -np.inf if negative else 0.0, 1.0 if proportion else np.inf
+
     def rows(self, keep: npt.NDArray[np.bool_]) -> "Curve":
         """The observations marked in `keep`."""
         return replace(

@@ -50,7 +50,9 @@ class Form:
     checked : the parameter whose interval is checked in simulations.
     value : (x (..., n), p (..., k)) -> (..., n).
     gradient : (x (..., n), p (..., k)) -> (..., n, k), analytic.
-    grid : x -> candidate values (g, number of non-linear parameters) from which fits start.
+    grid : x -> candidate values (g, number of non-linear parameters) from which fits start; g is the same for
+        every x.
+    asymptote : the parameter to which y tends for large x, if the form has one.
     exponent : the parameter that is compared between curves, if the form has one.
     power_law : it is a power law, or one with more parameters.
     nested_with : forms of which it is a special case or which are special cases of it; the null model, which
@@ -69,6 +71,7 @@ class Form:
     grid: Callable[[Array], Array] = field(repr=False)
     source: str
     exponent: str | None = None
+    asymptote: str | None = None
     power_law: bool = False
     nested_with: tuple[str, ...] = ()
     positive_x: bool = False
@@ -95,10 +98,25 @@ class Form:
         return np.array([p.planted for p in self.arguments])
 
     def limits(self, x: Array) -> tuple[Array, Array]:
-        """Lower and upper bound of every parameter for data at x: (k,) each."""
-        scale = 1e-6 * float(x[x > 0].min()), 1e6 * float(x.max())
-        low, high = np.array([scale if p.limits is None else p.limits for p in self.arguments]).T
-        return low, high
+        """Lower and upper bound of every parameter for data at x (..., n): (..., k) each."""
+        scale = 1e-6 * np.where(x > 0, x, np.inf).min(-1), 1e6 * x.max(-1)
+
+        def bounds(side: int) -> Array:
+            sides = [scale[side] if p.limits is None else p.limits[side] for p in self.arguments]
+            return np.stack(np.broadcast_arrays(*sides, scale[side])[:-1], -1)
+
+        return bounds(0), bounds(1)
+
+    def tends_to(self, p: Array) -> float:
+        """Where y goes for large x with parameters p (k,); nan for a form that has no asymptote among its
+        parameters.
+        """
+        if self.asymptote is None:
+            return float("nan")
+        values = dict(zip(self.parameters, map(float, p), strict=True))
+        if self.exponent is not None and values[self.exponent] < 0:
+            return float(np.copysign(np.inf, values[self.linear[0]]))
+        return values[self.asymptote]
 
     def nested(self, other: "Form") -> bool:
         """Whether one is a special case of the other: a likelihood-ratio test and not Vuong's applies."""
@@ -157,6 +175,7 @@ FORMS = {
             grid=lambda x: EXPONENTS[:, None],
             source="Newell & Rosenbloom 1981",
             exponent="gamma",
+            asymptote="c",
             power_law=True,
             positive_x=True,
         ),
@@ -196,6 +215,7 @@ FORMS = {
             gradient=f.with_asymptote_gradient(f.exponential_gradient),
             grid=lambda x: _scales(x)[:, None],
             source="Heathcote, Brown & Mewhort 2000",
+            asymptote="c",
         ),
         Form(
             name="stretched_exponential",

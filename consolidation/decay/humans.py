@@ -61,7 +61,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     negative = table["x"] < 0
     if negative.any():
         raise UserError(
-            f"{path}: x is negative in row {strict.lines[int(negative.to_numpy().argmax())]}. Remove it."
+            f"{path}: x is negative in {strict.where(int(negative.to_numpy().argmax()))}. Remove it."
         )
     for series, rows in table.groupby("series", sort=False):
         pairs = list(
@@ -96,10 +96,17 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 @cache
-def _classes() -> dict[str, tuple[str, str]]:
-    """Subjects and class of measure of every shipped series; those of the same subjects are dependent."""
-    rows = pd.read_csv(DATA / "human" / "classes.csv").to_dict("records")
-    return {str(row["series"]): (str(row["subjects"]), str(row["class"])) for row in rows}
+def _classes() -> dict[str, dict[str, str]]:
+    """Readable name, subjects and class of measure of every shipped series; those of the same subjects are
+    dependent.
+    """
+    rows = pd.read_csv(DATA / "human" / "classes.csv", dtype=str).to_dict("records")
+    return {str(row["series"]): {str(k): str(v) for k, v in row.items()} for row in rows}
+
+
+def title(series: str) -> str:
+    """The name of a shipped series for readers; of any other the name that it has."""
+    return _classes().get(series, {}).get("name", series)
 
 
 def _paper() -> pd.DataFrame:
@@ -192,8 +199,8 @@ def to_curve(rows: pd.DataFrame) -> Curve:
 
 def _labelled(curve: Curve) -> Curve:
     """A shipped curve with the subjects and the class of measure that the registry knows."""
-    subjects, measure = _classes().get(curve.name, ("", ""))
-    return replace(curve, study=subjects, measure=measure)
+    known = _classes().get(curve.name, {})
+    return replace(curve, study=known.get("subjects", ""), measure=known.get("class", ""))
 
 
 def load(series: str) -> Curve:

@@ -14,6 +14,7 @@ Intervals (95 %)
                (binomial: chi-square) limit
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -23,7 +24,7 @@ from scipy import stats
 
 from consolidation.decay.curve import Curve, ErrorModel
 from consolidation.decay.forms import Form, form, with_exponent
-from consolidation.decay.solver import Data, check, fit_best, solve
+from consolidation.decay.solver import Data, Solutions, check, fit_stack, solve
 from labbook.console import UserError
 from labbook.estimate import LEVEL, REPLICATES, Array, Estimate
 
@@ -38,6 +39,9 @@ ERRORS: dict[Estimator, ErrorModel] = {
 # share of bootstrap replicates that may fail before the interval is called unstable
 FAILURES = 0.05
 
+
+# an asymptote that lies this part of the spread of y beyond what y can be is there by rounding and noise
+BESIDE = 0.01
 
 # relative rounding of data as they are stored and read
 ROUNDING = 1e-9
@@ -174,6 +178,24 @@ class Fit:
             0.5 * np.log(scale / (2 * np.pi * variance)) - 0.5 * scale * (y - f) ** 2 / variance + jacobian
         )
 
+    @property
+    def impossible(self) -> str:
+        """What the fitted curve promises for large x that its measure cannot be, in words; empty when nothing
+        is.
+        """
+        limit = self.form.tends_to(np.array(list(self.parameters.values())))
+        low, high = self.curve.possible
+        slack = BESIDE * float(np.ptp(self.y))
+        if not (limit < low - slack or limit > high + slack):
+            return ""
+        place, bound = ("below", low) if limit < low else ("above", high)
+        infinity = "infinity" if limit > 0 else "minus infinity"
+        goes = f"{self.form.asymptote} = {limit:.2g}" if np.isfinite(limit) else infinity
+        what = self.curve.measure or ("proportion" if self.curve.count is not None else "")
+        return f"tends to {goes}, {place} {bound:g}, " + (
+            f"which no {what} can be" if what else "where no y lies"
+        )
+
     def predict(self, x: Array) -> Array:
         """The fitted curve at x."""
         return self.form.value(np.asarray(x, dtype=float), np.array(list(self.parameters.values())))
@@ -185,15 +207,61 @@ def fit(curve: Curve, form_name: str, estimator: Estimator = "nls") -> Fit:
     Raises UserError when the form or the estimator cannot be applied to this curve (too few points, values
     out of the domain of a logarithm, no trials for `ml`).
     """
-    chosen = form(form_name)
+    found = fit_many([(curve, estimator)], form_name)[0]
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def fit_many(wanted: Sequence[tuple[Curve, Estimator]], form_name: str) -> list[Fit | UserError]:
+    """One form fitted to many curves, each by its own estimator and as `fit` does it, solved at once; or why
+    one cannot be.
+    """
+    chosen, data = form(form_name), list[Data | UserError]()
+    for curve, estimator in wanted:
+        try:
+            data.append(_checked(chosen, curve, estimator))
+        except UserError as error:
+            data.append(error)
+    out: list[Fit | UserError | None] = [one if isinstance(one, UserError) else None for one in data]
+    batches: dict[ErrorModel, dict[tuple[bytes, bytes], list[int]]] = {}
+    for place, one in enumerate(data):
+        if isinstance(one, Data):
+            same = batches.setdefault(one.error, {})
+            same.setdefault((one.x.tobytes(), one.w.tobytes()), []).append(place)
+    for same in batches.values():
+        order = [place for places in same.values() for place in places]
+        parts = [_together([data[place] for place in places]) for places in same.values()]
+        found, first = fit_stack(chosen, parts)
+        for row, place in enumerate(order):
+            one = data[place]
+            assert isinstance(one, Data)
+            out[place] = _assembled(*wanted[place], chosen, one, found.rows(np.array([row])), first[row])
+    return [one for one in out if one is not None]
+
+
+def _together(data: Sequence[Data | UserError]) -> Data:
+    """Data of one x and the same weights as one batch."""
+    several = [one for one in data if isinstance(one, Data)]
+    y, w = (np.concatenate(parts) for parts in zip(*((one.y, one.w) for one in several), strict=True))
+    return replace(several[0], y=y, w=w)
+
+
+def _checked(chosen: Form, curve: Curve, estimator: Estimator) -> Data:
+    """What is fitted. Raises UserError when the form or the estimator cannot be applied to the curve."""
     if estimator == "ml" and curve.count is None:
         raise UserError(
             f"{curve.name}: the estimator ml needs the number of trials behind every point. Give them with "
             "--count."
         )
     check(chosen, replace(curve, error=ERRORS[estimator]))
-    data = collapse(curve, estimator, np.ones((1, len(units_of(curve)))))
-    found, first = fit_best(chosen, data)
+    return collapse(curve, estimator, np.ones((1, len(units_of(curve)))))
+
+
+def _assembled(
+    curve: Curve, estimator: Estimator, chosen: Form, data: Data, found: Solutions, first: Array
+) -> Fit:
+    """What the best of the fits from all starts says, with everything that is wrong with it."""
     p = found.parameters[0]
     failures = []
     if not found.converged[0]:
@@ -206,7 +274,6 @@ def fit(curve: Curve, form_name: str, estimator: Estimator = "nls") -> Fit:
         and np.any(np.all(np.isclose(first, p, rtol=1e-9, atol=0), axis=1))
     ):
         failures.append("a fit ended where it started")
-    fitted = chosen.value(data.x, p)
     result = Fit(
         curve=curve,
         form=chosen,
@@ -215,7 +282,7 @@ def fit(curve: Curve, form_name: str, estimator: Estimator = "nls") -> Fit:
         x=data.x,
         y=data.y[0],
         weight=data.w[0],
-        fitted=fitted,
+        fitted=chosen.value(data.x, p),
         objective=float(found.objective[0]),
         log_likelihood=float("nan"),
         aicc=float("nan"),

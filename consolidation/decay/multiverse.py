@@ -20,7 +20,7 @@ import pandas as pd
 
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.forms import with_exponent
-from consolidation.decay.inference import ESTIMATORS, Estimator, fit
+from consolidation.decay.inference import ESTIMATORS, Estimator, Fit, fit_many
 from consolidation.decay.units import one_count
 from labbook.console import UserError
 
@@ -94,13 +94,9 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
     curves : the data by clock.
     human : the range of exponents to which each gamma is held.
     """
-    rows = []
-    for clock, curve in curves.items():
-        for choice in itertools.product(
-            with_exponent(), offsets(curve.clock), NORMALISATIONS, FLOORS, WINDOWS, ESTIMATORS
-        ):
-            rows.append({"clock": clock, **_one(curve, *choice)})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(
+        {"clock": clock, **row} for clock, curve in curves.items() for row in specifications(curve)
+    )
     good = table["gamma"].dropna()
     if good.empty:
         raise UserError(
@@ -143,27 +139,44 @@ def _spread(gamma: "pd.Series[float]", human: tuple[float, float]) -> dict[str, 
     }
 
 
-def _one(
-    curve: Curve, form: str, offset: str, normalisation: str, floor: str, window: str, estimator: Estimator
-) -> dict[str, object]:
-    keys = {
-        "form": form,
-        "offset": offset,
-        "normalisation": normalisation,
-        "floor": floor,
-        "window": window,
-        "estimator": estimator,
-    }
-    try:
-        shaped = _shape(curve, offset, normalisation, floor, window)
-        if estimator == "ml" and (normalisation != "as given" or floor != "none"):
-            raise UserError("binomial likelihood needs the proportions themselves")
-        fitted = fit(shaped, form, estimator)
-    except UserError as error:
-        return {**keys, "gamma": float("nan"), "failures": str(error)}
-    sound = not fitted.failures
-    return {
-        **keys,
-        "gamma": fitted.exponent if sound else float("nan"),
-        "failures": "; ".join(fitted.failures),
-    }
+def specifications(curve: Curve) -> list[dict[str, object]]:
+    """Every specification of one curve with its exponent, or with why it has none.
+
+    What differs by offset, normalisation, floor, window and estimator only is solved at once.
+    """
+    ways = list(itertools.product(offsets(curve.clock), NORMALISATIONS, FLOORS, WINDOWS))
+    shaped = dict[tuple[str, ...], Curve | UserError]()
+    for way in ways:
+        try:
+            shaped[way] = _shape(curve, *way)
+        except UserError as error:
+            shaped[way] = error
+    rows = list[dict[str, object]]()
+    for form in with_exponent():
+        wanted, places = list[tuple[Curve, Estimator]](), list[int]()
+        for way, estimator in itertools.product(ways, ESTIMATORS):
+            names = ("offset", "normalisation", "floor", "window")
+            row: dict[str, object] = {
+                "form": form,
+                **dict(zip(names, way, strict=True)),
+                "estimator": estimator,
+            }
+            one = shaped[way]
+            if isinstance(one, UserError):
+                rows.append(_row(row, one))
+            elif estimator == "ml" and way[1:3] != (NORMALISATIONS[0], FLOORS[0]):
+                rows.append(_row(row, UserError("binomial likelihood needs the proportions themselves")))
+            else:
+                places.append(len(rows))
+                wanted.append((one, estimator))
+                rows.append(row)
+        for place, found in zip(places, fit_many(wanted, form), strict=True):
+            rows[place] = _row(rows[place], found)
+    return rows
+
+
+def _row(keys: dict[str, object], found: Fit | UserError) -> dict[str, object]:
+    """A specification with what came of it."""
+    said = str(found) if isinstance(found, UserError) else "; ".join(found.failures)
+    gamma = float("nan") if said or isinstance(found, UserError) else found.exponent
+    return {**keys, "gamma": gamma, "failures": said}

@@ -9,7 +9,9 @@ Scale parameters are solved for on a logarithmic axis. Steps are clipped at the 
 that ends at one says so.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +28,14 @@ STARTS = 12
 # after this many iterations only the best of the starts go on, and only if the best of all has not converged
 FIRST_ITERATIONS, GOING_ON = 30, 3
 PROBABILITY_FLOOR = 1e-12
+# how many more different x than parameters a fit needs
+MORE_POINTS = 2
 
 
 @dataclass(frozen=True)
 class Data:
     """A batch of data to fit: x (n,) or (batch, n); y and the weights w (trials of the binomial model), each
-    (batch, n); and the error model.
+    (batch, n); and the error model. A point without weight counts for nothing.
     """
 
     x: Array
@@ -42,6 +46,25 @@ class Data:
     def repeated(self, times: int) -> "Data":
         """The only data set of this batch as a batch of `times`."""
         return replace(self, y=np.tile(self.y, (times, 1)), w=np.tile(self.w, (times, 1)))
+
+    @classmethod
+    def stacked(cls, parts: Sequence["Data"]) -> "Data":
+        """Batches of one error model, with x of their own, as one; the shorter ones repeat their last point
+        without weight.
+        """
+        longest = max(part.x.shape[-1] for part in parts)
+
+        def padded(values: Array, rows: int, mode: Literal["edge", "constant"]) -> Array:
+            short = longest - values.shape[-1]
+            whole = np.broadcast_to(values, (rows, values.shape[-1]))
+            return np.pad(whole, ((0, 0), (0, short)), mode=mode) if short else whole
+
+        return cls(
+            np.concatenate([padded(part.x, len(part.y), "edge") for part in parts]),
+            np.concatenate([padded(part.y, len(part.y), "edge") for part in parts]),
+            np.concatenate([padded(part.w, len(part.y), "constant") for part in parts]),
+            parts[0].error,
+        )
 
     def rows(self, which: npt.NDArray[np.intp]) -> "Data":
         """Some of the batch."""
@@ -66,15 +89,33 @@ class Solutions:
     converged: npt.NDArray[np.bool_]
     at_bound: npt.NDArray[np.bool_]
 
+    def rows(self, which: npt.NDArray[np.intp]) -> "Solutions":
+        """Some of the batch."""
+        return Solutions(
+            self.parameters[which], self.objective[which], self.converged[which], self.at_bound[which]
+        )
+
+    def replaced(self, which: npt.NDArray[np.intp], others: "Solutions") -> "Solutions":
+        """The batch with some of its rows replaced by others."""
+        place = np.arange(len(self.objective))
+        place[which] = len(place) + np.arange(len(which))
+        both = Solutions(
+            np.concatenate([self.parameters, others.parameters]),
+            np.concatenate([self.objective, others.objective]),
+            np.concatenate([self.converged, others.converged]),
+            np.concatenate([self.at_bound, others.at_bound]),
+        )
+        return both.rows(place)
+
 
 def check(form: Form, curve: Curve) -> None:
     """Raise UserError when a form cannot be fitted to a curve: too few points, x or y out of its domain."""
     different = len(np.unique(curve.x))
-    if different < len(form.parameters) + 2:
+    if different < len(form.parameters) + MORE_POINTS:
         raise UserError(
             f"{curve.name}: {different} different x; the form {form.name} has {len(form.parameters)} "
-            f"parameters and needs at least {len(form.parameters) + 2}. Give more points, or leave the form "
-            "out (--forms)."
+            f"parameters and needs at least {len(form.parameters) + MORE_POINTS}. Give more points, or leave "
+            "the form out (--forms)."
         )
     if form.positive_x and (curve.x <= 0).any():
         raise UserError(
@@ -126,10 +167,17 @@ class _Axes:
     """The parameters of a form as the solver moves them: scales on a logarithmic axis, all between bounds."""
 
     def __init__(self, form: Form, x: Array):
+        """`x` (n,) has bounds (k,), `x` (batch, n) has bounds (batch, k)."""
         low, high = form.limits(np.atleast_1d(x))
         self.positive = np.array([name in form.positive for name in form.parameters])
         self.lower = np.where(self.positive, np.log(np.maximum(low, 1e-300)), low)
         self.upper = np.where(self.positive, np.log(high), high)
+
+    def rows(self, which: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+        """The bounds of some of the batch."""
+        if self.lower.ndim == 1:
+            return self.lower, self.upper
+        return self.lower[which], self.upper[which]
 
     def inner(self, p: Array) -> Array:
         """Where parameters lie on these axes, clipped at the bounds."""
@@ -167,7 +215,6 @@ def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations
     """The iterations of `solve`; rows that are done leave the batch."""
     axes = _Axes(form, data.x)
     free = np.array([i != fixed for i in range(len(form.parameters))])
-    lower, upper = axes.lower[free], axes.upper[free]
     inner = axes.inner(start)
     p = axes.natural(inner)
     loss = objective(data, form.value(data.x, p))
@@ -179,7 +226,8 @@ def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations
         rows = data.rows(active)
         gradient, scale, step = _step(form, rows, p[active], axes.positive, free, damping[active])
         trial = inner[active].copy()
-        trial[:, free] = np.clip(trial[:, free] + step / scale, lower, upper)
+        lower, upper = axes.rows(active)
+        trial[:, free] = np.clip(trial[:, free] + step / scale, lower[..., free], upper[..., free])
         values = objective(rows, form.value(rows.x, axes.natural(trial)))
         better = values <= loss[active]
         moved = np.abs(trial - inner[active]) / (np.abs(inner[active]) + 1e-8)
@@ -222,47 +270,67 @@ def _step(
 
 
 def starts(form: Form, data: Data) -> Array:
-    """The STARTS best points of the form's grid for one data set, linear parameters solved for by least
-    squares: (starts, k).
+    """The STARTS best points of the form's grid for every row of data that share x (n,) and their weights,
+    linear parameters solved for by least squares: (batch, starts, k).
     """
-    x, y, w = data.x, data.y[0], data.w[0]
+    x, y, w = data.x, data.y, data.w[0]
     grid = form.grid(x)
-    p = np.ones((len(grid), len(form.parameters)))
+    p = np.ones((len(y), len(grid), len(form.parameters)))
     others = [i for i, name in enumerate(form.parameters) if name not in form.linear]
-    p[:, others] = grid
+    p[..., others] = grid
     linear = [form.parameters.index(name) for name in form.linear]
-    basis = form.gradient(x, p)[..., linear]
+    basis = form.gradient(x, p[0])[..., linear]
     root = np.sqrt(w)[:, None]
     try:
-        solution = np.einsum("gkn,n->gk", np.linalg.pinv(basis * root), y * root[:, 0])
+        solution = np.einsum("gkn,bn->bgk", np.linalg.pinv(basis * root), y * root[:, 0])
     except np.linalg.LinAlgError as failure:
         raise UserError(
             f"the data of a fit of {form.name} cannot be solved for ({failure}). Check x and y for extreme "
             "values."
         ) from failure
-    p[:, linear] = solution
+    p[..., linear] = solution
     if data.error == "binomial":
         top = np.maximum(form.value(x, p).max(-1), 1e-12)
-        p[:, linear] *= np.where(top > 0.999, 0.99 / top, 1.0)[:, None]
+        p[..., linear] *= np.where(top > 0.999, 0.99 / top, 1.0)[..., None]
+    one_each = replace(data, y=y[:, None], w=data.w[:, None])
     with np.errstate(over="ignore", invalid="ignore"):  # a start that overflows comes last
-        loss = objective(data, form.value(x, p))
-    order = np.argsort(np.where(np.isfinite(loss), loss, np.inf), kind="stable")[:STARTS]
-    return p[order]
+        loss = objective(one_each, form.value(x, p))
+    return np.take_along_axis(p, _ranked(loss)[:, :STARTS, None], 1)
+
+
+def _ranked(loss: Array) -> npt.NDArray[np.intp]:
+    """The order of every row of objectives, the smallest first and those that do not exist last."""
+    return np.argsort(np.where(np.isfinite(loss), loss, np.inf), axis=-1, kind="stable")
 
 
 def fit_best(form: Form, data: Data) -> tuple[Solutions, Array]:
-    """The best fit of one data set (a batch of one) from several starts, and the starts: (starts, k)."""
-    first = starts(form, data)
+    """The best fit of every row of data that share x (n,) and their weights, from several starts; and the
+    starts: (batch, starts, k).
+    """
+    return fit_stack(form, [data])
 
-    def solved(start: Array, iterations: int) -> Solutions:
-        return solve(form, data.repeated(len(start)), start, iterations=iterations)
 
-    found = solved(first, FIRST_ITERATIONS)
-    order = np.argsort(np.where(np.isfinite(found.objective), found.objective, np.inf), kind="stable")
-    if not found.converged[order[0]]:
-        found = solved(found.parameters[order[:GOING_ON]], ITERATIONS)
-        order = np.argsort(np.where(np.isfinite(found.objective), found.objective, np.inf), kind="stable")
-    one = order[:1]
-    return Solutions(
-        found.parameters[one], found.objective[one], found.converged[one], found.at_bound[one]
-    ), first
+def fit_stack(form: Form, parts: Sequence[Data]) -> tuple[Solutions, Array]:
+    """`fit_best` of several such batches of one error model, solved at once; x and weights may differ."""
+    first = np.concatenate([starts(form, part) for part in parts])
+    whole = parts[0] if len(parts) == 1 else Data.stacked(parts)
+    batch, several, k = first.shape
+
+    def solved(rows: npt.NDArray[np.intp], start: Array, iterations: int) -> Solutions:
+        data = whole.rows(np.repeat(rows, start.shape[1]))
+        return solve(form, data, start.reshape(-1, k), iterations=iterations)
+
+    def best(found: Solutions, of: int) -> npt.NDArray[np.intp]:
+        order = _ranked(found.objective.reshape(-1, of))
+        return np.arange(len(order))[:, None] * of + order
+
+    found = solved(np.arange(batch), first, FIRST_ITERATIONS)
+    order = best(found, several)
+    chosen = found.rows(order[:, 0])
+    left = np.flatnonzero(~chosen.converged)
+    if len(left):
+        going = min(GOING_ON, several)
+        again = found.parameters[order[left, :going]]
+        found = solved(left, again, ITERATIONS)
+        chosen = chosen.replaced(left, found.rows(best(found, going)[:, 0]))
+    return chosen, first

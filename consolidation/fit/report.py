@@ -46,7 +46,7 @@ def summary(found: Analysis) -> str:
     for _, row in found.comparison.table.iterrows():
         fitted = found.comparison.fits[row["form"]]
         values = ", ".join(f"{k} = {v:.4g}" for k, v in fitted.parameters.items())
-        note = f"  !! {row['failures']}" if row["failures"] else ""
+        note = "".join(f"  !! {said}" for said in (row["failures"], row["impossible"]) if said)
         lines.append(
             f"    {row['form']:<22} AICc {row['aicc']:9.2f} (+{row['delta_aicc']:.2f}, weight "
             f"{row['weight']:.2f})  BIC {row['bic']:9.2f}  held out {row['held_out_rmse']:.4g}  last decade "
@@ -58,7 +58,7 @@ def summary(found: Analysis) -> str:
         lines.append(f"    {with_asymptote(found)}")
     lines.append("[[Exponent]] 95 % intervals")
     for one in exponent_rows(found.exponents):
-        note = f"  !! {one.failures}" if one.failures else ""
+        note = "".join(f"  !! {said}" for said in (one.failures, one.impossible) if said)
         lines.append(
             f"    {one.form:<16} {one.estimator:<9} gamma = {one.number.text(n=True)}  {one.method} over "
             f"{one.unit}s{note}"
@@ -93,9 +93,11 @@ def with_asymptote(found: Analysis) -> str:
     rows = [r for r in exponent_rows(found.exponents) if (r.form, r.estimator) == ("power_asymptote", "nls")]
     if not rows:
         return "the power law with an asymptote could not be fitted by nls."
+    beyond = f" It {rows[0].impossible}." if rows[0].impossible else ""
     return (
         f"with an asymptote, c + a k^-gamma by nls, gamma = {rows[0].number.text(n=True)}: the paper's "
         f"{PAPER_LINE[1]} comes out of that form, which the line that it draws, without an asymptote, is not."
+        f"{beyond}"
     )
 
 

@@ -16,22 +16,27 @@ from consolidation.fit.report import bibtex, data_hash, latex, report, summary, 
 from consolidation.fit.short import short
 from labbook.console import UserError
 from labbook.escape import plain
-from labbook.report import as_html, drawn, new_folder
-from labbook.run import Run, provenance, replacing, sealed
+from labbook.report import as_html, drawn, new_folder, said
+from labbook.run import CALL, Run, provenance, replacing, sealed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DecayReport(Analysis):
     """A decay fit that can show, draw and save itself.
 
     Attributes
     ----------
     config : what was asked.
+    call : the Python call, where the data are an object that no command line can name; else empty.
     tables : forms, exponents, multiverse and units as DataFrames, as the run folder holds them.
     summary : every number with what it depends on, a dict as `fit.json` holds it.
     """
 
     config: FitConfig
+    call: str = ""
+
+    def __repr__(self) -> str:
+        return said("DecayReport", " ".join(short(self)), self.tables, None)
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -71,7 +76,8 @@ class DecayReport(Analysis):
         Raises UserError when `folder` is not empty.
         """
         with opened(new_folder(folder), asked(self.config, self.curve)) as run:
-            about = provenance(data_hash=data_hash(self.curve), seed=self.seed)
+            of_objects = {CALL: self.call} if self.call else {}
+            about = provenance(data_hash=data_hash(self.curve), seed=self.seed, **of_objects)
             run.json("provenance.json", about)
             write(self, run)
         return run.folder

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from consolidation.decay import humans
 from consolidation.decay.analysis import Analysis, ExponentRow, exponent_rows
 from consolidation.decay.curve import MEASURES
-from consolidation.decay.equivalence import Exponent
+from consolidation.decay.equivalence import Equivalence, Exponent
 from labbook import escape
 
 # how many rivals and how many studies are named
@@ -28,6 +29,7 @@ def _best(found: Analysis) -> str:
         return f"best form: none. {comparison.verdict}"
     row = comparison.table.set_index("form").loc[comparison.best]
     note = f"; the fit reports: {row['failures']}" if row["failures"] else ""
+    note += f"; it {row['impossible']}" if row["impossible"] else ""
     return f"best form: {comparison.best} (AICc {row['aicc']:.2f}, weight {row['weight']:.2f}){note}"
 
 
@@ -36,15 +38,21 @@ def _said(one: ExponentRow) -> str:
     return f"gamma = {one.number.text()} of {one.form} ({how})"
 
 
+def _survives(found: Analysis, one: ExponentRow) -> bool:
+    return found.comparison.standing(one.form).state == "survives"
+
+
 def survivor(found: Analysis) -> ExponentRow | None:
-    """The exponent of the best surviving form that has one, where that of the power law is rejected."""
+    """The exponent to cite where that of the power law is rejected: of the best surviving form that has one
+    and tends to what y can be.
+    """
     rows = {
         one.form: one
         for one in reversed(exponent_rows(found.exponents))
         if np.isfinite([one.gamma, one.lower, one.upper]).all()
         and one.estimator == found.headline.estimator
-        and not one.failures
-        and found.comparison.standing(one.form).state == "survives"
+        and not (one.failures or one.impossible)
+        and _survives(found, one)
     }
     return next((rows[form] for form in found.comparison.table["form"] if form in rows), None)
 
@@ -53,7 +61,10 @@ def _cited(found: Analysis) -> str:
     head, standing = found.headline, found.comparison.standing(found.headline.form)
     if standing.state == "does not survive":
         other = survivor(found)
-        instead = "no form with an exponent survives" if other is None else f"cite {_said(other)}"
+        none = "no form with an exponent survives"
+        if any(one.impossible and _survives(found, one) for one in exponent_rows(found.exponents)):
+            none += " that tends to what y can be"
+        instead = none if other is None else f"cite {_said(other)}"
         return (
             f"{instead}. {head.form} is rejected (AICc {standing.gap:.1f} above {found.comparison.best}): "
             f"its gamma = {head.number.text()} describes a curve that the data do not follow"
@@ -78,18 +89,39 @@ def _rivals(found: Analysis) -> str:
 
 
 def _humans(found: Analysis) -> list[str]:
-    """The nearest human studies, one line for each class of measure that the curve may be held against."""
-    if rejected(found):
-        return ["humans: not compared, because the form is rejected"]
+    """What is known of people, one line for each class of measure that the curve may be held against: the
+    outcome of the test, and the nearest studies.
+    """
     if not found.humans:
         return [f"humans: {found.missing['humans']}"] if "humans" in found.missing else []
-    lines = []
+    lines, tested = list[str](), {test.measure: test for test in found.equivalences}
     for measure in MEASURES:
         part = [human for human in found.humans if human.measure == measure]
-        if part and found.curve.measure in ("", measure):
-            near = sorted(part, key=lambda h: abs(h.number.estimate - found.headline.gamma))
-            lines.append(f"humans, {measure}: {', '.join(map(_human, _one_each(near)[:NAMED]))}")
+        if not part or found.curve.measure not in ("", measure):
+            continue
+        near = _one_each(sorted(part, key=lambda h: abs(h.number.estimate - found.headline.gamma)))
+        named = "; ".join(map(_human, near[:NAMED]))
+        which = f"the {NAMED} nearest of {len(near)} studies" if len(near) > NAMED else "all studies"
+        lines.append(f"humans, {measure}: {_outcome(found, tested[measure])}; {which}: {named}")
     return lines
+
+
+def _outcome(found: Analysis, test: Equivalence) -> str:
+    """Whether the exponent is that of people, in words."""
+    if rejected(found):
+        return "nothing is concluded, because the form is rejected"
+    if test.state == "too few studies":
+        return f"nothing is concluded from {test.difference.n} of them"
+    verb = {
+        "equivalent": "equivalent to",
+        "different": "different from",
+        "undecided": "undecided whether like",
+    }
+    difference = test.difference.text(2, sign=True)
+    return (
+        f"{verb[test.state]} the mean of {test.mean.n} studies (difference {difference}, margin "
+        f"{test.margin:.2g})"
+    )
 
 
 def _one_each(series: list[Exponent]) -> list[Exponent]:
@@ -101,4 +133,4 @@ def _one_each(series: list[Exponent]) -> list[Exponent]:
 
 
 def _human(one: Exponent) -> str:
-    return f"{one.name} {one.number.text(2)}"
+    return f"{humans.title(one.name)} {one.number.text(2)}"

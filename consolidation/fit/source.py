@@ -236,7 +236,7 @@ def _from_table(table: tables.StrictTable, config: FitConfig, name: str, title: 
         )
     if unit is not None and (unit == "").any():
         raise UserError(
-            f"{place}: row {table.lines[int((unit == '').argmax())]} has no {config.unit}. Fill it, or "
+            f"{place}: {table.where(int((unit == '').argmax()))} has no {config.unit}. Fill it, or "
             "remove the row."
         )
     order = np.argsort(numbers[config.x], kind="stable")

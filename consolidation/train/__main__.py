@@ -26,7 +26,15 @@ def show(summaries: list["SeedSummary"]) -> None:
         f"optimum (eq 13) {first.optimum:.3f}, best static routing {first.static:.3f}"
     )
     heads = ["seed", "right, recurring", "right, novel", "MSE", "attend"]
-    heads += ["attend, recurring", "attend, novel", "attend, other", "pairs", "learnt", "consolidated", "min"]
+    heads += [
+        "attend, recurring",
+        "attend, novel",
+        "attend, other",
+        "pairs",
+        "learnt",
+        "consolidated",
+        "minutes",
+    ]
     rows = [
         [
             str(s.seed),

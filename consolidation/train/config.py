@@ -2,6 +2,7 @@
 --help is quick.
 """
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,7 +35,11 @@ class TrainConfig:
     batch: int = 32
     """Sequences per step, over all processes."""
     learning_rate: float = 3e-4
-    """Peak of AdamW's (.9, .98), cosine to zero."""
+    """Peak of AdamW's (.9, .98)."""
+    learning_rate_schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: cosine to zero at the last step, or constant, so that what a model does with a
+    pattern at some age does not depend on the step at which that age is reached.
+    """
     semantic_rate: float = 0.1
     """Learning rate of the semantic memory, relative to the peak."""
     weight_decay: float = 0.01
@@ -72,18 +77,35 @@ class TrainConfig:
                 f"a buffer of {self.cram.buffer} entries cannot hold the {bound} bindings of a sequence. "
                 "Increase --buffer, or decrease --bindings or --length."
             )
+        late = [c.text for c in self.benchmark.schedule.cohorts if c.introduced >= self.steps]
+        if late:
+            raise UserError(
+                f"the cohort {late[0]} is introduced after the last step, {self.steps}, so it is never "
+                "active. Increase --steps, or change --cohorts."
+            )
 
     def recorded(self) -> Record:
-        """The fields as `config.json` has them, with those that left at the only value that was ever used, so
-        that older runs are still those of the same configuration.
+        """The fields as `config.json` has them, with those that left at the only value that was ever used,
+        and without those that came at the value that keeps everything as it was, so that older runs are still
+        those of the same configuration.
         """
-        return asdict(self) | RETIRED
+        found = asdict(self)
+        if self.learning_rate_schedule == "cosine":
+            del found["learning_rate_schedule"]
+        if not self.benchmark.cohorts:
+            del found["benchmark"]["cohorts"]
+        return found | RETIRED
 
     def resolved(self) -> "TrainConfig":
         """The configuration with the fields in which its model differs from CRAM."""
         chosen = variant(self.model)
         rate = self.semantic_rate if chosen.semantic_rate is None else chosen.semantic_rate
         return replace(self, objective=chosen.objective(self.objective), semantic_rate=rate)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then the schedule."""
+        shape = 1.0 if self.learning_rate_schedule == "constant" else math.cos(math.pi * step / self.steps)
+        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup)) * 0.5 * (1 + shape)
 
     def temperature_at(self, step: int) -> float:
         """Gumbel temperature of a step."""

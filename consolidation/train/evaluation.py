@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from consolidation.config import variant
-from consolidation.cram import EPISODIC, SEMANTIC, Outputs, Part
+from consolidation.cram import EPISODIC, SEMANTIC, Model, Outputs, Part
 from consolidation.srcd import Batch
 from consolidation.train.config import TrainConfig
 from consolidation.train.trajectory import SeedSummary
@@ -15,6 +16,12 @@ from consolidation.train.trajectory import SeedSummary
 KNOCK_OUTS: tuple[Part, ...] = ("attention", "semantic", "working", "feed_forward")
 # what counts as having learnt and as having consolidated, in `summary.json`
 LEARNT, CONSOLIDATED = 0.95, 1.5
+# torch's counter knows attention on GPUs, but not by the name that it has on CPUs
+COUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, k, v
+    )
+}
 
 
 def kinds(batch: Batch) -> dict[str, torch.Tensor]:
@@ -91,6 +98,18 @@ def memories(outputs: Outputs, batch: Batch, buffer: int) -> list[tuple[int, str
         ahead = (trace.novelty[:, None] > bound[..., None]) & before
         rows.append((layer, "query", "held", float((ahead.sum(2) < buffer).double().mean()), bound.numel()))
     return rows
+
+
+def operations(model: Model, batch: Batch) -> dict[str, float]:
+    """Forward operations per position by torch's counter (matrix products and attention), with skipping and
+    with attention computed everywhere.
+    """
+    found = {}
+    for metric, dense in (("flops", False), ("flops_dense", True)):
+        with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+            model(batch, dense=dense)
+        found[metric] = counter.get_total_flops() / batch.key.numel()
+    return found
 
 
 def summarise(table: pd.DataFrame, config: TrainConfig, seed: int, size: int, digest: str) -> SeedSummary:

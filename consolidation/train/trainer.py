@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from consolidation.cram import EPISODIC, TERMS, Model, Part, Routing
 from consolidation.rivals import build, parameters
@@ -24,7 +23,8 @@ from consolidation.srcd import Batch, generate, generator
 from consolidation.step import Step
 from consolidation.train import trajectory
 from consolidation.train.config import Settings, TrainConfig
-from consolidation.train.evaluation import KNOCK_OUTS, accuracies, measure, memories, summarise
+from consolidation.train.evaluation import KNOCK_OUTS, accuracies, measure, memories, operations, summarise
+from consolidation.train.knowledge import KnowledgeTable
 from consolidation.train.patterns import PatternTable
 from labbook.console import UserError, choice
 from labbook.run import Run, digest, load_tensors, provenance, save_tensors, sealed
@@ -36,12 +36,6 @@ HEADS = ("retrieve.", "predict.")
 # steps whose losses wait on a GPU until the host reads them
 UNREAD = 50
 MEASURED = (*(f"loss_{term}" for term in TERMS), "attention_in_training")
-# torch's counter knows attention on GPUs, but not by the name that it has on CPUs
-COUNTED = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
-        q, k, v
-    )
-}
 Row = tuple[int, int, str, str, float, int]
 
 
@@ -146,7 +140,7 @@ class Trainer:
         self.read_every = 1 if self.device.type == "cpu" else UNREAD
         if settings.tracker:
             self.accelerator.init_trackers("consolidation", config={**config.recorded(), "seed": seed})
-        self.held_out = generate(c.benchmark, seed, 0, c.evaluation, self.device, "evaluation")
+        self.knowledge = KnowledgeTable(c.benchmark, self.device) if c.benchmark.cohorts else None
         if (folder / STATE).exists():
             self._restore()
 
@@ -161,16 +155,6 @@ class Trainer:
             {"params": ps, "weight_decay": decay, "relative": rate} for (rate, decay), ps in groups.items()
         ]
         return torch.optim.AdamW(parts, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
-
-    def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then cosine to zero."""
-        c = self.config
-        return (
-            c.learning_rate
-            * min(1.0, (step + 1) / max(1, c.warmup))
-            * 0.5
-            * (1 + math.cos(math.pi * step / c.steps))
-        )
 
     def _mine(self) -> tuple[int, int]:
         """First and last row of the batch that belong to this process."""
@@ -187,14 +171,22 @@ class Trainer:
         self.run.json("provenance.json", self._provenance())
         c, doublings = self.config, doubling(self.config.steps)
         even = {round(i * c.steps / c.evaluations) for i in range(1, c.evaluations + 1)}
+        probes = c.benchmark.schedule.marks(c.steps) if self.knowledge else set[int]()
+
+        def measured(done: int) -> None:
+            if done in probes:
+                self._probe()
+            if done in even | doublings | {0}:
+                self._evaluate(knock_outs=done in doublings | {0, c.steps})
+
         if self.step == 0:
-            self._evaluate(knock_outs=True)
+            measured(0)
         loop = Loop(
             label=f"{c.model}, seed {self.seed}",
             steps=c.steps,
             step=self._step,
-            marks=even | doublings,
-            measure=lambda done: self._evaluate(knock_outs=done in doublings | {c.steps}),
+            marks=even | doublings | probes,
+            measure=measured,
             save=lambda done: self.save(),
             pause=STATE_SECONDS,
             deadline=deadline,
@@ -211,7 +203,7 @@ class Trainer:
         draws = generator(self.device, "routing", self.seed, step)
         routing = Routing.draw(len(self.bare.layers), everything, draws, c.temperature_at(step))
         batch = everything.rows(first, last)
-        rate = self._learning_rate(step)
+        rate = self.config.learning_rate_at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["relative"]
         self.model.train()
@@ -238,6 +230,8 @@ class Trainer:
         self.optimizer.zero_grad()
         with torch.no_grad():
             self.table.add(everything, outputs, first, last)
+            if self.knowledge:
+                self.knowledge.add(step + 1, everything, self.table.exposures.rows.sum(0))
         self.step = step + 1
         self.seconds += time.monotonic() - began
         total = self.recent.get("loss_total", [math.nan])[-1]
@@ -274,6 +268,19 @@ class Trainer:
         recurring, novel, attention = (last.get(k, math.nan) for k in shown)
         return f"recurring {recurring:.2f}, novel {novel:.2f}, attention {attention:.3f}"
 
+    def _held_out(self) -> Batch:
+        """The held-out sequences: always the same, or with cohorts those that ask for all patterns so far."""
+        c = self.config
+        step = self.step if c.benchmark.cohorts else 0
+        return generate(c.benchmark, self.seed, step, c.evaluation, self.device, "evaluation")
+
+    def _probe(self) -> None:
+        """Look at what is known of every pattern."""
+        self.bare.eval()
+        if self.knowledge:
+            with self.accelerator.autocast():
+                self.knowledge.probe(self.bare, self._held_out(), self.step, self.table.exposures.rows.sum(0))
+
     @torch.no_grad()
     def _evaluate(self, knock_outs: bool) -> None:
         """Measure on the held-out sequences and add the rows."""
@@ -281,7 +288,7 @@ class Trainer:
         self._read_losses(self.step)
         self.seconds += time.monotonic() - began
         self.bare.eval()
-        c, batch = self.config, self.held_out
+        c, batch = self.config, self._held_out()
         with self.accelerator.autocast():
             outputs = self.bare(batch)
             everywhere = self.bare(batch, dense=True)
@@ -295,14 +302,15 @@ class Trainer:
                 knocked = accuracies(self.bare(batch, without=frozenset(parts)), batch)
                 rows += [(-1, kind, f"accuracy_without_{name}", value, n) for kind, value, n in knocked]
             rows += [
-                (-1, "all", metric, value, batch.key.numel()) for metric, value in self._flops(batch).items()
+                (-1, "all", metric, value, batch.key.numel())
+                for metric, value in operations(self.bare, batch).items()
             ]
         for metric, values in self.recent.items():
             rows.append((-1, "all", metric, float(np.mean(values)), len(values)))
         schedules = {
             "temperature": c.temperature_at(self.step),
             "penalty": c.objective_at(self.step).attention_penalty,
-            "learning_rate": self._learning_rate(self.step),
+            "learning_rate": c.learning_rate_at(self.step),
             "seconds": self.seconds,
         }
         rows += [(-1, "all", metric, value, 1) for metric, value in schedules.items()]
@@ -312,17 +320,6 @@ class Trainer:
             {f"{metric}/{kind}": v for layer, kind, metric, v, _ in rows if layer == -1}, step=self.step
         )
 
-    def _flops(self, batch: Batch) -> dict[str, float]:
-        """Forward operations per position by torch's counter (matrix products and attention), with skipping
-        and with attention computed everywhere.
-        """
-        found = {}
-        for metric, dense in (("flops", False), ("flops_dense", True)):
-            with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
-                self.bare(batch, dense=dense)
-            found[metric] = counter.get_total_flops() / batch.key.numel()
-        return found
-
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Everything the next step depends on, by name."""
         self._read_losses(self.step)
@@ -330,6 +327,8 @@ class Trainer:
         tensors |= moments([self.optimizer], list(self.bare.named_parameters()))
         tensors["exposures"] = self.table.exposures.rows
         tensors["patterns"] = self.accelerator.reduce(self.table.sums, "sum")
+        if self.knowledge:
+            tensors |= {"recency": self.knowledge.recency, "knowledge": self.knowledge.rows}
         log = json.dumps({"rows": self.rows, "recent": self.recent})
         tensors["log"] = torch.frombuffer(bytearray(log.encode()), dtype=torch.uint8)
         return tensors
@@ -356,7 +355,8 @@ class Trainer:
         tensors, about = load_tensors(path)
         remove = f"Remove {path} to start this seed again."
         expected = {f"model:{name}": t.shape for name, t in self.bare.state_dict().items()}
-        missing = {*expected, "exposures", "patterns", "log"} - set(tensors)
+        own = {"exposures", "patterns", "log"} | ({"recency", "knowledge"} if self.knowledge else set())
+        missing = {*expected, *own} - set(tensors)
         if about.get("kind") != "consolidation" or missing:
             raise UserError(
                 f"{path} is not the state of such a run ({about.get('model', 'no model named')}; "
@@ -394,6 +394,9 @@ class Trainer:
         )
         restore_moments([self.optimizer], list(self.bare.named_parameters()), tensors)
         self.table.exposures.rows = tensors["exposures"].to(self.device)
+        if self.knowledge:
+            self.knowledge.recency = tensors["recency"].to(self.device)
+            self.knowledge.rows = tensors["knowledge"].to(self.device)
         if self.accelerator.is_main_process:
             self.table.sums = tensors["patterns"].to(self.device)
         choice("resume", f"step {self.step}", f"{STATE} is there")
@@ -409,7 +412,7 @@ class Trainer:
         )
 
     def _finish(self) -> trajectory.SeedSummary:
-        """Write both tables, the weights, and the summary."""
+        """Write the tables, the weights, and the summary."""
         self.table.sums = self.accelerator.reduce(self.table.sums, "sum")
         table = trajectory.tidy(self.rows)
         facts = {"model": self.config.model, "seed": self.seed, "config": self.run.config}
@@ -419,6 +422,8 @@ class Trainer:
             folder = self.run.folder
             trajectory.write(folder / "trajectory.parquet", table, facts)
             trajectory.write(folder / "patterns.parquet", self.table.table(), facts)
+            if self.knowledge:
+                trajectory.write(folder / "knowledge.parquet", self.knowledge.table(), facts)
             save_tensors(folder / "model.safetensors", self.bare.state_dict(), {"model": self.config.model})
             self.run.json("summary.json", sealed(summary.to_json()))
             (folder / STATE).unlink(missing_ok=True)

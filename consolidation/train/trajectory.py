@@ -1,4 +1,4 @@
-"""What a training run leaves: two Parquet tables with a version, and how they are read.
+"""What a training run leaves: Parquet tables with a version, and how they are read.
 
 `trajectory.parquet`, one row per number:
 
@@ -21,6 +21,21 @@ per decade):
 | queries | queries that fell into it, in training |
 | routed | of these, how many the router would send to attention at inference (no noise) |
 | probability | mean probability of the episodic path, which is the share that does read in training |
+
+`knowledge.parquet`, of runs with cohorts, one row per probe and pattern (new in version 3); a probe asks for
+all patterns that were introduced, on held-out sequences, at log-spaced ages and lags:
+
+| column | meaning |
+|---|---|
+| step, cohort, pattern | cohort: its place in `cohorts` |
+| age | steps since the cohort was introduced |
+| k | exposures before the probe, over training |
+| lag, others | steps, and exposures to other patterns, since the last exposure; -1: never shown |
+| queries | queries for the pattern in the probe |
+| right, known | of these, how many are right, and how many are right with attention knocked out |
+| routed | share that the router sends to attention, mean over layers |
+| probability | mean probability of the episodic path, mean over layers |
+| recall | mean probability of the right answer with attention knocked out |
 """
 
 import json
@@ -40,7 +55,7 @@ from labbook.escape import plain
 from labbook.run import digest, opened, replacing, unrepeated
 
 SCHEMA = "consolidation-trajectory"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +143,21 @@ TABLES = {
         "queries": "int64",
         "routed": "int64",
         "probability": "float64",
+    },
+    "knowledge": {
+        "step": "int32",
+        "cohort": "int16",
+        "pattern": "int16",
+        "age": "int32",
+        "k": "int64",
+        "lag": "int32",
+        "others": "int64",
+        "queries": "int32",
+        "right": "int32",
+        "known": "int32",
+        "routed": "float32",
+        "probability": "float32",
+        "recall": "float32",
     },
 }
 METRICS = {

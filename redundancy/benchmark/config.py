@@ -13,11 +13,12 @@ class Config:
 
     model: tyro.conf.Positional[str] = "embedded"
     """As for the probe."""
-    parts: tuple[Literal["pass1", "memory", "stored", "descent"], ...] = (
+    parts: tuple[Literal["pass1", "memory", "stored", "descent", "replaced"], ...] = (
         "pass1",
         "memory",
         "stored",
         "descent",
+        "replaced",
     )
     """Which comparisons."""
     tokens: int = 50_000
@@ -25,7 +26,7 @@ class Config:
     stored_tokens: int = 20_000
     """Tokens whose activations are stored in the comparison with TransformerLens and scikit-learn."""
     rounds: int = 12
-    """Alternations of pass 1 and the plain forward pass."""
+    """Alternations of pass 1 and the plain forward pass, and of the replaced and the intact model."""
     context: int = 256
     """Tokens per window."""
     device: str = "auto"

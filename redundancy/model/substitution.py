@@ -90,11 +90,13 @@ class Substitution:
 
     Attributes
     ----------
+    first : the lowest layer with a rule.
     skipped : (batch,) replaced (token, head) operations at kept tokens, summed over layers, of the last run.
     """
 
     def __init__(self, decoder: Decoder, rules: Mapping[int, Rule], start: int):
         self.decoder, self.rules, self.start = decoder, rules, start
+        self.first = min(rules, default=0)
         self.batch: Batch | None = None
         self.skipped = torch.zeros(0)
         self._x: Tensor | None = None

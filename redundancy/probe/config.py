@@ -29,6 +29,8 @@ class ProbeSettings(Settings):
     """Keep the fitted probes: probes.safetensors in the run folder, 8 bytes per layer and squared column of
     the hidden state.
     """
+    full: bool = False
+    """Print every table: centred R2 by layer, the controls with their intervals, and all scores."""
 
 
 @dataclass(frozen=True)

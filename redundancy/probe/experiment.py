@@ -17,7 +17,7 @@ from labbook.estimate import Studentised
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import STAGES, Task, measure, measure_twins
-from redundancy.preparation import NOTHING, Given, prepare
+from redundancy.preparation import NOTHING, Given, prepare, repeated
 from redundancy.probe import learning
 from redundancy.probe.config import ProbeConfig, ProbeSettings
 from redundancy.probe.kept import Probes
@@ -31,6 +31,9 @@ PARTS = (0.25, 0.5)
 
 def execute(config: ProbeConfig, settings: ProbeSettings, given: Given = NOTHING) -> Tables:
     """The experiment: model, text, moments, ridge, held-out errors, the same with random weights, tables."""
+    folder = repeated(config, settings, given)
+    if folder is not None:
+        return Tables.read(folder)
     prepared = prepare(config, settings, given)
     run = prepared.open_run(settings)
     if run.finished:

@@ -62,10 +62,15 @@ class RidgePath:
         return path
 
     def solve(self, alpha: float) -> tuple[Tensor, Tensor]:
-        """Weight (d, k) and bias (k,) for penalty `alpha`."""
-        weight = (
-            self.vectors @ (self.rotated / (self.spectrum + alpha).unsqueeze(-1))
-        ) / self.deviation.unsqueeze(-1)
+        """Weight (d, k) and bias (k,) for penalty `alpha`.
+
+        For 0, the least-squares solution, directions that vary by rounding alone get no weight.
+        """
+        spread = self.spectrum + alpha
+        if alpha == 0:
+            rounding = len(spread) * torch.finfo(spread.dtype).eps * spread[-1]
+            spread = torch.where(spread > rounding, spread, torch.inf)
+        weight = (self.vectors @ (self.rotated / spread.unsqueeze(-1))) / self.deviation.unsqueeze(-1)
         return weight, self.mean_z - self.mean_x @ weight
 
     def solve_rank(self, alpha: float, output: Tensor, rank: int) -> tuple[Tensor, Tensor]:

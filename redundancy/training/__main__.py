@@ -8,7 +8,13 @@ from redundancy.training.config import Command
 
 def work(command: Command) -> Path | None:
     """Measure, draw and print."""
-    # torch and transformers take seconds to import: --help and errors of the options do not wait for them
+    # torch and transformers take seconds to import: --help, errors of the options and the repetition of a
+    # finished run do not wait for them
+    from redundancy.finished import told
+
+    folder = None if command.settings.full else told(command.config, command.settings)
+    if folder is not None:
+        return folder
     from labbook import processes
     from redundancy.training.experiment import execute
     from redundancy.training.figures import draw_course
@@ -22,7 +28,7 @@ def work(command: Command) -> Path | None:
         draw_course(course.folder, course.folder)
         if command.settings.report:
             report(course).write(course.folder)
-        print_course(course)
+        print_course(course, full=command.settings.full)
     return course.folder
 
 

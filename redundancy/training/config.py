@@ -24,10 +24,18 @@ class TrainingConfig(Request):
 
 
 @dataclass(frozen=True)
+class TrainingSettings(Settings):
+    """What changes no number."""
+
+    full: bool = False
+    """Print every table, and not only the course of R and the loss."""
+
+
+@dataclass(frozen=True)
 class Command:
     """Measure attention redundancy at every checkpoint of a training run, with all controls, on the same
     documents.
     """
 
     config: tyro.conf.OmitArgPrefixes[TrainingConfig]
-    settings: tyro.conf.OmitArgPrefixes[Settings]
+    settings: tyro.conf.OmitArgPrefixes[TrainingSettings]

@@ -20,10 +20,9 @@ from redundancy.evaluation import evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import load_config, load_model
 from redundancy.passes import STAGES, Task, measure, measure_twins
-from redundancy.preparation import Given, Prepared, prepare
+from redundancy.preparation import NOTHING, Given, Prepared, prepare, repeated
 from redundancy.regression.scores import LayerScores
 from redundancy.request import Settings
-from redundancy.text import Corpus
 from redundancy.training.attention import attention_statistics
 from redundancy.training.checkpoints import Checkpoint, check_same, find_checkpoints
 from redundancy.training.config import TrainingConfig
@@ -33,19 +32,22 @@ from redundancy.training.tables import Course, Measured, tabulate_course
 def execute(
     config: TrainingConfig,
     settings: Settings,
-    corpus: Corpus | None = None,
+    given: Given = NOTHING,
     checkpoints: Sequence[Checkpoint] = (),
 ) -> Course:
     """The experiment: find the checkpoints, cut one text for all, measure each, compare them.
 
-    `corpus` and `checkpoints` (ordered by step) are those that Python hands over.
+    `given` and `checkpoints` (ordered by step) are what Python hands over.
     """
+    folder = repeated(config, settings, given)
+    if folder is not None:
+        return Course.read(folder)
     checkpoints = checkpoints or find_checkpoints(
         config.model, config.revisions, config.checkpoints, trust_remote_code=config.trust_remote_code
     )
     check_same([(c.name, _shape(c)) for c in checkpoints])
     name = Path(config.model).resolve().name if Path(config.model).is_dir() else config.model
-    prepared = prepare(config, settings, Given(checkpoints[-1].source, name, corpus))
+    prepared = prepare(config, settings, replace(given, source=checkpoints[-1].source, name=name))
     task = replace(prepared.task(settings), both_tokens=True)
     if task.start_position == 0:
         raise UserError(

@@ -34,6 +34,7 @@ from redundancy.aggregate import (
     TableRow,
     all_metrics,
     mean_over_layers,
+    spread,
     table_row,
 )
 from redundancy.evaluation import TALLIES
@@ -319,19 +320,55 @@ def _summarise(
     )
 
 
-def print_course(course: Course) -> None:
-    """The verdict on the terminal, then the course over training and the paper's beside it."""
+def print_course(course: Course, *, full: bool = False) -> None:
+    """The verdict on the terminal, then the course over training and the paper's beside it; with `full` every
+    control, what explains the energy, and every trend.
+    """
     summary = course.headline
     print_verdict([summary.verdict])
-    columns = [
-        summary.feature,
-        "training_mean",
-        "position_mean",
-        "token_mean",
-        "previous_token",
-        "shuffled",
-        RANDOM,
+    if full:
+        _print_everything(course)
+    else:
+        _print_short(summary)
+    for trend in summary.trend:
+        if not full and trend.metric not in ("R", "R2"):
+            continue
+        console.print(
+            f"[dim]trend of {trend.metric}[/dim] {markup(trend.slope.text(sign=True))} per tenfold of steps "
+            f"after step 0; Page's test: rising p = {trend.p_rising:.2g}, falling p = {trend.p_falling:.2g} "
+            f"(n = {trend.slope.n} documents, {trend.checkpoints} checkpoints)",
+            soft_wrap=False,
+        )
+    paper = ", ".join(f"{step:,}: R {r} (loss {loss})" for step, r, loss in summary.paper.rows)
+    console.print(f"[dim]the preprint, {summary.paper.source}:[/dim] {paper}", soft_wrap=False)
+    if not full:
+        console.print("every control, layer and driver: report.html, the CSV files, or --full")
+
+
+def _print_short(summary: CourseSummary) -> None:
+    """The loss, R and centred R2 by checkpoint (of many, some), beside the strongest simple controls."""
+    shown = spread(summary.course)
+    rows = [
+        [
+            f"{place.step:,}",
+            f"{place.loss.estimate:.3f}",
+            *(place.scores[summary.feature][metric].text() for metric in ("R", "R2")),
+            f"{place.scores['previous_token']['R'].estimate:.3f}",
+        ]
+        for place in shown
     ]
+    every = len(summary.course)
+    some = "" if len(shown) == every else f"{len(shown)} of {every} checkpoints, "
+    random = shown[-1].scores[RANDOM]["R"]
+    about = f"{some}means over layers, n = {random.n} {summary.unit}s. R with random weights: {random.text()}"
+    print_table(about, ["step", "loss", "R, probe", "centred R2, probe", "R, previous token"], rows, left=0)
+
+
+def _print_everything(course: Course) -> None:
+    """R and centred R2 with all controls, the energy and the patterns of attention, at every checkpoint."""
+    summary = course.headline
+    controls = ["training_mean", "position_mean", "token_mean", "previous_token", "shuffled", RANDOM]
+    columns = [summary.feature, *controls]
     for metric in ("R", "R2"):
         heads = ["step", "loss", *(CONTROL_NAMES.get(column, column) for column in columns)]
         rows = [
@@ -347,22 +384,13 @@ def print_course(course: Course) -> None:
     means = course.drivers[course.drivers["layer"] == "mean"].pivot(
         index="step", columns="driver", values="estimate"
     )
-    spread = course.attention[course.attention["layer"] == "mean"].pivot(
+    patterns = course.attention[course.attention["layer"] == "mean"].pivot(
         index="step", columns="metric", values="estimate"
     )
-    shown = means.join(spread)[[*DRIVERS, "entropy_share", "on_position_0", "on_self"]]
+    shown = means.join(patterns)[[*DRIVERS, "entropy_share", "on_position_0", "on_self"]]
     print_table(
         "what explains the energy of attn_out, mean over layers",
         ["step", *DRIVERS, "entropy / even", "on position 0", "on self"],
         [[f"{step:,}", *(f"{v:.3f}" for v in values)] for step, values in shown.iterrows()],
         left=0,
     )
-    for trend in summary.trend:
-        console.print(
-            f"[dim]trend of {trend.metric}[/dim] {markup(trend.slope.text(sign=True))} per tenfold of steps "
-            f"after step 0; Page's test: rising p = {trend.p_rising:.2g}, falling p = {trend.p_falling:.2g} "
-            f"(n = {trend.slope.n} documents, {trend.checkpoints} checkpoints)",
-            soft_wrap=False,
-        )
-    paper = ", ".join(f"{step:,}: R {r} (loss {loss})" for step, r, loss in summary.paper.rows)
-    console.print(f"[dim]the preprint, {summary.paper.source}:[/dim] {paper}", soft_wrap=False)

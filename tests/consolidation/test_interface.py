@@ -1,6 +1,7 @@
 """The commands as functions: the numbers of the command line, from data frames, arrays and keywords."""
 
 import doctest
+import html
 import inspect
 import json
 import re
@@ -61,6 +62,11 @@ def test_a_data_frame_is_fitted_like_the_file_that_holds_it(frame, found, tmp_pa
         [row["gamma"] for row in command["exponents"]], rel=0, abs=0, nan_ok=True
     )
     saved = found.save(tmp_path / "saved")
+    page = html.unescape((saved / "report.html").read_text())
+    assert "from consolidation import fit_decay\n\nfit_decay(data=data, x='days', y='recall'" in page
+    assert "--config" not in page
+    with pytest.raises(SystemExit):
+        fit_command.main(["--config", str(saved / "config.json")])
     assert {p.name for p in saved.iterdir()} == {p.name for p in (tmp_path / "run").iterdir()}
     for name in ("forms", "exponents", "multiverse", "units"):
         assert (saved / f"{name}.csv").read_text() == (tmp_path / "run" / f"{name}.csv").read_text()
@@ -71,6 +77,8 @@ def test_a_data_frame_is_fitted_like_the_file_that_holds_it(frame, found, tmp_pa
 
 
 def test_a_fit_shows_itself(found):
+    assert len(repr(found).splitlines()) == 2
+    assert found.headline.number.text() in repr(found)
     assert "gamma = " in found.fit_report()
     assert found.headline.number.text() in found._repr_html_()
     assert "<table" in found._repr_html_()
@@ -108,9 +116,9 @@ def bad(frame):
         ),
         "no unit": (frame, {"clock_unit": None}, "in which unit days .* Say it with clock_unit="),
         "no clock": (frame, {"clock": None}, "does not say what days counts. Say it with clock="),
-        "text": (text, {}, "the data frame: row 3 has no number in recall but '0.5x'"),
-        "missing": (gap, {}, "row 5 has no number in days but nothing"),
-        "masked": (([1, 2, 3], masked), {}, "row 1 has no number in recall but nothing"),
+        "text": (text, {}, "the data frame: row 3 (counted from 0) has no number in recall but '0.5x'"),
+        "missing": (gap, {}, "row 5 (counted from 0) has no number in days but nothing"),
+        "masked": (([1, 2, 3], masked), {}, "row 1 (counted from 0) has no number in recall but nothing"),
         "truth": (([1, 2], [True, False]), {}, "no number in recall but 'True'"),
         "twice": (twice, {}, "the name 'days' twice"),
         "no names": (pd.DataFrame(np.ones((3, 2))), {}, "called 0. Columns need names"),
@@ -129,7 +137,7 @@ def bad(frame):
 @pytest.mark.parametrize("case", list(bad(pd.DataFrame({"days": [1.0] * 8, "recall": 1.0, "s": 1}))))
 def test_bad_input_is_named(case, frame):
     data, options, message = bad(frame)[case]
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         fit_decay(data, **QUICK | options)
     assert "--" not in str(caught.value)
 

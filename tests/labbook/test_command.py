@@ -1,11 +1,14 @@
 """What every command takes: --quiet, --json, --version, and --config, which repeats a run."""
 
+import importlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from extension.commands import commands, parser
 
 from consolidation.fit import __main__ as fit
 from consolidation.train import __main__ as train
@@ -19,6 +22,7 @@ from redundancy.text import DATA
 from redundancy.training import __main__ as training
 from tests.conftest import fails
 
+PACKAGES = ("redundancy", "consolidation", "replication")
 SHIPPED = DATA / "runs" / "embedded"
 
 
@@ -146,3 +150,33 @@ def test_a_fit_is_repeated(tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     there = json.loads((first / "summary.json").read_text())
     assert printed["gamma"] == there["gamma"]
+
+
+@pytest.mark.parametrize("name", [name for package in PACKAGES for name in commands(package)])
+def test_help_fits_the_terminal_and_holds_every_word(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(name).main(["--help"])
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 80
+    said = " ".join(told.split())
+    found = parser(name)
+    for group in found._action_groups:
+        for action in group._group_actions:
+            if "--help" in action.option_strings:
+                continue
+            text, _, default = (action.help or "").partition(" (default: ")
+            assert " ".join(text.split()) in said
+            if action.option_strings:
+                assert re.search(rf"--(\[no-\])?{action.option_strings[0].removeprefix('--')}\b", said)
+            if default not in ("", ")", "None)", "False)", "True)"):
+                assert f"(default: {' '.join(default.split())}" in said
+    assert "{None}" not in said
+
+
+def test_help_of_the_longest_command_is_no_book(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    assert len(capsys.readouterr().out.splitlines()) < 180

@@ -134,12 +134,16 @@ def test_a_long_table_is_named_and_missing_numbers_are_empty(run):
     tables = {
         "long": pd.DataFrame({"x": range(ROWS + 1)}),
         "short": pd.DataFrame({HOSTILE: [1.23456789, float("nan")], "n": [1234, 5], "said": [HOSTILE, None]}),
+        "truth": pd.DataFrame({"learnt": [True, False]}),
     }
     page = Report("made.up", "t", ["v"], tables).page(run)
     assert f"{ROWS + 1} rows: in the run folder" in page
     assert '<td class="number" data-value="1.23456789">1.235</td>' in page
     assert '<td class="number" data-value="1234">1,234</td>' in page
     assert page.count('<td class="number" data-value=""></td>') == 2
+    assert "<td>yes</td>" in page
+    assert "<td>no</td>" in page
+    assert "<td>False</td>" not in page
     assert "vegaEmbed" not in page  # nothing to point at, no scripts for it
 
 

@@ -393,3 +393,15 @@ def test_commands_print_hostile_paths_literally(capsys, gpt2_folder, text_folder
 def test_what_is_not_defined_is_null(tmp_path):
     Run(tmp_path / "run", {"a": 1}).finish({"t": pd.DataFrame({"x": [1.0]})}, {"value": float("nan")})
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["value"] is None
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_files_of_tensors_are_as_readable_as_the_others(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        save_tensors(tmp_path / "t.safetensors", {"x": torch.zeros(2)}, {})
+        write_json(tmp_path / "t.json", {})
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("t.safetensors", "t.json")]
+    assert modes == [0o666 & ~mask] * 2

@@ -24,8 +24,11 @@ from redundancy.training.tables import Course, print_course
 RUNS, SMALL = DATA / "runs", humans.DATA / "runs" / "small"
 SHOWN = {
     "probe": lambda: print_tables(Tables.read(RUNS / "embedded" / "probe")),
+    "whole probe": lambda: print_tables(Tables.read(RUNS / "embedded" / "probe"), full=True),
     "larger probe": lambda: print_tables(Tables.read(RUNS / "smollm2-135m" / "probe")),
+    "larger whole probe": lambda: print_tables(Tables.read(RUNS / "smollm2-135m" / "probe"), full=True),
     "training": lambda: print_course(Course.read(RUNS / "embedded" / "training")),
+    "whole training": lambda: print_course(Course.read(RUNS / "embedded" / "training"), full=True),
     "removal": lambda: print_losses(Losses.read(RUNS / "embedded" / "removal")),
     "train": lambda: train.show(trajectory.summaries(SMALL / "cram")),
     "replicate": lambda: replicate.show(pd.read_csv(SMALL / "cells.csv")),
@@ -67,10 +70,24 @@ def test_the_verdict_comes_first_in_five_lines(name, width, capsys):
     assert len(title) <= MOST + 4  # the title of the first table stands below the verdict
 
 
-def test_names_of_metrics_are_whole(width, capsys):
+def test_names_of_metrics_are_whole_and_explained(width, capsys):
     width(80)
-    SHOWN["larger probe"]()
-    assert "share_operations_error_below_0.5" in capsys.readouterr().out
+    SHOWN["larger whole probe"]()
+    said = capsys.readouterr().out
+    for name in ("share_operations_error_below_0.5", "R_position_0", "norm_ratio_position_0"):
+        assert name in said
+    for name in ("R_position_0", "norm_ratio_position_0", "R2_uncentred"):
+        assert f"\n{name}: " in said
+
+
+@pytest.mark.parametrize("name", ["probe", "larger probe", "training"])
+def test_a_first_look_fits_a_screen(name, width, capsys):
+    width(80)
+    SHOWN[name]()
+    lines = capsys.readouterr().out.splitlines()
+    # with about eleven lines of choices before them and the folder after them, 45 or so
+    assert len(lines) <= 36
+    assert "--full" in lines[-1]
 
 
 def test_a_verdict_keeps_whole_sentences(width, capsys):
@@ -122,7 +139,11 @@ def test_bars_keep_count_and_times(columns, monkeypatch):
     assert any("7/7" in line for line in lines)
     for line in lines:
         assert len(line.rstrip()) <= columns
-        assert re.search(r"\d+/\d+\s+\d:\d\d:\d\d\s+left\s+(\d:\d\d:\d\d|-:--:--)", line), line
+        assert re.search(r"\d+/\d+\s+\d+:\d\d, (\d+:\d\d|-:--) left", line), line
+    said = " ".join(out.getvalue().split())
+    for word in ("description", "terminal:", "held-out", "errors"):
+        assert word in said
+    assert "held-out…" not in said
 
 
 def test_a_failed_stage_leaves_no_bar_behind(monkeypatch):
@@ -156,3 +177,13 @@ def test_a_fit_prints_everything_when_asked(tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "power is rejected" in page
     assert "seed-" not in page.split("Make it again")[1][:200]
+
+
+def test_times_are_short_and_hours_are_said():
+    assert [terminal._clock(s) for s in (None, 0, 65.9, 3600, 36_005)] == [
+        "-:--",
+        "0:00",
+        "1:05",
+        "1:00:00",
+        "10:00:05",
+    ]

@@ -1,12 +1,14 @@
 """The commands as functions: the numbers of the command line, whatever the model and the text come as."""
 
 import doctest
+import html
 import inspect
 import json
 import re
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.probe import __main__ as probe
 from redundancy.probe import kept
 from redundancy.probe.config import ProbeConfig, ProbeSettings
+from redundancy.probe.report import report
 from redundancy.probe.tables import Tables
 from redundancy.removal import __main__ as removal
 from redundancy.removal.config import RemovalConfig
@@ -78,10 +81,40 @@ def test_named_by_path_and_given_as_objects_are_one(
     paths = sorted(text_folder.glob("*.txt"))
     found = probe_model(own, gpt2_folder, paths, **SMALL, out=tmp_path / "paths")
     same(found, command)
+    _again_in_python(found)
     about = json.loads((tmp_path / "paths" / "provenance.json").read_text())
     theirs = json.loads((command.folder / "provenance.json").read_text())
     assert about["weight_hash"] == theirs["weight_hash"]
     assert about["data_hash"] == theirs["data_hash"]
+
+
+def _again_in_python(found):
+    """A run that was made of objects says how it is made again, and no command takes it for its own."""
+    call = (
+        "probe_model(model=model, tokenizer=tokenizer, corpus=corpus, tokens=2000, eval_tokens=1500, "
+        "context=32, layers=[0, 2], out='again')"
+    )
+    page = html.unescape(report(found).page(found.folder))
+    assert f"from redundancy import probe_model\n\n{call}" in page
+    assert "--config" not in page
+    with pytest.raises(SystemExit):
+        probe.main(["--config", str(found.folder / "config.json")])
+
+
+def test_a_result_says_what_was_found_and_no_whole_table(command):
+    said = repr(command)
+    assert len(said.splitlines()) == 3
+    assert said.startswith(f"Tables: {command.summary['verdict']}")
+    for part in ("layers, heads, controls", str(command.folder)):
+        assert part in said
+
+
+def test_a_new_run_folder_is_named(gpt2_folder, text_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = probe_model(gpt2_folder, corpus=text_folder, **SMALL)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"run folder {found.folder} (a new one; out= names another)" in said
+    assert found.folder.parent == Path("runs")
 
 
 def test_token_ids_are_the_text_that_they_stand_for(command, own, tokenizer, texts, tmp_path):
@@ -455,8 +488,8 @@ def test_every_option_of_the_command_is_a_documented_keyword_with_the_same_defau
 ):
     parameters = inspect.signature(function).parameters
     options = {f.name: f.default for of in (config, settings) for f in fields(of)}
-    # the page of a run is written by the command line; in Python the result shows itself
-    assert set(parameters) - {"tokenizer"} == set(options) - {"report"}
+    # pages and tables are the command line's; in Python the result shows itself
+    assert set(parameters) - {"tokenizer"} == set(options) - {"report", "full"}
     described = re.findall(r"^    ([a-z_0-9, ]+) : ", function.__doc__, re.MULTILINE)
     named = {name for part in described for name in part.split(", ")}
     for name, parameter in parameters.items():

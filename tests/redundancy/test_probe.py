@@ -509,4 +509,6 @@ def test_too_little_text_for_a_good_probe_is_a_warning(
     args = arguments(gpt2_folder, text_folder, tmp_path / "o")
     args[args.index("2000")] = "50000"
     probe.main(args)
-    assert "tokens per fitted row where 10000 are wanted" in " ".join(capsys.readouterr().err.split())
+    assert "tokens for each coefficient of the probe where 10000 are wanted" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,19 @@ from hypothesis import strategies as st
 
 from labbook.console import UserError
 from redundancy.batches import Cut, cut_batches, token_table
+from redundancy.overlap import RUN, overlap, require_apart
 from redundancy.request import TextOptions
-from redundancy.text import Document, bos_token, cut_windows, excerpts, read_corpus, split_documents
+from redundancy.text import (
+    Document,
+    Windows,
+    bos_token,
+    cut_windows,
+    excerpts,
+    read_corpus,
+    require_sections,
+    split_documents,
+    unique,
+)
 
 DOCUMENTS = [Document(f"d{i}", f"text number {i} " * 20) for i in range(400)]
 
@@ -61,6 +73,61 @@ def test_every_small_corpus_can_be_split(count, seed):
 def test_too_few_documents_is_an_error():
     with pytest.raises(UserError, match="7 documents; at least 8"):
         split_documents(DOCUMENTS[:7], 0)
+    with pytest.raises(UserError, match="the corpus has 1 document; at least 8"):
+        split_documents(DOCUMENTS[:1], 0)
+
+
+def test_one_short_text_is_told_how_long_it_has_to_be(tmp_path):
+    (tmp_path / "note.txt").write_text("one paragraph.\n\n" * 1000)
+    with pytest.raises(
+        UserError, match=r"a single text of 1\d,\d* characters.*makes 2 here.*96,000 characters"
+    ):
+        require_sections(read_corpus(str(tmp_path / "note.txt")))
+    (tmp_path / "book.txt").write_text("one paragraph.\n\n" * 7000)
+    require_sections(read_corpus(str(tmp_path / "book.txt")))
+
+
+def test_copies_are_left_out_and_it_is_said(tmp_path, capsys):
+    texts = [f"document {i}\n\n" + "second paragraph " * 20 for i in range(6)]
+    for i, text in enumerate([*texts, texts[0], texts[1].upper().replace(" ", "\n ")]):
+        (tmp_path / f"{i}.txt").write_text(text)
+    assert [d.text for d in read_corpus(str(tmp_path)).documents] == texts
+    assert "2 documents left out, 6 kept" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="the corpus has 1 document"):
+        split_documents(unique([Document(str(i), texts[0]) for i in range(10)]), 0)
+
+
+def test_text_on_both_sides_of_the_split_is_found():
+    ids = np.random.default_rng(0).integers(0, 5000, (40, 64))
+    windows = Windows(ids, np.full(40, 64), np.arange(40) // 4, tuple(map(str, range(10))))
+    new = replace(windows, ids=ids[::-1] + 1)
+    assert overlap(windows, new) == 0
+    assert overlap(windows, windows) == 1
+    # two of the windows, shifted by a token as another first line would shift them
+    part = ids[::-1].copy() + 1
+    part[:10, 1:] = ids[:10, :-1]
+    runs = 64 - RUN + 1
+    assert overlap(windows, replace(windows, ids=part)) == pytest.approx(10 * (runs - 1) / (40 * runs))
+    naive = {tuple(row[i : i + RUN]) for row in ids.tolist() for i in range(runs)}
+    found = [tuple(row[i : i + RUN]) in naive for row in part.tolist() for i in range(runs)]
+    assert overlap(windows, replace(windows, ids=part)) == pytest.approx(np.mean(found))
+    # what pads a short window is no text
+    short = replace(windows, lengths=np.full(40, RUN - 1))
+    assert overlap(windows, short) == 0
+    require_apart(windows, new, "document")
+    with pytest.raises(
+        UserError, match=r"100% of the held-out text \(16 tokens in a row\).*sections are versions"
+    ):
+        require_apart(windows, windows, "section")
+
+
+def test_shared_text_below_half_is_said(capsys):
+    ids = np.random.default_rng(0).integers(0, 5000, (40, 64))
+    windows = Windows(ids, np.full(40, 64), np.arange(40) // 4, tuple(map(str, range(10))))
+    other = ids + 1
+    other[:10] = ids[:10]
+    require_apart(windows, replace(windows, ids=other), "document")
+    assert "25% of the held-out text" in capsys.readouterr().err
 
 
 def test_the_embedded_text_has_what_the_readme_says():

@@ -233,18 +233,27 @@ def test_other_ways_to_write_a_table(tmp_path, capsys):
 
 
 BAD = {
-    "a third field in every row": ("x,value\n1,2,0.9\n2,2,0.7\n", "row 2 has 3 fields and the header 2"),
-    "a comma at the end of every row": ("x,value\n1,0.9,\n2,0.7,\n", "row 2 has 3 fields and the header 2"),
+    "a third field in every row": (
+        "x,value\n1,2,0.9\n2,2,0.7\n",
+        "line 2 of the file (data row 1) has 3 fields and the header 2",
+    ),
+    "a comma at the end of every row": (
+        "x,value\n1,0.9,\n2,0.7,\n",
+        "line 2 of the file (data row 1) has 3 fields and the header 2",
+    ),
     "decimal commas between commas": ("x,value\n1,0,9\n2,0,7\n", "separate the columns by semicolons"),
-    "one short row": ("x,value\n1,0.9\n2\n4,0.5\n", "row 3 has 1 fields"),
+    "one short row": ("x,value\n1,0.9\n2\n4,0.5\n", "line 3 of the file (data row 2) has 1 fields"),
     "thousands or decimals": ("x;value\n1;1,234\n2;1,111\n", "may be decimal marks or separate thousands"),
     "both decimal marks": ("x;value\n1;0,9\n2;0.7\n4;0,5\n", "Decimal commas and points are mixed"),
-    "truth values": ("x,value\n1,True\n2,False\n", "row 2 has no number in value but 'True'"),
-    "nan": ("x,value\n1,0.9\n2,nan\n", "row 3 has no number in value but 'nan'"),
-    "nothing": ("x,value\n1,0.9\n2,\n", "row 3 has no number in value but nothing"),
-    "too large": ("x,value\n1,1e999\n2,1\n", "row 2 has no number"),
-    "underscores": ("x,value\n1_0,0.9\n2,1\n", "row 2 has no number in x"),
-    "other digits": ("x,value\n١,0.9\n2,1\n", "row 2 has no number in x"),
+    "truth values": (
+        "x,value\n1,True\n2,False\n",
+        "line 2 of the file (data row 1) has no number in value but 'True'",
+    ),
+    "nan": ("x,value\n1,0.9\n2,nan\n", "line 3 of the file (data row 2) has no number in value but 'nan'"),
+    "nothing": ("x,value\n1,0.9\n2,\n", "line 3 of the file (data row 2) has no number in value but nothing"),
+    "too large": ("x,value\n1,1e999\n2,1\n", "line 2 of the file (data row 1) has no number"),
+    "underscores": ("x,value\n1_0,0.9\n2,1\n", "line 2 of the file (data row 1) has no number in x"),
+    "other digits": ("x,value\n١,0.9\n2,1\n", "line 2 of the file (data row 1) has no number in x"),
     "a negative x": ("x,value\n-1,0.9\n2,0.7\n3,0.5\n", "x is negative in 1 rows"),
     "an empty file": ("", "is empty"),
     "blank lines": ("\n \n", "is empty"),

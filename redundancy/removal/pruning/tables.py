@@ -1,0 +1,203 @@
+"""What the methods cost, in rows: losses, differences between methods and between targets, budgets, seconds,
+and whether attention or the MLP can lose more layers.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from labbook.estimate import Array, Estimate, Studentised
+from labbook.run import read_table
+from redundancy.aggregate import NUMBER, Sampled, TableRow, table_row
+from redundancy.facts import Facts
+from redundancy.removal.curve import BUDGETS, measures, removable
+from redundancy.removal.pruning.experiment import Measured, Point
+from redundancy.removal.pruning.methods import METHODS, Removes
+
+COLUMNS = {
+    "methods": ("method", "source", "target", "removed", "units", "share", "metric", *NUMBER),
+    "method_differences": ("method", "target", "other_method", "other_target", "removed", "share", *NUMBER),
+    "method_removable": ("method", "target", "budget", *NUMBER, "within", "beyond", "kind"),
+    "method_seconds": ("method", "target", "step", "runs", "seconds"),
+}
+# fewest documents that a verdict rests on
+LEAST = 3
+
+Answer = Literal["yes", "no", "undecided"]
+
+
+@dataclass(frozen=True)
+class MethodTables:
+    """The tables of the part `methods`; all empty where it was not run.
+
+    Attributes
+    ----------
+    methods : method, source, target (attention, mlp, block, or sublayers: attention and mlp together),
+        removed (a number of units), units (which, in their order), share of the units of that target, metric,
+        estimate, lower, upper, n. `recovered_of_nothing` and `recovered_of_mean`: which share a replacement
+        wins back of what it costs to leave the same units out, or to put the mean of their updates there.
+    method_differences : loss increase of `method` on `target` minus that of `other_method` on `other_target`
+        with as many units removed, nats per token, paired.
+    method_removable : share of the units of a target that a method can remove within a budget, see
+        `curve.removable`.
+    method_seconds : wall time of every step, and how often it ran the calibration text, or the held-out text,
+        through the model.
+    """
+
+    methods: pd.DataFrame
+    method_differences: pd.DataFrame
+    method_removable: pd.DataFrame
+    method_seconds: pd.DataFrame
+
+    @staticmethod
+    def none() -> "MethodTables":
+        """The tables of a run without methods."""
+        return MethodTables(**{name: pd.DataFrame(columns=list(COLUMNS[name])) for name in COLUMNS})
+
+    @staticmethod
+    def read(folder: Path) -> "MethodTables":
+        """The tables in a run folder; empty ones where it holds none, as runs of an older version do."""
+        if not (folder / "methods.csv").is_file():
+            return MethodTables.none()
+        return MethodTables(**{name: read_table(folder / f"{name}.csv") for name in COLUMNS})
+
+    def files(self) -> dict[str, pd.DataFrame]:
+        """What the run folder holds of them, by name; nothing where there is nothing."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} if len(self.methods) else {}
+
+
+def tabulate_methods(measured: Measured, bootstrap: Studentised, facts: Facts) -> MethodTables:
+    """All tables, from the sums of the intact model and of every way to run it."""
+    changes = measures(measured.intact, measured.changed, bootstrap.weights)
+    changes["bits_per_byte_increase"] = changes["loss_increase"] / math.log(2) / facts.bytes_per_token
+    loss = {(p.removes, p.method, p.count): _over_draws(changes["loss_increase"], p) for p in measured.points}
+    totals = {p.removes: p.total for p in measured.points}
+    rows = {
+        "methods": [row for point in measured.points for row in _point_rows(point, changes, bootstrap)],
+        "method_differences": list(_differences(loss, totals, bootstrap)),
+        "method_removable": list(_removable(loss, totals, bootstrap)),
+        "method_seconds": [{**row, "target": row["removes"]} for row in measured.seconds],
+    }
+    frames = {name: pd.DataFrame(rows[name], columns=list(columns)) for name, columns in COLUMNS.items()}
+    return MethodTables(**frames)
+
+
+def _over_draws(values: Array, point: Point) -> Sampled:
+    """A statistic of a point, (1 + documents,); of several random orders their mean."""
+    return Sampled.over_seeds([values[place] for place in point.places], (-np.inf, np.inf))
+
+
+def _point_rows(point: Point, changes: Mapping[str, Array], bootstrap: Studentised) -> Iterator[TableRow]:
+    keys = {
+        "method": point.method,
+        "source": METHODS[point.method].source,
+        "target": point.removes,
+        "removed": point.count,
+        "units": ", ".join(map(str, point.units)),
+        "share": point.count / point.total,
+    }
+    for metric in ("loss_increase", "bits_per_byte_increase", "kl", "top1_agreement"):
+        yield table_row(_over_draws(changes[metric], point), bootstrap, **keys, metric=metric)
+    for metric, reference in (("recovered_of_nothing", point.nothing), ("recovered_of_mean", point.mean)):
+        if reference is None:
+            continue
+        lost, own = changes["loss_increase"][reference], changes["loss_increase"][point.places[0]]
+        # where leaving the units out costs nothing that can be told from zero, there is nothing to recover
+        if bootstrap.estimate(lost).lower > 0:
+            yield table_row((lost - own) / lost, bootstrap, **keys, metric=metric)
+
+
+Losses = Mapping[tuple[Removes, str, int], Sampled]
+
+
+def _differences(loss: Losses, totals: Mapping[Removes, int], bootstrap: Studentised) -> Iterator[TableRow]:
+    """Every two methods on one target, and every method on the MLP against itself on attention."""
+    for (removes, method, count), own in loss.items():
+        for (other_removes, other, other_count), rival in loss.items():
+            if count != other_count:
+                continue
+            names = list(METHODS)
+            methods = removes == other_removes and names.index(method) > names.index(other)
+            targets = (removes, other_removes) == ("mlp", "attention") and method == other
+            if methods or targets:
+                yield table_row(
+                    own - rival,
+                    bootstrap,
+                    method=method,
+                    target=removes,
+                    other_method=other,
+                    other_target=other_removes,
+                    removed=count,
+                    share=count / totals[removes],
+                )
+
+
+def _removable(loss: Losses, totals: Mapping[Removes, int], bootstrap: Studentised) -> Iterator[TableRow]:
+    for removes, method in dict.fromkeys((removes, method) for removes, method, _ in loss):
+        counts = sorted(count for r, m, count in loss if (r, m) == (removes, method))
+        increases = np.stack([loss[removes, method, count].values for count in counts], 1)
+        shares = np.tile(np.array(counts) / totals[removes], (len(increases), 1))
+        for budget in BUDGETS:
+            found = removable(shares, increases, budget, bootstrap, discrete=True)
+            yield {"method": method, "target": removes, "budget": budget, **found.json()}
+
+
+def more_redundant(differences: Sequence[Estimate]) -> Answer:
+    """Whether attention can go more cheaply than the MLP, from losses of the MLP minus losses of attention.
+
+    `yes` where every interval lies above zero, `no` where every one lies below; else, without an interval, or
+    from fewer than LEAST documents, `undecided`.
+    """
+    known = all(d.n >= LEAST and all(map(math.isfinite, (d.estimate, d.lower, d.upper))) for d in differences)
+    if not differences or not known:
+        return "undecided"
+    if all(d.lower > 0 for d in differences):
+        return "yes"
+    return "no" if all(d.upper < 0 for d in differences) else "undecided"
+
+
+def half(tables: MethodTables) -> pd.DataFrame:
+    """Differences between MLP and attention, by method, with about half of the layers removed."""
+    rows = tables.method_differences
+    rows = rows[(rows["target"] == "mlp") & (rows["other_target"] == "attention")]
+    if not len(rows):
+        return rows
+    return rows[(rows["share"] - 0.5).abs() == (rows["share"] - 0.5).abs().min()]
+
+
+def sentences(tables: MethodTables) -> list[str]:
+    """What was found, each sentence with its numbers: attention against the MLP; one budget."""
+    said, rows = list[str](), half(tables)
+    if len(rows):
+        found = [Estimate.read(row) for row in rows.to_dict("records")]
+        answer = more_redundant(found)
+        first = {
+            "yes": "Attention is more redundant than the MLP",
+            "no": "Attention is less redundant than the MLP",
+            "undecided": "Whether attention or the MLP is more redundant is undecided",
+        }[answer]
+        removed = int(rows["removed"].iloc[0])
+        each = "; ".join(
+            f"{METHODS[str(name)].label} {estimate.text(2, sign=True)}"
+            for name, estimate in zip(rows["method"], found, strict=True)
+        )
+        said.append(
+            f"{first}: without {removed} MLPs the loss is higher than without {removed} attention layers by, "
+            f"in nats per token, {each}."
+        )
+    for target, told in (("attention", "attention layers"), ("block", "blocks")):
+        within = tables.method_removable
+        within = within[(within["target"] == target) & (within["budget"] == BUDGETS[1])]
+        if len(within):
+            most = within["estimate"].max()
+            names = [METHODS[str(name)].label for name in within[within["estimate"] == most]["method"]]
+            rest = f" ({', '.join(names)})" if most > 0 else ": the cheapest one costs more"
+            said.append(
+                f"Within +{BUDGETS[1]} nats per token a share of {most:.2f} of the {told} can go whole{rest}."
+            )
+    return said
