@@ -23,7 +23,8 @@ WORKING = (
 )
 # how the text of a rehearsal is packed, beside --preset gpt2-124m
 REHEARSED = "--vocabulary 2048 --context 64 --validation-tokens 4096"
-LONGEST = 10.0
+# minutes of a stage, so that with what its last command takes to save its state it ends within ten
+LONGEST = 9.0
 SHARES: dict[StageName, float] = {"base": 10, "paper": 6, "ratios": 4, "gpt2": 8}
 
 

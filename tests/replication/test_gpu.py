@@ -100,9 +100,9 @@ def test_time_is_shared_and_no_stage_takes_more_than_ten_minutes():
     for stage in command.stages:
         spent.append(minutes_of(stage, command, left))
         left -= spent[-1]
-    assert max(spent) <= LONGEST and sum(spent) == pytest.approx(28)
+    assert 60 * max(spent) + experiment.GRACE <= 600 and sum(spent) <= 28
     assert minutes_of("base", Command(minutes=1000), 1000) == LONGEST
-    # what the first leaves over goes to the others
+    # what the others leave over goes to the last
     assert minutes_of("gpt2", command, 9.0) == 9.0
 
 
