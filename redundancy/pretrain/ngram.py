@@ -49,7 +49,7 @@ class NGram:
     """
 
     def __init__(self, tokens: Codes, order: int, vocabulary: int):
-        if order > highest_order(vocabulary):
+        if vocabulary**order >= 2**63:
             raise ValueError(f"{vocabulary} tokens at order {order} do not fit in 63-bit codes")
         self.order, self.vocabulary = order, vocabulary
         self.levels: list[tuple[Codes, Codes, Codes, Codes, Codes, float]] = []
