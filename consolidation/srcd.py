@@ -170,7 +170,7 @@ def generate(
 
     both = torch.cat([place, position], 1)
     pattern = torch.where(recurring.gather(1, chosen), asked - 1, -1)
-    kinds = torch.tensor([BIND] * bound + [QUERY] * q, device=device).expand(batch, -1)
+    kinds = torch.where(torch.arange(bound + q, device=device) < bound, BIND, QUERY).expand(batch, -1)
     gap = ((1 - uniform(batch, n)) ** (-1 / config.gap_tail) - 1).clamp(*config.gap_limits)
     process = _process(config, gap, torch.randn(batch, n + 1, generator=g, device=device))
     return Batch(

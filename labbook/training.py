@@ -9,6 +9,7 @@ a step is a function of (seed, step).
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import torch
@@ -51,7 +52,8 @@ class Loop:
     step : does the step of that number; returns a note for the bar.
     marks : steps after which `measure` is called with the number of steps that are done.
     save : writes the state, called with the number of steps that are done, every `pause` seconds and before
-        stopping; after marks too, if `save_marks`.
+        stopping.
+    deadline : on the monotonic clock, after which it stops as if it were asked to.
     """
 
     label: str
@@ -61,7 +63,7 @@ class Loop:
     measure: Callable[[int], None]
     save: Callable[[int], None]
     pause: float
-    save_marks: bool = False
+    deadline: float = inf
 
     def run(self, done: int) -> None:
         """All steps from `done` on. Raises Interrupted, with the state saved, when asked to stop."""
@@ -74,8 +76,9 @@ class Loop:
                     self.measure(done)
                 advance(1, note)
                 # saving may add up over all processes, so all of them have to save at the same step
-                stop, due = processes.agree((stopping(), time.monotonic() - saved > self.pause))
-                if stop or due or (self.save_marks and done in marks):
+                now = time.monotonic()
+                stop, due = processes.agree((stopping() or now > self.deadline, now - saved > self.pause))
+                if stop or due:
                     self.save(done)
                     saved = time.monotonic()
                 if stop:

@@ -24,7 +24,9 @@ class Config:
     routed: float = 0.02
     """Share of positions that read there."""
     lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
-    """Positions of the growth comparison; the attention comparison takes 2,048 and 8,192."""
+    """Positions of the growth comparison."""
+    attention_lengths: tuple[int, ...] = (2048, 8192)
+    """Positions of the attention comparison."""
     curves: int = 30
     """Number of curves."""
     replicates: int = 1000

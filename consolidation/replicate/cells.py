@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from consolidation.config import SRCDConfig
 from consolidation.train import trajectory
 from consolidation.train.config import TrainConfig
 from labbook.console import UserError
@@ -121,6 +122,19 @@ def _novel(base: TrainConfig) -> list[Cell]:
     ]
 
 
+def _keys(base: TrainConfig) -> list[Cell]:
+    kinds: tuple[Literal["learned", "fixed"], ...] = ("learned", "fixed")
+    found = []
+    for kind in kinds:
+        for model in ("cram", "control"):
+            config = replace(base, model=model, cram=replace(base.cram, keys=kind))
+            # the cells of other tables, where those have it
+            other = f"mode-keys-{kind}" if model == "cram" else f"keys-{model}-keys-{kind}"
+            folder = model if kind == base.cram.keys else other
+            found.append(Cell("keys", f"{model}, keys {kind}", folder, config))
+    return found
+
+
 def _mode(base: TrainConfig) -> list[Cell]:
     conditions = {
         "q predicted": replace(base.cram, quality="predicted"),
@@ -129,6 +143,17 @@ def _mode(base: TrainConfig) -> list[Cell]:
         "keys learned": replace(base.cram, keys="learned"),
     }
     return [_changed("mode", name, base, replace(base, cram=cram)) for name, cram in conditions.items()]
+
+
+def _task(benchmark: SRCDConfig, task: Literal["copy", "associative"]) -> SRCDConfig:
+    """The benchmark as another task on the same keys. Copy binds a novel key for every query: where there are
+    fewer (at the published size 100 for 102 queries), it asks for as many as there are, because more keys
+    would not fit the embedding that is transferred.
+    """
+    room = benchmark.novel_keys - benchmark.distractor_count
+    if task == "copy" and benchmark.query_count > room:
+        return replace(benchmark, variant=task, queries=room / benchmark.length)
+    return replace(benchmark, variant=task)
 
 
 def _transfer(base: TrainConfig) -> list[Cell]:
@@ -142,7 +167,7 @@ def _transfer(base: TrainConfig) -> list[Cell]:
     tasks: tuple[Literal["copy", "associative"], ...] = ("copy", "associative")
     found = []
     for task in tasks:
-        whole = replace(short, benchmark=replace(base.benchmark, variant=task))
+        whole = replace(short, benchmark=_task(base.benchmark, task))
         heads = replace(whole, trained="heads")
         conditions = (("trained", heads, "cram"), ("random", heads, None), ("from scratch", whole, None))
         for name, config, needs in conditions:
@@ -152,6 +177,7 @@ def _transfer(base: TrainConfig) -> list[Cell]:
 
 
 TABLES: dict[str, Callable[[TrainConfig], list[Cell]]] = {
+    "keys": _keys,
     "table1": _models("table1", "cram", "no-consolidation", "transformer", "mamba", "jamba", "seqboat"),
     "table4": _models("table4", "cram", "control", "no-consolidation", "no-quality", "fast-semantic"),
     "schedule": _schedule,

@@ -14,9 +14,22 @@ class Command:
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
     settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
-    tables: tuple[str, ...] = ("table1", "table4", "schedule", "recurrence", "novel", "mode", "transfer")
+    tables: tuple[str, ...] = (
+        "keys",
+        "table1",
+        "table4",
+        "schedule",
+        "recurrence",
+        "novel",
+        "mode",
+        "transfer",
+    )
     """Which tables."""
     seeds: int = 5
     """Seeds of every cell that have to be finished; 0 only tabulates what is there."""
+    minutes: float | None = None
+    """Train for this long, the most important runs first, then tabulate what is there; the same command again
+    goes on. None: until every cell has its seeds.
+    """
     out: Path | None = None
     """Folder; default: runs/replicate-<time>. Finished cells in it are skipped."""

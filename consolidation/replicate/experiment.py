@@ -1,6 +1,8 @@
 """The experiments of the paper and their controls: `python -m consolidation.replicate [PRESET] [--tables ...]
-[--seeds N]`.
+[--seeds N] [--minutes M]`.
 
+keys        is it consolidation that saves attention: CRAM and the control without semantic memory, key codes
+            learned and fixed
 table1      which models retrieve, and what does it cost them in attention: CRAM, CRAM without consolidation,
             Transformer, Mamba, Jamba 1:7, SeqBoat
 table4      which part of CRAM saves attention: full, no semantic memory (the control of theorem 1), no
@@ -16,18 +18,23 @@ transfer    do memory and router transfer to Copy and Associative recall with ne
 
 Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a
 killed command goes on, and cells that several tables share are trained once. `cells.csv` holds one row per
-cell and metric: mean over seeds with its interval, and the paper's number beside it.
+cell and metric: mean over seeds with its interval, and the paper's number beside it. `runs.csv` says which of
+the planned runs are finished, begun and not run. With --minutes the runs are taken in the order of `budget`.
 """
 
+import time
 from dataclasses import replace
+from math import inf, isfinite
 from pathlib import Path
 
 import pandas as pd
 
+from consolidation.replicate import budget
 from consolidation.replicate.cells import Cell, cells, finished, tabulate
 from consolidation.replicate.config import Command
 from consolidation.train.trainer import Trainer
-from labbook.console import UserError
+from labbook import processes
+from labbook.console import Interrupted, UserError, console
 from labbook.report import Report
 from labbook.run import CHECKSUMS, Run, digest, provenance, read_json, write_json
 from labbook.training import default_folder, joined
@@ -35,40 +42,67 @@ from labbook.training import default_folder, joined
 
 def execute(command: Command) -> tuple[Path, pd.DataFrame]:
     """Train what is missing, seed by seed so that every cell has some soon; tabulate all that is finished
-    after each, and draw at the end. Returns the run folder and the table.
+    after each, and draw at the end; with --minutes in the order of `budget`, until they are over. Returns the
+    run folder and the table.
 
-    Raises UserError for tables and seeds that cannot be, for a folder of another run, and see `Trainer`.
+    Raises UserError for tables, seeds and minutes that cannot be, for a folder of another run, and see
+    `Trainer`.
     """
+    began = time.monotonic()
     out = command.out or default_folder("replicate")
     listed = cells(command.config, command.tables)
     if command.seeds < 0:
         raise UserError(f"--seeds {command.seeds}: give the number of seeds, or 0 to tabulate what is there.")
+    if command.minutes is not None and not (isfinite(command.minutes) and command.minutes > 0):
+        raise UserError(f"--minutes {command.minutes}: give how long to train, or leave it out.")
     run = _opened(command, out, listed)
-    # what others start from comes first
-    runs = {cell.folder: cell for cell in sorted(listed, key=lambda c: c.needs is not None)}
+    # of cells that share a run the most important one stands for it
+    runs = {cell.folder: cell for cell in sorted(listed, key=budget.priority, reverse=True)}
     missing = sorted({c.needs for c in runs.values() if c.needs} - set(runs))
     runs = {name: Cell("table1", name, name, replace(command.config, model=name)) for name in missing} | runs
-    for seed in range(command.seeds):
-        for folder, cell in runs.items():
-            start = None if cell.needs is None else out / cell.needs / f"seed-{seed}"
-            Trainer(cell.config, seed, out / folder / f"seed-{seed}", command.settings, start).train()
-            if joined().is_main_process:
-                run.table("cells.csv", tabulate(finished(out, listed), listed))
+    deadline = inf if command.minutes is None else began + 60 * command.minutes
+    planned = budget.plan(list(runs.values()), command.seeds)
+    if command.minutes is None:
+        # seed by seed, so that every cell has some soon
+        planned.sort(key=lambda one: one.seed)
+    for one in planned:
+        if processes.agree(time.monotonic() > deadline):
+            break
+        start = None if one.cell.needs is None else out / one.cell.needs / f"seed-{one.seed}"
+        trainer = Trainer(one.cell.config, one.seed, one.folder(out), command.settings, start)
+        try:
+            trainer.train(deadline)
+        except Interrupted:
+            if processes.agree(time.monotonic() < deadline):
+                raise  # Ctrl-C or SIGTERM
+            break
+        if joined().is_main_process:
+            run.table("cells.csv", tabulate(finished(out, listed), listed))
     table = tabulate(finished(out, listed), listed)
+    course = budget.progress(planned, out)
+    if joined().is_main_process and command.seeds:
+        run.table("runs.csv", course)
+    if bool((course["state"] != "finished").any()):
+        if joined().is_main_process:
+            run.table("cells.csv", table)
+            console.print(f"{budget.said(course)} The same command goes on.")
+            if command.settings.report:
+                report(command, table, course).write(out)
+        return out, table
     if joined().is_main_process and not _is_that_of(out, table):
         # plotting libraries are slow to import, and only this process draws
         from consolidation.replicate.figures import draw
 
         draw(out, out)
         if command.settings.report:
-            report(command, table).write(out)
+            report(command, table, course).write(out)
         count = len(table["cell"].unique())
         summary = {"config": command.config.recorded(), "tables": command.tables, "cells": count}
         run.finish({"cells": table}, summary)
     return out, table
 
 
-def report(command: Command, table: pd.DataFrame) -> Report:
+def report(command: Command, table: pd.DataFrame, course: pd.DataFrame) -> Report:
     """What the page of the run folder holds."""
     cells = table.set_index(["metric", "cell"])["estimate"]
     cram = {name: found.iloc[0] for name in ("retrieval", "attention") if len(found := _of_cram(cells, name))}
@@ -76,11 +110,15 @@ def report(command: Command, table: pd.DataFrame) -> Report:
     return Report(
         command="consolidation.replicate",
         title=f"The experiments of the paper and their controls: {', '.join(command.tables)}",
-        verdict=[f"CRAM here, mean over seeds: {', '.join(said)}."] if said else [],
+        verdict=[
+            *([f"CRAM here, mean over seeds: {', '.join(said)}."] if said else []),
+            *([budget.said(course)] if len(course) else []),
+        ],
         tables={
             f"{name}: mean over seeds, 95 % interval, the paper's number": rows.drop(columns="table")
             for name, rows in table.groupby("table", sort=False)
-        },
+        }
+        | ({"what was run": course} if len(course) else {}),
     )
 
 

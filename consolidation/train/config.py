@@ -146,6 +146,8 @@ class Settings:
     """Also log to tensorboard, wandb or trackio, through accelerate; the package has to be installed."""
     report: bool = True
     """Write report.html, the run on one page, into the folder."""
+    compilation: Literal["auto", "no", "yes"] = "auto"
+    """Compile the training step; auto: on GPUs. On CPUs it takes a C++ compiler and saves nothing."""
 
 
 @dataclass(frozen=True)

@@ -35,20 +35,22 @@ class PatternTable:
         those of the rows from first to last.
         """
         batch = everything.rows(first, last)
-        k = self.exposures.before(everything)[:, first:last][:, batch.recurring]
-        pattern = batch.pattern[batch.recurring]
-        place = torch.bucketize(k, self.first, right=True) - 1
+        # novel queries count 0 times: to leave them out would make the host wait for their number
+        counted = batch.recurring.double()
+        k = self.exposures.before(everything)[:, first:last]
+        pattern = batch.pattern.clamp(min=0)
+        place = (torch.bucketize(k, self.first, right=True) - 1).clamp(min=0)
         for layer, trace in enumerate(outputs.traces):
-            probability = trace.probability.gather(1, batch.position[..., None].expand(-1, -1, 3))[
-                batch.recurring
-            ]
+            probability = trace.probability.gather(1, batch.position[..., None].expand(-1, -1, 3))
             chosen = (probability.argmax(-1) == EPISODIC).double()
             for clock in range(len(EXPOSURE_CLOCKS)):
                 entry = torch.stack(
                     [torch.ones_like(chosen), k[clock].double(), chosen, probability[..., EPISODIC].double()],
                     -1,
                 )
-                self.sums[layer, clock].index_put_((pattern, place[clock]), entry, accumulate=True)
+                self.sums[layer, clock].index_put_(
+                    (pattern, place[clock]), entry * counted[..., None], accumulate=True
+                )
         self.exposures.add(everything)
 
     def table(self) -> pd.DataFrame:

@@ -17,9 +17,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
-from consolidation.cram import EPISODIC, Model, Part, Routing, objective
+from consolidation.cram import EPISODIC, TERMS, Model, Part, Routing
 from consolidation.rivals import build, parameters
 from consolidation.srcd import Batch, generate, generator
+from consolidation.step import Step
 from consolidation.train import trajectory
 from consolidation.train.config import Settings, TrainConfig
 from consolidation.train.evaluation import KNOCK_OUTS, accuracies, measure, memories, operations, summarise
@@ -32,6 +33,9 @@ from labbook.training import Loop, doubling, moments, restore_moments
 STATE = "state.safetensors"
 STATE_SECONDS = 60
 HEADS = ("retrieve.", "predict.")
+# steps whose losses wait on a GPU until the host reads them
+UNREAD = 50
+MEASURED = (*(f"loss_{term}" for term in TERMS), "attention_in_training")
 Row = tuple[int, int, str, str, float, int]
 
 
@@ -113,6 +117,14 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.model, self.optimizer = self.accelerator.prepare(self.bare, self.optimizer)
         c = self.config
+        self.forward = Step(
+            self.model if self.accelerator.num_processes > 1 else None,
+            self.bare,
+            self.accelerator.autocast,
+            self.device,
+            settings.compilation,
+            c.batch * c.benchmark.length * c.cram.width,
+        )
         shown = c.benchmark.recurrence * (c.benchmark.queries + c.benchmark.bindings) * c.benchmark.length
         self.table = PatternTable(
             c.batch,
@@ -123,6 +135,9 @@ class Trainer:
         )
         self.step, self.seconds, self.rows = 0, 0.0, list[Row]()
         self.recent: dict[str, list[float]] = {}
+        # losses of the last steps, still on the device; reading them makes the host wait for it
+        self.unread: list[torch.Tensor] = []
+        self.read_every = 1 if self.device.type == "cpu" else UNREAD
         if settings.tracker:
             self.accelerator.init_trackers("consolidation", config={**config.recorded(), "seed": seed})
         self.knowledge = KnowledgeTable(c.benchmark, self.device) if c.benchmark.cohorts else None
@@ -146,8 +161,11 @@ class Trainer:
         share = self.config.batch // self.accelerator.num_processes
         return share * self.accelerator.process_index, share * (self.accelerator.process_index + 1)
 
-    def train(self) -> trajectory.SeedSummary:
-        """All remaining steps; returns the summary. A finished run is left as it is."""
+    def train(self, deadline: float = math.inf) -> trajectory.SeedSummary:
+        """All remaining steps; returns the summary. A finished run is left as it is.
+
+        Raises Interrupted, with the state saved, after `deadline` on the monotonic clock.
+        """
         if self.run.finished:
             return trajectory.read_summary(self.run.folder)
         self.run.json("provenance.json", self._provenance())
@@ -171,6 +189,7 @@ class Trainer:
             measure=measured,
             save=lambda done: self.save(),
             pause=STATE_SECONDS,
+            deadline=deadline,
         )
         loop.run(self.step)
         return self._finish()
@@ -189,9 +208,7 @@ class Trainer:
             group["lr"] = rate * group["relative"]
         self.model.train()
         try:
-            with self.accelerator.autocast():
-                outputs = self.model(batch, routing.rows(first, last))
-            terms = objective(outputs, batch, c.objective_at(step))
+            outputs, terms = self.forward(batch, routing.rows(first, last), c.objective_at(step))
             self.accelerator.backward(terms["total"])
         except RuntimeError as error:
             said = str(error).partition("\n")[0]
@@ -205,20 +222,10 @@ class Trainer:
         # no clipping: what makes a router attend again are rare, large gradients, and a clipped sum of them
         # lets the small, steady penalty win
         share = torch.stack([(t.path == EPISODIC).float().mean() for t in outputs.traces]).mean()
-        measured = torch.stack([*(value.detach().float() for value in terms.values()), share])
-        *losses, episodic = self.accelerator.reduce(measured, "mean").tolist()
-        values = dict(zip(terms, losses, strict=True))
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            kept = (
-                f"the state of an earlier step is kept in {STATE}"
-                if (self.run.folder / STATE).exists()
-                else "no state was saved yet"
-            )
-            raise UserError(
-                f"the loss is not finite at step {step + 1}, term {bad[0]}; {kept}. Lower "
-                "--learning-rate and choose another --out."
-            )
+        measured = torch.stack([*(terms[name].detach().float() for name in TERMS), share])
+        self.unread.append(self.accelerator.reduce(measured, "mean"))
+        if len(self.unread) >= self.read_every:
+            self._read_losses(step + 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
@@ -226,11 +233,33 @@ class Trainer:
             if self.knowledge:
                 self.knowledge.add(step + 1, everything, self.table.exposures.rows.sum(0))
         self.step = step + 1
-        for name, value in values.items():
-            self.recent.setdefault(f"loss_{name}", []).append(value)
-        self.recent.setdefault("attention_in_training", []).append(episodic)
         self.seconds += time.monotonic() - began
-        return f"loss {values['total']:.3f}, {self._note()}"
+        total = self.recent.get("loss_total", [math.nan])[-1]
+        return f"loss {total:.3f}, {self._note()}"
+
+    def _read_losses(self, step: int) -> None:
+        """Take the losses of the last steps, up to `step`, from the device. Raises UserError where one is not
+        finite; no state was saved since.
+        """
+        if not self.unread:
+            return
+        first = step - len(self.unread) + 1
+        for place, row in enumerate(torch.stack(self.unread).tolist()):
+            values = dict(zip(MEASURED, row, strict=True))
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            if bad:
+                kept = (
+                    f"the state of an earlier step is kept in {STATE}"
+                    if (self.run.folder / STATE).exists()
+                    else "no state was saved yet"
+                )
+                raise UserError(
+                    f"the loss is not finite at step {first + place}, term {bad[0].removeprefix('loss_')}; "
+                    f"{kept}. Lower --learning-rate and choose another --out."
+                )
+            for name, value in values.items():
+                self.recent.setdefault(name, []).append(value)
+        self.unread = []
 
     def _note(self) -> str:
         """Retrieval and attention of the last evaluation."""
@@ -255,6 +284,9 @@ class Trainer:
     @torch.no_grad()
     def _evaluate(self, knock_outs: bool) -> None:
         """Measure on the held-out sequences and add the rows."""
+        began = time.monotonic()
+        self._read_losses(self.step)
+        self.seconds += time.monotonic() - began
         self.bare.eval()
         c, batch = self.config, self._held_out()
         with self.accelerator.autocast():
@@ -290,6 +322,7 @@ class Trainer:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Everything the next step depends on, by name."""
+        self._read_losses(self.step)
         tensors = {f"model:{name}": t for name, t in self.bare.state_dict().items()}
         tensors |= moments([self.optimizer], list(self.bare.named_parameters()))
         tensors["exposures"] = self.table.exposures.rows

@@ -3,10 +3,11 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from labbook.command import Start
 from labbook.console import UserError
 from redundancy.request import TextOptions, check_seed
 
@@ -16,7 +17,8 @@ class PretrainConfig(TextOptions):
     """What is trained, on what, for how long."""
 
     corpus: Annotated[str, tyro.conf.Positional]
-    """A .txt, .parquet or .jsonl file, a folder of them, or a hub dataset id (streamed up to --characters).
+    """A .txt, .parquet or .jsonl file, a folder of them, a hub dataset id (streamed up to --characters), or
+    the .npz file that --pack made of one.
     """
     validation: str | None = None
     """Text for the validation loss, read like the corpus. None: 12 % of the corpus' documents, by hash."""
@@ -84,6 +86,38 @@ def check(config: PretrainConfig) -> None:
     check_seed(config.seed)
 
 
+# by name: the fields that differ from the defaults
+PRESETS: dict[str, dict[str, object]] = {
+    # the shape of the smallest GPT-2 (Radford et al. 2019); 2,048 steps are 67 M tokens, and 13 checkpoints
+    "gpt2-124m": {
+        "layers": 12,
+        "heads": 12,
+        "width": 768,
+        "vocabulary": 50_257,
+        "context": 1024,
+        "batch": 32,
+        "steps": 2048,
+        "learning_rate": 2e-3,
+        "compile": True,
+    }
+}
+
+
+def begin(args: list[str]) -> Start:
+    """`--preset NAME` before everything else: its values are the defaults, and the other flags override them.
+
+    Raises UserError for an unknown name.
+    """
+    if "--preset" not in args:
+        return Start(None, args)
+    place = args.index("--preset")
+    name = args[place + 1] if place + 1 < len(args) else ""
+    if name not in PRESETS:
+        raise UserError(f"--preset {name}: there is {', '.join(PRESETS)}. Change --preset.")
+    config: Any = PretrainConfig(corpus=tyro.MISSING, **PRESETS[name])  # type: ignore[arg-type]
+    return Start(config, [*args[:place], *args[place + 2 :]], f" [--preset {name}]")
+
+
 @dataclass(frozen=True)
 class Command:
     """Train a small GPT-2 on any text."""
@@ -91,6 +125,10 @@ class Command:
     config: tyro.conf.OmitArgPrefixes[PretrainConfig]
     out: Path
     """Run folder; the same command again resumes it."""
+    pack: Path | None = None
+    """Train nothing, but write the tokenised text to this .npz file, for a machine that has no text."""
+    minutes: float | None = None
+    """Stop after this long, with the state saved; the same command again goes on."""
     ship: Path | None = None
     """Also copy final weights, tokenizer, card and the checkpoints of --ship-steps there, in float16."""
     ship_steps: tuple[int, ...] = ()

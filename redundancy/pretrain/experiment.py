@@ -8,10 +8,13 @@ the result is the same.
 """
 
 import math
+import time
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
@@ -20,6 +23,7 @@ from labbook.report import Report
 from labbook.run import Run, provenance, readable, replacing
 from labbook.training import joined
 from redundancy.pretrain.config import PretrainConfig, check
+from redundancy.pretrain.packed import SUFFIX, facts_of, pack, unpack
 from redundancy.pretrain.tokens import baselines, encode, spread_windows, tokenise
 from redundancy.pretrain.trainer import Trainer
 from redundancy.text import Corpus, Document, read_corpus, split_documents
@@ -88,33 +92,49 @@ def page(trainer: Trainer, facts: dict[str, Any]) -> Report:
     )
 
 
-def pretrain(config: PretrainConfig, out: Path, *, report: bool = True) -> Path:
+def prepare(config: PretrainConfig, path: Path) -> Path:
+    """Write the tokenised text of the configuration to `path` and return it."""
+    check(config)
+    corpus, held = _training_and_held_out(config)
+    with console.status("training the tokenizer and encoding the text"), TemporaryDirectory() as scratch:
+        pack(config, corpus, held, path, Path(scratch))
+    return path
+
+
+def pretrain(config: PretrainConfig, out: Path, *, report: bool = True, minutes: float | None = None) -> Path:
     """Train as configured into `out` and return it, with the run on one page if `report`. A finished run is
     left as it is.
 
-    Raises UserError for numbers, text or a folder that it cannot be done with.
+    Raises UserError for numbers, text or a folder that it cannot be done with, and Interrupted when `minutes`
+    are over, with the state saved.
     """
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     check(config)
     with joined().main_process_first():
         run = Run(out, config)
     if run.finished:
         console.print("this run is finished; nothing to do")
         return out
-    corpus, held = _training_and_held_out(config)
-    with joined().main_process_first():
-        tokenizer, tokens = tokenise(config, corpus, out)
-    held_tokens = encode([d.text for d in held], tokenizer)
+    if Path(config.corpus).suffix == SUFFIX:
+        packed = unpack(Path(config.corpus), config)
+        with joined().main_process_first():
+            tokenizer: Any = packed.tokenizer(out / "model", config.context)
+        tokens, held_tokens, known = packed.tokens, packed.held.astype(np.int64), packed.facts
+    else:
+        corpus, held = _training_and_held_out(config)
+        with joined().main_process_first():
+            tokenizer, tokens = tokenise(config, corpus, out)
+        held_tokens = encode([d.text for d in held], tokenizer)
+        known = facts_of(corpus, held, len(held_tokens))
     validation = spread_windows(held_tokens, config.context, config.validation_tokens)
     trainer = Trainer(config, run, tokens, validation, tokenizer)
     facts = {
         "parameters": sum(p.numel() for p in trainer.bare.parameters()),
-        "train_documents": len(corpus.documents),
-        "train_characters": sum(len(d.text) for d in corpus.documents),
+        **{name: known[name] for name in ("train_documents", "train_characters")},
         "train_tokens": len(tokens),
-        "train_hash": corpus.hash,
-        "validation_documents": len(held),
+        **{name: known[name] for name in ("train_hash", "validation_documents")},
         "scored": validation.shape[0] * config.context,
-        "tokens_per_byte": len(held_tokens) / sum(len(d.text.encode()) for d in held),
+        "tokens_per_byte": known["tokens_per_byte"],
         "device": str(trainer.accelerator.device),
     }
     about = provenance(**facts)
@@ -122,11 +142,11 @@ def pretrain(config: PretrainConfig, out: Path, *, report: bool = True) -> Path:
     console.print(
         f"{facts['parameters']:,} parameters, {len(tokens):,} training tokens, {trainer.steps} steps"
     )
-    trainer.train()
+    trainer.train(deadline)
     if trainer.accelerator.is_main_process:
         trainer.bare.save_pretrained(out / "model")
         readable(out)
-        facts["baselines"] = baselines(tokens, validation, config.vocabulary)
+        facts["baselines"] = known.get("baselines") or baselines(tokens, validation, config.vocabulary)
         write_card(trainer, out, {**facts, "commit": about["commit"]})
         if report:
             page(trainer, facts).write(out)

@@ -22,6 +22,14 @@ def _find(keys: Codes, values: Codes, wanted: Codes) -> Codes:
     return np.where(keys[place] == wanted, values[place], 0)
 
 
+def highest_order(vocabulary: int) -> int:
+    """The largest order whose codes fit in 63 bits."""
+    order = 1
+    while vocabulary ** (order + 1) < 2**63:
+        order += 1
+    return order
+
+
 class NGram:
     """Interpolated Kneser-Ney with one discount per order.
 

@@ -17,7 +17,7 @@ from labbook.run import (
     write_json,
 )
 from redundancy.pretrain.config import PretrainConfig
-from redundancy.pretrain.ngram import NGram
+from redundancy.pretrain.ngram import NGram, highest_order
 from redundancy.text import Corpus
 
 END = "<|endoftext|>"
@@ -70,11 +70,11 @@ def spread_windows(tokens: npt.NDArray[np.int64], context: int, budget: int) -> 
 
 
 def baselines(train: npt.NDArray[np.int64], validation: torch.Tensor, vocabulary: int) -> dict[str, float]:
-    """Nats per token of Kneser-Ney models of order 1, 3 and 5 of the same windows, trained on the same
-    tokens.
+    """Nats per token of Kneser-Ney models of order 1, 3 and 5 (or the highest that can be counted, 4 for the
+    vocabulary of GPT-2), of the same windows, trained on the same tokens.
     """
     losses = {}
-    for order in (1, 3, 5):
+    for order in sorted({1, 3, min(5, highest_order(vocabulary))}):
         model = NGram(train.astype(np.int64), order, vocabulary)
         losses[f"{order}-gram"] = -float(np.mean([model.log_probabilities(w.numpy()) for w in validation]))
     return losses

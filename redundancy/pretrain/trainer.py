@@ -213,8 +213,10 @@ class Trainer:
         self.bare.config.save_pretrained(folder)
         self.run.table("trajectory.csv", pd.DataFrame(self.rows))
 
-    def train(self) -> None:
-        """Run all remaining steps; on Ctrl-C or SIGTERM finish the step and save the state first."""
+    def train(self, deadline: float = math.inf) -> None:
+        """Run all remaining steps; on Ctrl-C or SIGTERM, and after `deadline` on the monotonic clock, finish
+        the step and save the state first.
+        """
         if self.step == 0:
             self.checkpoint(float("nan"))
         loop = Loop(
@@ -225,7 +227,7 @@ class Trainer:
             measure=lambda done: self.checkpoint(float(self.recent.mean())),
             save=lambda done: self.save(),
             pause=STATE_SECONDS,
-            save_marks=True,
+            deadline=deadline,
         )
         loop.run(self.step)
 

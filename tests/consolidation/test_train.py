@@ -206,10 +206,10 @@ def test_out_of_memory_suggests_a_batch(tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("consolidation.train.trainer.objective", fail)
+    monkeypatch.setattr("consolidation.step.objective", fail)
     with pytest.raises(UserError, match=r"out of memory at --batch 4 and --length 64 .* Try --batch 2"):
         trainer.train()
-    monkeypatch.setattr("consolidation.train.trainer.objective", lambda *_: 1 / 0)
+    monkeypatch.setattr("consolidation.step.objective", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trainer._step(trainer.step)
 

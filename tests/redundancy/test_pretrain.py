@@ -2,20 +2,24 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from labbook import console
 from redundancy.pretrain import __main__ as pretrain
 from redundancy.pretrain import trainer
-from redundancy.pretrain.ngram import NGram
-from redundancy.pretrain.tokens import window_order
+from redundancy.pretrain.config import begin
+from redundancy.pretrain.ngram import NGram, highest_order
+from redundancy.pretrain.tokens import baselines, window_order
 from redundancy.pretrain.trainer import checkpoint_steps, learning_rate
 from redundancy.text import DATA
+from tests.conftest import fails
 from tests.planted import SMALL
 
 
@@ -96,6 +100,50 @@ def test_errors_name_the_flag(trained, text_folder, tmp_path, capsys):
     assert "there are [0, 1, 2, 4, 8, 12]" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_packed_text_trains_the_same_model(trained, text_folder, tmp_path, capsys):
+    packed, out = tmp_path / "text.npz", tmp_path / "run"
+    run(text_folder, tmp_path / "unused", "--pack", str(packed))
+    assert not (tmp_path / "unused").exists()
+    run(packed, out)
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (out, trained))
+    assert all((ours[k] == theirs[k]).all() for k in theirs)
+    one, other = (json.loads((folder / "summary.json").read_text()) for folder in (out, trained))
+    for name in ("train_hash", "train_tokens", "tokens_per_byte", "baselines", "checkpoints"):
+        assert one[name] == other[name], name
+    said = fails(pretrain.main, capsys, [str(packed), "--out", str(tmp_path / "o"), *SMALL, "--context", "8"])
+    assert "was made with --context 16, asked was --context 8" in said
+    other_text = tmp_path / "other.npz"
+    fewer = shutil.copytree(text_folder, tmp_path / "fewer", ignore=shutil.ignore_patterns("00.txt"))
+    run(fewer, tmp_path / "unused", "--pack", str(other_text))
+    other_text.replace(packed)
+    (out / "summary.json").unlink()
+    assert "the tokens of another text" in fails(
+        pretrain.main, capsys, [str(packed), "--out", str(out), *SMALL]
+    )
+    packed.write_bytes(packed.read_bytes()[:-400])
+    assert "Make it again" in fails(pretrain.main, capsys, [str(packed), "--out", str(out), *SMALL])
+
+
+def test_minutes_stop_with_the_state_saved(trained, text_folder, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(text_folder, tmp_path / "r", "--minutes", "0.000001")
+    assert stop.value.code == 130
+    assert "is saved; repeat the same command" in capsys.readouterr().err
+    run(text_folder, tmp_path / "r")
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "r", trained))
+    assert all((ours[k] == theirs[k]).all() for k in theirs)
+
+
+def test_the_preset_is_the_smallest_gpt2(capsys):
+    config = begin(["x.npz", "--preset", "gpt2-124m"]).config
+    with torch.device("meta"):
+        model = trainer._new_model(config, 0)
+    assert sum(p.numel() for p in model.parameters()) == 124_439_808
+    assert len(checkpoint_steps(config.steps)) >= 12
+    said = fails(pretrain.main, capsys, ["x.npz", "--preset", "gpt3", "--out", "y"])
+    assert "there is gpt2-124m" in said
+
+
 def test_schedules_are_pure_functions():
     assert np.array_equal(window_order(50, 2, 0), window_order(50, 2, 0))
     assert sorted(window_order(50, 3, 1)) == list(range(50))
@@ -164,3 +212,10 @@ def test_the_embedded_model_is_a_language_model_worth_probing():
     assert nats["this model"] < nats["Kneser-Ney 3-gram"] - 0.15
     # the strongest n-gram of this text, which saw twice the tokens
     assert nats["this model"] < nats["Kneser-Ney 5-gram"] - 0.05
+
+
+def test_the_vocabulary_of_gpt2_has_baselines_too():
+    assert [highest_order(v) for v in (2048, 50_257)] == [5, 4]
+    tokens = np.random.default_rng(0).integers(0, 50_257, 500)
+    found = baselines(tokens, torch.from_numpy(tokens[:33])[None], 50_257)
+    assert list(found) == ["1-gram", "3-gram", "4-gram"]

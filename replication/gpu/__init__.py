@@ -1,0 +1,1 @@
+"""Everything that needs a GPU, in stages of a few minutes."""
