@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redundancy.probe.tables import Tables
     from redundancy.removal.config import PartName
     from redundancy.removal.tables import Losses
-    from redundancy.request import R
+    from redundancy.request import R, Target
     from redundancy.text import Corpus
     from redundancy.training.tables import Course
 
@@ -47,6 +47,7 @@ def probe_model(
     corpus: Text | None = None,
     *,
     feature: Literal["resid_pre", "ln1", "embedding"] = "resid_pre",
+    target: Literal["attention", "mlp", "block"] = "attention",
     learning_curve: bool = False,
     revision: str | None = None,
     tokens: int | None = None,
@@ -86,7 +87,8 @@ def probe_model(
         a document, or a list of token-id sequences (int), each a document; None is the embedded text. Token
         ids need no tokenizer; without one there are no bits per byte, and no BOS token is added.
     feature : what predicts: the residual stream before the block, after its first norm (ln1), or the
-        embedding.
+        embedding. Of an MLP behind attention, resid_pre stands for the stream that enters it (resid_mid).
+    target : what is predicted: the attention output, or what the MLP or the whole block adds to the stream.
     learning_curve : fit to a quarter and to half of the training text too, and say whether more would change
         it.
     tokens, eval_tokens : training and held-out tokens. Without them 150 training tokens per column of the
@@ -156,6 +158,7 @@ def probe_model(
         config = ProbeConfig(
             model=_name(model, source.name),
             feature=feature,
+            target=target,
             learning_curve=learning_curve,
             revision=revision,
             tokens=tokens,
@@ -331,6 +334,7 @@ def remove_attention(
     corpus: Text | None = None,
     *,
     parts: "Sequence[PartName] | None" = None,
+    targets: "Sequence[Target] | None" = None,
     shares: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0),
     revision: str | None = None,
     tokens: int | None = None,
@@ -369,7 +373,8 @@ def remove_attention(
     corpus : a path or hub data set (str), a list of paths (pathlib.Path), a list of texts (str), each of them
         a document, or a list of token-id sequences (int), each a document; None is the embedded text. Token
         ids need no tokenizer; without one there are no bits per byte, and no BOS token is added.
-    parts : of layers, heads, all, rivals, cumulative, curve, cost; None is all of them.
+    parts : of layers, heads, all, rivals, in_place, cumulative, curve, methods, cost; None is all of them.
+    targets : what the part methods removes whole, of attention, mlp, block; None is all of them.
     shares : of the attention operations at which the removal curve is measured.
     tokens, eval_tokens : training and held-out tokens. Without them 150 training tokens per column of the
         hidden state, at least 100,000, 20,000 held-out tokens, and at most what the text holds.
@@ -414,13 +419,14 @@ def remove_attention(
     from redundancy.preparation import Given
     from redundancy.removal.config import PARTS, RemovalConfig
     from redundancy.removal.experiment import execute
-    from redundancy.request import Settings
+    from redundancy.request import TARGETS, Settings
 
     with keywords(), evaluating(model):
         source = source_of(model, tokenizer, revision, trust_remote_code=trust_remote_code)
         config = RemovalConfig(
             model=_name(model, source.name),
             parts=PARTS if parts is None else tuple(parts),
+            targets=TARGETS if targets is None else tuple(targets),
             shares=tuple(shares),
             revision=revision,
             tokens=tokens,

@@ -27,7 +27,7 @@ from redundancy.model.loading import (
     locate,
 )
 from redundancy.passes import Task
-from redundancy.request import Feature, R, Request, Settings, check, resolve
+from redundancy.request import Entering, R, Request, Settings, check, resolve
 from redundancy.text import (
     FEWEST_DOCUMENTS,
     SPLITS,
@@ -194,7 +194,7 @@ class Prepared:
     windows: dict[str, Windows]
     facts: Facts
 
-    def task(self, settings: Settings, feature: Feature = "resid_pre") -> Task:
+    def task(self, settings: Settings, feature: Entering = "resid_pre") -> Task:
         """What the passes over the text need."""
         config = self.config
         return Task(

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from labbook import style
 from redundancy.aggregate import CONTROL_NAMES
 from redundancy.facts import subject
+from redundancy.probe.summary import UPDATES
 from redundancy.probe.tables import Tables
 from redundancy.regression.controls import RANDOM
 
@@ -69,7 +70,7 @@ def by_layer(tables: Tables) -> Figure:
         )
     style.title(
         figure,
-        f"{subject(tables)}: attention output predicted from {feature}\n95 % bands "
+        f"{subject(tables)}: {UPDATES[tables.headline.target]} predicted from {feature}\n95 % bands "
         f"over {tables.headline.metrics['R'].n} held-out {tables.headline.unit}s (random weights: and "
         f"{tables.headline.random_seeds} seeds)",
     )

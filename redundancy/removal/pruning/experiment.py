@@ -190,6 +190,18 @@ def _took(method: str, removes: str, step: str, runs: int, began: float) -> dict
     }
 
 
+def stages_of(targets: Sequence[Target]) -> int:
+    """How many progress bars `measure_methods` shows: three readings for every target, a search for every
+    greedy order, the runs of blocks, the held-out text.
+    """
+    searches = sum(
+        removes in method.removes and method.order in ("loss", "divergence", "span")
+        for removes in removes_of(targets)
+        for method in METHODS.values()
+    )
+    return 3 * len(set(targets)) + searches + 1
+
+
 def measure_methods(
     decoder: Decoder, task: Task, targets: Sequence[Target], shares: Sequence[float], state: Path
 ) -> Measured:
