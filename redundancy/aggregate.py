@@ -23,6 +23,9 @@ CONTROL_NAMES = {
     RANDOM: "random weights",
 }
 
+# what is predicted, by target, as titles name it
+UPDATES = {"attention": "attention output", "mlp": "MLP output", "block": "update of the block"}
+
 # columns of an estimate in every table
 NUMBER = ("estimate", "lower", "upper", "n")
 

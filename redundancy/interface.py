@@ -196,6 +196,7 @@ def measure_training(
     *,
     revisions: Sequence[str] = (),
     checkpoints: Sequence[str | Path] | Mapping[int, Model] = (),
+    target: Literal["attention", "mlp", "block"] = "attention",
     revision: str | None = None,
     tokens: int | None = None,
     eval_tokens: int | None = None,
@@ -234,6 +235,7 @@ def measure_training(
     revisions : of a hub model, such as ["step0", "step512"], or ["all"].
     checkpoints : names or paths (their steps are read from the names), or training step -> name, path or
         loaded model.
+    target : what is predicted: the attention output, or what the MLP or the whole block adds to the stream.
     tokens, eval_tokens : training and held-out tokens. Without them 150 training tokens per column of the
         hidden state, at least 100,000, as many held-out tokens, and at most what the text holds.
     quick : a first look: 20,000 training and 10,000 held-out tokens unless given.
@@ -287,6 +289,7 @@ def measure_training(
             revisions=tuple(revisions),
             # objects are known by their steps, and by their hashes once they are measured
             checkpoints=tuple(map(str, checkpoints)),
+            target=target,
             revision=revision,
             tokens=tokens,
             eval_tokens=eval_tokens,

@@ -8,9 +8,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from labbook import style
-from redundancy.aggregate import CONTROL_NAMES
+from redundancy.aggregate import CONTROL_NAMES, UPDATES
 from redundancy.facts import subject
-from redundancy.probe.summary import UPDATES
 from redundancy.probe.tables import Tables
 from redundancy.regression.controls import RANDOM
 

@@ -5,8 +5,7 @@ from typing import Any
 import altair as alt
 
 from labbook.report import Report
-from redundancy.aggregate import CONTROL_NAMES, NUMBER
-from redundancy.probe.summary import UPDATES
+from redundancy.aggregate import CONTROL_NAMES, NUMBER, UPDATES
 from redundancy.probe.tables import Tables
 from redundancy.regression.controls import RANDOM
 

@@ -6,9 +6,6 @@ from typing import Any
 
 from labbook.estimate import Estimate, Estimates, read_estimates
 
-# what is predicted, by target, as titles name it
-UPDATES = {"attention": "attention output", "mlp": "MLP output", "block": "update of the block"}
-
 
 @dataclass(frozen=True)
 class Paper:

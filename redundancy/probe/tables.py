@@ -21,6 +21,7 @@ from labbook.view import print_table, print_verdict
 from redundancy.aggregate import (
     CONTROL_NAMES,
     NUMBER,
+    UPDATES,
     Metrics,
     Sampled,
     TableRow,
@@ -34,7 +35,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.passes import Task
 from redundancy.probe.kept import Probes
 from redundancy.probe.learning import converged
-from redundancy.probe.summary import UPDATES, Paper, ProbeSummary
+from redundancy.probe.summary import Paper, ProbeSummary
 from redundancy.regression.controls import RANDOM
 from redundancy.regression.scores import EDGES, METRICS, LayerScores
 

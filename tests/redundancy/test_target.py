@@ -1,6 +1,7 @@
 """The probe of MLPs and blocks: against scikit-learn on stored updates, and how it is asked for."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from redundancy.model.updates import Unit, Updates
 from redundancy.passes import measure
 from redundancy.probe import __main__ as probe
 from redundancy.probe.tables import Tables
+from redundancy.training import __main__ as training
+from redundancy.training.tables import Course
 from tests.conftest import TINY, build, fails
 from tests.planted import arguments, ridge, task
 
@@ -117,3 +120,27 @@ def test_a_random_twin_is_aimed_alike(tiny):
     assert (tiny.target, tiny.n_heads) == ("attention", 4)
     weight, bias = twin.output_map(0)
     assert torch.equal(weight, torch.eye(tiny.d_model)) and not bias.any()
+
+
+def test_training_measures_another_target_too(gpt2_folder, text_folder, tokenizer, tmp_path):
+    build(TINY["gpt2"], seed=1).save_pretrained(tmp_path / "course" / "step-0")
+    shutil.copytree(gpt2_folder, tmp_path / "course" / "step-10")
+    tokenizer.save_pretrained(tmp_path / "course" / "step-0")
+    args = ["--target", "mlp", "--layers", "1", "--random-seeds", "2"]
+    training.main(arguments(tmp_path / "course", text_folder, tmp_path / "run", *args))
+    course = Course.read(tmp_path / "run")
+    assert (course.headline.target, course.headline.feature) == ("mlp", "resid_mid")
+    assert course.headline.paper.rows == ()
+    assert course.headline.verdict.startswith("Of the MLP output: From step")
+    drivers = course.drivers[course.drivers["layer"] == "mean"].groupby("step")["estimate"].sum()
+    assert np.allclose(drivers, 1)
+    # the last checkpoint is the model that the probe measures, by the same numbers
+    probe.main(arguments(gpt2_folder, text_folder, tmp_path / "probe", *args))
+    own = Tables.read(tmp_path / "probe").layers
+    last = course.layers[course.layers["step"] == course.layers["step"].max()]
+    keys = ["feature", "metric"]
+    one, two = (
+        frame[(frame["feature"] == "resid_mid") & frame["metric"].isin(["R", "R2"])].set_index(keys)
+        for frame in (own, last)
+    )
+    assert np.allclose(one["estimate"], two.loc[one.index, "estimate"])
