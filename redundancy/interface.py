@@ -337,7 +337,7 @@ def remove_attention(
     corpus: Text | None = None,
     *,
     parts: "Sequence[PartName] | None" = None,
-    targets: "Sequence[Target] | None" = None,
+    targets: "Sequence[Target]" = ("attention", "mlp", "block"),
     shares: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0),
     revision: str | None = None,
     tokens: int | None = None,
@@ -377,7 +377,7 @@ def remove_attention(
         a document, or a list of token-id sequences (int), each a document; None is the embedded text. Token
         ids need no tokenizer; without one there are no bits per byte, and no BOS token is added.
     parts : of layers, heads, all, rivals, in_place, cumulative, curve, methods, cost; None is all of them.
-    targets : what the part methods removes whole, of attention, mlp, block; None is all of them.
+    targets : what the part methods removes whole, of attention, mlp, block.
     shares : of the attention operations at which the removal curve is measured.
     tokens, eval_tokens : training and held-out tokens. Without them 150 training tokens per column of the
         hidden state, at least 100,000, 20,000 held-out tokens, and at most what the text holds.
@@ -422,14 +422,14 @@ def remove_attention(
     from redundancy.preparation import Given
     from redundancy.removal.config import PARTS, RemovalConfig
     from redundancy.removal.experiment import execute
-    from redundancy.request import TARGETS, Settings
+    from redundancy.request import Settings
 
     with keywords(), evaluating(model):
         source = source_of(model, tokenizer, revision, trust_remote_code=trust_remote_code)
         config = RemovalConfig(
             model=_name(model, source.name),
             parts=PARTS if parts is None else tuple(parts),
-            targets=TARGETS if targets is None else tuple(targets),
+            targets=tuple(targets),
             shares=tuple(shares),
             revision=revision,
             tokens=tokens,
