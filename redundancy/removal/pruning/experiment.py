@@ -86,14 +86,12 @@ class Measured:
     intact, changed : (document, TALLIES) and (variant, document, TALLIES), see `evaluate`.
     seconds : wall time: method, removes (empty for what methods share), step, runs over the calibration or
         held-out text, seconds.
-    criteria : cosine and bound of every unit, which are not methods' results but explain them.
     """
 
     points: Sequence[Point]
     intact: Tensor
     changed: Tensor
     seconds: Sequence[dict[str, Any]]
-    criteria: Criteria
 
 
 class _Variants:
@@ -257,4 +255,4 @@ def measure_methods(
     intact, changed = evaluate(decoder, task, variants.ways, state / "methods.safetensors", label)
     seconds += orders.seconds
     seconds.append(_took("", "", "held-out loss", len(variants.ways), began))
-    return Measured(points, intact, changed, seconds, criteria)
+    return Measured(points, intact, changed, seconds)
