@@ -360,7 +360,7 @@ def random_twin(decoder: Decoder, seed: int) -> Decoder:
         twin = dispatch_model(twin, device_map, offload_dir=_offload())
     else:
         twin = twin.to(decoder.device)
-    return Decoder(twin, f"random:{decoder.name}")
+    return Decoder(twin, f"random:{decoder.name}").aimed(decoder.target)
 
 
 def load_tokenizer(source: Source) -> Any:
