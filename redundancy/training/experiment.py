@@ -20,7 +20,7 @@ from redundancy.evaluation import evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import load_config, load_model
 from redundancy.passes import STAGES, Task, measure, measure_twins
-from redundancy.preparation import NOTHING, Given, Prepared, prepare, repeated
+from redundancy.preparation import NOTHING, Given, prepare, repeated
 from redundancy.regression.scores import LayerScores
 from redundancy.request import Settings
 from redundancy.training.attention import attention_statistics

@@ -348,6 +348,8 @@ def print_course(course: Course, *, full: bool = False) -> None:
             f"(n = {trend.slope.n} documents, {trend.checkpoints} checkpoints)",
             soft_wrap=False,
         )
+    if not summary.paper.rows:
+        return
     paper = ", ".join(f"{step:,}: R {r} (loss {loss})" for step, r, loss in summary.paper.rows)
     console.print(f"[dim]the preprint, {summary.paper.source}:[/dim] {paper}", soft_wrap=False)
     if not full:
