@@ -26,6 +26,9 @@ from redundancy.regression.controls import PositionAffine
 
 INTERFACE = "redundancy_replaced"
 SITE = "_replaced_site"
+# queries that are computed together, and keys up to which those of several heads are gathered for one query:
+# beyond, copying them costs more than one call for each head
+BLOCK, GATHERED = 128, 512
 # what changes attention beyond softmax(scale q k' + mask) v, as transformers hands it over
 BEYOND = ("softcap", "s_aux", "sinks", "position_bias")
 
@@ -241,32 +244,32 @@ class Partial(nn.Module):
             causal = mask is None and query.shape[2] > 1
             some = run(query.index_select(1, self.kept), key, value, attn_mask=mask, is_causal=causal)
             return out.index_copy_(2, self.kept, some.transpose(1, 2))
-        group = self.n_heads // self.kv_heads
-        if query.shape[2] == 1:
-            for b in range(query.shape[0]):
-                chosen = self.wanted[b, 0].nonzero().squeeze(-1)
-                if len(chosen):
-                    heads = chosen // group if group > 1 else chosen
-                    seen = None if mask is None else mask[b].expand(query.shape[1], -1, -1)[chosen]
-                    out[b, 0, chosen] = run(
-                        query[b, chosen], key[b, heads], value[b, heads], attn_mask=seen
-                    ).squeeze(-2)
-            return out
-        if mask is None:
+        group, tokens, length = self.n_heads // self.kv_heads, query.shape[2], key.shape[2]
+        if mask is None and tokens > 1:
             # queries are the last tokens of what the keys hold
-            tokens, length = query.shape[2], key.shape[2]
             mask = torch.ones(tokens, length, dtype=torch.bool, device=key.device).tril(length - tokens)
             mask = mask[None, None]
-        mask = mask.expand(query.shape[0], query.shape[1], -1, -1)
+        if mask is not None:
+            mask = mask.expand(query.shape[0], query.shape[1], -1, -1)
         for b in range(query.shape[0]):
-            for h in range(query.shape[1]):
-                rows = self.wanted[b, :, h].nonzero().squeeze(-1)
-                if len(rows):
-                    out[b, rows, h] = run(
-                        query[b, h, rows][None],
-                        key[b, h // group][None],
-                        value[b, h // group][None],
-                        attn_mask=mask[b, h, rows][None],
+            if tokens == 1 and length <= GATHERED:
+                chosen = self.wanted[b, 0].nonzero().squeeze(-1)
+                if len(chosen):
+                    heads = chosen // group
+                    seen = None if mask is None else mask[b, chosen]
+                    some = run(query[b, chosen], key[b, heads], value[b, heads], attn_mask=seen)
+                    out[b, 0, chosen] = some.squeeze(-2)
+                continue
+            for h, wanted in enumerate(self.wanted[b].unbind(-1)):
+                rows = wanted.nonzero().squeeze(-1)
+                # no key behind the last query of a block is read
+                for block in rows.split(BLOCK) if len(rows) else ():
+                    end = int(block[-1]) + 1 + length - tokens
+                    out[b, block, h] = run(
+                        query[b, h, block][None],
+                        key[b, h // group, :end][None],
+                        value[b, h // group, :end][None],
+                        attn_mask=None if mask is None else mask[b, h, block, :end][None],
                     )[0]
         return out
 

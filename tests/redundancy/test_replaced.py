@@ -33,7 +33,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution, zero
 from redundancy.passes import collect, solve
 from redundancy.removal.need import NEEDS, measure_needs
-from redundancy.replaced import interface
+from redundancy.replaced import interface, skipping
 from redundancy.replaced.cache import size
 from redundancy.replaced.kept import GRID, Router, keep
 from redundancy.replaced.model import ReplacedModel
@@ -156,7 +156,7 @@ def test_it_is_the_model_that_the_removal_run_measures(fitted, name, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["fused", "gqa", "sliding"])
+@pytest.mark.parametrize("name", ["fused", "gqa", "sliding", "capped"])
 def test_a_cache_changes_nothing(fitted, name, way):
     found, ids = fitted(name), tokens()
     replaced = remove(found.model, found.folder, **WAYS[way])
@@ -176,6 +176,24 @@ def test_a_cache_changes_nothing(fitted, name, way):
             replaced.generate(ids[:, :8], **beams),
             replaced.generate(ids[:, :8], use_cache=False, **beams),
         )
+
+
+@pytest.mark.parametrize("name", ["gqa", "sliding"])
+def test_blocks_of_queries_change_nothing(fitted, monkeypatch, name):
+    """Few queries at a time, and one call for each head, as in long texts."""
+    found, ids = fitted(name), tokens()
+    monkeypatch.setattr(skipping, "BLOCK", 3)
+    monkeypatch.setattr(skipping, "GATHERED", 4)
+    replaced = remove(found.model, found.folder, router="predicted_fisher", share=0.4)
+    expected, _ = by_hooks(found, replaced.replacement, ids)
+    with torch.no_grad():
+        assert torch.allclose(replaced(ids, use_cache=False).logits, expected, atol=1e-5)
+        cache, parts = None, []
+        for piece in (ids[:, :5], *ids[:, 5:8].split(1, 1), ids[:, 8:15], *ids[:, 15:].split(1, 1)):
+            out = replaced(piece, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            parts.append(out.logits)
+    assert torch.allclose(torch.cat(parts, 1), expected, atol=1e-5)
 
 
 def test_a_cache_holds_what_later_tokens_can_ask_for(fitted):
