@@ -23,7 +23,7 @@ from scipy.stats import binomtest
 
 from consolidation.decay.curve import Curve
 from consolidation.decay.forms import form
-from consolidation.decay.inference import Estimator, Fit, fit, labels, units_of
+from consolidation.decay.inference import Estimator, Fit, fit, fit_many, labels, units_of
 from consolidation.decay.solver import MORE_POINTS, Data, fit_best, solve
 from labbook.console import UserError
 from labbook.estimate import Array
@@ -49,13 +49,19 @@ def vuong(first: Fit, second: Fit) -> tuple[float, float]:
     return z, float(2 * stats.norm.sf(abs(z)))
 
 
-def _rmse(curve: Curve, keep: npt.NDArray[np.bool_], form_name: str, estimator: Estimator) -> float:
-    """Error on the rows outside `keep` of a fit to the rows inside."""
-    try:
-        fitted = fit(curve.rows(keep), form_name, estimator)
-    except UserError:
-        return float("nan")
-    return float(np.sqrt(np.mean((curve.y[~keep] - fitted.predict(curve.x[~keep])) ** 2)))
+def _rmse(
+    curve: Curve, keeps: Sequence[npt.NDArray[np.bool_]], form_name: str, estimator: Estimator
+) -> list[float]:
+    """Error on the rows outside each `keep` of a fit to the rows inside, all fits solved at once; nan where
+    there is none.
+    """
+    errors = []
+    for keep, one in zip(
+        keeps, fit_many([(curve.rows(keep), estimator) for keep in keeps], form_name), strict=True
+    ):
+        off = np.nan if isinstance(one, UserError) else curve.y[~keep] - one.predict(curve.x[~keep])
+        errors.append(float(np.sqrt(np.mean(np.square(off)))))
+    return errors
 
 
 def held_out(curve: Curve, form_name: str, estimator: Estimator) -> float:
@@ -66,7 +72,7 @@ def held_out(curve: Curve, form_name: str, estimator: Estimator) -> float:
     """
     _, groups = np.unique(labels(curve) if len(units_of(curve)) >= 5 else curve.x, return_inverse=True)
     groups = groups % FOLDS
-    errors = [_rmse(curve, groups != g, form_name, estimator) for g in np.unique(groups)]
+    errors = _rmse(curve, [groups != g for g in np.unique(groups)], form_name, estimator)
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
@@ -74,7 +80,7 @@ def last_decade(curve: Curve, form_name: str, estimator: Estimator) -> float:
     """Root mean squared error of the last decade of x predicted from what comes before; nan when too little
     does.
     """
-    return _rmse(curve, curve.x < curve.x.max() / 10, form_name, estimator)
+    return _rmse(curve, [curve.x < curve.x.max() / 10], form_name, estimator)[0]
 
 
 def fit_all(

@@ -2,7 +2,6 @@
 beside humans.
 """
 
-import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -243,24 +242,9 @@ def _own_rows(found: Analysis) -> list[_Row]:
 
 
 def _human_rows(series: Sequence[Exponent], colour: Any) -> list[_Row]:
-    table, rows = _registry(), []
-    for h in sorted(series, key=lambda h: h.number.estimate):
-        about = table.loc[h.name]
-        study = (
-            re.sub(r"\(.*?\)", "", str(about["study"]))
-            .removeprefix("AnneCollins/")
-            .removeprefix("vassar-cogscilab/")
-        )
-        name = f"{textwrap.shorten(study, 28, placeholder='…')}, {about['measure']}"
-        same = [
-            s
-            for s in series
-            if (table["study"][s.name], table["measure"][s.name]) == (about["study"], about["measure"])
-        ]
-        if len(same) > 1:  # of the same people by the same measure: the end of its name tells them apart
-            name += f" ({h.name.split('_')[-1]})"
-        rows.append(_Row(name, h.number, colour))
-    return rows
+    return [
+        _Row(humans.title(h.name), h.number, colour) for h in sorted(series, key=lambda h: h.number.estimate)
+    ]
 
 
 def forest(found: Analysis) -> Figure:

@@ -4,7 +4,6 @@ import doctest
 import html
 import inspect
 import json
-import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -116,9 +115,9 @@ def bad(frame):
         ),
         "no unit": (frame, {"clock_unit": None}, "in which unit days .* Say it with clock_unit="),
         "no clock": (frame, {"clock": None}, "does not say what days counts. Say it with clock="),
-        "text": (text, {}, "the data frame: row 3 (counted from 0) has no number in recall but '0.5x'"),
-        "missing": (gap, {}, "row 5 (counted from 0) has no number in days but nothing"),
-        "masked": (([1, 2, 3], masked), {}, "row 1 (counted from 0) has no number in recall but nothing"),
+        "text": (text, {}, r"the data frame: row 3 \(counted from 0\) has no number in recall but '0.5x'"),
+        "missing": (gap, {}, r"row 5 \(counted from 0\) has no number in days but nothing"),
+        "masked": (([1, 2, 3], masked), {}, r"row 1 \(counted from 0\) has no number in recall but nothing"),
         "truth": (([1, 2], [True, False]), {}, "no number in recall but 'True'"),
         "twice": (twice, {}, "the name 'days' twice"),
         "no names": (pd.DataFrame(np.ones((3, 2))), {}, "called 0. Columns need names"),
@@ -137,7 +136,7 @@ def bad(frame):
 @pytest.mark.parametrize("case", list(bad(pd.DataFrame({"days": [1.0] * 8, "recall": 1.0, "s": 1}))))
 def test_bad_input_is_named(case, frame):
     data, options, message = bad(frame)[case]
-    with pytest.raises(UserError, match=re.escape(message)) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         fit_decay(data, **QUICK | options)
     assert "--" not in str(caught.value)
 
