@@ -210,6 +210,8 @@ def people(measure: str = "", clock: str = "") -> pd.DataFrame:
         curve = humans.load(name)
         if humans.lacks(name) or measure not in ("", curve.measure) or clock not in ("", curve.clock.counts):
             continue
+        least, largest = float(curve.y.min()), float(curve.y.max())
+        curve = curve.rows(curve.x > 0)  # where a power law is not defined
         try:
             gamma = profile(fit(curve, "power"), "gamma").number
         except UserError:
@@ -218,8 +220,8 @@ def people(measure: str = "", clock: str = "") -> pd.DataFrame:
             {
                 "series": name,
                 "title": humans.title(name),
-                "least": float(curve.y.min()),
-                "largest": float(curve.y.max()),
+                "least": least,
+                "largest": largest,
                 **{f"gamma_{key}": value for key, value in entry(gamma).items()},
                 "advantage": advantage(curve),
             }
