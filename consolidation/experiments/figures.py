@@ -104,7 +104,7 @@ def retention(outcome: Outcome) -> Figure:
     for name, colour in zip(outcome.tables["people"]["series"], style.PALETTE, strict=False):
         curve = humans.load(name)
         panels[1].plot(curve.x, curve.y, "o-", ms=3, lw=1, color=colour)
-        ends.append((name, colour, float(curve.x[-1]), float(curve.y[-1])))
+        ends.append((humans.title(name), colour, float(curve.x[-1]), float(curve.y[-1])))
     _axes(panels[1], f"{ITEMS.counts} ({ITEMS.unit})", "share recalled", "people")
     style.name_lines(panels[1], ends)
     style.title(

@@ -11,23 +11,32 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from consolidation.decay import humans
 from consolidation.decay.curve import Clock, Curve
-from consolidation.decay.inference import Fit, fit
 from consolidation.experiments.identification import identified
-from consolidation.experiments.outcome import Claim, Outcome, direction
+from consolidation.experiments.outcome import Claim, Outcome, direction, inside
 from consolidation.experiments.readings import (
+    advantage,
     course,
     courses,
     crossing,
+    exponent,
+    fit_forms,
     numbers,
     over_seeds,
+    people,
 )
-from labbook.console import UserError
 from labbook.estimate import Array
 
 ROLE = "practised"
-FORMS = ("power", "power_asymptote", "exponential", "exponential_asymptote", "constant")
+FORMS = (
+    "general_power",
+    "apex",
+    "power",
+    "power_asymptote",
+    "exponential",
+    "exponential_asymptote",
+    "constant",
+)
 CLOCK = Clock("repetition", "count")
 HALF = 0.5
 
@@ -37,17 +46,6 @@ def error_curve(k: Array, error: Array, name: str) -> Curve:
     order = np.argsort(k, kind="stable")
     keep = order[k[order] >= 1]
     return Curve(name, k[keep], error[keep], CLOCK, normalisation="as measured", measure="error")
-
-
-def advantage(curve: Curve) -> float:
-    """AICc of the exponential minus that of the power law: above 0 where the power law is better; NaN where
-    one of them cannot be fitted.
-    """
-    try:
-        power, exponential = (fit(curve, name) for name in ("power", "exponential"))
-    except UserError:
-        return math.nan
-    return exponential.aicc - power.aicc
 
 
 def averaging(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,54 +89,31 @@ def halves(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def people() -> pd.DataFrame:
-    """People's series of error by repetition: exponent of the power law, and its advantage."""
-    rows = []
-    for name in humans.names():
-        curve = humans.load(name)
-        if curve.measure == "error" and curve.clock.counts == CLOCK.counts:
-            power = fit(curve, "power")
-            rows.append({"series": name, "gamma": power.exponent, "advantage": advantage(curve)})
-    return pd.DataFrame(rows)
-
-
 def forms(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Every form fitted to the mean over patterns and seeds: error, and P(episodic), against repetitions."""
-    rows = []
+    """Every form fitted to error, and to P(episodic), against repetitions: of each seed, mean over patterns,
+    and of the mean over seeds.
+    """
+    parts = []
     for condition, table in runs.items():
-        mean = table[table["role"] == ROLE].groupby("step")[["k", "recall", "probability"]].mean()
-        k = numbers(mean["k"])
-        for measure, y in (("error", 1 - mean["recall"]), ("P(episodic)", mean["probability"])):
-            curve = error_curve(k, y.to_numpy(dtype=float), f"{condition}, {measure}")
-            fits = {name: found for name in FORMS if (found := _fitted(curve, name)) is not None}
-            best = min((f.aicc for f in fits.values()), default=math.nan)
-            for name, found in fits.items():
-                values = {key: found.parameters.get(key, math.nan) for key in ("gamma", "tau", "c")}
-                rows.append(
-                    {
-                        "condition": condition,
-                        "measure": measure,
-                        "form": name,
-                        "points": found.points,
-                        **values,
-                        "delta_aicc": found.aicc - best,
-                        "failures": "; ".join(found.failures),
-                    }
-                )
-    return pd.DataFrame(rows)
+        by = course(table, ROLE)
+        whole = by.groupby("step").mean()
+        for measure in ("error", "P(episodic)"):
+            seeds = [_curve(rows, measure) for _, rows in by.groupby("seed")]
+            found = fit_forms(seeds, _curve(whole, measure), FORMS)
+            parts.append(found.assign(condition=condition, measure=measure))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _fitted(curve: Curve, name: str) -> Fit | None:
-    try:
-        return fit(curve, name)
-    except UserError:
-        return None
+def _curve(rows: pd.DataFrame, measure: str) -> Curve:
+    y = 1 - numbers(rows["recall"]) if measure == "error" else numbers(rows["probability"])
+    return error_curve(numbers(rows["k"]), y, measure)
 
 
 def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     """The outcome of the runs, by condition."""
-    series = people()
+    series = people("error", CLOCK.counts)
     exponential = int((series["advantage"] < 0).sum())
+    low, high = float(series["gamma_estimate"].min()), float(series["gamma_estimate"].max())
     claims, shares, half = [], [], []
     for condition, table in runs.items():
         share = averaging(table).assign(condition=condition)
@@ -148,7 +123,16 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         single = over_seeds(share["power_better"])
         artefact = over_seeds(share["power_better_for_mean"] - share["power_better"])
         lead = over_seeds(found["lead"])
+        speed = over_seeds(exponent(_curve(rows, "error")) for _, rows in course(table, ROLE).groupby("seed"))
         claims += [
+            Claim(
+                "error falls with people's exponent",
+                condition,
+                f"People: {low:.2f} to {high:.2f} in {len(series)} series of error by repetition.",
+                "gamma of error = a k^-gamma, mean over patterns:",
+                speed,
+                inside(speed, low, high),
+            ),
             Claim(
                 "single items follow an exponential rather than a power law",
                 condition,

@@ -15,6 +15,9 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
+from consolidation.decay import humans
+from consolidation.decay.curve import Curve
+from consolidation.decay.inference import Fit, fit, profile
 from consolidation.experiments.config import ROLES
 from consolidation.schedule import Cohort, Schedule, schedule
 from consolidation.train import trajectory
@@ -148,17 +151,82 @@ def slope(x: Array, y: Array) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def found_runs(out: Path, folders: Mapping[str, str]) -> dict[str, pd.DataFrame]:
-    """The tables of all conditions that have finished seeds, by folder. Raises UserError when the first has
-    none.
+def advantage(curve: Curve) -> float:
+    """AICc of the exponential minus that of the power law: above 0 where the power law is better; NaN where
+    one of them cannot be fitted.
     """
-    there: dict[str, Any] = {}
-    for number, folder in enumerate(folders):
-        if list((out / folder).glob("seed-*/summary.json")):
-            there[folder] = read(out / folder)
-        elif number == 0:
-            raise UserError(f"{out / folder} holds no finished seed. Increase --seeds.")
-    return there
+    try:
+        power, exponential = (fit(curve, name) for name in ("power", "exponential"))
+    except UserError:
+        return math.nan
+    return exponential.aicc - power.aicc
+
+
+def exponent(curve: Curve) -> float:
+    """gamma of a x^-gamma; NaN where it cannot be fitted."""
+    try:
+        return fit(curve, "power").exponent
+    except UserError:
+        return math.nan
+
+
+def fit_forms(seeds: Sequence[Curve], mean: Curve, forms: Sequence[str]) -> pd.DataFrame:
+    """Rival forms of one measure: AICc above the best for the mean over seeds, the share of seeds in which a
+    form is the best, and its exponent over seeds.
+    """
+    single = [{name: f for name in forms if (f := _fitted(curve, name)) is not None} for curve in seeds]
+    whole = {name: f for name in forms if (f := _fitted(mean, name)) is not None}
+    least = min((f.aicc for f in whole.values()), default=math.nan)
+    best = [min(fits.items(), key=lambda item: item[1].aicc)[0] for fits in single if fits]
+    rows = []
+    for name, found in whole.items():
+        gamma = over_seeds(fits[name].parameters.get("gamma", math.nan) for fits in single if name in fits)
+        rows.append(
+            {
+                "form": name,
+                "points": found.points,
+                "delta_aicc": found.aicc - least,
+                "best_in_seeds": best.count(name) / len(best) if best else math.nan,
+                **{f"gamma_{key}": value for key, value in entry(gamma).items()},
+                "failures": "; ".join(found.failures),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _fitted(curve: Curve, name: str) -> Fit | None:
+    try:
+        return fit(curve, name)
+    except UserError:
+        return None
+
+
+def people(measure: str = "", clock: str = "") -> pd.DataFrame:
+    """People's series of a class of measure, on a clock, whose source is fully known: smallest and largest
+    value, the exponent of the power law with its interval over points, and the power law's advantage.
+    """
+    rows = []
+    for name in humans.names():
+        curve = humans.load(name)
+        if humans.lacks(name) or measure not in ("", curve.measure) or clock not in ("", curve.clock.counts):
+            continue
+        least, largest = float(curve.y.min()), float(curve.y.max())
+        curve = curve.rows(curve.x > 0)  # where a power law is not defined
+        try:
+            gamma = profile(fit(curve, "power"), "gamma").number
+        except UserError:
+            gamma = Estimate(math.nan, math.nan, math.nan, len(curve.x))
+        rows.append(
+            {
+                "series": name,
+                "title": humans.title(name),
+                "least": least,
+                "largest": largest,
+                **{f"gamma_{key}": value for key, value in entry(gamma).items()},
+                "advantage": advantage(curve),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def courses(runs: Mapping[str, pd.DataFrame], roles: Sequence[str], clock: str) -> pd.DataFrame:

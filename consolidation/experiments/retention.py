@@ -10,16 +10,25 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from consolidation.decay import humans
 from consolidation.decay.curve import Clock, Curve
-from consolidation.decay.inference import fit
 from consolidation.experiments.outcome import Claim, Outcome, direction, inside
-from consolidation.experiments.readings import course, difference, entry, estimates, numbers, over_seeds
-from labbook.console import UserError
+from consolidation.experiments.readings import (
+    advantage,
+    course,
+    difference,
+    entry,
+    estimates,
+    exponent,
+    fit_forms,
+    numbers,
+    over_seeds,
+    people,
+)
 from labbook.estimate import Estimate
 
 ROLES = ("retained", "relearnt")
 CLOCK = Clock("intervening items", "items")
+FORMS = ("general_power", "power", "exponential", "exponential_asymptote", "logarithmic", "constant")
 # a loss below this share of the answers is no forgetting
 SMALL = 0.05
 
@@ -53,41 +62,28 @@ def kept(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def forgetting(found: pd.DataFrame, name: str) -> Curve:
+    """Recall against exposures to other patterns, of rows by step."""
+    shown = found[found["others"] > 0].sort_values("others")
+    x, y = numbers(shown["others"]), numbers(shown["recall"])
+    return Curve(name, x, y, CLOCK, normalisation="as measured", measure="recall")
+
+
 def exponents(found: pd.DataFrame) -> pd.DataFrame:
     """One row per seed: gamma of recall = a items^-gamma, and AICc of the exponential minus that of the power
     law.
     """
     rows = []
     for seed, of_seed in found.groupby("seed"):
-        shown = of_seed[of_seed["others"] > 0]
-        curve = Curve(
-            f"seed {seed}",
-            numbers(shown["others"]),
-            numbers(shown["recall"]),
-            CLOCK,
-            normalisation="as measured",
-            measure="recall",
-        )
-        rows.append({"seed": seed, **_exponent(curve)})
+        curve = forgetting(of_seed, f"seed {seed}")
+        rows.append({"seed": seed, "gamma": exponent(curve), "advantage": advantage(curve)})
     return pd.DataFrame(rows)
 
 
-def _exponent(curve: Curve) -> dict[str, float]:
-    try:
-        power, exponential = (fit(curve, name) for name in ("power", "exponential"))
-    except UserError:
-        return {"gamma": math.nan, "advantage": math.nan}
-    return {"gamma": power.exponent, "advantage": exponential.aicc - power.aicc}
-
-
-def people() -> pd.DataFrame:
-    """People's series of recall by intervening items: exponent, and advantage of the power law."""
-    rows = []
-    for name in humans.names():
-        curve = humans.load(name)
-        if curve.clock.counts == CLOCK.counts:
-            rows.append({"series": name, **_exponent(curve)})
-    return pd.DataFrame(rows)
+def forms(found: pd.DataFrame) -> pd.DataFrame:
+    """Rival forms of the forgetting curve, see `fit_forms`."""
+    seeds = [forgetting(rows, f"seed {seed}") for seed, rows in found.groupby("seed")]
+    return fit_forms(seeds, forgetting(found.groupby("step").mean(), "mean"), FORMS)
 
 
 def forgets(change: Estimate) -> str:
@@ -103,14 +99,15 @@ def forgets(change: Estimate) -> str:
 
 def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     """The outcome of the runs, by condition; the first is what factors are compared with."""
-    series = people()
-    low, high = float(series["gamma"].min()), float(series["gamma"].max())
-    claims, kepts, fits = [], {}, []
+    series = people(clock=CLOCK.counts)
+    low, high = float(series["gamma_estimate"].min()), float(series["gamma_estimate"].max())
+    claims, kepts, fits, rivals = [], {}, [], []
     for condition, table in runs.items():
         found = curves(table)
         kepts[condition] = kept(found)
         fitted = exponents(found)
         fits.append(fitted.assign(condition=condition))
+        rivals.append(forms(found).assign(condition=condition))
         change = over_seeds(kepts[condition]["change"])
         better = over_seeds(
             (fitted["advantage"] > 0).astype(float).where(fitted["advantage"].notna()).to_numpy()
@@ -164,6 +161,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         "kept": pd.concat([t.assign(condition=name) for name, t in kepts.items()], ignore_index=True),
         "factors": factors(kepts),
         "exponents": pd.concat(fits, ignore_index=True),
+        "forms": pd.concat(rivals, ignore_index=True),
         "people": series,
     }
     return Outcome("retention", tuple(claims), tables)

@@ -10,12 +10,10 @@ so sizes are shown beside each other and only the sign is judged.
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
-from consolidation.decay import humans
 from consolidation.experiments.outcome import Claim, Outcome, direction
-from consolidation.experiments.readings import courses, crossing, numbers, over_seeds
+from consolidation.experiments.readings import courses, crossing, numbers, over_seeds, people
 
 # share of a cohort that is known without attention
 CRITERION = 0.75
@@ -57,20 +55,9 @@ def _steps(rows: pd.DataFrame, clock: str) -> float:
     return crossing(steps, known, CRITERION)
 
 
-def people() -> pd.DataFrame:
-    """People's savings by series: least and largest over retention intervals."""
-    rows = []
-    for name in humans.names():
-        curve = humans.load(name)
-        if curve.measure == "savings":
-            y = np.asarray(curve.y)
-            rows.append({"series": name, "least": float(y.min()), "largest": float(y.max())})
-    return pd.DataFrame(rows)
-
-
 def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     """The outcome of the runs, by condition."""
-    series = people()
+    series = people("savings")
     said = (
         f"People: {series['least'].min():.2f} to {series['largest'].max():.2f} in {len(series)} series after "
         "minutes to a month (Ebbinghaus 1885; Heller, Mack and Seitz 1991; Murre and Dros 2015)."

@@ -6,12 +6,15 @@ groups have on average been shown at the same steps as the spread ones, but are 
 massed group is tested at the same step as the spread ones, but was shown later. Both contrasts are made.
 """
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from consolidation.experiments.outcome import Claim, Outcome, direction
 from consolidation.experiments.readings import (
+    MEASURES,
     by_seed,
     courses,
     difference,
@@ -32,44 +35,59 @@ PEOPLE = (
 )
 
 
-def at_lag(table: pd.DataFrame, roles: tuple[str, ...], lag: float, measure: str) -> "pd.Series[float]":
-    """A measure of every seed, mean over the groups, so many steps after they were retired."""
+def by_group(table: pd.DataFrame) -> pd.DataFrame:
+    """Means of all groups by seed, role and steps since they were retired."""
+    rows = table[table["role"].isin((*MASSED, *SPREAD)) & table["pause"].notna()]
+    return rows.groupby(["seed", "role", "pause"], as_index=False)[["k", *MEASURES]].mean()
+
+
+def at_lag(groups: pd.DataFrame, roles: tuple[str, ...], lag: float, column: str) -> "pd.Series[float]":
+    """A column of `by_group` for every seed, mean over the groups of some roles, so many steps after they were
+    retired; NaN where one of them was not tested then.
+    """
 
     def mean(rows: pd.DataFrame) -> float:
-        values = []
-        for _, group in rows[rows["role"].isin(roles) & rows["pause"].notna()].groupby("role"):
-            by = group.groupby("step")[["pause", measure]].mean()
-            values.append(value_at(numbers(by["pause"]), numbers(by[measure]), lag))
-        return float(pd.Series(values, dtype=float).mean(skipna=False)) if values else float("nan")
+        values = [
+            value_at(numbers(group["pause"]), numbers(group[column]), lag)
+            for _, group in rows[rows["role"].isin(roles)].groupby("role")
+        ]
+        return float(np.mean(values)) if values else math.nan
 
-    return by_seed(table, mean)
+    return by_seed(groups, mean)
 
 
-def contrasts(table: pd.DataFrame) -> pd.DataFrame:
+def contrasts(groups: pd.DataFrame) -> pd.DataFrame:
     """Spread minus massed at every lag: knowledge, P(episodic), and the ratio of exposures as a check."""
     rows = []
     for lag in LAGS:
         for name, massed in (("all massed groups", MASSED), ("the last massed group", MASSED[-1:])):
             for measure in ("knowledge", "probability"):
-                number = difference(*(at_lag(table, r, lag, measure) for r in (SPREAD, massed)))
+                number = difference(*(at_lag(groups, r, lag, measure) for r in (SPREAD, massed)))
                 rows.append({"lag": lag, "against": name, "measure": measure, **entry(number)})
-            exposures = [at_lag(table, r, lag, "k") for r in (SPREAD, massed)]
-            ratio = over_seeds(exposures[0] / exposures[1])
-            rows.append({"lag": lag, "against": name, "measure": "exposures, ratio", **entry(ratio)})
+            spread, other = (at_lag(groups, r, lag, "k") for r in (SPREAD, massed))
+            rows.append(
+                {
+                    "lag": lag,
+                    "against": name,
+                    "measure": "exposures, ratio",
+                    **entry(over_seeds(spread / other)),
+                }
+            )
     return pd.DataFrame(rows)
 
 
-def _advantage(table: pd.DataFrame, lag: float) -> "pd.Series[float]":
+def _advantage(groups: pd.DataFrame, lag: float) -> "pd.Series[float]":
     """Knowledge of the spread minus that of all massed groups, by seed."""
-    return at_lag(table, SPREAD, lag, "knowledge") - at_lag(table, MASSED, lag, "knowledge")
+    return at_lag(groups, SPREAD, lag, "knowledge") - at_lag(groups, MASSED, lag, "knowledge")
 
 
 def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     """The outcome of the runs, by condition."""
     claims, found = [], []
     for condition, table in runs.items():
-        found.append(contrasts(table).assign(condition=condition))
-        growth = over_seeds(_advantage(table, LAGS[-1]) - _advantage(table, LAGS[1]))
+        groups = by_group(table)
+        found.append(contrasts(groups).assign(condition=condition))
+        growth = over_seeds(_advantage(groups, LAGS[-1]) - _advantage(groups, LAGS[1]))
         claims.append(
             Claim(
                 "the longer the delay, the more spread study helps",
@@ -82,7 +100,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
             )
         )
         for name, massed in (("shown at the same steps", MASSED), ("tested at the same step", MASSED[-1:])):
-            number = difference(*(at_lag(table, r, LAG, "knowledge") for r in (SPREAD, massed)))
+            number = difference(*(at_lag(groups, r, LAG, "knowledge") for r in (SPREAD, massed)))
             claims.append(
                 Claim(
                     f"spread study is remembered better ({name})",
@@ -93,9 +111,9 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                     direction(number, "above"),
                 )
             )
-    groups = {condition: _grouped(table) for condition, table in runs.items()}
+    kinds = {condition: _grouped(table) for condition, table in runs.items()}
     tables = {
-        "courses": courses(groups, ("massed", "massed 4", "spread"), "age"),
+        "courses": courses(kinds, ("massed", "massed 4", "spread"), "age"),
         "contrasts": pd.concat(found, ignore_index=True),
     }
     return Outcome("spacing", tuple(claims), tables)
