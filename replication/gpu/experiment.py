@@ -117,7 +117,8 @@ def _last_line(log: Path) -> str:
 
 def compare_precisions(folder: Path) -> None:
     """Write `precision.csv`: for every metric of the probe the largest difference over layers between bf16
-    and float64 weights and activations, the metric in both there, and the half width of its interval beside them.
+    and float64 weights and activations, the metric in both there, and the half width of its interval.
+
     Nothing is written while one of the probes is missing.
     """
     paths = [folder / f"precision-{kind}" / "layers.csv" for kind in ("bfloat16", "float64")]
