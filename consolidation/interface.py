@@ -48,6 +48,7 @@ def fit_decay(
     forms: Sequence[str] | None = None,
     human: Sequence[str] | None = None,
     bootstrap: int = REPLICATES,
+    hierarchical: bool = False,
     seed: int = 0,
 ) -> "DecayReport":
     """Fit a decay curve in every way that applies, compare the forms, and hold the exponent against humans.
@@ -80,6 +81,7 @@ def fit_decay(
     forms : rival forms, by name; None is all of them.
     human : human series to compare with; None is all on the same clock.
     bootstrap : replicates, at least 100.
+    hierarchical : fit all units by one hierarchical model too; needs `unit` and the extra `hierarchical`.
     seed : of the bootstrap and of the simulations.
 
     Returns
@@ -126,6 +128,7 @@ def fit_decay(
             window=window,
             bootstrap=bootstrap,
             human=("all",) if human is None else _names(human),
+            hierarchical=hierarchical,
             seed=seed,
             **chosen,
         )
@@ -187,8 +190,8 @@ def train_cram(
     model : cram, one of its ablations, or a rival.
     seeds, first_seed : how many, and the first; each fixes the patterns, the sequences, the weights and the
         routing noise.
-    out : folder of the run; None: runs/train-<model>-<time>. The same call with the same folder goes on where
-        it stopped, and trains no finished seed again.
+    out : folder of the run; None: runs/train-<model>-<time> in the current folder, which is printed. The same
+        call with the same folder goes on where it stopped, and trains no finished seed again.
     trained : "heads" trains the two output maps only.
     steps, batch : optimiser steps, and sequences per step.
     learning_rate, warmup : peak of AdamW's, and steps of its linear warm-up.

@@ -42,7 +42,7 @@ nitpick_ignore_regex = [
     # as they stand in signatures whose imports wait until they are called
     (
         "py:class",
-        r"Data|Path|Feature|Figure|TrainConfig|TrainingRun|PartName|Tensor|Any|optional|Tables|Course|Losses",
+        r"Data|Path|Feature|Target|Figure|TrainConfig|TrainingRun|PartName|Tensor|Any|optional|Tables|Course|Losses",
     ),
 ]
 autodoc_member_order = "bysource"

@@ -146,6 +146,16 @@ def save_tensors(
             raise
 
 
+def readable(folder: Path) -> None:
+    """Let everybody read the safetensors files in `folder` whom the umask lets read other files: what writes
+    them for a library makes them private.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o666 & ~mask)
+
+
 def load_tensors(path: Path, belongs: str | None = None) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
     """Read what `save_tensors` wrote: tensors, and the metadata that it was given.
 

@@ -26,6 +26,9 @@ CONTROL_NAMES = {
 # rows of a table on the terminal unless every one is asked for
 MOST_ROWS = 10
 Item = TypeVar("Item")
+# what is predicted, by target, as titles name it
+UPDATES = {"attention": "attention output", "mlp": "MLP output", "block": "update of the block"}
+
 # columns of an estimate in every table
 NUMBER = ("estimate", "lower", "upper", "n")
 

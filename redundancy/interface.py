@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redundancy.probe.tables import Tables
     from redundancy.removal.config import PartName
     from redundancy.removal.tables import Losses
-    from redundancy.request import R
+    from redundancy.request import R, Target
     from redundancy.text import Corpus
     from redundancy.training.tables import Course
 
@@ -54,6 +54,7 @@ def probe_model(
     corpus: Text | None = None,
     *,
     feature: Literal["resid_pre", "ln1", "embedding"] = "resid_pre",
+    target: Literal["attention", "mlp", "block"] = "attention",
     learning_curve: bool = False,
     revision: str | None = None,
     tokens: int | None = None,
@@ -93,7 +94,8 @@ def probe_model(
         a document, or a list of token-id sequences (int), each a document; None is the embedded text. Token
         ids need no tokenizer; without one there are no bits per byte, and no BOS token is added.
     feature : what predicts: the residual stream before the block, after its first norm (ln1), or the
-        embedding.
+        embedding. Of an MLP behind attention, resid_pre stands for the stream that enters it (resid_mid).
+    target : what is predicted: the attention output, or what the MLP or the whole block adds to the stream.
     learning_curve : fit to a quarter and to half of the training text too, and say whether more would change
         it.
     tokens, eval_tokens : training and held-out tokens. Without them 150 training tokens per column of the
@@ -114,8 +116,9 @@ def probe_model(
         .jsonl) or of a hub data set.
     device : auto (a loaded model stays where it is), cpu, cuda, cuda:1, ..., or split.
     batch_size : windows per forward pass; changes no number.
-    out, resume : run folder (None: runs/<model>-<time>), and whether the newest unfinished run of this
-        request goes on. The same call with the same folder resumes it, or does nothing when it is finished.
+    out, resume : run folder (None: runs/<model>-<time> in the current folder, which is printed), and whether
+        the newest unfinished run of this request goes on. The same call with the same folder resumes it, or
+        does nothing when it is finished.
     probes : keep the fitted probes in the run folder, see `Probes`.
 
     Returns
@@ -165,6 +168,7 @@ def probe_model(
         config = ProbeConfig(
             model=_name(model, source.name),
             feature=feature,
+            target=target,
             learning_curve=learning_curve,
             revision=revision,
             tokens=tokens,
@@ -202,6 +206,7 @@ def measure_training(
     *,
     revisions: Sequence[str] = (),
     checkpoints: Sequence[str | Path] | Mapping[int, Model] = (),
+    target: Literal["attention", "mlp", "block"] = "attention",
     revision: str | None = None,
     tokens: int | None = None,
     eval_tokens: int | None = None,
@@ -240,6 +245,7 @@ def measure_training(
     revisions : of a hub model, such as ["step0", "step512"], or ["all"].
     checkpoints : names or paths (their steps are read from the names), or training step -> name, path or
         loaded model.
+    target : what is predicted: the attention output, or what the MLP or the whole block adds to the stream.
     tokens, eval_tokens : training and held-out tokens. Without them 150 training tokens per column of the
         hidden state, at least 100,000, as many held-out tokens, and at most what the text holds.
     quick : a first look: 20,000 training and 10,000 held-out tokens unless given.
@@ -258,8 +264,9 @@ def measure_training(
         .jsonl) or of a hub data set.
     device : auto (a loaded model stays where it is), cpu, cuda, cuda:1, ..., or split.
     batch_size : windows per forward pass; changes no number.
-    out, resume : run folder (None: runs/<model>-<time>), and whether the newest unfinished run of this
-        request goes on. The same call with the same folder resumes it, or does nothing when it is finished.
+    out, resume : run folder (None: runs/<model>-<time> in the current folder, which is printed), and whether
+        the newest unfinished run of this request goes on. The same call with the same folder resumes it, or
+        does nothing when it is finished.
 
     Returns
     -------
@@ -296,6 +303,7 @@ def measure_training(
             revisions=tuple(revisions),
             # objects are known by their steps, and by their hashes once they are measured
             checkpoints=tuple(map(str, checkpoints)),
+            target=target,
             revision=revision,
             tokens=tokens,
             eval_tokens=eval_tokens,
@@ -343,6 +351,7 @@ def remove_attention(
     corpus: Text | None = None,
     *,
     parts: "Sequence[PartName] | None" = None,
+    targets: "Sequence[Target]" = ("attention", "mlp", "block"),
     shares: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0),
     revision: str | None = None,
     tokens: int | None = None,
@@ -381,7 +390,8 @@ def remove_attention(
     corpus : a path or hub data set (str), a list of paths (pathlib.Path), a list of texts (str), each of them
         a document, or a list of token-id sequences (int), each a document; None is the embedded text. Token
         ids need no tokenizer; without one there are no bits per byte, and no BOS token is added.
-    parts : of layers, heads, all, rivals, cumulative, curve, cost; None is all of them.
+    parts : of layers, heads, all, rivals, in_place, cumulative, curve, methods, cost; None is all of them.
+    targets : what the part methods removes whole, of attention, mlp, block.
     shares : of the attention operations at which the removal curve is measured.
     tokens, eval_tokens : training and held-out tokens. Without them 150 training tokens per column of the
         hidden state, at least 100,000, 20,000 held-out tokens, and at most what the text holds.
@@ -401,8 +411,9 @@ def remove_attention(
         .jsonl) or of a hub data set.
     device : auto (a loaded model stays where it is), cpu, cuda, cuda:1, ..., or split.
     batch_size : windows per forward pass; changes no number.
-    out, resume : run folder (None: runs/<model>-<time>), and whether the newest unfinished run of this
-        request goes on. The same call with the same folder resumes it, or does nothing when it is finished.
+    out, resume : run folder (None: runs/<model>-<time> in the current folder, which is printed), and whether
+        the newest unfinished run of this request goes on. The same call with the same folder resumes it, or
+        does nothing when it is finished.
 
     Returns
     -------
@@ -435,6 +446,7 @@ def remove_attention(
         config = RemovalConfig(
             model=_name(model, source.name),
             parts=PARTS if parts is None else tuple(parts),
+            targets=tuple(targets),
             shares=tuple(shares),
             revision=revision,
             tokens=tokens,

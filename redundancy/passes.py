@@ -23,10 +23,11 @@ from redundancy.batches import Batch, Cut, cut_batches, token_table
 from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
+from redundancy.model.updates import UpdateCapture
 from redundancy.regression.controls import Fitted, fit
 from redundancy.regression.moments import Kept, LayerMoments, require_finite
 from redundancy.regression.scores import LayerScores
-from redundancy.request import Feature
+from redundancy.request import Entering
 from redundancy.text import Windows
 
 STATE_SECONDS = 120
@@ -56,7 +57,7 @@ class Task:
 
     windows: dict[str, Windows]
     layers: tuple[int, ...]
-    feature: Feature
+    feature: Entering
     ridge: float | None
     start_position: int
     seed: int
@@ -176,7 +177,11 @@ class Reader:
 
     def __init__(self, decoder: Decoder, task: Task, visit: Visit):
         self.visit, self.devices = visit, {n: decoder.layer_device(n) for n in task.layers}
-        self.capture = Capture(decoder, task.layers, task.feature, self._hand_over)
+        self.capture = (
+            Capture(decoder, task.layers, task.feature, self._hand_over)
+            if decoder.target == "attention"
+            else UpdateCapture(decoder, task.layers, decoder.target, self._hand_over)
+        )
         self.placed: dict[torch.device, Batch] = {}
 
     def __enter__(self) -> "Reader":
@@ -299,8 +304,11 @@ def score(
 ) -> dict[int, LayerScores]:
     """Pass 2: errors of all predictors on the held-out documents."""
     windows, saved = task.windows["evaluation"], Saved(state)
+    whole = decoder.target == "block"
     scores = {
-        n: LayerScores(list(f.predictors), len(windows.names), decoder.output_map(n), decoder.n_heads)
+        n: LayerScores(
+            list(f.predictors), len(windows.names), decoder.output_map(n), decoder.n_heads, whole=whole
+        )
         for n, f in fitted.items()
     }
     sums, done = saved.load(task.counts)

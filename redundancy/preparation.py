@@ -29,7 +29,7 @@ from redundancy.model.loading import (
 )
 from redundancy.overlap import require_apart
 from redundancy.passes import Task
-from redundancy.request import Feature, R, Request, Settings, check, resolve
+from redundancy.request import Entering, R, Request, Settings, check, resolve
 from redundancy.text import (
     FEWEST_DOCUMENTS,
     SPLITS,
@@ -208,7 +208,7 @@ class Prepared:
     fingerprint: str | None = None
     call: str = ""
 
-    def task(self, settings: Settings, feature: Feature = "resid_pre") -> Task:
+    def task(self, settings: Settings, feature: Entering = "resid_pre") -> Task:
         """What the passes over the text need."""
         config = self.config
         return Task(

@@ -10,6 +10,8 @@ import tyro
 from labbook.console import UserError, choice
 
 Feature = Literal["resid_pre", "ln1", "embedding"]
+# what can enter: for an MLP behind attention the stream that resid_pre has become
+Entering = Literal["resid_pre", "resid_mid", "ln1", "embedding"]
 # what adds to the residual stream: a sublayer, or both of a block together
 Target = Literal["attention", "mlp", "block"]
 TARGETS: tuple[Target, ...] = ("attention", "mlp", "block")

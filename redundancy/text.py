@@ -216,8 +216,8 @@ def _joined(rows: Iterator[Row], source: str, options: TextOptions) -> Iterator[
     headings, blank = sum(bool(HEADING.match(t)) for t in texts), len(first) - len(texts)
     median = float(np.median([len(t) for t in texts])) if texts else 0.0
     seen = (
-        f"the median of the first {len(first):,} rows is {median:.0f} characters, {headings} are headings, "
-        f"{blank} blank"
+        f"the first {counted(len(first), 'row')}: median {median:.0f} characters, "
+        f"{counted(headings, 'heading')}, {blank} blank"
     )
     kind = options.rows
     if kind == "auto" and texts:

@@ -1,5 +1,5 @@
 """The verdict page, from run folders and never by hand: `python -m replication` writes REPLICATION.md,
-RESULTS.md and the README's findings.
+RESULTS.md, the README's findings and the tables of docs/costs.md.
 
 One row per claim of the examined preprint (arXiv:2602.12204) and run: the paper's number, ours with interval
 and n, the control that belongs to it, model and scale, and a verdict by the predicates of
@@ -19,6 +19,7 @@ from labbook.console import UserError, console
 from labbook.escape import cell, markup
 from labbook.run import check_files, opened, replacing, unrepeated
 from replication.consolidation import experiment_rows, fit_rows
+from replication.costs import costs
 from replication.redundancy import probe_rows, removal_rows, training_rows
 from replication.results import findings, results
 from replication.rows import ROOT, Finished, Row
@@ -26,6 +27,8 @@ from replication.verdict import Verdict
 
 PAGE, RESULTS, README = ROOT / "REPLICATION.md", ROOT / "RESULTS.md", ROOT / "README.md"
 MARKS = ("<!-- findings: written by python -m replication -->", "<!-- end of findings -->")
+COSTS = ROOT / "docs" / "costs.md"
+COST_MARKS = ("<!-- costs: written by python -m replication -->", "<!-- end of costs -->")
 # the kind of a run by a table that only it has
 KINDS = {
     "controls.csv": "probe",
@@ -178,14 +181,14 @@ def table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(c)} |" for c in (head, ["---"] * len(head), *cells)]
 
 
-def between(text: str, paragraphs: Sequence[str]) -> str:
-    """`text` with `paragraphs` between MARKS. Raises UserError when the marks are missing."""
-    start, end = (text.find(mark) for mark in MARKS)
+def between(text: str, paragraphs: Sequence[str], marks: tuple[str, str] = MARKS) -> str:
+    """`text` with `paragraphs` between two marks. Raises UserError when the marks are missing."""
+    start, end = (text.find(mark) for mark in marks)
     if not 0 <= start < end:
         raise UserError(
-            f"the README has no place for the findings. Put the lines {MARKS[0]!r} and {MARKS[1]!r} into it."
+            f"the page has no place for what is written. Put the lines {marks[0]!r} and {marks[1]!r} into it."
         )
-    return text[: start + len(MARKS[0])] + "\n\n" + "\n\n".join(paragraphs) + "\n\n" + text[end:]
+    return text[: start + len(marks[0])] + "\n\n" + "\n\n".join(paragraphs) + "\n\n" + text[end:]
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,8 @@ class Command:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Finished run folders; none means those shipped with the project."""
     out: Path | None = None
-    """Write only the verdicts, and there; default: REPLICATION.md, RESULTS.md and the README's findings."""
+    """Write only the verdicts, and there; default: REPLICATION.md, RESULTS.md, the README's findings and the
+    tables of docs/costs.md."""
 
 
 def work(command: Command) -> None:
@@ -211,6 +215,7 @@ def work(command: Command) -> None:
     if command.out is None:
         texts[RESULTS] = results(runs, headline(rows))
         texts[README] = between(README.read_text(encoding="utf-8"), findings(runs))
+        texts[COSTS] = between(COSTS.read_text(encoding="utf-8"), costs(), COST_MARKS)
     for path, text in texts.items():
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -118,45 +118,56 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def findings(runs: Sequence[Finished]) -> list[str]:
-    """The findings that the README shows, one paragraph each."""
+    """The findings that the README shows, in paragraphs and a table."""
     of = {kind: [run for run in runs if run.kind == kind] for kind in ("probe", "removal", "experiments")}
     lines = []
     if of["probe"]:
-        parts = []
-        for run in of["probe"]:
-            probe = ProbeSummary.read(run.summary)
-            r = {name: interval(values["R"]) for name, values in probe.controls.items()}
-            parts.append(
-                f"{show(probe.metrics['R'])} on {probe.model} (previous token alone {r['previous_token']}, "
-                f"mean per position {r['position_mean']}, training mean {r['training_mean']}, random "
-                f"weights, over {probe.random_seeds} seeds too, {r['random_weights']})"
-            )
-        lines.append(
-            "**How much is predictable.** A linear map of the hidden state predicts attention's output "
-            f"with R = {'; '.join(parts)}. The preprint says .88 for GPT-2, whose weights were not at hand, "
-            "so its own figure is neither confirmed nor refuted. R is not centred: read it beside its "
-            "controls."
-        )
-    if of["removal"]:
-        parts, before = list[str](), True
-        for run in of["removal"]:
-            removal = RemovalSummary.read(run.summary)
-            best = removal.order_for(BUDGETS[1])
-            at, before = removal.removable[best][BUDGETS[1]], before and bool(removal.chosen)
-            parts.append(f"{at.text()} (n = {at.share.n}) on {removal.model} ({ORDERS[best]})")
+        lines += _predictable([ProbeSummary.read(run.summary) for run in of["probe"]])
+    for run in of["removal"]:
+        removal = RemovalSummary.read(run.summary)
+        best = removal.order_for(BUDGETS[1])
+        at = removal.removable[best][BUDGETS[1]]
         how = (
-            "The order was chosen on other documents than those it is scored on."
-            if before
-            else "The best order is chosen on the documents that it is scored on, which is optimistic."
+            "It was chosen on other documents than those it is scored on."
+            if removal.chosen
+            else "It is chosen on the documents that it is scored on, which is optimistic."
         )
         lines.append(
-            f"**How much can go.** For a rise of {BUDGETS[1]} nats per token, the best of the orders tried "
-            f"replaces {'; '.join(parts)} of the attention operations by a linear prediction. {how} Other "
-            "criteria may spare more."
+            f"**How much can go.** The loss of {removal.model} may rise by {BUDGETS[1]} nats per token. Then "
+            f"{at.text()} (n = {at.share.n}) of its attention operations can be replaced by a linear "
+            f"prediction. Of the orders tried the best is: {ORDERS[best]}. {how} Other orders may spare "
+            "more."
         )
     for run in of["experiments"]:
         lines.append(_consolidation(run))
     return lines
+
+
+def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
+    """What a linear map reaches, beside its controls."""
+    controls = {
+        "previous token alone": "previous_token",
+        "mean per position": "position_mean",
+        "training mean": "training_mean",
+        "random weights": "random_weights",
+    }
+    rows = [
+        [
+            f"{probe.model} (n = {probe.metrics['R'].n})",
+            interval(probe.metrics["R"]),
+            *(interval(probe.controls[name]["R"]) for name in controls.values()),
+        ]
+        for probe in probes
+    ]
+    return [
+        "**How much is predictable.** A linear map of the hidden state predicts attention's output. R is the "
+        "share of the output's norm that it gets right; 1 is all of it. R is not centred, and simple "
+        "controls reach much of it, so read them together:",
+        "\n".join(markdown(["R", "probe", *controls], rows)).strip(),
+        f"Intervals are over held-out documents, those of random weights over {probes[0].random_seeds} seeds "
+        "too. The preprint says .88 for GPT-2. The weights of GPT-2 were not at hand, so that figure is "
+        "neither confirmed nor refuted.",
+    ]
 
 
 def _consolidation(run: Finished) -> str:
@@ -167,14 +178,11 @@ def _consolidation(run: Finished) -> str:
     )
     found = {str(name): number(row) for name, row in cells.to_dict("index").items()}
     config = run.summary["config"]
-    setting = (
-        f"With {config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns and "
-        f"{config['steps']:,} steps"
-    )
     return (
-        f"**Consolidation.** {setting}, attention of the rebuilt CRAM model ends at "
-        f"{show(found.get('cram'), 4)} of positions, and that of the control without any semantic memory at "
-        f"{show(found.get('control'), 4)}. The result depends on these choices, and the experiment that "
+        f"**Consolidation.** Attention of the rebuilt CRAM model falls to {show(found.get('cram'), 4)} of "
+        f"positions. In a control without any semantic memory it falls to {show(found.get('control'), 4)}. "
+        f"Both were trained with {config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns "
+        f"and {config['steps']:,} steps, and the result depends on these choices. The experiment that "
         "separates memory from its use is still to be made, so nothing is claimed about the mechanism."
     )
 

@@ -227,6 +227,7 @@ def test_coverage_does_not_mix_settings(tmp_path, capsys):
     path = tmp_path / "c.csv"
     shipped.to_csv(path, index=False)
     made = ["--simulations", "400", "--replicates", "600", "--out", str(path)]
+    made += ["--forms", *dict.fromkeys(shipped["form"])]
     coverage.main(made)
     pd.testing.assert_frame_equal(pd.read_csv(path), shipped)
     for flag, value in (("--simulations", "10"), ("--replicates", "50"), ("--seed", "1")):

@@ -47,7 +47,7 @@ def test_every_figure_notebook_and_command_has_its_place(site):
         assert f"notebooks/{notebook.stem}.html" in pages
     for command in ("probe", "training", "removal", "pretrain", "benchmark", "coverage"):
         assert f"python -m redundancy.{command}" in pages["commands.html"]
-    for command in ("fit", "train", "replicate", "humans", "benchmark", "coverage"):
+    for command in ("fit", "train", "experiments", "replicate", "humans", "benchmark", "coverage"):
         assert f"python -m consolidation.{command}" in pages["commands.html"]
     for option in ("--learning-curve", "--on-clock-factor", "--ship-steps"):
         assert option in pages["commands.html"]

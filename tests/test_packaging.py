@@ -19,8 +19,10 @@ import pytest
 import consolidation
 import labbook
 import redundancy
+from labbook.report import CITATION
 
 ROOT = Path(__file__).parent.parent
+CITED = (ROOT / "CITATION.cff").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = PYPROJECT["tool"]["mypy"]["packages"]
 
@@ -37,6 +39,21 @@ def test_every_place_says_the_same_version():
 def test_authors_are_those_of_the_citation():
     names = re.findall(r'^  - name: "(.+)"$', (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert [author["name"] for author in PYPROJECT["project"]["authors"]] == names
+
+
+def test_one_entry_cites_the_software_wherever_it_is_cited():
+    # CITATION.cff is YAML of one line a value here
+    about = dict(re.findall(r'^(title|version|date-released): "?([^"\n]+)"?$', CITED, re.MULTILINE))
+    entry = {name: value.strip("{}") for name, value in re.findall(r"(\w+) = \{(.+)\},?", CITATION)}
+    assert entry["title"] == about["title"]
+    assert entry["year"] == about["date-released"][:4]
+    assert entry["note"] == f"version {about['version']}"
+    assert f'  - name: "{entry["author"]}"\n' in CITED
+    # @software is known to biblatex only
+    assert CITATION.startswith("@misc{")
+    assert f"```bibtex\n{CITATION}\n```" in (ROOT / "README.md").read_text()
+    for path in (ROOT / "consolidation" / "data" / "runs" / "fits").glob("*/gamma.bib"):
+        assert CITATION in path.read_text()
 
 
 def test_the_lists_of_packages_agree():
@@ -70,7 +87,17 @@ assert "torch" in sys.modules and not EXTRAS & set(sys.modules)
 
 
 def test_the_core_needs_no_extra():
-    extras = {"sklearn", "transformer_lens", "lmfit", "ruptures", "jupyterlab", "sphinx", "gguf", "pytest"}
+    extras = {
+        "sklearn",
+        "transformer_lens",
+        "lmfit",
+        "ruptures",
+        "jupyterlab",
+        "sphinx",
+        "gguf",
+        "pytest",
+        "lm_eval",
+    }
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for package in PACKAGES

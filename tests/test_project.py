@@ -29,6 +29,7 @@ from redundancy.probe import __main__ as probe
 from redundancy.text import DATA, read_corpus
 from replication import __main__ as replication
 from replication import abstract
+from replication.costs import costs
 from replication.results import findings, results
 
 ROOT = Path(__file__).parent.parent
@@ -92,7 +93,12 @@ FLOORS = (
     {"redundancy.removal.pruning.tables"},
     {"redundancy.removal.pruning.figures"},
     {"redundancy.replaced.kept"},
-    {"redundancy.replaced.cache", "redundancy.replaced.replacement", "redundancy.replaced.skipping"},
+    {
+        "redundancy.replaced.cache",
+        "redundancy.replaced.maps",
+        "redundancy.replaced.replacement",
+        "redundancy.replaced.skipping",
+    },
     {"redundancy.replaced.model"},
     {"redundancy.replaced.interface"},
     {"redundancy.removal.summary", "redundancy.removal.cost"},
@@ -113,7 +119,14 @@ FLOORS = (
     {"consolidation.decay.curve", "consolidation.decay.forms"},
     {"consolidation.decay.solver"},
     {"consolidation.decay.inference", "consolidation.decay.equivalence", "consolidation.decay.transitions"},
-    {"consolidation.decay.comparison", "consolidation.decay.multiverse", "consolidation.decay.humans"},
+    {
+        "consolidation.decay.comparison",
+        "consolidation.decay.multiverse",
+        "consolidation.decay.humans",
+        "consolidation.decay.variation.overdispersion",
+        "consolidation.decay.variation.hierarchical",
+    },
+    {"consolidation.decay.variation.specifications"},
     {"consolidation.decay.analysis"},
     {"consolidation.schedule"},
     {"consolidation.config"},
@@ -131,6 +144,19 @@ FLOORS = (
     {"consolidation.replicate.figures", "consolidation.replicate.budget"},
     {"consolidation.replicate.experiment"},
     {"consolidation.replicate.__main__"},
+    {"consolidation.experiments.config", "consolidation.experiments.outcome"},
+    {"consolidation.experiments.readings"},
+    {"consolidation.experiments.identification"},
+    {
+        "consolidation.experiments.practice",
+        "consolidation.experiments.retention",
+        "consolidation.experiments.savings",
+        "consolidation.experiments.spacing",
+        "consolidation.experiments.frequency",
+    },
+    {"consolidation.experiments.figures"},
+    {"consolidation.experiments.experiment"},
+    {"consolidation.experiments.__main__"},
     {"consolidation.fit.config"},
     {"consolidation.fit.given"},
     {"consolidation.fit.source", "consolidation.fit.short"},
@@ -147,8 +173,8 @@ FLOORS = (
     {"replication.rows"},
     {"replication.redundancy", "replication.consolidation"},
     {"replication.results", "replication.abstract"},
-    {"replication.__main__", "replication.gpu.config"},
-    {"replication.gpu.stages"},
+    {"replication.costs", "replication.gpu.config"},
+    {"replication.__main__", "replication.gpu.stages"},
     {"replication.gpu.experiment"},
     {"replication.gpu.__main__"},
 )
@@ -250,7 +276,7 @@ def test_rooms_are_small():
 
 def test_help_imports_nothing_heavy():
     names = [name for package in ("redundancy", "consolidation") for name in commands(package)]
-    assert len(names) == 12
+    assert len(names) == 13
     asks = """
 import contextlib, importlib, sys
 for name in sys.argv[1:]:
@@ -358,6 +384,7 @@ def test_figures_of_a_users_run_go_into_its_folder(tmp_path, monkeypatch):
         ("02b_removal", "removal_", 3),
         pytest.param("03_consolidation", "consolidation_", 5, marks=pytest.mark.slow),
         pytest.param("04_decay_exponents", "decay_", 5, marks=pytest.mark.slow),
+        pytest.param("05_memory_experiments", "experiments_", 5, marks=pytest.mark.slow),
     ],
 )
 def test_notebooks_regenerate_the_committed_figures(tmp_path, monkeypatch, name, prefix, count):
@@ -424,6 +451,7 @@ def test_the_embedded_run_reproduces_the_committed_table(tmp_path):
         "redundancy.removal",
         "consolidation.train",
         "consolidation.replicate",
+        "consolidation.experiments",
         "consolidation.fit",
         "consolidation.humans",
         "consolidation.benchmark",
@@ -450,6 +478,8 @@ def test_the_pages_are_those_of_the_shipped_runs(tmp_path):
     assert results(runs, rows) == replication.RESULTS.read_text()
     readme = replication.README.read_text()
     assert replication.between(readme, findings(runs)) == readme
+    page = replication.COSTS.read_text()
+    assert replication.between(page, costs(), replication.COST_MARKS) == page
     for page in (replication.PAGE, replication.RESULTS, replication.README):
         for target in re.findall(r"\]\(([^)h][^)]*)\)", page.read_text()):
             assert (ROOT / target).exists(), target

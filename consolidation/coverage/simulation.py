@@ -20,6 +20,7 @@ from scipy import stats
 from consolidation.coverage.config import Config
 from consolidation.decay.curve import Clock, Curve, ErrorModel
 from consolidation.decay.forms import FORMS
+from consolidation.decay.forms import form as form_named
 from consolidation.decay.inference import Estimator, bootstrap, fit, profile
 from consolidation.decay.solver import Data, fit_best
 from labbook.console import Interrupted, UserError, progress, stopping
@@ -176,16 +177,18 @@ def simulate(config: Config) -> pd.DataFrame:
     for name, least in (("simulations", 1), ("replicates", 1), ("seed", 0)):
         if getattr(config, name) < least:
             raise UserError(f"--{name} {getattr(config, name)} has to be at least {least}.")
+    for name in config.forms:
+        form_named(name)
     rows = _rows(config)
     done = {(r["design"], r["form"], r["error"], int(r["n"])) for r in rows}
     tasks = [
         ("points", name, error, n)
         for n in POINTS
         for error in NOISE
-        for name, form in FORMS.items()
-        if n >= len(form.parameters) + 2
+        for name in config.forms
+        if n >= len(FORMS[name].parameters) + 2
     ]
-    tasks += [("units", name, "gaussian", n) for n in UNITS for name in UNIT_FORMS]
+    tasks += [("units", name, "gaussian", n) for n in UNITS for name in UNIT_FORMS if name in config.forms]
     with progress("coverage", len(tasks), len(done)) as advance:
         for number, (design, name, error, n) in enumerate(tasks):
             if (design, name, error, n) in done:

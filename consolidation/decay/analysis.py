@@ -29,6 +29,9 @@ from consolidation.decay.inference import (
 from consolidation.decay.multiverse import Multiverse, multiverse
 from consolidation.decay.transitions import Transition
 from consolidation.decay.units import THINGS
+from consolidation.decay.variation.hierarchical import Population, population
+from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
+from consolidation.decay.variation.specifications import Together, together
 from labbook.console import UserError
 from labbook.estimate import REPLICATES, Estimate
 
@@ -71,7 +74,8 @@ class Analysis:
     ----------
     curve, comparison : the data, and the rival forms.
     exponents : one row per power form and estimator: gamma with interval, method, unit, failures.
-    multiverse : the specification curve.
+    multiverse : the specification curve; `together` what its specifications on the curve's own clock say
+        together.
     averaging : or the reason why there is none, in `missing`.
     equivalences : one for each class of measure of which there are human series; empty with the reason in
         `missing`.
@@ -81,6 +85,8 @@ class Analysis:
     cautions : what a reader has to know before citing the exponent.
     change : where the trajectory of a trained model changes, if the curve came with one.
     missing : what could not be done, by name, and why.
+    overdispersion : the form of the exponent by beta-binomial likelihood, where trials are counted.
+    population : all units by one hierarchical model, where it was asked for.
     seed, replicates : of the bootstrap.
     """
 
@@ -88,6 +94,7 @@ class Analysis:
     comparison: Comparison
     exponents: pd.DataFrame
     multiverse: Multiverse
+    together: Together | None
     averaging: Averaging | None
     equivalences: tuple[Equivalence, ...]
     humans: list[Exponent]
@@ -95,6 +102,8 @@ class Analysis:
     change: Transition | None
     missing: dict[str, str]
     cautions: tuple[str, ...]
+    overdispersion: Overdispersion | None
+    population: Population | None
     seed: int
     replicates: int
 
@@ -181,7 +190,8 @@ def human_exponents(
 
     Parameters
     ----------
-    series : names; they have to be on the clock and take the form. None is every series that is on it.
+    series : names; they have to be on the clock and take the form. None is every series that is on it and of
+        which everything is known (`humans.lacks`).
     without : subjects whose series are left out, those of the curve itself.
     """
     registry = humans.list_series()
@@ -192,6 +202,12 @@ def human_exponents(
         if curve.clock.counts != clock.counts:
             if series:
                 clock.require_same(curve.clock)
+            continue
+        if not series and humans.lacks(name):
+            left[name] = (
+                f"{humans.title(name)} is not compared, because its {' and '.join(humans.lacks(name))} "
+                f"{'is' if len(humans.lacks(name)) == 1 else 'are'} not known; --human {name} compares it."
+            )
             continue
         if without and curve.study == without:
             left[name] = f"{name} is of the same subjects as the curve itself."
@@ -206,7 +222,19 @@ def human_exponents(
     return out, left
 
 
-def _cautions(curve: Curve, comparison: Comparison, head: ExponentRow) -> tuple[str, ...]:
+def _overdispersion(curve: Curve, form: str) -> tuple[Overdispersion | None, dict[str, str]]:
+    """The beta-binomial fit where trials are counted, or why there is none."""
+    if curve.count is None:
+        return None, {}
+    try:
+        return overdispersion(fit(curve, form, "ml")), {}
+    except UserError as error:
+        return None, {"overdispersion": str(error)}
+
+
+def _cautions(
+    curve: Curve, comparison: Comparison, head: ExponentRow, scatter: Overdispersion | None
+) -> tuple[str, ...]:
     """What has to stand beside the exponent."""
     said = []
     if head.gamma < 0:
@@ -222,6 +250,12 @@ def _cautions(curve: Curve, comparison: Comparison, head: ExponentRow) -> tuple[
         said.append(
             "x = 0 is among the data, where a x^-gamma is not defined, so the exponent is that of "
             f"{head.form}"
+        )
+    if scatter is not None and scatter.p < 0.05 and head.method == "profile":
+        said.append(
+            "the proportions scatter more than their trials alone would make them (rho = "
+            f"{scatter.rho:.2g}, p = {scatter.p:.2g}), so the interval over points is too narrow; by "
+            f"beta-binomial likelihood gamma = {scatter.profile('gamma').text()}"
         )
     best = comparison.best
     if best is not None and comparison.fits[best].impossible:
@@ -275,6 +309,7 @@ class Choices:
     clocks : the same data read by other clocks; they join the multiverse.
     change : carried along into the report.
     margin : of the equivalence tests; None is the standard deviation between the human studies.
+    hierarchical : fit all units by one hierarchical model too (the extra `hierarchical`).
     """
 
     forms: Sequence[str] | None = None
@@ -286,6 +321,7 @@ class Choices:
     clocks: Sequence[Curve] = ()
     change: Transition | None = None
     margin: Margin | None = None
+    hierarchical: bool = False
 
 
 def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
@@ -316,20 +352,26 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
         missing["averaging"] = f"{curve.name} has no units to fit one by one (--unit names their column)."
     head = headline(curve, exponents)
     beside = _beside_humans(curve, head, choices)
+    scatter, none = _overdispersion(curve, head.form)
+    ways = multiverse({str(c.clock): c for c in (curve, *choices.clocks)}, HUMAN_RANGE)
+    own = ways.fits[str(curve.clock)]
     return Analysis(
         curve=curve,
         comparison=comparison,
         exponents=exponents,
-        multiverse=multiverse({str(c.clock): c for c in (curve, *choices.clocks)}, HUMAN_RANGE),
+        multiverse=ways,
+        together=together(curve, own, HUMAN_RANGE, choices.seed) if own else None,
         averaging=found_averaging,
         equivalences=beside.equivalences,
         humans=beside.compared,
         shown=beside.shown,
         change=choices.change,
-        missing=missing | beside.missing,
-        cautions=_cautions(curve, comparison, head),
+        missing=missing | beside.missing | none,
+        cautions=_cautions(curve, comparison, head, scatter),
         seed=choices.seed,
         replicates=choices.replicates,
+        overdispersion=scatter,
+        population=population(curve, choices.seed) if choices.hierarchical else None,
     )
 
 

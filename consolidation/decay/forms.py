@@ -141,11 +141,17 @@ def _scales(x: Array, n: int = 13) -> Array:
     return np.geomspace(positive.min() / 10, positive.max() * 10, n)
 
 
+def _offsets(x: Array) -> Array:
+    """Scales of 1 + x / tau, also those so small that only the power law of x is left."""
+    return np.append(_scales(x), x[x > 0].min() * np.array([1e-5, 1e-3]))
+
+
 def _product(*axes: Array) -> Array:
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
 
 
 EXPONENTS = np.array([-4.0, -1.0, -0.3, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.5, 5.0])
+APEX_EXPONENTS = np.array([-0.5, 0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5])
 FORMS = {
     form.name: form
     for form in (
@@ -187,11 +193,57 @@ FORMS = {
             checked="gamma",
             value=f.shifted,
             gradient=f.shifted_gradient,
-            grid=lambda x: _product(EXPONENTS, _scales(x)),
+            grid=lambda x: _product(EXPONENTS, _offsets(x)),
             source="Wickelgren 1974; Pareto II (Lomax 1954)",
             exponent="gamma",
             power_law=True,
-            nested_with=("hyperbolic",),
+            nested_with=("hyperbolic", "power"),
+        ),
+        Form(
+            name="general_power",
+            formula="c + a (1 + x / tau)^-gamma",
+            latex=r"c + a\,(1 + x / \tau)^{-\gamma}",
+            arguments=(
+                _level("a", 0.75),
+                _shape("gamma", 0.9),
+                _scale("tau", 3.0),
+                _level("c", 0.15),
+            ),
+            checked="gamma",
+            value=f.with_asymptote(f.shifted),
+            gradient=f.with_asymptote_gradient(f.shifted_gradient),
+            grid=lambda x: _product(EXPONENTS, _offsets(x)),
+            source="Newell & Rosenbloom 1981, A + B (N + E)^-alpha with E = tau, B = a tau^gamma",
+            exponent="gamma",
+            asymptote="c",
+            power_law=True,
+            nested_with=(
+                "shifted_power",
+                "power_asymptote",
+                "power",
+                "hyperbolic",
+                "exponential",
+                "exponential_asymptote",
+            ),
+        ),
+        Form(
+            name="apex",
+            formula="c + a x^-gamma exp(-x / tau)",
+            latex=r"c + a\,x^{-\gamma} e^{-x / \tau}",
+            arguments=(
+                _level("a", 0.75),
+                _shape("gamma", 0.2),
+                _scale("tau", 40.0),
+                _level("c", 0.1),
+            ),
+            checked="gamma",
+            value=f.with_asymptote(f.apex),
+            gradient=f.with_asymptote_gradient(f.apex_gradient),
+            grid=lambda x: _product(APEX_EXPONENTS, np.append(_scales(x), 1e4 * x.max())),
+            source="Heathcote, Brown & Mewhort 2000",
+            asymptote="c",
+            nested_with=("power", "power_asymptote", "exponential", "exponential_asymptote"),
+            positive_x=True,
         ),
         Form(
             name="exponential",

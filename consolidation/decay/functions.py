@@ -66,6 +66,19 @@ def shifted_gradient(x: Array, p: Array) -> Array:
     return _stack(h, -a * h * np.log1p(x / tau), a * g * h * x / (tau * (tau + x)))
 
 
+def apex(x: Array, p: Array) -> Array:
+    """a x^-gamma exp(-x / tau)."""
+    a, g, tau = _columns(p)
+    return a * _exp(-g * np.log(x) - x / tau)
+
+
+def apex_gradient(x: Array, p: Array) -> Array:
+    """By a, gamma, tau."""
+    a, g, tau = _columns(p)
+    h = _exp(-g * np.log(x) - x / tau)
+    return _stack(h, -a * h * np.log(x), a * h * x / tau**2)
+
+
 def exponential(x: Array, p: Array) -> Array:
     """a exp(-x / tau)."""
     a, tau = _columns(p)

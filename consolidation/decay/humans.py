@@ -2,8 +2,9 @@
 exponents.
 
 Practice data count repetitions, the clock of the examined claim; retention data measure time or intervening
-items, which is another clock. Your own CSV has the columns of COLUMNS (`doi`, `year` and `n_subjects` may be
-empty or missing, `unit` and `count` may be missing).
+items, which is another clock. A series of which DOI, number of subjects, licence or class of measure is not
+known is shown and can be fitted, but is compared only when it is named. Your own CSV has the columns of
+COLUMNS (`doi`, `year` and `n_subjects` may be empty or missing, `unit` and `count` may be missing).
 """
 
 import re
@@ -166,6 +167,19 @@ def list_series() -> pd.DataFrame:
         ]
     ].first()
     return first.assign(points=grouped.size()).reset_index()
+
+
+def lacks(series: str) -> tuple[str, ...]:
+    """What is not known of a shipped series and has to be before its exponent is compared with others: DOI,
+    number of subjects, licence, class of measure.
+    """
+    rows = list_series().set_index("series")
+    if series not in rows.index:
+        return ("DOI", "number of subjects", "licence")
+    row = rows.loc[series]
+    needed = {"DOI": "doi", "number of subjects": "n_subjects", "licence": "licence"}
+    missing = [said for said, column in needed.items() if str(row[column]) in ("", "nan", "None")]
+    return (*missing, *(() if series in _classes() else ("class of measure",)))
 
 
 def bibliography(series: str) -> tuple[str, str] | None:

@@ -220,7 +220,7 @@ def fit_many(wanted: Sequence[tuple[Curve, Estimator]], form_name: str) -> list[
     chosen, data = form(form_name), list[Data | UserError]()
     for curve, estimator in wanted:
         try:
-            data.append(_checked(chosen, curve, estimator))
+            data.append(checked(chosen, curve, estimator))
         except UserError as error:
             data.append(error)
     out: list[Fit | UserError | None] = [one if isinstance(one, UserError) else None for one in data]
@@ -247,7 +247,7 @@ def _together(data: Sequence[Data | UserError]) -> Data:
     return replace(several[0], y=y, w=w)
 
 
-def _checked(chosen: Form, curve: Curve, estimator: Estimator) -> Data:
+def checked(chosen: Form, curve: Curve, estimator: Estimator) -> Data:
     """What is fitted. Raises UserError when the form or the estimator cannot be applied to the curve."""
     if estimator == "ml" and curve.count is None:
         raise UserError(

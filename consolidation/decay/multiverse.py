@@ -12,7 +12,7 @@ estimator      loglog | nls | weighted or ml where the data allow
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,13 +33,14 @@ OFFSETS = ("x", "1 + x")
 @dataclass(frozen=True)
 class Multiverse:
     """All specifications: `table` has one row each (gamma or the reason why there is none), `summary` and
-    `by_clock` median, range and shares.
+    `by_clock` median, range and shares, `fits` the sound fits by clock.
     """
 
     table: pd.DataFrame
     summary: dict[str, float]
     by_clock: dict[str, dict[str, float]]
     verdict: str
+    fits: dict[str, list[Fit]]
 
 
 def offsets(clock: Clock) -> tuple[str, ...]:
@@ -94,9 +95,12 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
     curves : the data by clock.
     human : the range of exponents to which each gamma is held.
     """
-    table = pd.DataFrame(
-        {"clock": clock, **row} for clock, curve in curves.items() for row in specifications(curve)
-    )
+    rows, fits = list[dict[str, object]](), dict[str, list[Fit]]()
+    for clock, curve in curves.items():
+        found = fitted(curve)
+        rows += [{"clock": clock, **row} for row, _ in found]
+        fits[clock] = [one for _, one in found if isinstance(one, Fit) and not one.failures]
+    table = pd.DataFrame(rows)
     good = table["gamma"].dropna()
     if good.empty:
         raise UserError(
@@ -123,7 +127,7 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
             "power law has the offset tau, "
             "free and in the unit of x."
         )
-    return Multiverse(table.sort_values("gamma", ignore_index=True), summary, by_clock, verdict)
+    return Multiverse(table.sort_values("gamma", ignore_index=True), summary, by_clock, verdict, fits)
 
 
 def _spread(gamma: "pd.Series[float]", human: tuple[float, float]) -> dict[str, float]:
@@ -140,21 +144,33 @@ def _spread(gamma: "pd.Series[float]", human: tuple[float, float]) -> dict[str, 
 
 
 def specifications(curve: Curve) -> list[dict[str, object]]:
-    """Every specification of one curve with its exponent, or with why it has none.
+    """Every specification of one curve with its exponent, or with why it has none."""
+    return [row for row, _ in fitted(curve)]
 
-    What differs by offset, normalisation, floor, window and estimator only is solved at once.
-    """
-    ways = list(itertools.product(offsets(curve.clock), NORMALISATIONS, FLOORS, WINDOWS))
-    shaped = dict[tuple[str, ...], Curve | UserError]()
-    for way in ways:
+
+def shapes(
+    curve: Curve, windows: Sequence[str] = WINDOWS
+) -> dict[tuple[str, str, str, str], Curve | UserError]:
+    """The curve by offset, normalisation, floor and window, or why one does not apply."""
+    shaped = dict[tuple[str, str, str, str], Curve | UserError]()
+    for way in itertools.product(offsets(curve.clock), NORMALISATIONS, FLOORS, windows):
         try:
             shaped[way] = _shape(curve, *way)
         except UserError as error:
             shaped[way] = error
-    rows = list[dict[str, object]]()
+    return shaped
+
+
+def fitted(curve: Curve) -> list[tuple[dict[str, object], Fit | UserError]]:
+    """Every specification of one curve, and its fit or why there is none.
+
+    What differs by offset, normalisation, floor, window and estimator only is solved at once.
+    """
+    shaped = shapes(curve)
+    out = list[tuple[dict[str, object], Fit | UserError]]()
     for form in with_exponent():
         wanted, places = list[tuple[Curve, Estimator]](), list[int]()
-        for way, estimator in itertools.product(ways, ESTIMATORS):
+        for way, estimator in itertools.product(shaped, ESTIMATORS):
             names = ("offset", "normalisation", "floor", "window")
             row: dict[str, object] = {
                 "form": form,
@@ -162,17 +178,18 @@ def specifications(curve: Curve) -> list[dict[str, object]]:
                 "estimator": estimator,
             }
             one = shaped[way]
+            why = UserError("binomial likelihood needs the proportions themselves")
             if isinstance(one, UserError):
-                rows.append(_row(row, one))
+                out.append((row, one))
             elif estimator == "ml" and way[1:3] != (NORMALISATIONS[0], FLOORS[0]):
-                rows.append(_row(row, UserError("binomial likelihood needs the proportions themselves")))
+                out.append((row, why))
             else:
-                places.append(len(rows))
+                places.append(len(out))
                 wanted.append((one, estimator))
-                rows.append(row)
+                out.append((row, why))
         for place, found in zip(places, fit_many(wanted, form), strict=True):
-            rows[place] = _row(rows[place], found)
-    return rows
+            out[place] = out[place][0], found
+    return [(_row(row, found), found) for row, found in out]
 
 
 def _row(keys: dict[str, object], found: Fit | UserError) -> dict[str, object]:

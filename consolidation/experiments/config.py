@@ -31,7 +31,6 @@ from consolidation.config import SRCDConfig
 from consolidation.train.config import TrainConfig
 from consolidation.train.presets import preset
 
-NAMES = ("practice", "retention", "savings", "spacing", "frequency")
 # in the order of the patterns
 ROLES = (
     "first",
@@ -89,18 +88,17 @@ class Times:
 
 @dataclass(frozen=True)
 class Condition:
-    """Runs that an experiment reads: the folder they lie in, how they are called, how they are trained."""
+    """Runs that an experiment reads: the folder they lie in, and how they are trained."""
 
     folder: str
-    label: str
     config: TrainConfig
 
 
 def conditions(name: str, quick: bool = False) -> list[Condition]:
     """The runs of an experiment, those that decide it first.
 
-    Retention has two factors beside the model: the learning rate, and the load, as the number of new patterns
-    that come when others are retired.
+    Retention has two factors beside the model: `cram-rate`, half the learning rate, and `cram-load`, 64
+    instead of 8 new patterns that come when others are retired.
     """
     times = Times(20, 40, 73, 100) if quick else Times(600, 1200, 2200, 3000)
     base = _base(quick)
@@ -112,15 +110,15 @@ def conditions(name: str, quick: bool = False) -> list[Condition]:
 
     whole, short = times.cohorts(), times.cohorts(returning=False)
     found = [
-        Condition("cram", "CRAM", trained(whole, times.end)),
-        Condition("control", "no semantic memory", trained(whole, times.end, model="control")),
+        Condition("cram", trained(whole, times.end)),
+        Condition("control", trained(whole, times.end, model="control")),
     ]
     if name == "retention":
-        rate = trained(short, times.back, learning_rate=2 * base.learning_rate)
+        rate = trained(short, times.back, learning_rate=base.learning_rate / 2)
         load = trained(times.cohorts(returning=False, later=64), times.back)
         found += [
-            Condition("cram-rate", "CRAM, learning rate x 2", rate),
-            Condition("cram-load", "CRAM, 64 new patterns instead of 8", load),
+            Condition("cram-rate", rate),
+            Condition("cram-load", load),
         ]
     return found
 
@@ -154,19 +152,28 @@ def _base(quick: bool) -> TrainConfig:
 
 
 @dataclass(frozen=True)
+class Config:
+    """An experiment."""
+
+    name: Annotated[Literal["practice", "retention", "savings", "spacing", "frequency"], tyro.conf.Positional]
+    """practice: knowledge and use of attention against repetitions. retention: a retired cohort. savings: a
+    cohort brought back. spacing: massed against spread exposures. frequency: Zipf's law within a cohort.
+    """
+    quick: bool = False
+    """A hundred steps of a tiny model, which learn nothing: does it run."""
+
+
+@dataclass(frozen=True)
 class Command:
     """Put the model through an experiment that psychologists make with people.
 
     All five read the same training runs, so the second into the same --out trains little or nothing.
     """
 
-    name: Annotated[Literal["practice", "retention", "savings", "spacing", "frequency"], tyro.conf.Positional]
-    """practice: knowledge and use of attention against repetitions. retention: a retired cohort. savings: a
-    cohort brought back. spacing: massed against spread exposures. frequency: Zipf's law within a cohort.
-    """
+    config: tyro.conf.OmitArgPrefixes[Config]
     seeds: int = 8
     """Seeds of every condition that have to be finished; 0 only analyses what is there."""
-    quick: bool = False
-    """A hundred steps of a tiny model, which learn nothing: does it run."""
     out: Path | None = None
-    """Folder; default: runs/experiments-<time>. Finished seeds in it are skipped."""
+    """Folder; default: runs/experiments-<time>. Finished seeds in it are skipped; the experiment's own folder
+    within it has its name.
+    """

@@ -65,6 +65,10 @@ class FitConfig:
     """Replicates."""
     human: tuple[str, ...] = ("all",)
     """Human series to compare with, or all on the same clock."""
+    hierarchical: bool = False
+    """Fit all units by one hierarchical model too, power laws against exponentials; needs --unit and the
+    extra `hierarchical`.
+    """
     seed: int = 0
     """Of the bootstrap and of the simulations."""
 

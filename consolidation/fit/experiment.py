@@ -71,6 +71,7 @@ def fit_source(source: Source, config: FitConfig) -> DecayReport:
         clocks=source.clocks,
         change=source.change,
         margin=margin,
+        hierarchical=config.hierarchical,
     )
     found = analyse(source.curve, choices)
     missing = {name: worded(reason) for name, reason in found.missing.items()}

@@ -65,6 +65,8 @@ def summary(found: Analysis) -> str:
         )
     lines += [f"    !! {caution}." for caution in found.cautions]
     lines += ["[[Multiverse]]", f"    {found.multiverse.verdict}"]
+    if found.together:
+        lines.append(f"    {found.together.verdict}")
     if len(found.multiverse.by_clock) > 1:
         for clock, part in found.multiverse.by_clock.items():
             lines.append(
@@ -76,8 +78,13 @@ def summary(found: Analysis) -> str:
         lines += ["[[Change point]]", f"    {found.change.verdict}"]
         if found.change.schedule:
             lines.append(f"    {found.change.schedule.verdict}")
+    if found.overdispersion:
+        lines += ["[[Overdispersion]]", f"    {found.overdispersion.verdict}"]
     if found.averaging:
         lines += ["[[Single units and their mean]]", f"    {found.averaging.verdict}"]
+    if found.population:
+        lines += ["[[Population]]", f"    {found.population.verdict}"]
+        lines += [f"    !! {failure}." for failure in found.population.failures]
     if found.equivalences:
         lines += ["[[Humans]]", *(f"    {test.verdict}" for test in found.equivalences)]
     if found.missing:
@@ -134,9 +141,12 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "standing": vars(found.comparison.standing(found.headline.form)),
         "cautions": list(found.cautions),
         "multiverse": found.multiverse.summary,
+        "together": None if found.together is None else found.together.to_json(),
         "averaging": None
         if found.averaging is None
         else {"simulated": found.averaging.simulated, "verdict": found.averaging.verdict},
+        "overdispersion": None if found.overdispersion is None else found.overdispersion.to_json(),
+        "population": None if found.population is None else found.population.to_json(),
         "equivalences": [test.to_json() for test in found.equivalences],
         "humans": [
             {"series": h.name, "study": h.study, "measure": h.measure, **vars(h.number)} for h in found.humans
@@ -173,6 +183,9 @@ def read_fit(path: Path) -> dict[str, Any]:
         "by_clock": {},
         "change_point": None,
         "equivalences": [],
+        "together": None,
+        "overdispersion": None,
+        "population": None,
         "cautions": [],
         "standing": None,
         **found,

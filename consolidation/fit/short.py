@@ -14,7 +14,7 @@ NAMED = 3
 
 def short(found: Analysis) -> list[str]:
     """Lines for a reader who wants one number: what fits, what to cite, what else fits, who is like it."""
-    lines = [_best(found), _cited(found), _rivals(found), *_humans(found)]
+    lines = [_best(found), _cited(found), _rivals(found), _population(found), *_humans(found)]
     return [escape.plain(line) for line in lines if line]
 
 
@@ -86,6 +86,14 @@ def _rivals(found: Analysis) -> str:
     more, failed = len(sound) - len(named), len(others) - len(sound)
     text = f"rivals (AICc): {', '.join(named)}{f' and {more} more' * bool(more)}" if named else "rivals: none"
     return text + f"; {failed} could not be fitted soundly" * bool(failed)
+
+
+def _population(found: Analysis) -> str:
+    """What all units say together, where that was asked for."""
+    if found.population is None:
+        return ""
+    said = found.population.verdict.removeprefix(f"{found.curve.name}: ")
+    return "; ".join((f"population: {said}".rstrip("."), *found.population.failures))
 
 
 def _humans(found: Analysis) -> list[str]:

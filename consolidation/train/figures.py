@@ -3,6 +3,7 @@ P_episodic(k).
 """
 
 from collections.abc import Callable, Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -41,36 +42,56 @@ def band(axes: Axes, course: pd.DataFrame, colour: Any, label: str, line: str = 
     axes.fill_between(course.index, course.min(axis=1), course.max(axis=1), color=colour, alpha=0.2, lw=0)
 
 
+def _end(course: pd.DataFrame, name: str, colour: Any) -> tuple[str, Any, float, float]:
+    """What `style.name_lines` takes: a name at the last mean of a line."""
+    last = course.dropna().mean(axis=1)
+    return (
+        (name, colour, float(last.index[-1]), float(last.iloc[-1])) if len(last) else (name, colour, 0, nan)
+    )
+
+
 def progress(run: Path) -> Figure:
     """Share of positions that attend, right answers, and right answers to recurring queries with one part
     knocked out.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.9))
+    figure, panels = plt.subplots(3, 1, figsize=(style.WIDTH, 8.4), sharex=True)
     first = trajectory.summaries(run)[0]
-    for (kind, label), colour in zip(KINDS.items(), style.PALETTE, strict=False):
-        band(panels[0], trajectory.course(run, "attention", kind), colour, label)
-        if kind != "other":
-            band(panels[1], trajectory.course(run, "accuracy", kind), colour, label)
-    panels[0].axhline(first.optimum, color="0.4", lw=0.9, ls=":", label="optimum of all (eq 13)")
-    for part, colour in zip(KNOCKED, style.PALETTE, strict=False):
-        course = trajectory.course(run, f"accuracy_without_{part}", "recurring")
-        band(panels[2], course, colour, KNOCKED[part])
-    for axes, label in zip(
-        panels,
-        ("share of positions that attend", "right answers", "right answers, recurring queries"),
-        strict=True,
-    ):
+    lines: list[list[tuple[str, str, str]]] = [
+        [("attention", kind, label) for kind, label in KINDS.items()],
+        [("accuracy", kind, label) for kind, label in KINDS.items() if kind != "other"],
+        [(f"accuracy_without_{part}", "recurring", label) for part, label in KNOCKED.items()],
+    ]
+    labels = ("share of positions that attend", "right answers", "right answers,\nrecurring queries")
+    ends = list[list[tuple[str, Any, float, float]]]()
+    for axes, shown, label in zip(panels, lines, labels, strict=True):
+        named = [
+            (trajectory.course(run, metric, kind), name, colour)
+            for (metric, kind, name), colour in zip(shown, style.PALETTE, strict=False)
+        ]
+        for course, name, colour in named:
+            band(axes, course, colour, name)
+        ends.append([_end(course, name, colour) for course, name, colour in named])
         for step in first.events.values():
             axes.axvline(step, color="0.85", lw=0.8, zorder=0)
-        axes.set(xlabel="training step", ylabel=label, ylim=(0, 1.03))
-        axes.legend(frameon=False, fontsize=6.5)
-    figure.suptitle(first.label)
+        axes.set(ylabel=label, ylim=(-0.02, 1.03))
+    panels[0].axhline(first.optimum, color="0.4", lw=0.9, ls=":")
+    ends[0].append(("optimum of all (eq 13)", "0.4", panels[0].get_xlim()[1], first.optimum))
+    panels[-1].set_xlabel("training step")
+    style.title(
+        figure, f"{first.label}: mean and range of n = {_seeds(run)} seeds; grey lines: the schedule's steps"
+    )
+    for axes, names in zip(panels, ends, strict=True):
+        style.name_lines(axes, names, 8)
     return figure
+
+
+def _seeds(run: Path) -> int:
+    return len(trajectory.summaries(run))
 
 
 def exposure(run: Path) -> Figure:
     """P_episodic(k) at recurring queries on the three clocks."""
-    figure, panels = plt.subplots(1, len(EXPOSURE_CLOCKS), figsize=(12.5, 3.9), sharey=True)
+    figure, panels = plt.subplots(1, len(EXPOSURE_CLOCKS), figsize=(style.WIDTH, 3.2), sharey=True)
     for axes, clock in zip(panels, EXPOSURE_CLOCKS, strict=True):
         curve = episodic_curve(run, clock)
         points = pd.DataFrame({"k": curve.x, "seed": curve.unit, "p": curve.y})
@@ -82,7 +103,8 @@ def exposure(run: Path) -> Figure:
         )
         axes.set(xscale="log", xlabel=f"{clock}, k", ylim=(0, 1.03))
     panels[0].set_ylabel("P(episodic) at recurring queries")
-    panels[-1].legend(frameon=False, fontsize=7)
+    label = trajectory.summaries(run)[0].label
+    style.title(figure, f"{label}: mean and range of n = {_seeds(run)} seeds")
     return figure
 
 

@@ -22,12 +22,13 @@ class People(SphinxDirective):
         for path in (EXPONENTS, *HUMAN.glob("*.csv")):
             self.env.note_dependency(str(path))
         table = pd.concat([pd.read_csv(HUMAN / f"{name}.csv") for name in ("practice", "retention")])
+        names = pd.read_csv(HUMAN / "classes.csv", dtype=str).set_index("series")["name"]
         fitted = {row["series"]: row for row in json.loads(EXPONENTS.read_text(encoding="utf-8"))["humans"]}
         lines: list[str] = []
         for clock, series in table.groupby("clock", sort=False):
             lines += [f"## Clock: {clock}", ""]
-            lines += ["| series | study and task | measure | points | γ, pure power law | source |"]
-            lines += ["| --- | --- | --- | --- | --- | --- |"]
+            lines += ["| series | task | subjects | measure | points | γ, pure power law | source |"]
+            lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
             for name, points in series.groupby("series", sort=False):
                 first = points.iloc[0]
                 source = f"[{first['doi']}](https://doi.org/{first['doi']})" if pd.notna(first["doi"]) else ""
@@ -40,9 +41,11 @@ class People(SphinxDirective):
                     if found is None
                     else "{estimate:.3f}\u00a0[{lower:.3f},\u00a0{upper:.3f}]".format(**found)
                 )
+                subjects = "" if pd.isna(first["n_subjects"]) else f"{first['n_subjects']:.0f}"
                 cells = (
-                    f"`{name}`",
-                    f"{first['study']}: {first['material']}",
+                    f"{names[name]} (`{name}`)",
+                    f"{first['material']}",
+                    subjects or "not known",
                     f"{first['measure']}",
                     f"{len(points)}",
                     gamma or "not compared",

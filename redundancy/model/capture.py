@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from labbook.console import UserError
 from redundancy.model.blocks import copy_of
 from redundancy.model.decoder import Decoder
-from redundancy.request import Feature
+from redundancy.request import Entering
 
 Visit = Callable[[int, Tensor, Tensor], None]
 
@@ -47,7 +47,7 @@ class Capture:
         d_head).
     """
 
-    def __init__(self, decoder: Decoder, layers: Iterable[int], feature: Feature, visit: Visit):
+    def __init__(self, decoder: Decoder, layers: Iterable[int], feature: Entering, visit: Visit):
         self.decoder, self.layers, self.feature, self.visit = decoder, sorted(layers), feature, visit
         self._x: Tensor | None = None
         self._hooks: list[RemovableHandle] = []

@@ -6,6 +6,7 @@ called earlier (query, key, value) sees its own position only. So one perturbed 
 GPT-NeoX, Llama, OPT, Falcon, Qwen, ... alike, and shows at the same time whether the model is causal.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from redundancy.model.blocks import (
     record,
 )
 from redundancy.model.mlp import Added, find_mlp
+from redundancy.request import Target
 
 Located = TypeVar("Located")
 WAYS_ON = (
@@ -81,6 +83,7 @@ class Decoder:
     n_positions, vocabulary : longest context and number of token ids.
     besides : sublayers that mix positions beside attention in every block, which are not measured; empty in
         most models.
+    target : what is measured, see `aimed`.
 
     Raises
     ------
@@ -98,6 +101,7 @@ class Decoder:
         self.layers = self._find_layers(int(config.num_hidden_layers))
         self._stream: dict[int, ToStream] = {}
         self._mlp: dict[int, Added] = {}
+        self.target: Target = "attention"
         self._path, self.besides = self._find_projection()
         for number, layer in enumerate(self.layers):
             if self._path not in dict(layer.named_modules()):
@@ -147,8 +151,26 @@ class Decoder:
         """Name of the attention module within its block."""
         return self._path.split(".")[0]
 
+    def aimed(self, target: Target) -> "Decoder":
+        """The same model, of which another update is measured: what the MLP or the whole block adds to the
+        stream stands for z, one head wide, and the identity for W_O.
+
+        Raises UserError where the target cannot be told in this model.
+        """
+        view = copy.copy(self)
+        view.target = target
+        if target != "attention":
+            view.n_heads, view.d_z, view.d_head = 1, self.d_model, self.d_model
+        if target == "mlp":
+            self.mlp(0)
+        return view
+
     def output_map(self, layer: int) -> tuple[Tensor, Tensor]:
         """W_O (d_z, d_model) and b_O (d_model,) with attn_out = z W_O + b_O, in the weights' dtype."""
+        if self.target != "attention":
+            device = self.layer_device(layer)
+            identity = torch.eye(self.d_model, dtype=self.dtype, device=device)
+            return identity, torch.zeros_like(identity[0])
         module: Any = self.projection(layer)
         with align_module_device(module):  # brings offloaded weights in
             # GPT-2's Conv1D stores (in, out), nn.Linear (out, in)

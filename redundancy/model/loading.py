@@ -12,11 +12,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
+from huggingface_hub import is_offline_mode, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
 from safetensors.torch import load_file as load_safetensors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -176,9 +179,36 @@ def _stored_config(source: Source) -> Any:
                 json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
             return AutoConfig.from_pretrained(source.path, **source.options)
     except Exception as error:
-        raise UserError(
-            f"the model {source.name!r} cannot be loaded ({first_line(error)}). {WAYS_ON}."
-        ) from error
+        reason = first_line(error) if Path(source.path).exists() else _of_the_hub(source.path, error)
+        raise UserError(f"the model {source.name!r} cannot be loaded ({reason}). {WAYS_ON}.") from error
+
+
+def _of_the_hub(name: str, error: Exception) -> str:
+    """Why a model that is no local path could not be had: the hub knows no such name, or it was not asked."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__ or error)
+    kinds = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    try:
+        cached = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
+    except CacheNotFound:
+        cached = []
+    there = f"the local cache holds {', '.join(cached) or 'no model'}"
+    close = get_close_matches(name, [*cached, "embedded", SMOLLM2], 1, 0.75)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    if "GatedRepoError" in kinds:
+        return f"the hub has {name} for accounts that were granted access: log in with `hf auth login`"
+    if "RepositoryNotFoundError" in kinds:
+        return f"the hub was asked and has no model {name} that this account may see{meant}"
+    if "RevisionNotFoundError" in kinds:
+        return f"the hub has {name}, but not the revision that was asked for"
+    if is_offline_mode():
+        why = "the hub was not asked, because HF_HUB_OFFLINE is set"
+    elif kinds & {"LocalEntryNotFoundError", "ConnectError", "ConnectionError", "TimeoutException"}:
+        why = "the hub cannot be reached"
+    else:
+        return f"{first_line(error)}{meant}"
+    return f"{why}, so it is not known whether there is a model {name}; {there}{meant}"
 
 
 def load_model(
@@ -330,7 +360,7 @@ def random_twin(decoder: Decoder, seed: int) -> Decoder:
         twin = dispatch_model(twin, device_map, offload_dir=_offload())
     else:
         twin = twin.to(decoder.device)
-    return Decoder(twin, f"random:{decoder.name}")
+    return Decoder(twin, f"random:{decoder.name}").aimed(decoder.target)
 
 
 def load_tokenizer(source: Source) -> Any:

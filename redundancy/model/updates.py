@@ -159,9 +159,13 @@ class Updates:
         return hook
 
 
-class UpdateReader:
-    """Stands for `passes.Reader` where the updates of one target are what is regressed: visits every layer
-    with x and y.
+class UpdateCapture:
+    """`capture.Capture` for the updates of one target: visits every layer with x and y, for the time of a
+    `with` block.
+
+    Parameters
+    ----------
+    visit : called as visit(layer, x, y), both (batch, position, d_model).
     """
 
     def __init__(
@@ -169,31 +173,26 @@ class UpdateReader:
         decoder: Decoder,
         layers: Iterable[int],
         target: Target,
-        visit: Callable[[int, Tensor, Tensor, Batch], None],
+        visit: Callable[[int, Tensor, Tensor], None],
     ):
-        self.decoder, self.visit = decoder, visit
-        self.batch: Batch | None = None
-        self.updates = Updates(decoder, {Unit(n, target): self._see(n) for n in layers}, 0)
+        self.decoder = decoder
 
-    def __enter__(self) -> "UpdateReader":
+        def see(layer: int) -> Put:
+            return lambda x, y: visit(layer, x, y)
+
+        self.updates = Updates(decoder, {Unit(n, target): see(n) for n in layers}, 0)
+
+    def __enter__(self) -> "UpdateCapture":
         self.updates.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.updates.__exit__(*error)
 
-    def _see(self, layer: int) -> Put:
-        def put(x: Tensor, y: Tensor) -> None:
-            assert self.batch is not None
-            self.visit(layer, x, y, self.batch.to(y.device))
-
-        return put
-
     @torch.inference_mode()
-    def __call__(self, batch: Batch) -> None:
-        """Run one batch."""
-        self.batch = batch
-        self.decoder.backbone(input_ids=batch.ids.to(self.decoder.device), use_cache=False)
+    def __call__(self, ids: Tensor) -> None:
+        """Visit every layer for the token ids (batch, position)."""
+        self.decoder.backbone(input_ids=ids.to(self.decoder.device), use_cache=False)
 
 
 def require_target(decoder: Decoder, targets: Iterable[Target], layers: Iterable[int]) -> None:

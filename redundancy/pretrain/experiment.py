@@ -20,11 +20,7 @@ from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from labbook.console import UserError, console
 from labbook.report import Report
-from labbook.run import (
-    Run,
-    provenance,
-    replacing,
-)
+from labbook.run import Run, provenance, readable, replacing
 from labbook.training import joined
 from redundancy.pretrain.config import PretrainConfig, check
 from redundancy.pretrain.packed import SUFFIX, facts_of, pack, unpack
@@ -149,6 +145,7 @@ def pretrain(config: PretrainConfig, out: Path, *, report: bool = True, minutes:
     trainer.train(deadline)
     if trainer.accelerator.is_main_process:
         trainer.bare.save_pretrained(out / "model")
+        readable(out)
         facts["baselines"] = known.get("baselines") or baselines(tokens, validation, config.vocabulary)
         write_card(trainer, out, {**facts, "commit": about["commit"]})
         if report:
@@ -198,6 +195,7 @@ def ship(out: Path, folder: Path, steps: tuple[int, ...]) -> None:
     ]:
         GPT2LMHeadModel.from_pretrained(source).half().save_pretrained(folder / name)
         (folder / name / "generation_config.json").unlink(missing_ok=True)
+    readable(folder)
     GPT2TokenizerFast.from_pretrained(out / "model").save_pretrained(folder / "model")
     (folder / "card.md").write_text((out / "card.md").read_text(encoding="utf-8"), encoding="utf-8")
     pd.read_csv(out / "trajectory.csv").to_csv(folder / "trajectory.csv", index=False)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from redundancy.request import Feature, Request, Settings
+from redundancy.request import Feature, Request, Settings, Target
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,13 @@ class ProbeConfig(Request):
     """
 
     feature: Feature = "resid_pre"
-    """What predicts: the residual stream before the block, after its first norm (ln1), or the embedding."""
+    """What predicts: the residual stream before the block, after its first norm (ln1), or the embedding. Of
+    an MLP behind attention, resid_pre stands for the stream that enters it, and is called resid_mid.
+    """
+    target: Target = "attention"
+    """What is predicted: the attention output, what the MLP adds to the stream, or what the whole block
+    adds.
+    """
     learning_curve: bool = False
     """Fit the probe, and that of one random network, to a quarter and to half of the training text too, and
     say whether more text would change them.

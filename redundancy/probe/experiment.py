@@ -34,12 +34,20 @@ def execute(config: ProbeConfig, settings: ProbeSettings, given: Given = NOTHING
     folder = repeated(config, settings, given)
     if folder is not None:
         return Tables.read(folder)
+    if config.target != "attention" and config.feature != "resid_pre":
+        raise UserError(
+            f"--feature {config.feature} was asked for with --target {config.target}; what the MLP or a "
+            "block adds is predicted from the stream that enters it. Leave --feature out, or change --target."
+        )
     prepared = prepare(config, settings, given)
+    # an error, before anything is written, where the model has no such target
+    decoder = prepared.decoder.aimed(config.target)
     run = prepared.open_run(settings)
     if run.finished:
         console.print("this run is finished; nothing is computed again")
         return Tables.read(run.folder)
-    decoder, task = prepared.decoder, prepared.task(settings, config.feature)
+    behind = config.target == "mlp" and decoder.mlp(0).behind
+    task = prepared.task(settings, "resid_mid" if behind else config.feature)
 
     state = run.folder / "state"
     models = 1 + config.random_seeds
@@ -67,7 +75,9 @@ def execute(config: ProbeConfig, settings: ProbeSettings, given: Given = NOTHING
             ]
             course = learning.tabulate_learning(parts, task.feature, bootstrap)
     tables = tabulate(decoder, task, scored, course, bootstrap, prepared.facts)
-    if settings.probes and processes.rank() == 0:
+    if settings.probes and config.target != "attention":
+        choice("kept probes", "none", "they stand for attention, which was not the target")
+    elif settings.probes and processes.rank() == 0:
         Probes.of(fitted, decoder, task, prepared.facts).save(run.folder)
     tables.write(run)
     if processes.rank() == 0:

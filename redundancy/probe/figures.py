@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from labbook import style
-from redundancy.aggregate import CONTROL_NAMES
+from redundancy.aggregate import CONTROL_NAMES, UPDATES
 from redundancy.facts import subject
 from redundancy.probe.tables import Tables
 from redundancy.regression.controls import RANDOM
@@ -69,7 +69,7 @@ def by_layer(tables: Tables) -> Figure:
         )
     style.title(
         figure,
-        f"{subject(tables)}: attention output predicted from {feature}\n95 % bands "
+        f"{subject(tables)}: {UPDATES[tables.headline.target]} predicted from {feature}\n95 % bands "
         f"over {tables.headline.metrics['R'].n} held-out {tables.headline.unit}s (random weights: and "
         f"{tables.headline.random_seeds} seeds)",
     )

@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 
 from labbook.report import Report
-from redundancy.aggregate import CONTROL_NAMES, NUMBER
+from redundancy.aggregate import CONTROL_NAMES, NUMBER, UPDATES
 from redundancy.probe.tables import Tables
 from redundancy.regression.controls import RANDOM
 
@@ -57,7 +57,7 @@ def report(tables: Tables) -> Report:
     means = tables.layers.query("metric in ('R', 'R2')")
     return Report(
         command="redundancy.probe",
-        title=f"{summary.model}: attention's output predicted from {summary.feature}",
+        title=f"{summary.model}: {UPDATES[summary.target]} predicted from {summary.feature}",
         verdict=[summary.verdict],
         charts={"Every head: R of the probe": heat_map(tables)},
         tables={"R and centred R2 by layer": means, "R of every head": r},

@@ -56,6 +56,7 @@ class ProbeSummary:
     paper : where the preprint has a number for this model.
     learning : model -> whether it has converged; empty unless asked for.
     at_position_0 : predictor -> metric -> estimate, where position 0 is reported apart.
+    target : whose update was predicted: attention, mlp or block.
     """
 
     model: str
@@ -78,11 +79,13 @@ class ProbeSummary:
     verdict: str
     learning: dict[str, Convergence]
     at_position_0: dict[str, Estimates]
+    target: str = "attention"
 
     def json(self) -> dict[str, Any]:
         """As `summary.json` holds it."""
         values = asdict(self)
         absent = [name for name in ("paper", "at_position_0") if not values[name]]
+        absent += ["target"] if self.target == "attention" else []
         return {name: value for name, value in values.items() if name not in absent}
 
     @staticmethod
@@ -94,6 +97,7 @@ class ProbeSummary:
             return {name: read_estimates(found) for name, found in values[key].items()}
 
         return ProbeSummary(
+            target=values.get("target", "attention"),
             **{
                 name: values[name]
                 for name in (

@@ -21,6 +21,7 @@ from labbook.view import print_table, print_verdict, print_words
 from redundancy.aggregate import (
     CONTROL_NAMES,
     NUMBER,
+    UPDATES,
     Metrics,
     Sampled,
     TableRow,
@@ -293,9 +294,12 @@ def _summarise(
         head_groups={name: _head_groups(parts, bootstrap) for name, parts in by_layer.heads.items()},
         penalties={str(n): p for n, p in scored.penalties.items()},
         paper=paper,
-        verdict=part_of(task.layers, facts.depth) + _verdict(metrics, controls, over, paper),
+        verdict=part_of(task.layers, facts.depth)
+        + (f"Of the {UPDATES[decoder.target]}, " if decoder.target != "attention" else "")
+        + _verdict(metrics, controls, over, paper),
         learning=converged(learning),
         at_position_0={name: numbers(mean_over_layers(parts)) for name, parts in by_layer.starts.items()},
+        target=decoder.target,
     )
 
 
@@ -303,7 +307,8 @@ def _paper(decoder: Decoder, task: Task, r: Sampled, bootstrap: Studentised, fac
     """The preprint's numbers beside R, the mean over layers, for the models that it examined."""
     depth, width = len(decoder.layers), decoder.d_model
     is_paper = (
-        decoder.model.config.model_type == "gpt2"
+        decoder.target == "attention"
+        and decoder.model.config.model_type == "gpt2"
         and (depth, width) in PAPER_R
         and decoder.vocabulary == PAPER_VOCABULARY
     )
@@ -324,6 +329,13 @@ def _verdict(metrics: Estimates, controls: dict[str, Estimates], over: str, pape
         f"{metrics['R2'].text(2)}, with the position {controls['with_position']['R2'].text(2)}, with random "
         f"weights {controls[RANDOM]['R2'].text(2)} (95 % intervals over {metrics['R'].n} {over})."
     )
+    if "linearity" in metrics:
+        score = {name: values["linearity"].text(3) for name, values in controls.items()}
+        text += (
+            f" Linearity of the stream (arXiv:2405.12250, on held-out text) is "
+            f"{metrics['linearity'].text(3)}, with random weights {score[RANDOM]}; leaving the update a "
+            f"constant reaches {score['training_mean']}."
+        )
     if paper is not None:
         text += (
             f" The paper gives R = {paper.R:.2f} for this model: the difference is "
@@ -336,6 +348,7 @@ def headline(summary: ProbeSummary) -> list[str]:
     """The verdict for a terminal: the scores, what the controls reach, the paper."""
     r, over = {name: values["R"] for name, values in summary.controls.items()}, summary.metrics["R"].n
     where = part_of(summary.layers, summary.depth) or f"mean over {summary.depth} layers: "
+    where = f"{UPDATES[summary.target]}, {where}" if summary.target != "attention" else where
     return [
         f"{where}R = {summary.metrics['R'].text(2)}, centred R2 = {summary.metrics['R2'].text(2)} (95 % "
         f"intervals over {over} held-out {summary.unit}s).",

@@ -10,6 +10,10 @@ With a_t the attention output of a kept token and e_t the prediction's error:
     R2                1 - sum |e_t|^2 / sum |a_t - mean a|^2    scikit-learn's variance-weighted R^2
     cosine            mean of cos(a_t, prediction)
 
+    linearity         1 - sum |e_t|^2 / sum |s_t - mean s|^2    of whole blocks: s_t = resid_post. The score
+                                                                of arXiv:2405.12250, which fits and scores on
+                                                                the same tokens; here these are held-out ones
+
 For heads a_t is z_h W_O[h]. A token whose a_t is zero has no ratio and no cosine; it is left out of these two
 and counted.
 """
@@ -131,20 +135,32 @@ class LayerScores:
     documents : number of held-out documents.
     output_map : W_O (d_z, d_model) and b_O (d_model,).
     n_heads : heads; W_O is cut into n_heads blocks of rows.
+    whole : whether the target is what a block adds to its input x, so that x + z is a state of the stream.
 
     Attributes
     ----------
     count, z : (document,) kept tokens and (document, d_z) their summed head outputs.
+    stream : of whole blocks, (document, 1 + d_model): summed squared norms of x + z, and their sum.
     predictors : the sums of each predictor by its name.
     """
 
-    def __init__(self, names: Sequence[str], documents: int, output_map: tuple[Tensor, Tensor], n_heads: int):
+    def __init__(
+        self,
+        names: Sequence[str],
+        documents: int,
+        output_map: tuple[Tensor, Tensor],
+        n_heads: int,
+        *,
+        whole: bool = False,
+    ):
         self.weight, self.bias = output_map[0].float(), output_map[1].float()
         device, self.n_heads = self.weight.device, n_heads
         self.isometry = head_isometry(self.weight, n_heads)
         self.count = torch.zeros(documents, dtype=torch.float64, device=device)
         self.z = torch.zeros(documents, self.weight.shape[0], dtype=torch.float64, device=device)
         self.predictors = {name: PredictorSums.none(documents, n_heads, device) for name in names}
+        width = 1 + self.weight.shape[1]
+        self.stream = torch.zeros(documents, width, dtype=torch.float64, device=device) if whole else None
 
     @staticmethod
     def of_state(
@@ -152,7 +168,7 @@ class LayerScores:
     ) -> "LayerScores":
         """The scores whose `state` was saved; the names of the predictors are in its keys."""
         names = [key.removeprefix("layer/") for key in state if key.startswith("layer/")]
-        scores = LayerScores(names, len(state["count"]), output_map, n_heads)
+        scores = LayerScores(names, len(state["count"]), output_map, n_heads, whole="stream" in state)
         scores.restore(state)
         return scores
 
@@ -162,17 +178,25 @@ class LayerScores:
         return tuple(self.predictors)
 
     def state(self) -> dict[str, Tensor]:
-        """All sums, by `count`, `z` and PART/PREDICTOR: what a file keeps, and what processes add up."""
-        return {"count": self.count, "z": self.z} | {
-            f"{part}/{name}": tensor
-            for name, sums in self.predictors.items()
-            for part, tensor in vars(sums).items()
-        }
+        """All sums, by `count`, `z`, `stream` and PART/PREDICTOR: what a file keeps, and what processes add
+        up.
+        """
+        stream = {} if self.stream is None else {"stream": self.stream}
+        return (
+            {"count": self.count, "z": self.z}
+            | stream
+            | {
+                f"{part}/{name}": tensor
+                for name, sums in self.predictors.items()
+                for part, tensor in vars(sums).items()
+            }
+        )
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
         device = self.weight.device
         self.count, self.z = state["count"].to(device), state["z"].to(device)
+        self.stream = state["stream"].to(device) if "stream" in state else None
         parts = [field.name for field in fields(PredictorSums)]
         self.predictors = {
             name: PredictorSums(**{part: state[f"{part}/{name}"].to(device) for part in parts})
@@ -190,6 +214,9 @@ class LayerScores:
         attn_out, heads = truth @ weight + bias, head_coordinates(truth, isometry)
         _add_by(owner, torch.ones_like(owner, dtype=compute), self.count)
         _add_by(owner, truth, self.z)
+        if self.stream is not None:
+            after = (rows.x + truth).to(self.stream)
+            _add_by(owner, torch.cat([after.square().sum(-1, keepdim=True), after], -1), self.stream)
         edges = torch.from_numpy(EDGES).to(attn_out)
         start = self._start(x, z, batch)
         for name, predict in predictors.items():
@@ -233,9 +260,13 @@ class LayerScores:
         layer, heads = self.predictors[name].layer, self.predictors[name].heads
         spread = self._spread(layer[..., square], total)
         head_spread = self._spread(heads[..., square], head_coordinates(z, self.isometry.double().cpu()))
-        return _scores(_weighted(weights, layer), weights @ spread.numpy()), _scores(
-            _weighted(weights, heads), weights @ head_spread.numpy()
-        )
+        own = _scores(_weighted(weights, layer), weights @ spread.numpy())
+        if self.stream is not None:
+            after = self.stream.cpu()
+            states = weights @ self._spread(after[:, 0], after[:, 1:]).numpy()
+            with np.errstate(divide="ignore", invalid="ignore"):
+                own["linearity"] = 1 - _weighted(weights, layer)["error2"] / states
+        return own, _scores(_weighted(weights, heads), weights @ head_spread.numpy())
 
     def start_metrics(self, name: str, weights: Array) -> dict[str, Array]:
         """R and the norm of the attention output at position 0, the latter relative to the kept tokens; empty

@@ -5,12 +5,22 @@ from typing import Literal
 
 import tyro
 
-from redundancy.request import Request, Settings
+from redundancy.request import TARGETS, Request, Settings, Target
 
-PartName = Literal["layers", "heads", "all", "rivals", "in_place", "cumulative", "curve", "cost"]
+PartName = Literal["layers", "heads", "all", "rivals", "in_place", "cumulative", "curve", "methods", "cost"]
 
 
-PARTS: tuple[PartName, ...] = ("layers", "heads", "all", "rivals", "in_place", "cumulative", "curve", "cost")
+PARTS: tuple[PartName, ...] = (
+    "layers",
+    "heads",
+    "all",
+    "rivals",
+    "in_place",
+    "cumulative",
+    "curve",
+    "methods",
+    "cost",
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,11 @@ class RemovalConfig(Request):
     parts: tuple[PartName, ...] = PARTS
     """Which experiments; each layer, head, or point of the curve is one more run over the held-out text."""
     shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
-    """Shares of the attention operations at which the removal curve is measured."""
+    """Shares of the attention operations at which the removal curve is measured, and of the layers of deep
+    models at which the methods are.
+    """
+    targets: tuple[Target, ...] = TARGETS
+    """What the part `methods` removes whole: attention layers, MLPs, blocks."""
 
     def default_eval_tokens(self, tokens: int) -> int:
         """20,000: each of the many ways of running the model reads them all."""

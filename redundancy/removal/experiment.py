@@ -17,6 +17,7 @@ experiment, step by step.
     curve        the (token, head) operations with the lowest need, a growing share of them, in several orders
                  (see `curve.ORDERS`), replaced by what hidden state and position predict; then once more
                  near where each budget is crossed; the order to use is chosen on the validation documents
+    methods      whole attention layers, MLPs and blocks, by methods of the field, see `pruning`
     cost         operations and seconds when attention is really left out, see `cost`
 """
 
@@ -35,6 +36,7 @@ from labbook.estimate import Studentised
 from redundancy.evaluation import Key, Variant, evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Choose, Predict, Rule, Site, Substitution, hidden_only, zero
+from redundancy.model.updates import require_target
 from redundancy.passes import Task, collect, score, solve
 from redundancy.preparation import NOTHING, Given, prepare
 from redundancy.regression.controls import Fitted, Predictor
@@ -45,9 +47,12 @@ from redundancy.removal.cost import measure_cost
 from redundancy.removal.curve import ORDERS, ROUNDS, Evaluated, chosen_orders, crossings
 from redundancy.removal.inplace import train_in_place
 from redundancy.removal.need import NEEDS, Needs, measure_needs
+from redundancy.removal.pruning.experiment import measure_methods, stages_of
+from redundancy.removal.pruning.tables import sentences, tabulate_methods
 from redundancy.removal.rivals import low_rank, train_mlps
 from redundancy.removal.tables import Losses, tabulate_losses
-from redundancy.request import Settings
+from redundancy.replaced.kept import keep
+from redundancy.request import Settings, Target
 
 # replacements that are fitted in closed form
 BY_RIDGE = ("probe", "with_position", "position_mean")
@@ -71,13 +76,15 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
     for layer in task.layers:
         # an error, before anything is written, where attention cannot be taken out of the stream
         decoder.stream(layer)
+    if "methods" in config.parts:
+        require_target(decoder, config.targets, task.layers)
     run = prepared.open_run(settings)
     if run.finished:
         console.print("this run is finished; nothing is computed again")
         return Losses.read(run.folder)
     state = run.folder / "state"
 
-    with stages("all of the removal", count_stages(config.parts, len(task.layers))):
+    with stages("all of the removal", count_stages(config.parts, len(task.layers), config.targets)):
         moments = collect(decoder, task, state / "moments.safetensors", "model", controls=True)
         fitted = solve(decoder, task, moments, "model")
         probes = fit_probes(decoder, task, fitted, moments, state, config.parts)
@@ -98,12 +105,23 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
                 )
                 evaluated = evaluated.joined(Evaluated(closer, *near))
         chosen = choose(decoder, task, variants, state)
+        methods = (
+            measure_methods(decoder, task, config.targets, config.shares, state)
+            if "methods" in config.parts
+            else None
+        )
         affine = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
         cost = measure_cost(decoder, task, affine, needs, config.shares if "cost" in config.parts else ())
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
     evaluated = replace(evaluated, chosen=chosen)
     losses = tabulate_losses(evaluated, scores, needs, cost, bootstrap, prepared.facts, task)
+    if processes.rank() == 0:
+        keep(run.folder, fitted, needs, decoder, task, prepared.facts)
+    if methods is not None:
+        found = tabulate_methods(methods, bootstrap, prepared.facts)
+        verdict = " ".join([losses.headline.verdict, *sentences(found)])
+        losses = replace(losses, methods=found, headline=replace(losses.headline, verdict=verdict))
     losses.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
@@ -119,7 +137,7 @@ def choose(decoder: Decoder, task: Task, variants: Sequence[Variant], state: Pat
     return chosen_orders(Evaluated(curve, *sums))
 
 
-def count_stages(parts: Sequence[PartName], layers: int) -> int:
+def count_stages(parts: Sequence[PartName], layers: int, targets: Sequence[Target]) -> int:
     """At most how many progress bars a run shows: moments (2), ridge, held-out errors, needs (2) and losses
     always; the rest as the parts ask for it.
     """
@@ -129,6 +147,7 @@ def count_stages(parts: Sequence[PartName], layers: int) -> int:
         + ("in_place" in parts)
         + 3 * layers * ("cumulative" in parts)
         + (ROUNDS + 1) * ("curve" in parts)
+        + stages_of(targets) * ("methods" in parts)
         + ("cost" in parts)
     )
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from labbook import style
 from redundancy.facts import subject
 from redundancy.removal.curve import BUDGETS, DISCRETE, ORDERS, best_order
+from redundancy.removal.pruning.figures import methods_curve
 from redundancy.removal.tables import Losses
 
 # colour, marker and line of each order of the removal curve and of each replacement
@@ -248,17 +249,29 @@ def _heads_panel(axes: Axes, heads: pd.DataFrame) -> None:
     plt.colorbar(points, ax=axes, label="layer")
 
 
+def removal_methods(losses: Losses) -> Figure:
+    """Loss against the share of attention layers, MLPs and blocks that methods of the field remove whole."""
+    n = losses.headline.loss_intact.n
+    return methods_curve(
+        losses.methods,
+        f"{subject(losses)}: layers removed whole by methods of the field, ordered on validation text; 95 % "
+        f"intervals over {n} held-out {losses.headline.unit}s",
+    )
+
+
 # figure and the parts of a removal run that it shows
 REMOVAL_FIGURES = {
     "removal_curve": (removal_curve, {"curve"}),
     "removal_by_layer": (removal_by_layer, {"layers", "cumulative"}),
     "removal_recovered": (removal_recovered, {"layers", "heads"}),
+    "removal_methods": (removal_methods, {"methods"}),
 }
 
 
 def figures_of(losses: Losses) -> dict[str, Callable[[Losses], Figure]]:
     """The figures of those parts that were run."""
     parts = {*losses.substitution["part"], *(["curve"] if len(losses.curve) else [])}
+    parts |= {"methods"} if len(losses.methods.methods) else set()
     return {name: figure for name, (figure, needed) in REMOVAL_FIGURES.items() if needed <= parts}
 
 

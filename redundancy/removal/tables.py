@@ -4,7 +4,7 @@ a given loss.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from labbook.estimate import Array, Estimate, Estimates, Studentised
 from labbook.report import Report, TableResult
-from labbook.run import read_finished, typed
+from labbook.run import Run, read_finished, typed
 from labbook.view import print_table, print_verdict
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
 from redundancy.evaluation import TALLIES, Variant
@@ -32,6 +32,7 @@ from redundancy.removal.curve import (
     removable,
 )
 from redundancy.removal.need import Needs
+from redundancy.removal.pruning.tables import MethodTables, print_methods
 from redundancy.removal.summary import RemovalSummary
 
 KEYS = ("part", "layer", "head", "replacement")
@@ -58,6 +59,8 @@ class Losses(TableResult):
         see `removable`; `within` and `beyond` are the measured shares between which it lies, `kind` says what
         the estimate is.
     cost : what a run costs with attention really left out, see `cost`; empty if not measured.
+    methods : what whole layers, MLPs and blocks removed by methods of the field cost, see `MethodTables`;
+        empty if not measured.
     headline : the numbers that matter most and the verdict; `summary` is the same as a dict, as
         `summary.json` holds it.
     folder : where all of it is stored.
@@ -72,12 +75,19 @@ class Losses(TableResult):
     removable: pd.DataFrame
     cost: pd.DataFrame
     folder: Path = Path()
+    methods: MethodTables = field(default_factory=MethodTables.none)
 
     @staticmethod
     def read(folder: Path) -> "Losses":
         """Read a finished run. Raises UserError when `folder` is not one."""
         summary, frames = read_finished(folder, (*FRAMES, "cost"), "removal")
-        return Losses(headline=typed(RemovalSummary.read, summary, folder), folder=folder, **frames)
+        headline = typed(RemovalSummary.read, summary, folder)
+        return Losses(headline=headline, folder=folder, methods=MethodTables.read(folder), **frames)
+
+    def write(self, run: Run) -> None:
+        """Write all tables into the run folder, `summary.json` last."""
+        own = {name: getattr(self, name) for name in self.FILES}
+        run.finish(own | self.methods.files(), self.summary)
 
     def _figures(self) -> Mapping[str, Callable[[Any], Figure]]:
         from redundancy.removal.figures import figures_of  # plotting libraries are slow to import
@@ -325,6 +335,7 @@ def print_losses(losses: Losses) -> None:
         ]
         heads = ["order", *(f"at +{b} nats" for b in BUDGETS)]
         print_table("share of attention operations removable", heads, rows)
+    print_methods(losses.methods)
     if len(losses.cost):
         rows = [
             [f"{v:.3f}" if isinstance(v, float) else str(v) for v in row]
@@ -340,6 +351,7 @@ def report(losses: Losses) -> Report:
         "every layer replaced": every.drop(columns=["part", "layer", "head"]),
         "one layer replaced": losses.substitution[losses.substitution["part"] == "layers"],
         "share of attention operations removable": losses.removable,
+        **losses.methods.headed(),
         "cost against the intact model": losses.cost,
         "how well each map predicts": losses.predictors,
     }

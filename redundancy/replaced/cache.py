@@ -75,13 +75,13 @@ class Counted(CacheLayerMixin):  # type: ignore[misc]
 class _Heads:
     """Keeps the keys and values of some heads of a layer, see `with_heads`."""
 
-    kept: list[int]
+    kept: Tensor
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of the kept heads so far: (batch, kept head, position, d_head)."""
-        index = torch.tensor(self.kept, device=key_states.device)
+        index = self.kept = self.kept.to(key_states.device)
         pair: tuple[Tensor, Tensor] = super().update(  # type: ignore[misc]
             key_states.index_select(1, index), value_states.index_select(1, index), *args, **kwargs
         )
@@ -99,7 +99,7 @@ class _SlidingHeads(_Heads, DynamicSlidingWindowLayer):  # type: ignore[misc]
 def with_heads(like: Any, kept: Sequence[int]) -> Any:
     """An empty cache layer like `like` that keeps the key-value heads `kept` only."""
     layer: Any = _SlidingHeads(like.sliding_window) if like.is_sliding else _DynamicHeads()
-    layer.kept = list(kept)
+    layer.kept = torch.tensor(list(kept))
     return layer
 
 

@@ -10,6 +10,7 @@ from redundancy.probe.kept import Probes
 if TYPE_CHECKING:
     from redundancy.replaced.kept import Router
     from redundancy.replaced.model import ReplacedModel
+    from redundancy.replaced.replacement import Replacement
 
 
 def remove(
@@ -63,7 +64,6 @@ def remove(
     (1,)
     """
     from redundancy.replaced.kept import Router
-    from redundancy.replaced.model import replace
     from redundancy.replaced.replacement import chosen
 
     with keywords():
@@ -81,8 +81,7 @@ def remove(
                 )
             router = Router.load(probes, router)
         replacement = chosen(found, router, share, layers, heads)
-        decoder = _decoder(model, replacement.about.dtype, revision, device, trust_remote_code)
-        return replace(decoder, replacement)
+        return _applied(replacement, model, revision, device, trust_remote_code)
 
 
 def load_replaced(
@@ -115,24 +114,28 @@ def load_replaced(
     >>> load_replaced("without-layer-0", "embedded").replacement.layers
     (0,)
     """
-    from redundancy.replaced.model import replace
     from redundancy.replaced.replacement import Replacement
 
     with keywords():
         replacement = Replacement.from_pretrained(name, revision=name_revision)
-        decoder = _decoder(model, replacement.about.dtype, revision, device, trust_remote_code)
-        return replace(decoder, replacement)
+        return _applied(replacement, model, revision, device, trust_remote_code)
 
 
-def _decoder(model: Any, dtype: str, revision: str | None, device: str, trust_remote_code: bool) -> Any:
-    """The model, loaded in the dtype of the maps where it is named."""
+def _applied(
+    replacement: "Replacement", model: Any, revision: str | None, device: str, trust_remote_code: bool
+) -> "ReplacedModel":
+    """The model with the replacement at work; one that is named is loaded in the dtype of the maps."""
     import torch
 
     from redundancy.given.model import evaluating, source_of
     from redundancy.model.loading import choose_device, load_model
+    from redundancy.replaced.model import replace
 
     source = source_of(model, revision=revision, trust_remote_code=trust_remote_code)
     where, _ = choose_device(device, source.model)
-    kept = getattr(torch, dtype) if source.model is None else source.model.dtype
+    dtype = getattr(torch, replacement.about.dtype) if source.model is None else source.model.dtype
     with evaluating(model):
-        return load_model(source, where, kept, 0, split=device == "split")
+        replaced: ReplacedModel = replace(
+            load_model(source, where, dtype, 0, split=device == "split"), replacement
+        )
+    return replaced

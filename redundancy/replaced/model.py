@@ -20,17 +20,9 @@ from redundancy.model.capture import IDENTITY, activations
 from redundancy.model.decoder import Decoder, first_line
 from redundancy.model.loading import quiet_loading
 from redundancy.replaced.cache import adapt, advance
+from redundancy.replaced.maps import first_values, folded
 from redundancy.replaced.replacement import Replacement
-from redundancy.replaced.skipping import (
-    INTERFACE,
-    SITE,
-    Partial,
-    Reading,
-    Whole,
-    first_values,
-    folded,
-    register,
-)
+from redundancy.replaced.skipping import INTERFACE, SITE, Partial, Reading, Whole, register
 
 # relative difference of logits up to which attention computed in parts is that of the model, in float32
 SAME = 1e-3
@@ -46,11 +38,11 @@ class ReplacedModel:
 
     What is not computed, and what a cache does not hold:
 
-    layers        neither queries, keys, values nor scores; nothing is cached
-    heads         no scores and weighted sums; keys and values are cached where another head reads them.
-                  The projections to queries, keys and values run for all heads
-    operations    no scores and weighted sums of the skipped (token, head). Keys and values of a skipped token
-                  are computed and cached all the same, because later tokens that keep attention read them
+    - of whole layers, neither queries, keys, values nor scores; nothing is cached.
+    - of whole heads, no scores and weighted sums; keys and values are cached where another head reads them.
+      The projections to queries, keys and values run for all heads.
+    - of single operations, no scores and weighted sums of the skipped (token, head). Keys and values of a
+      skipped token are computed and cached all the same, because later tokens that keep attention read them.
 
     At position 0 attention stays, as in the run that fitted the maps; it goes to the token itself, so nothing
     has to be cached for it either.
@@ -94,12 +86,12 @@ class ReplacedModel:
         probes and the positions from the first replaced one on; NaN before any. See `read_anew`.
         """
         about = self.replacement.about
-        total = self._reading.tokens * about.n_heads * len(about.layers)
-        return self._reading.skipped / total if total else float("nan")
+        total = int(self._reading.tokens) * about.n_heads * len(about.layers)
+        return int(self._reading.skipped) / total if total else float("nan")
 
     def read_anew(self) -> None:
         """Begin to count `realised_share` again."""
-        self._reading.skipped = self._reading.tokens = 0.0
+        self._reading.count_anew()
 
 
 @lru_cache
@@ -139,16 +131,14 @@ class _Bounds:
         if position is None:
             position = torch.arange(past, past + count, device=tokens.device)[None]
         position = position.expand(batch, count)
-        if int(position.max()) >= self.positions:
+        low, high = (int(edge) for edge in position.aminmax())
+        if high >= self.positions:
             raise UserError(
-                f"the text has {int(position.max()) + 1} tokens; the maps that stand for attention were "
-                f"fitted at positions 0 to {self.positions - 1}. Cut it, or fit with a longer context=."
+                f"the text has {high + 1} tokens; the maps that stand for attention were fitted at positions "
+                f"0 to {self.positions - 1}. Cut it, or fit with a longer context=."
             )
         valid = torch.ones_like(position) if mask is None else mask[:, -count:].to(position.device)
-        self.reading.position = position
-        self.reading.valid = valid.bool()
-        if not self.reading.everything:
-            self.reading.tokens += float((self.reading.valid & (position >= self.reading.start)).sum())
+        self.reading.read(position, valid.bool(), begins=low < self.reading.start)
         return (), given
 
     def end(self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -207,7 +197,7 @@ def replace(decoder: Decoder, replacement: Replacement) -> Any:
         _install_whole(twin, n, reading, replacement, first.get(n))
 
     # what was read while it was built
-    reading.skipped = reading.tokens = 0.0
+    reading.count_anew()
     found = twin.model
     text = found.config.get_text_config(decoder=True)
     if getattr(text, "max_position_embeddings", None) is None or (

@@ -5,7 +5,8 @@
               columns of z before the output projection
 
 Before `start` (position 0, unless the probes were fitted there too) attention stays. It can only go to the
-token itself there, so z is its value: an affine function of what enters the sublayer, see `first_values`.
+token itself there, so z is its value: an affine function of what enters the sublayer, see
+`maps.first_values`.
 """
 
 from collections.abc import Sequence
@@ -20,18 +21,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from labbook.console import UserError
-from redundancy.model.blocks import copy_of, in_dtype, record
 from redundancy.model.capture import entering
-from redundancy.model.decoder import Decoder
 from redundancy.regression.controls import PositionAffine
 
 INTERFACE = "redundancy_replaced"
 SITE = "_replaced_site"
 # what changes attention beyond softmax(scale q k' + mask) v, as transformers hands it over
 BEYOND = ("softcap", "s_aux", "sinks", "position_bias")
-# relative; float64 stays far below, float32 below
-LINEAR = 1e-3
 
 
 @dataclass
@@ -40,27 +36,36 @@ class Reading:
 
     Attributes
     ----------
+    start : first position at which attention is replaced.
     position : (batch, token) place of every token in its text; `valid` says which are no padding.
+    first : (batch, token) where attention stays because of the position; `begins` says whether anywhere.
+    scored : tokens at which attention is replaced, padding left out.
     everything : compute all attention and replace nothing, which shows whether it is that of the model.
-    skipped : operations replaced so far, and `tokens` from the first replaced position on that were read.
+    skipped, tokens : operations replaced, and tokens at which they could be, since the counting began.
     """
 
     start: int
     position: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.long))
     valid: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    first: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    begins: bool = False
+    scored: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))
     everything: bool = False
-    skipped: float = 0.0
-    tokens: float = 0.0
+    skipped: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))
+    tokens: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))
 
-    def first(self, device: torch.device) -> Tensor:
-        """(batch, token) where attention stays because of the position."""
-        return (self.position < self.start).to(device)
+    def read(self, position: Tensor, valid: Tensor, *, begins: bool) -> None:
+        """Name the tokens that come next. They lie where the blocks compute."""
+        self.position, self.valid, self.begins = position, valid, begins
+        self.first = position < self.start
+        self.scored = (valid & ~self.first).sum()
+        # stays where it is computed: nothing waits for a device
+        self.tokens = self.tokens.to(position.device) + self.scored
+        self.skipped = self.skipped.to(position.device)
 
-    def count(self, replaced: Tensor) -> None:
-        """Add up replaced operations, (batch, token, head) or (batch, token)."""
-        valid = self.valid.to(replaced.device)
-        valid = valid.unsqueeze(-1) if replaced.dim() == 3 else valid
-        self.skipped += float((replaced * valid).sum())
+    def count_anew(self) -> None:
+        """Forget what was counted."""
+        self.skipped, self.tokens = torch.zeros_like(self.skipped), torch.zeros_like(self.tokens)
 
 
 class Whole(nn.Module):
@@ -101,16 +106,15 @@ class Whole(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """attn_out in the form in which the original module returns it."""
-        x, first = self.x, self.reading.first(self.x.device)
+        x, reading = self.x, self.reading
         if self.dropped:
             out = torch.zeros_like(x)
         else:
-            position = self.reading.position.to(x.device)
-            out = PositionAffine(self.weight, self.bias, self.shift)(x, position)
-        if self.first_weight is not None and bool(first.any()):
-            entered = entering(args, kwargs)[first]
-            out[first] = entered @ self.first_weight + self.first_bias
-        self.reading.count((~first) * self.n_heads)
+            out = PositionAffine(self.weight, self.bias, self.shift)(x, reading.position)
+        if self.first_weight is not None and reading.begins:
+            entered = entering(args, kwargs)[reading.first]
+            out[reading.first] = entered @ self.first_weight + self.first_bias
+        reading.skipped = reading.skipped + reading.scored * self.n_heads
         return out if self.length == 0 else (out, *[None] * (self.length - 1))
 
 
@@ -123,7 +127,7 @@ class Partial(nn.Module):
     probe : resid_pre and position -> z, (rows, n_heads * d_head).
     heads : replaced at all positions.
     need, limit : log need of every head, and up to which an operation is replaced; None where `heads` says.
-    first : (weight (d_model, d_z), bias (d_z,)), see `first_values`; used where heads go.
+    first : (weight (d_model, d_z), bias (d_z,)), see `maps.first_values`; used where heads go.
 
     Attributes
     ----------
@@ -132,6 +136,7 @@ class Partial(nn.Module):
     kv_heads : key-value heads of the model, once `attend` has seen them.
     """
 
+    kept: Tensor
     columns: Tensor
     weight: Tensor
     bias: Tensor
@@ -154,7 +159,9 @@ class Partial(nn.Module):
     ):
         super().__init__()
         self.reading, self.n_heads, self.limit = reading, n_heads, limit
-        self.heads, self.kept = tuple(heads), [h for h in range(n_heads) if h not in heads]
+        self.heads, self._reads = tuple(heads), dict[int, Tensor | None]()
+        kept = torch.tensor([h for h in range(n_heads) if h not in heads], device=probe.weight.device)
+        self.register_buffer("kept", kept)
         self.skips, self.kv_heads, self.routed = True, n_heads, need is not None
         width = probe.weight.shape[1] // n_heads
         columns = torch.arange(n_heads * width).view(n_heads, width)[list(heads)].flatten()
@@ -175,16 +182,16 @@ class Partial(nn.Module):
     def kept_kv_heads(self) -> list[int]:
         """The key-value heads that a head with attention reads."""
         group = self.n_heads // self.kv_heads
-        return sorted({h // group for h in self.kept})
+        return sorted({h // group for h in self.kept.tolist()})
 
     def enter(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the block runs: resid_pre, and what the router makes of it."""
         self.x = entering(args, kwargs)
         if self.routed:
-            position = self.reading.position.to(self.x.device)
             need = PositionAffine(self.need_weight, self.need_bias, self.need_shift)
-            logs = need(_rows(self.x), position.flatten()).view(*self.x.shape[:2], self.n_heads)
-            self.wanted = (logs > self.limit) | self.reading.first(self.x.device).unsqueeze(-1)
+            logs = need(_rows(self.x), self.reading.position.flatten())
+            logs = logs.view(*self.x.shape[:2], self.n_heads)
+            self.wanted = (logs > self.limit) | self.reading.first.unsqueeze(-1)
 
     def enter_attention(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the attention module runs: what its value is computed from."""
@@ -192,25 +199,22 @@ class Partial(nn.Module):
 
     def fill(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
         """Before the output projection: the map's prediction where attention is replaced."""
-        if self.reading.everything:
-            return None
-        z, x = args[0], self.x
-        first, position = self.reading.first(z.device), self.reading.position.to(z.device)
-        if self.routed and bool(self.wanted.all()):
+        reading, z = self.reading, args[0]
+        if reading.everything:
             return None
         probe = PositionAffine(self.weight, self.bias, self.shift)
-        predicted = probe(_rows(x), position.flatten()).to(z.dtype).view(*z.shape[:2], -1)
+        predicted = probe(_rows(self.x), reading.position.flatten()).to(z.dtype).view(*z.shape[:2], -1)
         if self.routed:
+            skipped = ~self.wanted & reading.valid.unsqueeze(-1)
+            reading.skipped = reading.skipped + skipped.sum()
             width = z.shape[-1] // self.n_heads
-            filled = torch.where(self.wanted.repeat_interleave(width, -1), z, predicted)
-            self.reading.count(~self.wanted)
-            return (filled,)
-        if bool(first.any()):
+            return (torch.where(self.wanted.repeat_interleave(width, -1), z, predicted),)
+        if reading.begins:
             own = z[..., self.columns]
             if self.skips and self.first_weight is not None:
                 own = (self.entered @ self.first_weight + self.first_bias).to(z.dtype)
-            predicted = torch.where(first.unsqueeze(-1), own, predicted)
-        self.reading.count((~first) * len(self.heads))
+            predicted = torch.where(reading.first.unsqueeze(-1), own, predicted)
+        reading.skipped = reading.skipped + reading.scored * len(self.heads)
         return (z.index_copy(-1, self.columns, predicted),)
 
     def attend(
@@ -227,18 +231,26 @@ class Partial(nn.Module):
         query : (batch, head, token, d_head); key, value : (batch, key-value head, position, d_head), of the
         kept ones only where they come from a cache.
         """
-        group = self.n_heads // self.kv_heads
         out = query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
         run = partial(F.scaled_dot_product_attention, scale=scale, dropout_p=dropout)
         if not self.routed:
-            held = self.kept_kv_heads() if key.shape[1] < self.kv_heads else list(range(self.kv_heads))
-            places = [held.index(h // group) for h in self.kept]
-            if places != list(range(key.shape[1])):
-                key, value = key[:, places], value[:, places]
+            read = self._read(key)
+            if read is not None:
+                key, value = key.index_select(1, read), value.index_select(1, read)
             mask = mask if mask is None or mask.shape[1] == 1 else mask[:, self.kept]
             causal = mask is None and query.shape[2] > 1
-            some = run(query[:, self.kept], key, value, attn_mask=mask, is_causal=causal)
-            out[:, :, self.kept] = some.transpose(1, 2)
+            some = run(query.index_select(1, self.kept), key, value, attn_mask=mask, is_causal=causal)
+            return out.index_copy_(2, self.kept, some.transpose(1, 2))
+        group = self.n_heads // self.kv_heads
+        if query.shape[2] == 1:
+            for b in range(query.shape[0]):
+                chosen = self.wanted[b, 0].nonzero().squeeze(-1)
+                if len(chosen):
+                    heads = chosen // group if group > 1 else chosen
+                    seen = None if mask is None else mask[b].expand(query.shape[1], -1, -1)[chosen]
+                    out[b, 0, chosen] = run(
+                        query[b, chosen], key[b, heads], value[b, heads], attn_mask=seen
+                    ).squeeze(-2)
             return out
         if mask is None:
             # queries are the last tokens of what the keys hold
@@ -247,14 +259,6 @@ class Partial(nn.Module):
             mask = mask[None, None]
         mask = mask.expand(query.shape[0], query.shape[1], -1, -1)
         for b in range(query.shape[0]):
-            if query.shape[2] == 1:
-                some_heads = self.wanted[b, 0].nonzero().squeeze(-1)
-                if len(some_heads):
-                    read = some_heads // group
-                    out[b, 0, some_heads] = run(
-                        query[b, some_heads], key[b, read], value[b, read], attn_mask=mask[b, some_heads]
-                    ).squeeze(-2)
-                continue
             for h in range(query.shape[1]):
                 rows = self.wanted[b, :, h].nonzero().squeeze(-1)
                 if len(rows):
@@ -265,6 +269,20 @@ class Partial(nn.Module):
                         attn_mask=mask[b, h, rows][None],
                     )[0]
         return out
+
+    def _read(self, key: Tensor) -> Tensor | None:
+        """Which of the key-value heads in `key` the kept heads read, one for each; None where it is as it
+        stands.
+        """
+        count = key.shape[1]
+        if count not in self._reads:
+            held = self.kept_kv_heads() if count < self.kv_heads else list(range(self.kv_heads))
+            places = [held.index(h // (self.n_heads // self.kv_heads)) for h in self.kept.tolist()]
+            self._reads[count] = None if places == list(range(count)) else torch.tensor(places)
+        read = self._reads[count]
+        if read is not None and read.device != key.device:
+            read = self._reads[count] = read.to(key.device)
+        return read
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -305,83 +323,3 @@ def register() -> None:
     """Make `attend` known to transformers under INTERFACE, with the masks of torch's kernel."""
     AttentionInterface.register(INTERFACE, attend)
     AttentionMaskInterface.register(INTERFACE, sdpa_mask)
-
-
-def folded(probe: PositionAffine, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> PositionAffine:
-    """A map to z and the output projection W_O (d_z, d_model), b_O (d_model,), in one."""
-    weight, bias = weight.double(), bias.double()
-    return PositionAffine(
-        (probe.weight.double() @ weight).to(dtype),
-        (probe.bias.double() @ weight + bias).to(dtype),
-        probe.shift.to(dtype),
-    )
-
-
-@torch.no_grad()
-def first_values(decoder: Decoder, layers: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
-    """z at the first position of a text as an affine function of what enters attention there: u B + c.
-
-    Returns B (d_model, d_z) and c (d_z,) by layer, in float64: what a copy of the sublayer makes of the unit
-    vectors, each of them a text of one token. Compared with what it makes of hidden states.
-
-    Raises UserError where it is not affine (a norm of the values, a sink in the softmax).
-    """
-    width = decoder.d_model
-    ids = ((torch.arange(width + 1, device=decoder.device) * 7 + 5) % decoder.vocabulary).unsqueeze(-1)
-    modules = [decoder.attention(n) for n in layers]
-    calls = record(modules, lambda: decoder.backbone(input_ids=ids, use_cache=False))
-    found = {}
-    for n, call in zip(layers, calls, strict=True):
-        assert call.entered is not None
-        original = decoder.projection(n)
-        path = next(p for p, m in call.module.named_modules() if m is original)
-        for dtype in (torch.float64, torch.float32, decoder.dtype):
-            twin = copy_of(call.module, lambda path: False, dtype)
-            basis = torch.eye(width + 1, width, dtype=dtype, device=call.entered.device).roll(1, 0)
-            try:
-                unit, seen = (
-                    _z(twin, path, call.args, call.kwargs, call.entered, states)
-                    for states in (basis.unsqueeze(1), call.entered.to(dtype))
-                )
-                break
-            except RuntimeError:  # some kernels know some types only
-                continue
-        else:
-            raise UserError(f"{decoder.name!r}: the attention of layer {n} cannot be run on its own.")
-        unit, seen = unit.double(), seen.double()
-        weight, constant = unit[1:] - unit[0], unit[0]
-        error = float((call.entered[:, 0].double() @ weight + constant - seen).norm() / seen.norm())
-        if not error < max(LINEAR, 4 * torch.finfo(dtype).eps):
-            raise UserError(
-                f"{decoder.name!r}: what the attention of layer {n} gives at position 0, where it stays, is "
-                f"not affine in what enters it (relative error {error:.1e}), so whole layers and heads "
-                "cannot be left out of this architecture. Use a router of single operations, or fit with "
-                "keep_position_0=True."
-            )
-        found[n] = (weight, constant)
-    return found
-
-
-def _z(
-    twin: nn.Module,
-    path: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    entered: Tensor,
-    states: Tensor,
-) -> Tensor:
-    """(row, d_z) that enters the output projection at `path` when `states` stand for `entered` in a call."""
-    found: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0][:, 0])
-
-    def swap(value: Any) -> Any:
-        return states if value is entered else in_dtype(value, states.dtype)
-
-    hook = twin.get_submodule(path).register_forward_pre_hook(keep)
-    try:
-        twin(*map(swap, args), **{name: swap(value) for name, value in kwargs.items()})
-    finally:
-        hook.remove()
-    return found[0]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from redundancy.request import Request, Settings
+from redundancy.request import Request, Settings, Target
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,10 @@ class TrainingConfig(Request):
     checkpoints: tuple[str, ...] = ()
     """A list of checkpoints: .gguf files, .safetensors files (with MODEL's configuration), folders, or any
     MODEL.
+    """
+    target: Target = "attention"
+    """What is predicted: the attention output, what the MLP adds to the stream, or what the whole block
+    adds.
     """
 
 

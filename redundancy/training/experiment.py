@@ -20,7 +20,7 @@ from redundancy.evaluation import evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import load_config, load_model
 from redundancy.passes import STAGES, Task, measure, measure_twins
-from redundancy.preparation import NOTHING, Given, Prepared, prepare, repeated
+from redundancy.preparation import NOTHING, Given, prepare, repeated
 from redundancy.regression.scores import LayerScores
 from redundancy.request import Settings
 from redundancy.training.attention import attention_statistics
@@ -48,7 +48,10 @@ def execute(
     check_same([(c.name, _shape(c)) for c in checkpoints])
     name = Path(config.model).resolve().name if Path(config.model).is_dir() else config.model
     prepared = prepare(config, settings, replace(given, source=checkpoints[-1].source, name=name))
-    task = replace(prepared.task(settings), both_tokens=True)
+    # an error, before anything is written, where the model has no such target
+    decoder = prepared.decoder.aimed(config.target)
+    behind = config.target == "mlp" and decoder.mlp(0).behind
+    task = replace(prepared.task(settings, "resid_mid" if behind else "resid_pre"), both_tokens=True)
     if task.start_position == 0:
         raise UserError(
             "--keep-position-0 cannot be had here: the control on both tokens needs a token before each. "
@@ -66,17 +69,17 @@ def execute(
     count = len(checkpoints) * (STAGES + 2) + config.random_seeds * STAGES
     with stages("all checkpoints", count):
         for checkpoint in checkpoints:
-            result = measure_checkpoint(checkpoint, prepared, task, settings, state)
+            result = measure_checkpoint(checkpoint, decoder, task, settings, state)
             if result.weight_hash in hashes:
                 same = hashes[result.weight_hash]
                 warn(f"{checkpoint.name} has the same weights as {same}; it gets no row of its own.")
                 continue
             hashes[result.weight_hash] = checkpoint.name
             measured.append(result)
-        twins = measure_twins(prepared.decoder, task, config.random_seeds, state)
+        twins = measure_twins(decoder, task, config.random_seeds, state)
 
     bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
-    course = tabulate_course(task, measured, twins, bootstrap, prepared.facts)
+    course = tabulate_course(task, measured, twins, bootstrap, prepared.facts, config.target)
     course.write(run)
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
@@ -95,20 +98,19 @@ def _shape(checkpoint: Checkpoint) -> tuple[object, ...]:
 
 
 def measure_checkpoint(
-    checkpoint: Checkpoint, prepared: Prepared, task: Task, settings: Settings, state: Path
+    checkpoint: Checkpoint, last: Decoder, task: Task, settings: Settings, state: Path
 ) -> Measured:
-    """Probe, controls, loss and attention patterns of one checkpoint; what a killed run has finished is read
-    back.
+    """Probe, controls, loss and attention patterns of one checkpoint, with the target of the `last` one; what
+    a killed run has finished is read back.
     """
     path = state / f"{checkpoint.name}.safetensors"
-    last = prepared.decoder
     if processes.agree(path.exists()):
         return _restore(checkpoint, path, task, last)
     decoder = load_model(
         checkpoint.source, last.device, last.dtype, task.seed, split=settings.device == "split"
     )
     choice("checkpoint", checkpoint.name, f"step {checkpoint.step:,}")
-    scores, _ = measure(decoder, task, controls=True, state=state, label=checkpoint.name)
+    scores, _ = measure(decoder.aimed(last.target), task, controls=True, state=state, label=checkpoint.name)
     losses, _ = evaluate(
         decoder, task, [], state / f"{checkpoint.name}-loss.safetensors", f"{checkpoint.name}: loss"
     )

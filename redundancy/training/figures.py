@@ -1,5 +1,6 @@
 """Figures of training runs, drawn from their folders and never from live objects."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labbook import style
-from redundancy.aggregate import CONTROL_NAMES
+from redundancy.aggregate import CONTROL_NAMES, UPDATES
 from redundancy.facts import subject
 from redundancy.probe.figures import LOOK
-from redundancy.training.tables import DRIVERS, PAPER_COURSE, Course
+from redundancy.training.tables import DRIVERS, Course
 
 DRIVER_COLOURS = dict(zip(DRIVERS, (*(style.PALETTE[i] for i in (1, 3, 0, 4)), "0.85"), strict=True))
 
@@ -62,7 +63,7 @@ def training_course(course: Course) -> Figure:
         axes.set(ylabel=label, ylim=(min(-0.05, max(-0.5, shown["estimate"].min() - 0.05)), 1.02))
         style.name_lines(axes, ends, 8)
     probe = overall[(overall["metric"] == "R") & (overall["feature"] == feature)].sort_values("step")
-    _loss_panel(panels[2], course.losses.sort_values("step"), probe)
+    _loss_panel(panels[2], course.losses.sort_values("step"), probe, course.headline.paper.rows)
     n = int(course.losses["n"].iloc[0])
     style.title(
         figure,
@@ -72,8 +73,10 @@ def training_course(course: Course) -> Figure:
     return figure
 
 
-def _loss_panel(axes: Axes, loss: pd.DataFrame, probe: pd.DataFrame) -> None:
-    """R of the probe against the loss, by step, beside the paper's."""
+def _loss_panel(
+    axes: Axes, loss: pd.DataFrame, probe: pd.DataFrame, stated: Sequence[tuple[int, float, float]]
+) -> None:
+    """R of the probe against the loss, by step, beside the paper's where it states one."""
     axes.errorbar(
         loss["estimate"],
         probe["estimate"],
@@ -87,7 +90,7 @@ def _loss_panel(axes: Axes, loss: pd.DataFrame, probe: pd.DataFrame) -> None:
             (loss["upper"] - loss["estimate"]).clip(0).to_numpy(),
         ],
     )
-    paper = pd.DataFrame(PAPER_COURSE, columns=["step", "R", "loss"])
+    paper = pd.DataFrame(list(stated), columns=["step", "R", "loss"])
     axes.plot(paper["loss"], paper["R"], color="0.3", marker="s", ms=4, ls="-.")
     ours = [
         (float(x), float(y), s)
@@ -100,6 +103,8 @@ def _loss_panel(axes: Axes, loss: pd.DataFrame, probe: pd.DataFrame) -> None:
         (ours, style.PALETTE[0], "this model", -11),
         (theirs, "0.3", "preprint, GPT-2 124M (no interval)", 6),
     ):
+        if not points:
+            continue
         # the first and the last checkpoint say which way training goes
         for x, y, step in (points[0], points[-1]):
             axes.annotate(
@@ -198,8 +203,8 @@ def training_drivers(course: Course) -> Figure:
     n = int(course.losses["n"].iloc[0])
     style.title(
         figure,
-        f"{subject(course)}: what makes attention predictable, means over layers; 95 % intervals "
-        f"over {n} held-out {course.headline.unit}s",
+        f"{subject(course)}: what makes the {UPDATES[course.headline.target]} predictable, means over "
+        f"layers; 95 % intervals over {n} held-out {course.headline.unit}s",
     )
     return figure
 

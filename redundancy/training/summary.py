@@ -102,6 +102,8 @@ class CourseSummary:
     checkpoints, course : what was measured, and its numbers, by step.
     change : R and R2 of the probe at the last checkpoint minus the first, paired over documents.
     trend : of the probe's scores.
+    paper : of the attention output; without rows for other targets.
+    target : whose update was predicted: attention, mlp or block.
     """
 
     model: str
@@ -116,11 +118,13 @@ class CourseSummary:
     paper: PaperCourse
     lowest_R: Lowest
     verdict: str
+    target: str = "attention"
 
     def json(self) -> dict[str, Any]:
         """As `summary.json` holds it."""
         rows = [dict(zip(("step", "R", "loss"), row, strict=True)) for row in self.paper.rows]
-        return asdict(self) | {
+        values = {k: v for k, v in asdict(self).items() if (k, v) != ("target", "attention")}
+        return values | {
             "course": [place.json() for place in self.course],
             "trend": [trend.json() for trend in self.trend],
             "paper": {"source": self.paper.source, "rows": rows},
@@ -133,6 +137,7 @@ class CourseSummary:
         paper, lowest = values["paper"], values["lowest_R"]
         return CourseSummary(
             **{k: values[k] for k in ("model", "feature", "tokens", "documents", "unit", "verdict")},
+            target=values.get("target", "attention"),
             checkpoints=tuple(Weights(**checkpoint) for checkpoint in values["checkpoints"]),
             course=tuple(Place.read(place) for place in values["course"]),
             change=read_estimates(values["change"]),

@@ -29,6 +29,7 @@ from labbook.view import print_table, print_verdict
 from redundancy.aggregate import (
     CONTROL_NAMES,
     NUMBER,
+    UPDATES,
     Metrics,
     Sampled,
     TableRow,
@@ -42,6 +43,7 @@ from redundancy.facts import Facts
 from redundancy.passes import Task
 from redundancy.regression.controls import RANDOM
 from redundancy.regression.scores import LayerScores
+from redundancy.request import Target
 from redundancy.training.attention import PATTERNS
 from redundancy.training.summary import CourseSummary, Lowest, PaperCourse, Place, Trend, Weights
 
@@ -150,6 +152,7 @@ def tabulate_course(
     twins: Sequence[dict[int, LayerScores]],
     bootstrap: Studentised,
     facts: Facts,
+    target: Target,
 ) -> Course:
     """All tables, from the sums of every checkpoint and of the random twins."""
     names = [task.feature, *(n for n in CONTROL_NAMES if n != RANDOM), "both_tokens", RANDOM]
@@ -180,10 +183,10 @@ def tabulate_course(
         loss = total[:, TALLIES.index("loss")] / total[:, TALLIES.index("tokens")]
         losses.append(_with_bits(table_row(loss, bootstrap, **checkpoint.place), facts.bytes_per_token))
     return Course(
-        headline=_summarise(task.feature, measured, scores, losses, trends, bootstrap, facts),
+        headline=_summarise(task.feature, measured, scores, losses, trends, bootstrap, facts, target),
         layers=pd.DataFrame(layers),
         overall=pd.DataFrame(_overall(scores, measured, bootstrap)),
-        drivers=pd.DataFrame(_drivers(measured, bootstrap)),
+        drivers=pd.DataFrame(_drivers(measured, task.feature, bootstrap)),
         attention=pd.DataFrame(_attention(measured, task, bootstrap)),
         losses=pd.DataFrame(losses),
         trend=pd.DataFrame([trend.json() for trend in trends], columns=list(TREND_COLUMNS)),
@@ -247,14 +250,15 @@ def page_test(steps: Array, per_document: Array) -> tuple[float, float]:
     return float(page_trend_test(later).pvalue), float(page_trend_test(later[:, ::-1]).pvalue)
 
 
-def _drivers(measured: Sequence[Measured], bootstrap: Studentised) -> Iterator[TableRow]:
+def _drivers(measured: Sequence[Measured], feature: str, bootstrap: Studentised) -> Iterator[TableRow]:
     """What each predictor of CHAIN adds to the explained share of the energy, by layer and as the mean over
     layers.
     """
+    chain = [feature if name == "resid_pre" else name for name in CHAIN]
     for checkpoint in measured:
         by_layer: dict[int | str, Sequence[Array]] = {}
         for layer, scores in checkpoint.scores.items():
-            reached = [scores.metrics(name, bootstrap.weights)[0]["R2_uncentred"] for name in CHAIN]
+            reached = [scores.metrics(name, bootstrap.weights)[0]["R2_uncentred"] for name in chain]
             by_layer[layer] = [reached[0], *(b - a for a, b in itertools.pairwise(reached)), 1 - reached[-1]]
         by_layer["mean"] = np.mean(list(by_layer.values()), axis=0)
         for place, shares in by_layer.items():
@@ -284,6 +288,7 @@ def _summarise(
     trends: Sequence[Trend],
     bootstrap: Studentised,
     facts: Facts,
+    target: Target,
 ) -> CourseSummary:
     """The machine-readable headline."""
     own = [means.resampled for means in scores[feature]]
@@ -311,12 +316,16 @@ def _summarise(
         ),
         change=change,
         trend=tuple(trend for trend in trends if trend.feature == feature),
-        paper=PaperCourse("arXiv:2602.12204, table 7 (GPT-2 124M)", PAPER_COURSE),
+        paper=PaperCourse(
+            "arXiv:2602.12204, table 7 (GPT-2 124M)", PAPER_COURSE if target == "attention" else ()
+        ),
         lowest_R=Lowest(measured[lowest].step, own[lowest]["R"].estimate(bootstrap)),
-        verdict=f"From step {measured[0].step:,} to {measured[-1].step:,} R changes by "
+        verdict=("" if target == "attention" else f"Of the {UPDATES[target]}: ")
+        + f"From step {measured[0].step:,} to {measured[-1].step:,} R changes by "
         f"{change['R'].text(2, sign=True)} and centred R2 by {change['R2'].text(2, sign=True)}; R is lowest "
         f"at step {measured[lowest].step:,} and {after.text(2, sign=True)} higher at the end (95 % intervals "
         f"over {bootstrap.units} held-out {facts.unit}s, paired).",
+        target=target,
     )
 
 
@@ -339,6 +348,8 @@ def print_course(course: Course, *, full: bool = False) -> None:
             f"(n = {trend.slope.n} documents, {trend.checkpoints} checkpoints)",
             soft_wrap=False,
         )
+    if not summary.paper.rows:
+        return
     paper = ", ".join(f"{step:,}: R {r} (loss {loss})" for step, r, loss in summary.paper.rows)
     console.print(f"[dim]the preprint, {summary.paper.source}:[/dim] {paper}", soft_wrap=False)
     if not full:
@@ -389,7 +400,7 @@ def _print_everything(course: Course) -> None:
     )
     shown = means.join(patterns)[[*DRIVERS, "entropy_share", "on_position_0", "on_self"]]
     print_table(
-        "what explains the energy of attn_out, mean over layers",
+        f"what explains the energy of the {UPDATES[summary.target]}, mean over layers",
         ["step", *DRIVERS, "entropy / even", "on position 0", "on self"],
         [[f"{step:,}", *(f"{v:.3f}" for v in values)] for step, values in shown.iterrows()],
         left=0,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 from extension.commands import commands, parser
 
@@ -14,7 +15,7 @@ from consolidation.fit import __main__ as fit
 from consolidation.train import __main__ as train
 from labbook import __version__
 from labbook.command import Repeat, read_summary, run_command
-from labbook.console import UserError, console
+from labbook.console import UserError, call_of, console
 from labbook.run import Run
 from redundancy.probe import __main__ as probe
 from redundancy.removal import __main__ as removal
@@ -180,3 +181,21 @@ def test_help_of_the_longest_command_is_no_book(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         train.main(["--help"])
     assert len(capsys.readouterr().out.splitlines()) < 180
+
+
+def test_a_call_names_objects_and_what_is_not_the_default(tmp_path):
+    def measure(model, corpus=None, *, layers=None, bos="auto", out=None, place=None):
+        """Stand for a public function."""
+
+    asked = {"model": object(), "corpus": None, "layers": np.arange(2), "bos": "auto", "out": "x"}
+    call = call_of(measure, {**asked, "place": Path("a") / "b"}, ["model"])
+    assert call == "measure(model=model, layers=array([0, 1]), out='again', place='a/b')"
+    assert call_of(measure, {**asked, "place": None}, []) == ""
+
+
+def test_a_run_of_objects_is_no_configuration_of_a_command(tmp_path, capsys):
+    run(["--config.name", "mine", "--out", str(tmp_path / "first")])
+    (tmp_path / "first" / "provenance.json").write_text(json.dumps({"call": "measure(model=model)"}))
+    said = fails(run, capsys, ["--config", str(tmp_path / "first" / "config.json"), "--out", "x"])
+    assert "objects of a Python program" in said
+    assert "with the same objects: measure(model=model)" in said

@@ -24,6 +24,7 @@ from labbook.run import (
     owner,
     read_finished,
     read_json,
+    readable,
     replacing,
     save_tensors,
     write_json,
@@ -401,7 +402,12 @@ def test_files_of_tensors_are_as_readable_as_the_others(tmp_path, mask):
     try:
         save_tensors(tmp_path / "t.safetensors", {"x": torch.zeros(2)}, {})
         write_json(tmp_path / "t.json", {})
+        save_file({"x": torch.zeros(2)}, tmp_path / "library.safetensors")
+        readable(tmp_path)
     finally:
         os.umask(before)
-    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("t.safetensors", "t.json")]
-    assert modes == [0o666 & ~mask] * 2
+    modes = [
+        (tmp_path / name).stat().st_mode & 0o777
+        for name in ("t.safetensors", "t.json", "library.safetensors")
+    ]
+    assert modes == [0o666 & ~mask] * 3

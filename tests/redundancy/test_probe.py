@@ -505,7 +505,7 @@ def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_pa
 def test_too_little_text_for_a_good_probe_is_a_warning(
     capsys, gpt2_folder, text_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("redundancy.preparation.ENOUGH_PER_ROW", 10_000)
+    monkeypatch.setattr("redundancy.preparation.ENOUGH_PER_COEFFICIENT", 10_000)
     args = arguments(gpt2_folder, text_folder, tmp_path / "o")
     args[args.index("2000")] = "50000"
     probe.main(args)

@@ -13,6 +13,7 @@ from redundancy.removal import __main__ as removal
 from redundancy.removal import experiment
 from redundancy.removal.curve import BUDGETS, ORDERS
 from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
+from redundancy.removal.pruning.tables import COLUMNS
 from redundancy.removal.tables import FRAMES, Losses
 from tests.conftest import fails
 from tests.planted import arguments
@@ -30,7 +31,7 @@ def finished(tmp_path_factory, gpt2_folder, text_folder):
 def test_a_run_folder_holds_tables_and_figures(finished):
     names = {p.name for p in finished.iterdir()}
     figures = {f"{name}.{kind}" for name in REMOVAL_FIGURES for kind in ("png", "pdf")}
-    tables = {f"{name}.csv" for name in (*FRAMES, "cost")}
+    tables = {f"{name}.csv" for name in (*FRAMES, *COLUMNS, "cost")}
     assert names == {"config.json", "provenance.json", "report.html", "summary.json", *tables, *figures}
     losses = Losses.read(finished)
     every = losses.substitution[losses.substitution["metric"] == "loss_increase"]

@@ -25,7 +25,7 @@ from transformers import (
 from labbook import console
 from labbook.console import UserError
 from labbook.run import load_tensors, save_tensors
-from redundancy import Probes, load_replaced, remove
+from redundancy import Probes, load_replaced, remove, remove_attention
 from redundancy.benchmark.config import Config
 from redundancy.benchmark.experiment import replaced as compare_replaced
 from redundancy.facts import Facts
@@ -38,7 +38,7 @@ from redundancy.replaced.cache import size
 from redundancy.replaced.kept import GRID, Router, keep
 from redundancy.replaced.model import ReplacedModel
 from redundancy.replaced.replacement import Replacement
-from redundancy.text import read_corpus
+from redundancy.text import cut_windows, read_corpus, split_documents
 from tests.conftest import SIZE, TINY, build
 from tests.planted import task
 
@@ -238,7 +238,12 @@ def test_what_is_skipped_is_not_computed(fitted, monkeypatch):
 def test_the_given_model_is_left_as_it_is(fitted):
     found, ids = fitted("fused"), tokens()
     before, state = found.model(ids).logits, {k: v.clone() for k, v in found.model.state_dict().items()}
+    found.model.train()
     replaced = remove(found.model, found.folder, layers=[0], heads={1: [0]})
+    assert found.model.training
+    found.model.eval()
+    assert replaced.skips
+    assert not replaced.training
     assert isinstance(replaced, ReplacedModel)
     assert isinstance(replaced, GPT2LMHeadModel)
     # weights are in the same memory, until one of the two moves
@@ -362,6 +367,34 @@ def test_damaged_files_are_refused(fitted, tmp_path):
 
 
 # routers
+
+
+def test_a_model_made_of_a_removal_run_has_the_loss_of_its_curve(
+    gpt2_folder, text_folder, tokenizer, tmp_path
+):
+    wanted = {"context": 32, "tokens": 2000, "eval_tokens": 1500, "layers": [0, 2]}
+    lost = remove_attention(
+        gpt2_folder, corpus=text_folder, parts=["curve"], shares=[0.5], **wanted, out=tmp_path / "run"
+    )
+    table = lost.curve.set_index(["order", "target_share", "metric"])["estimate"].sort_index()
+    documents = split_documents(read_corpus(str(text_folder)).documents, 0)["evaluation"]
+    windows = cut_windows(documents, tokenizer, 32, 1500)
+
+    def loss(model):
+        parts = []
+        for ids, length in zip(windows.ids, windows.lengths, strict=True):
+            ids = torch.from_numpy(ids[None, :length])
+            with torch.no_grad():
+                log_p = model(ids, use_cache=False).logits[0, 1:-1].log_softmax(-1)
+            parts.append(-log_p.gather(-1, ids[0, 2:, None]))
+        return float(torch.cat(parts).mean())
+
+    intact = loss(build(TINY["gpt2"]))
+    for order in ("predicted_fisher", "heads_fisher", "layers_cosine", "layers_dropped"):
+        replaced = remove(gpt2_folder, lost.folder, router=order, share=0.5)
+        stated = table[order, 0.5]
+        assert loss(replaced) - intact == pytest.approx(stated["loss_increase"], rel=1e-3, abs=1e-5)
+        assert replaced.realised_share == pytest.approx(stated["share"], abs=1e-6)
 
 
 def test_a_router_has_the_thresholds_and_orders_of_its_run(fitted):

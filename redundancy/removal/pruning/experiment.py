@@ -86,14 +86,12 @@ class Measured:
     intact, changed : (document, TALLIES) and (variant, document, TALLIES), see `evaluate`.
     seconds : wall time: method, removes (empty for what methods share), step, runs over the calibration or
         held-out text, seconds.
-    criteria : cosine and bound of every unit, which are not methods' results but explain them.
     """
 
     points: Sequence[Point]
     intact: Tensor
     changed: Tensor
     seconds: Sequence[dict[str, Any]]
-    criteria: Criteria
 
 
 class _Variants:
@@ -190,6 +188,18 @@ def _took(method: str, removes: str, step: str, runs: int, began: float) -> dict
     }
 
 
+def stages_of(targets: Sequence[Target]) -> int:
+    """How many progress bars `measure_methods` shows: three readings for every target, a search for every
+    greedy order, the runs of blocks, the held-out text.
+    """
+    searches = sum(
+        removes in method.removes and method.order in ("loss", "divergence", "span")
+        for removes in removes_of(targets)
+        for method in METHODS.values()
+    )
+    return 3 * len(set(targets)) + searches + 1
+
+
 def measure_methods(
     decoder: Decoder, task: Task, targets: Sequence[Target], shares: Sequence[float], state: Path
 ) -> Measured:
@@ -245,4 +255,4 @@ def measure_methods(
     intact, changed = evaluate(decoder, task, variants.ways, state / "methods.safetensors", label)
     seconds += orders.seconds
     seconds.append(_took("", "", "held-out loss", len(variants.ways), began))
-    return Measured(points, intact, changed, seconds, criteria)
+    return Measured(points, intact, changed, seconds)

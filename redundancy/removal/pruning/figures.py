@@ -24,10 +24,10 @@ COLOURS: dict[str, Any] = {
     "block_influence": style.PALETTE[1],
     "sleb": style.PALETTE[3],
     "finercut": style.PALETTE[4],
-    "blockpruner": style.PALETTE[5],
+    "blockpruner": style.PALETTE[2],
     "mean_update": style.PALETTE[2],
     "nbl": style.PALETTE[9],
-    "replaceme": style.PALETTE[6],
+    "replaceme": style.PALETTE[4],
     "linear_greedy": style.PALETTE[0],
 }
 FLOOR = 1e-3
@@ -50,7 +50,9 @@ def methods_curve(tables: MethodTables, about: str) -> Figure:
         axes.set_xlabel("share removed")
     low = rows["estimate"][rows["estimate"] > FLOOR].min() if len(rows) else FLOOR
     for axes, _ in named:
-        axes.set(yscale="log", ylim=(max(FLOOR, 0.6 * low), 1.6 * rows["estimate"].max()), xlim=(0, 1))
+        # the smallest budget is on the page even where no method stays within it
+        bottom = max(FLOOR, 0.6 * min(low, BUDGETS[0]))
+        axes.set(yscale="log", ylim=(bottom, 1.6 * rows["estimate"].max()), xlim=(0, 1))
     for axes in grid[:, 0]:
         axes.set_ylabel("loss increase (nats per token)")
     for axes, ends in named:
@@ -69,8 +71,9 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> list[tuple[str, Any, float, float]
         x, y = found["share"], found["estimate"].clip(FLOOR / 2)
         axes.plot(x, y, color=colour, marker="o", ms=3, lw=1.3, drawstyle="steps-post")
         low, high = (found[edge].clip(FLOOR / 2) for edge in ("lower", "upper"))
-        axes.vlines(x, low, high, color=colour, lw=2.4, alpha=0.35)
+        axes.vlines(x, low, high, color=colour, lw=2, alpha=0.35)
         ends.append((METHODS[str(method)].label, colour, float(x.iloc[-1]), float(y.iloc[-1])))
     for budget in BUDGETS:
         axes.axhline(budget, color="0.8", lw=0.7, zorder=0)
+        axes.text(0.01, budget, f"+{budget:g}", fontsize=7, color="0.45", va="bottom")
     return ends

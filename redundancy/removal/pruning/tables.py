@@ -13,9 +13,10 @@ import pandas as pd
 
 from labbook.estimate import Array, Estimate, Studentised
 from labbook.run import read_table
+from labbook.view import print_table
 from redundancy.aggregate import NUMBER, Sampled, TableRow, table_row
 from redundancy.facts import Facts
-from redundancy.removal.curve import BUDGETS, measures, removable
+from redundancy.removal.curve import BUDGETS, Removable, measures, removable
 from redundancy.removal.pruning.experiment import Measured, Point
 from redundancy.removal.pruning.methods import METHODS, Removes
 
@@ -28,7 +29,7 @@ COLUMNS = {
 # fewest documents that a verdict rests on
 LEAST = 3
 
-Answer = Literal["yes", "no", "undecided"]
+Answer = Literal["yes", "no", "depends", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,17 @@ class MethodTables:
     def files(self) -> dict[str, pd.DataFrame]:
         """What the run folder holds of them, by name; nothing where there is nothing."""
         return {field.name: getattr(self, field.name) for field in fields(self)} if len(self.methods) else {}
+
+    def headed(self) -> dict[str, pd.DataFrame]:
+        """The tables by the headings of a report."""
+        return {
+            "layers, MLPs and blocks removed whole: loss increase, nats per token": self.methods[
+                self.methods["metric"] == "loss_increase"
+            ],
+            "share of layers, MLPs and blocks that can go whole": self.method_removable,
+            "the same method on the MLP and on attention: difference of the losses": _targets(self),
+            "seconds of the methods": self.method_seconds,
+        }
 
 
 def tabulate_methods(measured: Measured, bootstrap: Studentised, facts: Facts) -> MethodTables:
@@ -150,21 +162,29 @@ def _removable(loss: Losses, totals: Mapping[Removes, int], bootstrap: Studentis
 def more_redundant(differences: Sequence[Estimate]) -> Answer:
     """Whether attention can go more cheaply than the MLP, from losses of the MLP minus losses of attention.
 
-    `yes` where every interval lies above zero, `no` where every one lies below; else, without an interval, or
-    from fewer than LEAST documents, `undecided`.
+    `yes` where every interval lies above zero, `no` where every one lies below, `depends` where some lie
+    above and some below; else, without an interval, or from fewer than LEAST documents, `undecided`.
     """
     known = all(d.n >= LEAST and all(map(math.isfinite, (d.estimate, d.lower, d.upper))) for d in differences)
     if not differences or not known:
         return "undecided"
     if all(d.lower > 0 for d in differences):
         return "yes"
-    return "no" if all(d.upper < 0 for d in differences) else "undecided"
+    if all(d.upper < 0 for d in differences):
+        return "no"
+    both = any(d.lower > 0 for d in differences) and any(d.upper < 0 for d in differences)
+    return "depends" if both else "undecided"
+
+
+def _targets(tables: MethodTables) -> pd.DataFrame:
+    """Differences between MLP and attention, by method and number removed."""
+    rows = tables.method_differences
+    return rows[(rows["target"] == "mlp") & (rows["other_target"] == "attention")]
 
 
 def half(tables: MethodTables) -> pd.DataFrame:
     """Differences between MLP and attention, by method, with about half of the layers removed."""
-    rows = tables.method_differences
-    rows = rows[(rows["target"] == "mlp") & (rows["other_target"] == "attention")]
+    rows = _targets(tables)
     if not len(rows):
         return rows
     return rows[(rows["share"] - 0.5).abs() == (rows["share"] - 0.5).abs().min()]
@@ -179,6 +199,7 @@ def sentences(tables: MethodTables) -> list[str]:
         first = {
             "yes": "Attention is more redundant than the MLP",
             "no": "Attention is less redundant than the MLP",
+            "depends": "Whether attention or the MLP is more redundant depends on the method",
             "undecided": "Whether attention or the MLP is more redundant is undecided",
         }[answer]
         removed = int(rows["removed"].iloc[0])
@@ -201,3 +222,26 @@ def sentences(tables: MethodTables) -> list[str]:
                 f"Within +{BUDGETS[1]} nats per token a share of {most:.2f} of the {told} can go whole{rest}."
             )
     return said
+
+
+def print_methods(tables: MethodTables) -> None:
+    """Every method at about half of the units, and the share that it can remove, on the terminal."""
+    rows = tables.methods[tables.methods["metric"] == "loss_increase"]
+    if not len(rows):
+        return
+    budgets = {
+        (row["target"], row["method"], row["budget"]): Removable.read(row)
+        for row in tables.method_removable.to_dict("records")
+    }
+    shown = list[list[str] | None]()
+    for target, of_target in rows.groupby("target", sort=False):
+        distance = (of_target["share"] - 0.5).abs()
+        for name in of_target["method"].unique():
+            own = of_target[of_target["method"] == name]
+            row = own.loc[distance[own.index].idxmin()].to_dict()
+            within = budgets[target, name, BUDGETS[1]]
+            cells = [str(row["removed"]), Estimate.read(row).text(), within.text()]
+            shown.append([f"{target}: {METHODS[name].label}", *cells])
+        shown.append(None)
+    heads = ["target: method", "removed", "loss increase", f"share at +{BUDGETS[1]} nats"]
+    print_table("methods of the field, about half removed, nats per token", heads, shown[:-1])

@@ -1,15 +1,24 @@
 """Weights that are not those of a complete model are an error on every path that they can come by."""
 
 import json
+import re
 import shutil
+from types import SimpleNamespace
 
 import gguf
 import pytest
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors.torch import load_file, save_file
 
 from labbook.console import UserError
-from redundancy.model.loading import load_model, locate
+from redundancy.model import loading
+from redundancy.model.loading import load_config, load_model, locate
 from redundancy.text import DATA
 from redundancy.training.checkpoints import find_checkpoints
 from tests.conftest import TINY, build
@@ -176,3 +185,48 @@ def test_a_damaged_gguf_file_is_an_error(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="cannot be loaded as a GGUF file"):
             locate(str(path))
+
+
+def hub_error(kind: type[Exception]) -> OSError:
+    """As transformers raises it: its own error, from the hub library's."""
+    error = OSError("We couldn't connect, or there is nothing")
+    error.__cause__ = kind.__new__(kind)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("kind", "offline", "said"),
+    [
+        (
+            RepositoryNotFoundError,
+            False,
+            "the hub was asked and has no model gpt2-mediun",
+        ),
+        (RevisionNotFoundError, False, "the hub has gpt2-mediun, but not the revision"),
+        (GatedRepoError, False, "for accounts that were granted access"),
+        (
+            LocalEntryNotFoundError,
+            False,
+            "the hub cannot be reached, so it is not known whether",
+        ),
+        (LocalEntryNotFoundError, True, "the hub was not asked, because HF_HUB_OFFLINE is set"),
+        (ValueError, False, "OSError: We couldn't connect"),
+    ],
+)
+def test_a_name_that_the_hub_has_not_is_told_from_a_hub_that_was_not_asked(kind, offline, said, monkeypatch):
+    def fail(*args, **kwargs):
+        raise hub_error(kind)
+
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", fail)
+    monkeypatch.setattr(loading, "is_offline_mode", lambda: offline)
+    with pytest.raises(UserError, match=re.escape(said)):
+        load_config(locate("gpt2-mediun"))
+
+
+def test_a_name_that_is_nearly_right_is_named(monkeypatch):
+    cached = [SimpleNamespace(repo_id="gpt2-medium", repo_type="model")]
+    monkeypatch.setattr(loading, "scan_cache_dir", lambda: SimpleNamespace(repos=cached))
+    with pytest.raises(UserError, match=r"the local cache holds gpt2-medium; did you mean gpt2-medium\?"):
+        load_config(locate("gpt2-mediun"))
+    with pytest.raises(UserError, match=r"did you mean embedded\?"):
+        load_config(locate("embeded"))

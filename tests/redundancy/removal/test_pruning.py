@@ -300,7 +300,7 @@ def made_up(losses: list[float], points: list[Point]) -> Measured:
     sums = torch.zeros(len(losses) + 1, 6, len(TALLIES), dtype=torch.float64)
     sums[:, :, TALLIES.index("tokens")], sums[:, :, TALLIES.index("operations")] = 100, 1
     sums[:, :, TALLIES.index("loss")] = 100 * torch.tensor([0.0, *losses]).double().unsqueeze(1)
-    return Measured(points, sums[0], sums[1:], [], Criteria())
+    return Measured(points, sums[0], sums[1:], [])
 
 
 @pytest.mark.parametrize(("nothing_costs", "recovered"), [(0.4, 0.75), (0.0, None), (0.05, -1.0)])
@@ -394,7 +394,8 @@ def number(estimate: float, half: float = 0.1, n: int = 12) -> Estimate:
         ([number(0.5), number(0.2)], "yes"),
         ([number(-0.5), number(-0.2)], "no"),
         ([number(0.5), number(0.05)], "undecided"),
-        ([number(0.5), number(-0.5)], "undecided"),
+        ([number(0.5), number(-0.5), number(0.0)], "depends"),
+        ([number(-0.5), number(0.05)], "undecided"),
         ([number(0.5, float("nan"))], "undecided"),
         ([number(0.5, n=2)], "undecided"),
         ([], "undecided"),

@@ -1,0 +1,1 @@
+"""How proportions, units and specifications vary about a curve."""

@@ -1,0 +1,173 @@
+"""From the tables of training runs to the numbers of experiments: every seed gives one number, and an
+estimate is over seeds.
+
+Knowledge is the share of right answers with attention knocked out, and the use of attention is P_episodic (eq
+14) of the same held-out queries: what the weights hold, and whether the router still reads.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.optimize import isotonic_regression
+
+from consolidation.experiments.config import ROLES
+from consolidation.schedule import Cohort, Schedule, schedule
+from consolidation.train import trajectory
+from labbook.console import UserError
+from labbook.estimate import LEVEL, Array, Estimate
+
+CLOCKS = ("age", "k", "lag", "others")
+# right answers without attention and with it, probability of the right answer without attention, P(episodic),
+# and the share that the router sends to attention
+MEASURES = ("knowledge", "accuracy", "recall", "probability", "routed")
+
+
+def read(run: Path) -> pd.DataFrame:
+    """The table `knowledge` of all finished seeds of a run with the role of every cohort (`ROLES`), knowledge
+    and accuracy, steps since a cohort was retired (`pause`, NaN while it is shown), and steps since it came
+    back (`returned`, NaN before).
+
+    Raises UserError when there is no finished seed, or a seed has no such table.
+    """
+    table = trajectory.load(run, "knowledge")
+    cohorts = trajectory.read_config(trajectory.seeds(run)[0])["benchmark"]["cohorts"]
+    return prepared(table, schedule(tuple(cohorts)))
+
+
+def prepared(table: pd.DataFrame, plan: Schedule) -> pd.DataFrame:
+    """A table `knowledge` with the columns that `read` adds."""
+    table["role"] = table["cohort"].map(dict(enumerate(ROLES)))
+    table["knowledge"] = table["known"] / table["queries"]
+    table["accuracy"] = table["right"] / table["queries"]
+    places = {place: _place(plan.cohorts[place[0]], place[1]) for place in _pairs(table)}
+    for number, column in enumerate(("pause", "returned")):
+        table[column] = [places[pair][number] for pair in zip(table["cohort"], table["step"], strict=True)]
+    return table
+
+
+def _pairs(table: pd.DataFrame) -> set[tuple[int, int]]:
+    return set(zip(table["cohort"], table["step"], strict=True))
+
+
+def _place(cohort: Cohort, step: int) -> tuple[float, float]:
+    """Steps since the retirement and since the return of a cohort when `step` steps are done."""
+    began = [span for span in cohort.shown if span[0] < step] or [cohort.shown[0]]
+    end = began[-1][1]
+    backs = [start for start, _ in cohort.shown[1:] if start <= step]
+    pause = float(step - end) if end is not None and step >= end else math.nan
+    return pause, float(step - backs[-1]) if backs else math.nan
+
+
+def course(table: pd.DataFrame, roles: str | Sequence[str]) -> pd.DataFrame:
+    """Mean over the patterns of some roles: index seed and step, columns CLOCKS and MEASURES."""
+    chosen = [roles] if isinstance(roles, str) else list(roles)
+    rows = table[table["role"].isin(chosen)]
+    return rows.groupby(["seed", "step"])[[*CLOCKS, *MEASURES]].mean()
+
+
+def numbers(values: Iterable[Any]) -> Array:
+    """A column as floating-point numbers."""
+    return np.asarray(list(values), dtype=np.float64)
+
+
+def over_seeds(values: Iterable[Any]) -> Estimate:
+    """Mean over seeds with Student's interval; seeds without the number (NaN) are left out, and for fewer
+    than two there is no interval.
+    """
+    found = numbers(v for v in values if not math.isnan(v))
+    n = len(found)
+    if n < 2:
+        return Estimate(float(found[0]) if n else math.nan, math.nan, math.nan, n)
+    mean = float(found.mean())
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * found.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def by_seed(table: pd.DataFrame, number: Callable[[pd.DataFrame], float]) -> "pd.Series[float]":
+    """A number of every seed; index seed."""
+    return pd.Series({seed: number(rows) for seed, rows in table.groupby("seed")}, dtype=float)
+
+
+def difference(one: "pd.Series[float]", other: "pd.Series[float]") -> Estimate:
+    """one - other over the seeds that both have, which share their patterns and sequences."""
+    both = one.index.intersection(other.index)
+    return over_seeds(one[both] - other[both])
+
+
+def estimates(courses: pd.DataFrame, clock: str, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
+    """Courses as estimates over seeds: one row per step and measure; x is the mean of the clock."""
+    rows = []
+    for step, of_step in courses.groupby("step"):
+        x = float(of_step[clock].mean())
+        for measure in measures:
+            rows.append({"step": step, "x": x, "measure": measure, **entry(over_seeds(of_step[measure]))})
+    return pd.DataFrame(rows)
+
+
+def entry(number: Estimate) -> dict[str, float]:
+    """An estimate as columns of a table."""
+    return {"estimate": number.estimate, "lower": number.lower, "upper": number.upper, "n": number.n}
+
+
+def crossing(x: Array, y: Array, level: float) -> float:
+    """The first x > 0 at which y has risen to `level`, for y that only rises but for noise (isotonic
+    regression), linear in ln x between points; NaN when it never does.
+    """
+    keep = x > 0
+    x, y = x[keep], np.asarray(isotonic_regression(y[keep]).x) if keep.any() else y[keep]
+    above = np.flatnonzero(y >= level)
+    if not len(above):
+        return math.nan
+    place = int(above[0])
+    if place == 0:
+        return float(x[0])
+    low, high = float(y[place - 1]), float(y[place])
+    share = (level - low) / (high - low)
+    return float(np.exp(np.log(x[place - 1]) + share * np.log(x[place] / x[place - 1])))
+
+
+def value_at(x: Array, y: Array, where: float) -> float:
+    """y at `where`, linear in ln(1 + x) between the points around it; NaN outside of them."""
+    if not len(x) or not x.min() <= where <= x.max():
+        return math.nan
+    order = np.argsort(x, kind="stable")
+    return float(np.interp(math.log1p(where), np.log1p(x[order]), y[order]))
+
+
+def slope(x: Array, y: Array) -> float:
+    """Least-squares slope of y on x; NaN for fewer than three points, or one x."""
+    keep = np.isfinite(x) & np.isfinite(y)
+    x, y = x[keep], y[keep]
+    if len(x) < 3 or np.ptp(x) == 0:
+        return math.nan
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def found_runs(out: Path, folders: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """The tables of all conditions that have finished seeds, by folder. Raises UserError when the first has
+    none.
+    """
+    there: dict[str, Any] = {}
+    for number, folder in enumerate(folders):
+        if list((out / folder).glob("seed-*/summary.json")):
+            there[folder] = read(out / folder)
+        elif number == 0:
+            raise UserError(f"{out / folder} holds no finished seed. Increase --seeds.")
+    return there
+
+
+def courses(runs: Mapping[str, pd.DataFrame], roles: Sequence[str], clock: str) -> pd.DataFrame:
+    """`estimates` of every condition and role that is there."""
+    parts = []
+    for condition, table in runs.items():
+        for role in roles:
+            if (table["role"] == role).any():
+                found = estimates(course(table, role), clock)
+                parts.append(found.assign(condition=condition, role=role))
+    whole = pd.concat(parts, ignore_index=True)
+    return whole[["condition", "role", "measure", "step", "x", "estimate", "lower", "upper", "n"]]

@@ -1,0 +1,278 @@
+"""People's experiments: verdicts that made-up numbers turn each way, analyses of planted memories whose laws
+are known, the command, and a killed run that goes on to the same tables.
+"""
+
+import json
+import math
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from consolidation.experiments import __main__ as experiments
+from consolidation.experiments import frequency, practice, retention, savings, spacing
+from consolidation.experiments.config import ROLES, conditions
+from consolidation.experiments.identification import effects
+from consolidation.experiments.outcome import Claim, direction, inside
+from consolidation.experiments.readings import crossing, over_seeds, prepared, value_at
+from labbook.estimate import Estimate
+from tests.conftest import fails
+
+PLAN = conditions("practice")[0].config.benchmark.schedule
+STEPS = 3000
+SEEDS = 4
+
+
+@cache
+def exposures():
+    """(step, pattern) exposures after every number of steps, 90 a step in proportion to the weights, and the
+    step after the last of them.
+    """
+    count, last = np.zeros((STEPS + 1, PLAN.patterns)), np.zeros((STEPS + 1, PLAN.patterns))
+    for step in range(STEPS):
+        weights = np.array(PLAN.weights(step))
+        count[step + 1] = count[step] + 90 * weights / weights.sum()
+        last[step + 1] = np.where(weights > 0, step + 1, last[step])
+    return count, last
+
+
+def planted(recall, used=None, seeds=SEEDS):
+    """The table of runs whose patterns are recalled with probability recall(row, noise), and whose
+    P(episodic) is used(row, noise); row has step, k, lag, others, pattern, cohort and age.
+    """
+    count, last = exposures()
+    cohort = np.array(PLAN.cohort_of())
+    introduced = np.array([PLAN.cohorts[c].introduced for c in cohort])
+    tables = []
+    for seed in range(seeds):
+        noise = np.random.default_rng(seed)
+        for step in sorted(PLAN.marks(STEPS)):
+            which = np.flatnonzero(introduced <= step)
+            k = np.round(count[step][which])
+            then = last[step][which].astype(int)
+            since = count.sum(1)[step] - count.sum(1)[then] - (count[step][which] - count[then, which])
+            row = pd.DataFrame(
+                {
+                    "seed": seed,
+                    "step": step,
+                    "cohort": cohort[which],
+                    "pattern": which,
+                    "age": step - introduced[which],
+                    "k": k.astype(int),
+                    "lag": np.where(k > 0, step - then, -1).astype(int),
+                    "others": np.where(k > 0, np.round(since), -1).astype(int),
+                    "queries": 1000,
+                    "right": 1000,
+                }
+            )
+            row["recall"] = np.clip(recall(row, noise), 0, 1)
+            row["known"] = (1000 * row["recall"]).round().astype(int)
+            row["probability"] = 1 - row["recall"] if used is None else np.clip(used(row, noise), 0, 1)
+            tables.append(row.assign(routed=row["probability"]))
+    return prepared(pd.concat(tables, ignore_index=True), PLAN)
+
+
+def verdicts(outcome):
+    return {claim.name: claim.verdict for claim in outcome.claims}
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (Estimate(0.2, 0.1, 0.3, 8), "as people"),
+        (Estimate(-0.2, -0.3, -0.1, 8), "unlike people"),
+        (Estimate(0.1, -0.1, 0.3, 8), "undecided"),
+        (Estimate(0.2, 0.1, 0.3, 2), "undecided"),
+        (Estimate(0.2, math.nan, math.nan, 1), "undecided"),
+        (Estimate(math.nan, math.nan, math.nan, 0), "undecided"),
+    ],
+)
+def test_a_verdict_follows_from_the_number_and_its_interval(number, expected):
+    assert direction(number, "above") == expected
+    assert direction(-number, "below") == expected
+    other = {"as people": "unlike people", "unlike people": "as people", "undecided": "undecided"}
+    assert direction(number, "below") == other[expected]
+
+
+def test_a_range_needs_the_whole_interval():
+    assert inside(Estimate(0.3, 0.2, 0.4, 8), 0.1, 0.5) == "as people"
+    assert inside(Estimate(0.3, 0.2, 0.6, 8), 0.1, 0.5) == "undecided"
+    assert inside(Estimate(0.7, 0.6, 0.8, 8), 0.1, 0.5) == "unlike people"
+    assert inside(Estimate(0.05, 0.0, 0.08, 8), 0.1, 0.5) == "unlike people"
+    assert inside(Estimate(0.3, 0.2, 0.4, 2), 0.1, 0.5) == "undecided"
+    assert inside(Estimate(0.3, math.nan, math.nan, 8), 0.1, 0.5) == "undecided"
+
+
+def test_a_sentence_says_what_is_missing():
+    claim = Claim("it falls", "cram", "People: it falls.", "Change:", over_seeds([0.5]), "undecided")
+    assert claim.sentence() == "cram, it falls: undecided. Change: no interval (1 seed). People: it falls."
+    assert "no seed comes to a number" in Claim(*"abcd", over_seeds([]), "undecided").sentence()
+
+
+def test_crossings_are_those_of_the_curve_and_not_of_its_noise():
+    x = np.array([0.0, 1, 10, 100, 1000])
+    assert crossing(x, np.array([0, 0, 0.25, 0.75, 1]), 0.5) == pytest.approx(10**1.5)
+    # one probe that is too high by chance is averaged with those after it
+    assert crossing(x, np.array([0, 0.6, 0, 0.3, 1]), 0.5) > 100
+    assert math.isnan(crossing(x, np.zeros(5), 0.5))
+    assert value_at(x, x, 10) == pytest.approx(10)
+    assert math.isnan(value_at(x, x, 2000))
+
+
+@pytest.mark.parametrize("law", ["k", "step"])
+def test_what_only_exposures_or_only_steps_change_is_told_apart(law):
+    def recall(row, noise):
+        y = 1 / (1 + (row["k"] / 200) ** -1.5) if law == "k" else (row["step"] / 4000) ** 2
+        return y + 0.02 * noise.standard_normal(len(row))
+
+    found = effects(planted(recall), "knowledge")
+    real, absent = ("k given step", "step given k") if law == "k" else ("step given k", "k given step")
+    assert found[real].lower > 0.05
+    assert abs(found[absent].estimate) < 0.02
+    assert found[absent].lower < 0.01
+    assert found[absent].upper > -0.01
+
+
+def test_practice_tells_exponentials_from_power_laws_and_sees_the_artefact():
+    # half of the patterns are learnt within 2 exposures, half within thousands
+    speed = 10 ** (np.arange(PLAN.patterns) % 8 / 2)
+
+    def exponential(row, noise):
+        return 1 - 0.94 * np.exp(-row["k"] / speed[row["pattern"]]) + 0.003 * noise.standard_normal(len(row))
+
+    def power(row, noise):
+        return 1 - 0.94 * np.maximum(row["k"], 1) ** -0.3 + 0.003 * noise.standard_normal(len(row))
+
+    one = practice.analyse({"cram": planted(exponential, lambda row, _: np.exp(-row["k"] / 2000))})
+    found = verdicts(one)
+    assert found["single items follow an exponential rather than a power law"] == "as people"
+    assert found["knowing comes before relying on it"] == "as people"
+    share = one.tables["averaging"]
+    # the mean of such speeds bends like a power law
+    assert (share["power_better_for_mean"] > share["power_better"]).all()
+    other = verdicts(practice.analyse({"cram": planted(power, lambda row, _: np.exp(-row["k"] / 5))}))
+    assert other["single items follow an exponential rather than a power law"] == "unlike people"
+    assert other["knowing comes before relying on it"] == "unlike people"
+    assert other["averaging makes a power law"] == "undecided"
+    fits = one.tables["forms"].query("measure == 'P(episodic)'").set_index("form")
+    assert fits.loc["exponential", "delta_aicc"] == 0
+    assert fits.loc["exponential", "tau"] == pytest.approx(2000, rel=0.01)
+
+
+def test_retention_finds_the_planted_law_and_what_the_load_changes():
+    def forgetting(gamma):
+        return lambda row, noise: (
+            0.9 * (1 + np.maximum(row["others"], 0)) ** -gamma + 0.003 * noise.standard_normal(len(row))
+        )
+
+    outcome = retention.analyse({"cram": planted(forgetting(0.1)), "cram-load": planted(forgetting(0.15))})
+    found = {(c.condition, c.name): c.verdict for c in outcome.claims}
+    assert found["cram", "what is not repeated is forgotten"] == "as people"
+    assert found["cram", "forgetting slows down, as a power law and not an exponential"] == "as people"
+    assert found["cram-load", "new material makes one forget more"] == "as people"
+    gamma = outcome.tables["exponents"].groupby("condition")["gamma"].mean()
+    assert gamma["cram"] == pytest.approx(0.1, abs=0.01)
+    kept = outcome.tables["kept"]
+    assert set(kept["lag"]) == {1000}
+    assert outcome.tables["factors"]["estimate"].iloc[0] < 0
+    same = retention.analyse(
+        {"cram": planted(lambda row, noise: 0.9 + 0.01 * noise.standard_normal(len(row)))}
+    )
+    assert verdicts(same)["what is not repeated is forgotten"] == "undecided"
+    assert "forgets nothing that matters" in same.claims[0].people
+    # people's series by intervening items are those of one study
+    assert len(outcome.tables["people"]) == 4
+    assert outcome.tables["people"]["gamma"].between(0.2, 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("again", "expected"), [(40, "as people"), (250, "unlike people"), (None, "as people")]
+)
+def test_savings_are_those_of_the_planted_speeds(again, expected):
+    """New patterns take 100 steps; one cohort relearns in 40, in 250, or has forgotten nothing."""
+
+    def recall(row, noise):
+        role = np.array(ROLES)[row["cohort"]]
+        slow = np.where(role == "relearnt", again or 1, 100)
+        since = np.where((role == "relearnt") & (row["step"] >= 2200), row["step"] - 2200, row["age"])
+        y = 0.75 * since / np.where(row["step"] < 2200, 100, slow)
+        still = (role == "relearnt") & (row["step"] >= 1200) & (again is None)
+        return np.where(still, 0.9, y)
+
+    table = planted(recall)
+    steps = savings.to_criterion(table)
+    assert steps["new"].to_numpy() == pytest.approx(100, rel=0.02)
+    assert steps["again"].to_numpy() == pytest.approx(again or 0, rel=0.05)
+    found = verdicts(savings.analyse({"cram": table}))
+    assert found["relearning is faster than first learning of new patterns"] == expected
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"), [(0.2, "as people"), (-0.2, "unlike people"), (0, "undecided")]
+)
+def test_spacing_is_the_planted_difference_at_equal_lags(gain, expected):
+    def recall(row, noise):
+        spread = np.char.startswith(np.array(ROLES)[row["cohort"]], "spread")
+        return 0.5 + gain * spread - 0.0001 * row["lag"] + 0.02 * noise.standard_normal(len(row))
+
+    outcome = spacing.analyse({"cram": planted(recall)})
+    assert set(verdicts(outcome).values()) == {expected}
+    ratio = outcome.tables["contrasts"].query("measure == 'exposures, ratio'")["estimate"]
+    assert ratio.between(0.98, 1.02).all()
+
+
+def test_frequency_tells_more_exposures_from_rarer_ones():
+    def exposures_alone(row, noise):
+        return np.log10(1 + row["k"]) / 5 + 0.005 * noise.standard_normal(len(row))
+
+    def rare_is_better(row, noise):
+        rank = 1 + row["pattern"] - 24
+        return np.log10(1 + row["k"]) / 5 + 0.1 * np.log10(np.maximum(rank, 1))
+
+    one, other = (
+        verdicts(frequency.analyse({"cram": planted(law)})) for law in (exposures_alone, rare_is_better)
+    )
+    assert one["the frequent is known better"] == other["the frequent is known better"] == "as people"
+    assert one["at equal exposures the rare is known better"] == "undecided"
+    assert other["at equal exposures the rare is known better"] == "as people"
+
+
+def test_a_killed_experiment_goes_on_to_the_same_tables(tmp_path, monkeypatch, capsys):
+    def run(folder):
+        experiments.main(["savings", "--quick", "--seeds", "1", "--out", str(folder), "--quiet"])
+
+    run(tmp_path / "whole")
+    calls = []
+    monkeypatch.setattr("labbook.training.stopping", lambda: calls.append(1) or len(calls) == 150)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "parts")
+    assert not (tmp_path / "parts" / "savings").exists()
+    monkeypatch.setattr("labbook.training.stopping", lambda: False)
+    run(tmp_path / "parts")
+    names = {path.name for path in (tmp_path / "whole" / "savings").iterdir()}
+    assert {"claims.csv", "steps.csv", "experiments_savings.png", "report.html", "summary.json"} <= names
+    for name in ("claims.csv", "courses.csv", "steps.csv"):
+        one, other = ((tmp_path / part / "savings" / name).read_text() for part in ("whole", "parts"))
+        assert one == other
+    summary = json.loads((tmp_path / "whole" / "savings" / "summary.json").read_text())
+    assert summary["experiment"] == "savings"
+    # the other experiments find the same runs, and train nothing
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "whole").glob("c*/seed-0/*")}
+    for name in ("practice", "spacing", "frequency"):
+        experiments.main([name, "--quick", "--seeds", "1", "--out", str(tmp_path / "whole"), "--quiet"])
+        assert (tmp_path / "whole" / name / f"experiments_{name}.pdf").exists()
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "whole").glob("c*/seed-0/*")}
+    config = tmp_path / "whole" / "practice" / "config.json"
+    experiments.main(["--config", str(config), "--seeds", "0", "--out", str(tmp_path / "whole"), "--quiet"])
+    said = fails(experiments.main, capsys, ["savings", "--seeds", "0", "--out", str(tmp_path / "whole")])
+    assert "trained with another configuration than cram has" in said
+
+
+def test_what_cannot_be_asked_is_an_error(tmp_path, capsys):
+    said = fails(experiments.main, capsys, ["practice", "--seeds", "-1"])
+    assert "--seeds -1: give the number of seeds" in said
+    said = fails(experiments.main, capsys, ["practice", "--seeds", "0", "--out", str(tmp_path)])
+    assert "no finished seed of cram. Increase --seeds" in said
+    with pytest.raises(SystemExit):
+        experiments.main(["priming"])
