@@ -211,6 +211,8 @@ class Trainer:
         folder = self.run.folder / "checkpoints" / f"step-{self.step:06d}"
         save_tensors(folder / "model.safetensors", dict(self.bare.named_parameters()), {"format": "pt"})
         self.bare.config.save_pretrained(folder)
+        # so that the last checkpoint, too, is a model that can be measured
+        self.tokenizer.save_pretrained(folder)
         self.run.table("trajectory.csv", pd.DataFrame(self.rows))
 
     def train(self, deadline: float = math.inf) -> None:

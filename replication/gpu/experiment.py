@@ -60,6 +60,8 @@ def execute(command: Command) -> pd.DataFrame:
                 outcomes[stage, job.name] = _run(stage, job, command.work / stage, end)
             table = pd.DataFrame([asdict(one) for one in outcomes.values()])
             write_table(command.out / "stages.csv", table)
+        if stage == "ratios":
+            compare_precisions(command.work / stage)
         archive(command.work / stage, command.out / f"{stage}.tar.gz")
     return table
 
@@ -111,6 +113,25 @@ def _waited(process: "subprocess.Popen[bytes]", seconds: float) -> int:
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1].strip()[:300] if lines else ""
+
+
+def compare_precisions(folder: Path) -> None:
+    """Write `precision.csv`: for every metric of the probe the largest difference over layers between bf16
+    and float64 weights and activations, the metric in both there, and the half width of its interval.
+
+    Nothing is written while one of the probes is missing.
+    """
+    paths = [folder / f"precision-{kind}" / "layers.csv" for kind in ("bfloat16", "float64")]
+    if not all((path.parent / "summary.json").exists() for path in paths):
+        return
+    keys = ["layer", "feature", "metric"]
+    half, double = (pd.read_csv(path) for path in paths)
+    both = half.merge(double, on=keys, suffixes=("_bf16", "_float64"))
+    both["difference"] = (both["estimate_bf16"] - both["estimate_float64"]).abs()
+    both["half_width"] = (both["upper_float64"] - both["lower_float64"]) / 2
+    worst = both.loc[both.groupby(["feature", "metric"], sort=False)["difference"].idxmax().dropna()]
+    columns = [*keys, "estimate_bf16", "estimate_float64", "difference", "half_width"]
+    write_table(folder / "precision.csv", worst[columns])
 
 
 def archive(folder: Path, path: Path) -> list[str]:

@@ -92,7 +92,7 @@ def _ratios(size: Size, folder: Path, text: Path | None) -> list[Job]:
     attention = "2048 8192 32768" if full else "256 512"
     growth = "1024 2048 4096 8192 16384 32768 65536" if full else "256 512 1024"
     steps = "base" if full else "tiny"
-    probe = f"--tokens {tokens} --eval-tokens {tokens // 2} --random-seeds 2"
+    probe = f"--tokens {tokens} --eval-tokens {max(4_000, tokens // 2)} --random-seeds 2"
     return [
         Job(
             "pass1",
@@ -124,7 +124,7 @@ def _gpt2(size: Size, folder: Path, text: Path | None) -> list[Job]:
     train = folder / "train"
     tokens = "--tokens 120000 --eval-tokens 60000"
     if not full:
-        tokens = "--tokens 2000 --eval-tokens 1000 --context 64"
+        tokens = "--tokens 2000 --eval-tokens 4000 --context 64"
     return [
         Job(
             "train",

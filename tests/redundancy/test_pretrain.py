@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from labbook import console
+from redundancy.model.loading import load_tokenizer
 from redundancy.pretrain import __main__ as pretrain
 from redundancy.pretrain import trainer
 from redundancy.pretrain.config import begin
@@ -19,6 +20,7 @@ from redundancy.pretrain.ngram import NGram, highest_order
 from redundancy.pretrain.tokens import baselines, window_order
 from redundancy.pretrain.trainer import checkpoint_steps, learning_rate
 from redundancy.text import DATA
+from redundancy.training.checkpoints import find_checkpoints
 from tests.conftest import fails
 from tests.planted import SMALL
 
@@ -41,6 +43,7 @@ def test_checkpoints_are_log_spaced_and_in_the_hub_layout(trained):
     table = pd.read_csv(trained / "trajectory.csv")
     assert table["step"].tolist() == steps
     model = AutoModelForCausalLM.from_pretrained(trained / "checkpoints" / "step-000004")
+    assert len(load_tokenizer(find_checkpoints(str(trained), (), ())[-1].source)) == 300
     assert model.lm_head.weight is model.transformer.wte.weight
     assert table["validation_loss"].iloc[0] == pytest.approx(math.log(300), abs=0.2)
     assert table["validation_loss"].iloc[-1] < table["validation_loss"].iloc[0]

@@ -94,6 +94,22 @@ def test_what_comes_back_is_small_and_flat(planned, monkeypatch):
     assert len(STAGES) + 2 <= 8
 
 
+def test_precisions_are_compared_where_they_differ_most(tmp_path):
+    experiment.compare_precisions(tmp_path)
+    assert not (tmp_path / "precision.csv").exists()
+    columns = ["layer", "feature", "metric", "estimate", "lower", "upper", "n"]
+    for kind, second in (("bfloat16", 0.52), ("float64", 0.5)):
+        folder = tmp_path / f"precision-{kind}"
+        folder.mkdir()
+        rows = [(0, "resid_pre", "R", 0.7, 0.6, 0.8, 9), (1, "resid_pre", "R", second, 0.4, 0.7, 9)]
+        pd.DataFrame(rows, columns=columns).to_csv(folder / "layers.csv", index=False)
+        (folder / "summary.json").write_text("{}")
+    experiment.compare_precisions(tmp_path)
+    (row,) = pd.read_csv(tmp_path / "precision.csv").to_dict("records")
+    assert (row["layer"], row["metric"]) == (1, "R")
+    assert (row["difference"], row["half_width"]) == pytest.approx((0.02, 0.15))
+
+
 def test_time_is_shared_and_no_stage_takes_more_than_ten_minutes():
     command = Command(minutes=28)
     left, spent = command.minutes, []
