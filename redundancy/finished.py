@@ -28,11 +28,11 @@ def finished(config: Request, settings: Settings) -> Path | None:
     Raises UserError where --out holds something else, and where the finished run is damaged.
     """
     folder = settings.out
-    if folder is None:
+    # several processes have to join before they may end together
+    if folder is None or processes.asked_for() > 1:
         return None
     require_place(folder, known(config))
-    # several processes have to join before they may end together
-    if processes.asked_for() > 1 or not (folder / "summary.json").is_file():
+    if not (folder / "summary.json").is_file():
         return None
     try:
         stated = read_json(folder / "provenance.json").get(FINGERPRINT)

@@ -251,7 +251,8 @@ def prepare(config: Request, settings: Settings, given: Given = NOTHING) -> Prep
     Raises UserError for everything that cannot be met.
     """
     check(config)
-    if settings.out is not None:
+    # the first process makes the folder, maybe before another one has come here
+    if settings.out is not None and processes.rank() == 0:
         require_place(settings.out, known(config))
     asked = fingerprint(config) if not given.call else None
     source = given.source or locate(config.model, config.revision, trust_remote_code=config.trust_remote_code)
