@@ -4,6 +4,7 @@ import doctest
 import html
 import inspect
 import json
+import re
 from dataclasses import fields, replace
 
 import numpy as np
