@@ -108,7 +108,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     uninterrupted, gpt2_folder, text_folder, tmp_path, monkeypatch, parts, stage, stop_at
 ):
     count, out = [0], tmp_path / "killed"
-    module, name = (measure.LayerMoments, "add") if stage == "moments" else (evaluation, "log_probabilities")
+    module, name = (measure.LayerMoments, "add") if stage == "moments" else (evaluation, "next_token_logits")
     original = getattr(module, name)
 
     def counted(*args):

@@ -7,8 +7,8 @@ import torch
 
 from redundancy.model.decoder import Decoder
 from redundancy.passes import collect, solve
-from redundancy.removal import inplace
-from redundancy.removal.inplace import train_in_place
+from redundancy.removal.replacements import inplace
+from redundancy.removal.replacements.inplace import train_in_place
 from tests.conftest import TINY, build
 from tests.planted import plant_linear_attention, task
 
