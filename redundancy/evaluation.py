@@ -120,7 +120,7 @@ class _Tally:
     """Sums over the windows of one batch, against the intact model."""
 
     def __init__(self, decoder: Decoder, batch: Batch, intact: Tensor, layers: int, rare: Tensor):
-        self.goal, self.best = batch.ids[:, 1:].to(intact.device).unsqueeze(-1), intact.argmax(-1)
+        self.goal = batch.ids[:, 1:].to(intact.device).unsqueeze(-1)
         valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(intact.device)
         kinds = (
             copied_tokens(batch.ids).to(valid.device),
@@ -129,23 +129,21 @@ class _Tally:
         self.valid = valid
         self.kinds = [valid & kind for kind in kinds]
         self.operations = (batch.keep.sum(-1).cpu() * decoder.n_heads * layers).double()
-        self.normaliser = intact.logsumexp(-1)
-        self.p = (intact - self.normaliser.unsqueeze(-1)).exp()
-        self.expected = self._mean(intact)
-
-    def _mean(self, logits: Tensor) -> Tensor:
-        """Mean logit under the intact model, (batch, position - 1)."""
-        return torch.einsum("btv,btv->bt", self.p, logits)
+        shifted, self.best, self.log_total = _shifted(intact)
+        self.intact, self.p = shifted, (shifted - self.log_total.unsqueeze(-1)).exp()
 
     def of(self, logits: Tensor, skipped: Tensor, *, changed: bool) -> Tensor:
         """(batch, TALLIES) of what a way of running the model gives, next-token logits (batch, position - 1,
         vocabulary).
         """
-        normaliser = logits.logsumexp(-1) if changed else self.normaliser
-        loss = normaliser - logits.gather(-1, self.goal).squeeze(-1)
-        # sum_v p (log p - log p'), without two more tables of the vocabulary's size
-        kl = (self.expected - self.normaliser) - (self._mean(logits) - normaliser) if changed else 0 * loss
-        agreement = (logits.argmax(-1) == self.best) if changed else torch.ones_like(self.valid)
+        shifted, best, log_total = _shifted(logits)
+        loss = log_total - shifted.gather(-1, self.goal).squeeze(-1)
+        kl = torch.zeros_like(loss)
+        if changed:
+            # sum_v p (log p - log p') with the differences taken before they are weighed, for their digits
+            difference = torch.einsum("btv,btv->bt", self.p, self.intact - shifted)
+            kl = difference + log_total - self.log_total
+        agreement = best == self.best
         fields = [
             torch.where(self.valid, f, 0).sum(-1, dtype=torch.float64).cpu()
             for f in (torch.ones_like(loss), loss, kl, agreement)
@@ -154,6 +152,13 @@ class _Tally:
         for kind in self.kinds:
             fields += [kind.sum(-1).double().cpu(), torch.where(kind, loss, 0).sum(-1).double().cpu()]
         return torch.stack(fields, -1)
+
+
+def _shifted(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits less their largest, where that is, and the logarithm of the sum of their exponentials."""
+    largest, best = logits.max(-1)
+    shifted = logits - largest.unsqueeze(-1)
+    return shifted, best, shifted.exp().sum(-1).log()
 
 
 def evaluate(

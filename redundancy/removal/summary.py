@@ -59,18 +59,21 @@ class RemovalSummary:
             for order, shares in self.removable.items()
         }
         chosen = {f"{budget:g}": order for budget, order in self.chosen.items()}
-        return asdict(self) | {"removable": removable, "chosen": chosen}
+        values = asdict(self) | {"removable": removable, "chosen": chosen}
+        if not self.floor:  # as runs that have none hold it
+            del values["floor"], values["floor_tokens"]
+        return values
 
     def order_for(self, budget: float) -> str:
         """The order chosen on the validation documents; where none was, the best on the scored ones."""
         return self.chosen.get(budget) or best_order(self.removable, budget)
 
     def lowest_floor(self) -> tuple[str, Estimate] | None:
-        """The floor of replacements that see one token, and the model that gives it: an upper estimate."""
-        if not self.floor:
-            return None
-        name = min(self.floor, key=lambda model: self.floor[model].estimate)
-        return name, self.floor[name]
+        """The floor of replacements that see one token, and the model that gives it: an upper estimate.
+
+        The first that is there: it was the best on the validation documents.
+        """
+        return next(iter(self.floor.items()), None)
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> "RemovalSummary":

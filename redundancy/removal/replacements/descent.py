@@ -103,19 +103,6 @@ def divergence(intact: Tensor, changed: Tensor, batch: Batch) -> tuple[Tensor, T
 
 
 @contextmanager
-def frozen(decoder: Decoder) -> Iterator[None]:
-    """No gradient is computed for the weights of the model inside, which spares a third of the work."""
-    before = [(p, p.requires_grad) for p in decoder.model.parameters()]
-    for parameter, _ in before:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, wanted in before:
-            parameter.requires_grad_(wanted)
-
-
-@contextmanager
 def detached(decoder: Decoder, layers: Iterable[int]) -> Iterator[None]:
     """No gradient flows through the inside of attention in `layers`, where all of its output is replaced: it
     would be zero but for the first position, which stays intact, and cost as much as the rest of the block.

@@ -55,7 +55,8 @@ class Floor:
 
     Attributes
     ----------
-    sums : by model, (document, 2) scored tokens and their summed loss in nats on the held-out documents.
+    sums : by model, (document, 2) scored tokens and their summed loss in nats on the held-out documents; the
+        model that is best on the validation documents comes first.
     validation : by model, nats per token on the validation documents.
     tokens : training tokens that they were estimated from.
     """
@@ -86,8 +87,9 @@ def measure_floor(
     best = min(validation, key=lambda name: validation[name])
     said = ", ".join(f"{name} {loss:.3f}" for name, loss in validation.items())
     choice("floor", best, f"nats per token on the validation documents: {said}")
+    first = sorted(models, key=lambda name: validation[name])
     return Floor(
-        {name: _sums(task, decoder, speak, "evaluation") for name, speak in models.items()},
+        {name: _sums(task, decoder, models[name], "evaluation") for name in first},
         validation,
         task.windows["train"].tokens,
     )
@@ -114,6 +116,8 @@ def network(
     maps = {n: ScaledMap(start[n], scale[n]) for n in task.layers}
     whole = nn.ModuleDict({"model": without.model, **{f"map_{n}": m for n, m in maps.items()}})
     rules = {n: Rule(m) for n, m in maps.items()}
+    # weights are loaded without gradients; what is inside attention has no effect any more
+    without.model.requires_grad_(True)
     for n in task.layers:
         projection = {id(p) for p in without.projection(n).parameters()}
         for p in without.attention(n).parameters():

@@ -25,7 +25,6 @@ from redundancy.removal.replacements.descent import (
     descend,
     detached,
     divergence,
-    frozen,
     intact_log_p,
     mean_over,
     relative_rates,
@@ -91,7 +90,7 @@ def train_in_place(
     def judge() -> float:
         return mean_over(task, decoder, objective)
 
-    with frozen(decoder), detached(decoder, task.layers):
+    with detached(decoder, task.layers):
         rates = relative_rates(maps.parameters(), HOW.rate)
         before, after = descend(maps, rates, objective, judge, decoder, task, HOW)
     return Trained({n: m.affine() for n, m in learnt.items()}, before, after)

@@ -35,7 +35,6 @@ from redundancy.removal.replacements.descent import (
     Descent,
     descend,
     divergence,
-    frozen,
     intact_log_p,
     relative_rates,
 )
@@ -169,9 +168,8 @@ def train_router(
                 totals += torch.stack([total, tokens]).double().cpu()
         return float(totals[0] / totals[1])
 
-    with frozen(decoder):
-        rates = relative_rates(learnt.parameters(), HOW.rate)
-        before, after = descend(learnt, rates, objective, judge, decoder, task, HOW)
+    rates = relative_rates(learnt.parameters(), HOW.rate)
+    before, after = descend(learnt, rates, objective, judge, decoder, task, HOW)
     return TrainedRouter(
         {n: m.affine() for n, m in router.items()},
         {n: m.affine() for n, m in replacing.items()},
