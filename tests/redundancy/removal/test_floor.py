@@ -1,5 +1,6 @@
 """The floor: models that see one token and its position, and nothing before."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_the_bigram_counts_inside_windows_only(fitted_gpt2):
     ones, twos = (sum(c == k for c in left.values()) for k in (1, 2))
     low = ones / (ones + 2 * twos) if ones else 0.0
     ids = batch.ids[0, :12].tolist()
-    for place, (a, b) in enumerate(zip(ids[:-1], ids[1:], strict=True)):
+    for place, (a, b) in enumerate(itertools.pairwise(ids)):
         lower = max(left.get(b, 0) - low, 0) / len(pairs) + low * len(left) / len(pairs) / decoder.vocabulary
         after = {w: c for (v, w), c in pairs.items() if v == a}
         total = sum(after.values())
