@@ -298,6 +298,8 @@ def _summarise(
         return bool(row["part"] == "floor" and row["metric"] == "loss_increase")
 
     lost, where = everywhere("loss_increase"), part_of(task.layers, facts.depth)
+    floor = {r["replacement"]: Estimate.read(r) for r in results.substitution if is_floor(r)}
+    reached = predictors[task.feature]["R"]
     return RemovalSummary(
         model=facts.model,
         tokens=facts.tokens,
@@ -313,17 +315,24 @@ def _summarise(
         all_layers_recovered=everywhere("loss_recovered"),
         removable=results.by_order,
         chosen=dict(evaluated.chosen),
-        floor={r["replacement"]: Estimate.read(r) for r in results.substitution if is_floor(r)},
+        floor=floor,
         floor_tokens=evaluated.floor.tokens,
         variance_of_log_need_predicted=needs.fit,
         cosine={str(layer): cosine for layer, cosine in needs.cosine.items()},
         bytes_per_token=facts.bytes_per_token,
-        verdict=_verdict(where, predictors[task.feature]["R"], lost, results.by_order, evaluated.chosen)
+        verdict=_verdict(where, reached, lost, floor, results.by_order, evaluated.chosen)
         + f" 95 % intervals over {bootstrap.units} held-out {facts.unit}s.",
     )
 
 
-def _verdict(where: str, r: Estimate, lost: Estimates, by_order: ByOrder, chosen: Mapping[float, str]) -> str:
+def _verdict(
+    where: str,
+    r: Estimate,
+    lost: Estimates,
+    floor: Estimates,
+    by_order: ByOrder,
+    chosen: Mapping[float, str],
+) -> str:
     """What the score says, and what can be removed; `where` names the layers if they are not all."""
     text = f"{where}The probe reaches R = {r.text(2)}."
     if lost:
@@ -335,6 +344,11 @@ def _verdict(where: str, r: Estimate, lost: Estimates, by_order: ByOrder, chosen
         )
     if "in_place" in lost:
         text += f" Maps trained together, in place, cost {lost['in_place'].text(2)}."
+    for name, estimate in list(floor.items())[:1]:  # the first was the best on the validation documents
+        text += (
+            f" Nothing that sees one token and its position gets below about {estimate.text(2)}, an upper "
+            f"estimate by a {name}."
+        )
     if by_order:
         budget = BUDGETS[1]
         text += (
@@ -422,6 +436,8 @@ def report(losses: Losses) -> Report:
         "every layer replaced": every.drop(columns=["part", "layer", "head"]),
         "one layer replaced": losses.substitution[losses.substitution["part"] == "layers"],
         "share of attention operations removable": losses.removable,
+        "orders compared, paired by document": losses.paired,
+        "copied and rare tokens": losses.kinds[losses.kinds["part"] == "all"],
         "cost against the intact model": losses.cost,
         "how well each map predicts": losses.predictors,
     }
