@@ -44,7 +44,7 @@ from redundancy.regression.moments import LayerMoments
 from redundancy.removal.config import PartName, RemovalConfig
 from redundancy.removal.cost import measure_cost
 from redundancy.removal.curve import DEPLOYABLE, ROUNDS, Evaluated, chosen_orders, crossings
-from redundancy.removal.need import Needs, measure_needs
+from redundancy.removal.need import CALIBRATION_TOKENS, Needs, first_windows, measure_needs
 from redundancy.removal.plan import Replacements, plan
 from redundancy.removal.replacements.floor import Floor, measure_floor
 from redundancy.removal.replacements.inplace import train_in_place
@@ -64,7 +64,7 @@ from redundancy.request import Settings
 # log-probabilities held at once: 2^26 float32 are 256 MiB, and the intact ones stay beside those of a variant
 LOGITS = 2**26
 # tokens of a batch on a CPU, whose caches hold the activations of no more
-TOKENS_AT_ONCE = 2048
+TOKENS_AT_ONCE = 1024
 
 # layer -> map from resid_pre and position to z
 Maps = dict[int, PositionAffine]
@@ -145,11 +145,14 @@ def refine(decoder: Decoder, task: Task, routing: Routing, evaluated: Evaluated,
 
 
 def choose(decoder: Decoder, task: Task, variants: Sequence[Variant], state: Path) -> dict[float, str]:
-    """The order that spares most on the validation documents, by budget; empty without a curve."""
+    """The order that spares most on CALIBRATION_TOKENS of the validation documents, by budget; empty without
+    a curve.
+    """
     curve = [v for v in variants if v.key.part == "curve" and v.key.order in DEPLOYABLE]
     if not curve:
         return {}
-    sums = evaluate(decoder, task, curve, state / "chosen.safetensors", "choice of the order", "validation")
+    few = first_windows(task, "validation", CALIBRATION_TOKENS)
+    sums = evaluate(decoder, few, curve, state / "chosen.safetensors", "choice of the order", "validation")
     return chosen_orders(Evaluated(curve, *sums))
 
 
