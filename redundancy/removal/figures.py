@@ -101,8 +101,11 @@ def removal_curve(losses: Losses) -> Figure:
         ylabel="loss increase (nats per token)",
         xlim=(0, LARGEST_SHARE),
     )
-    _root_scale(axes, 0, top)
-    for order, (name, colour) in best_of_each_kind(losses).items():
+    drawn = best_of_each_kind(losses)
+    shown = lines[lines["order"].isin(list(drawn)) & (lines["metric"] == "loss_increase")]
+    # an order that sees the label makes the loss smaller
+    _root_scale(axes, min(0.0, 1.3 * float(shown["estimate"].min())), top)
+    for order, (name, colour) in drawn.items():
         rows = lines[lines["order"] == order]
         wide = rows.pivot(index="target_share", columns="metric", values=["estimate", "lower", "upper"])
         x, y = (np.append(0.0, wide["estimate", metric]) for metric in ("share", "loss_increase"))
@@ -155,7 +158,8 @@ def _root_scale(axes: Axes, low: float, high: float) -> None:
     axes.set_yscale(
         "function", functions=(lambda v: np.sign(v) * np.abs(v) ** 0.5, lambda v: np.sign(v) * v**2)
     )
-    ticks = [t for t in (0, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if low <= t <= high]
+    sizes = (0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+    ticks = [t for t in (*(-s for s in sizes), 0, *sizes) if low <= t <= high]
     axes.set(ylim=(low, high))
     axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
 
@@ -183,7 +187,8 @@ def removal_ranked(losses: Losses) -> Figure:
         e = found.share
         axes.plot([e.lower, e.upper], [-place, -place], color=colour, lw=1.6)
         axes.plot(e.estimate, -place, "D" if order in DISCRETE else "o", color=colour, ms=5)
-        axes.text(e.upper, -place, f"  {e.estimate:.2f}", fontsize=7, va="center", color="0.3")
+        said = ("at least " if found.kind == "at least" else "") + f"{e.estimate:.2f}"
+        axes.text(e.upper, -place, f"  {said}", fontsize=7, va="center", color="0.3")
     axes.set(xlim=(0, None), ylim=(0.6 - len(table), 0.6))
     axes.set_yticks([-i for i in range(len(table))], names, fontsize=7.5)
     axes.set_xlabel(
@@ -239,8 +244,9 @@ def removal_all(losses: Losses) -> Figure:
         fontsize=7.5,
     )
     axes.set_xlabel(
-        "loss increase with every layer replaced (nats per token)\npurple: sees tokens before, so the floor "
-        "does not hold for it; triangles: tokens that copy an earlier trigram",
+        "loss increase with every layer replaced (nats per token)\n"
+        "purple: sees tokens before, so the floor does not hold for it\n"
+        "triangles: tokens that copy an earlier trigram",
         fontsize=8,
     )
     _title(figure, losses, "attention gone from every layer")
