@@ -41,7 +41,7 @@ from redundancy.removal.replacements.descent import (
 from redundancy.removal.replacements.inplace import ScaledMap
 
 SHARES, JUDGED = (0.1, 0.6), (0.2, 0.4)
-HOW = Descent(epochs=3, rate=0.02, label="trained router, epochs")
+HOW = Descent(epochs=2, rate=0.02, label="trained router, epochs")
 # keeps the draws of shares apart from others of the same seed
 STREAM = 12
 
