@@ -8,7 +8,7 @@ import pandas as pd
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from redundancy.probe.summary import ProbeSummary
-from redundancy.removal.curve import BUDGETS, ORDERS, Removable, best_order
+from redundancy.removal.curve import BEYOND, BUDGETS, ORDERS, Removable, best_order
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication import paper
@@ -174,7 +174,8 @@ def removal_rows(run: Finished) -> Iterator[Row]:
     s = RemovalSummary.read(run.summary)
     if s.removable:
         at = {order: shares[BUDGET] for order, shares in s.removable.items()}
-        best = best_order(s.removable, BUDGET)
+        # an order that sees the label, or a map that sees other tokens, is no answer to the claim
+        best = best_order({o: v for o, v in s.removable.items() if o not in BEYOND}, BUDGET)
         router = best_order({o: v for o, v in s.removable.items() if o.startswith("predicted")}, BUDGET)
         yield Row(
             "What is redundant can be removed: 88 % of attention at no cost",
@@ -183,7 +184,8 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             f"orders ({ORDERS[best]}); {at[router].text()} for a router that sees hidden state and "
             f"position ({ORDERS[router]})",
             f"random order {at['random'].text()}; order by R {at['known_relative'].text()}; whole layers by "
-            f"cosine, dropped {at['layers_dropped'].text()}",
+            f"cosine, dropped {at['layers_dropped'].text()}"
+            + "".join(f"; {ORDERS[order]} {at[order].text()}" for order in BEYOND if order in at),
             run.scale,
             removable_share(at[best]),
             own=False,

@@ -32,6 +32,7 @@ ORDERS = {
     "network_fisher": "change of the loss, predicted by a small network",
     "trained_router": "router trained through the loss",
     "trained_together": "router and maps trained through the loss",
+    "past_fisher": "change of the loss, predicted; maps that see the tokens before",
     "random": "random",
     "heads_relative": "whole heads by relative error",
     "heads_displacement": "whole heads by displacement",
@@ -44,8 +45,11 @@ ORDERS = {
 # orders in which whole heads or layers go: there is nothing between two measured shares
 DISCRETE = tuple(order for order in ORDERS if order.startswith(("heads", "layers")))
 
-# orders that a model could follow: they are known before attention is computed
-DEPLOYABLE = tuple(order for order in ORDERS if not order.startswith(("known", "random")))
+# orders that a model could follow: they are known before attention is computed; maps that see more than one
+# token are a question of their own, and never chosen
+DEPLOYABLE = tuple(order for order in ORDERS if not order.startswith(("known", "past", "random")))
+# no answer to how much a prediction from one token can replace: the label, or other tokens, are seen
+BEYOND = ("known_first_order", "past_fisher")
 
 
 @dataclass(frozen=True)

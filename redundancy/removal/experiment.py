@@ -36,7 +36,7 @@ from labbook.console import UserError, choice, console, stages
 from labbook.estimate import Studentised
 from redundancy.evaluation import Variant, evaluate
 from redundancy.model.decoder import Decoder
-from redundancy.model.substitution import hidden_only
+from redundancy.model.substitution import Rule, hidden_only
 from redundancy.passes import Task, collect, score, solve
 from redundancy.preparation import NOTHING, Given, prepare
 from redundancy.regression.controls import Fitted, PositionAffine, Predictor
@@ -100,7 +100,9 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
 
         variants = list(plan(task.layers, decoder.n_heads, replacements, parts))
         routing = (
-            build_routing(decoder, task, needs, maps, moments, state, parts) if "curve" in parts else None
+            build_routing(decoder, task, needs, maps, replacements, moments, state, parts)
+            if "curve" in parts
+            else None
         )
         if routing:
             variants += [v for order in routing.orders for v in routing.points(order, config.shares)]
@@ -235,13 +237,14 @@ def build_routing(
     task: Task,
     needs: Needs,
     maps: Maps,
+    replacements: Replacements,
     moments: dict[int, LayerMoments],
     state: Path,
     parts: Sequence[PartName],
 ) -> Routing:
     """The orders of the curve, with everything they are made of."""
     scores: dict[str, Mapping[int, Score]] = {"hidden_fisher": without_position(needs, decoder.n_heads)}
-    own: dict[str, Maps] = {}
+    own: dict[str, dict[int, Rule]] = {}
     if "routers" in parts:
         scores["network_fisher"] = train_networks(decoder, task, needs, maps, moments)
         scale: dict[int, Tensor] = {n: sums.pilot["scale_x"] for n, sums in moments.items()}
@@ -252,7 +255,11 @@ def build_routing(
             choice(name.replace("_", " "), gain, "on the validation documents")
             scores[name] = trained.scores
             if together:
-                own[name] = trained.maps
+                own[name] = {n: Rule(trained_map) for n, trained_map in trained.maps.items()}
+    past = [name for name in replacements.rules if name.startswith("previous_")]
+    if past:  # the widest comes last
+        scores["past_fisher"] = {n: of_need(p, "fisher") for n, p in needs.predictors.items()}
+        own["past_fisher"] = replacements.rules[past[-1]]
     exact = measure_exact(decoder, task, maps, state / "exact.safetensors", heads="heads" in parts)
     return Routing(
         task,

@@ -68,7 +68,7 @@ def test_the_same_replacement_gives_the_same_loss_in_every_part(finished):
     )
     assert table["cumulative"].loc[2, "probe"] == pytest.approx(whole, abs=1e-9)
     assert table["cumulative"].loc[0, "probe"] == pytest.approx(table["layers"].loc[0, "probe"], abs=1e-9)
-    others = losses.curve["order"].isin(["layers_dropped", "trained_together"])
+    others = losses.curve["order"].isin(["layers_dropped", "trained_together", "past_fisher"])
     ends = losses.curve[(losses.curve["target_share"] == 1) & ~others]
     placed = table["all"].xs("with_position", level="replacement").iloc[0]
     assert np.allclose(ends[ends["metric"] == "loss_increase"]["estimate"], placed, atol=1e-9)

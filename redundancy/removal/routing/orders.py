@@ -1,7 +1,7 @@
 """The orders of the removal curve as rules: which operations go at which share."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from redundancy.removal.routing.whole import ExactNeeds
 
 # whole layers or heads up to this number are removed one by one along the curve
 FEW = 12
+NEED_A_ROUTER = ("hidden_fisher", "network_fisher", "trained_router", "trained_together", "past_fisher")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Routing:
     ----------
     maps : layer -> what stands for attention in all orders but those of `own`.
     routers : by order.
-    own : order -> maps that were trained with its router.
+    own : order -> rules of maps of its own, trained with its router or with other features.
     """
 
     task: Task
@@ -38,13 +39,12 @@ class Routing:
     known: KnownNeeds
     exact: ExactNeeds
     routers: Mapping[str, Router] = field(default_factory=dict)
-    own: Mapping[str, Mapping[int, Predict]] = field(default_factory=dict)
+    own: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
 
     @property
     def orders(self) -> tuple[str, ...]:
         """Those that can be followed with what is there."""
-        missing = {order for order in ("hidden_fisher", "network_fisher") if order not in self.routers}
-        missing |= {order for order in ("trained_router", "trained_together") if order not in self.routers}
+        missing = {order for order in NEED_A_ROUTER if order not in self.routers}
         missing |= set() if self.exact.layers else {"layers_exact"}
         missing |= set() if self.exact.heads else {"heads_exact"}
         return tuple(order for order in ORDERS if order not in missing)
@@ -81,13 +81,13 @@ class Routing:
                 else:
                     yield count / len(layers), {n: self._everything[n] for n in first}
         else:
-            maps = self.own.get(order, self.maps)
+            whole = self.own.get(order, self._everything)
             for share in shares:
-                if share >= 1 and maps is self.maps:
-                    yield share, self._everything
+                if share >= 1:
+                    yield share, dict(whole) if order in self.own else self._everything
                 else:
                     choose = self._chooser(order, share)
-                    yield share, {n: Rule(maps[n], choose) for n in layers}
+                    yield share, {n: replace(whole[n], choose=choose) for n in layers}
 
     def _ranked_heads(self, order: str) -> list[tuple[int, int]]:
         if order == "heads_exact":

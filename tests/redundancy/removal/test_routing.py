@@ -19,7 +19,7 @@ from redundancy.removal.gradients import sample_labels
 from redundancy.removal.need import NEEDS, LayerNeed, first_windows, measure_needs
 from redundancy.removal.routing import routers, trained
 from redundancy.removal.routing.known import DRAWS, measure_known
-from redundancy.removal.routing.orders import Routing
+from redundancy.removal.routing.orders import NEED_A_ROUTER, Routing
 from redundancy.removal.routing.routers import Router, calibrate, of_need, train_networks, without_position
 from redundancy.removal.routing.trained import train_router
 from redundancy.removal.routing.whole import ExactNeeds, measure_exact
@@ -205,17 +205,15 @@ def test_every_order_is_there_once_what_it_needs_is(fitted_gpt2):
     maps = placed(fitted)
     known = measure_known(decoder, t, maps)
     calm = {n: (lambda x, position: torch.zeros(len(x), decoder.n_heads)) for n in t.layers}
-    every = {
-        name: Router(calm, np.zeros(3))
-        for name in ("hidden_fisher", "network_fisher", "trained_router", "trained_together")
-    }
+    every = {name: Router(calm, np.zeros(3)) for name in NEED_A_ROUTER}
     exact = ExactNeeds(dict.fromkeys(t.layers, 0.0), {(n, h): h * 1.0 for n in t.layers for h in range(4)})
-    whole = Routing(t, decoder.n_heads, maps, needs, known, exact, every, {"trained_together": maps})
+    own = {o: {n: Rule(m) for n, m in maps.items()} for o in ("trained_together", "past_fisher")}
+    whole = Routing(t, decoder.n_heads, maps, needs, known, exact, every, own)
     assert whole.orders == tuple(ORDERS)
     bare = Routing(t, decoder.n_heads, maps, needs, known, ExactNeeds({}, {}))
     assert set(ORDERS) - set(bare.orders) == {*every, "layers_exact", "heads_exact"}
     ends = [list(whole.points(order, (0.5, 1.0)))[-1] for order in ORDERS]
-    shared = {id(v.rules) for v in ends if v.key.order not in ("layers_dropped", "trained_together")}
+    shared = {id(v.rules) for v in ends if v.key.order not in ("layers_dropped", *own)}
     layers = {id(v.rules) for v in ends if v.key.order.startswith("layers")}
     assert len(shared - layers) == 1  # measured once
     assert next(iter(whole.points("heads_exact", (0.2,)))).rules[0].heads == (0,)
