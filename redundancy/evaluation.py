@@ -5,6 +5,9 @@ Of every next-token prediction from a scored position:
     loss        -log p(next token), nats
     kl          sum_v p_intact(v) log(p_intact(v) / p(v)), nats
     agreement   whether the most probable token is that of the intact model
+
+Two kinds of tokens are counted apart: copied ones, whose trigram with the two tokens before stood in the
+window already (what attention is for), and rare ones, which were seldom read in training text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +26,20 @@ from redundancy.model.prefix import Prefix
 from redundancy.model.substitution import Rule, Substitution
 from redundancy.passes import Pass, Saved, Task, each_batch
 
+# kinds of next tokens whose loss is summed apart, too
+KINDS = ("copied", "rare")
 # what is summed per document
-TALLIES = ("tokens", "loss", "kl", "agreement", "skipped", "operations")
+TALLIES = (
+    "tokens",
+    "loss",
+    "kl",
+    "agreement",
+    "skipped",
+    "operations",
+    *(f"{what}_{kind}" for kind in KINDS for what in ("tokens", "loss")),
+)
+# of the tokens of the training text, those whose ids are its least frequent ones
+RARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,14 +103,91 @@ def next_token_log_p(decoder: Decoder, ids: Tensor) -> Tensor:
     """log p(next token) at every position but the last: (batch, position - 1, vocabulary), float32 (float64
     models: float64).
     """
+    return next_token_logits(decoder, ids).log_softmax(-1)
+
+
+def next_token_logits(decoder: Decoder, ids: Tensor) -> Tensor:
+    """`next_token_log_p` before it is normalised."""
     logits: Tensor = decoder.model(input_ids=ids, use_cache=False).logits[:, :-1]
-    return logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32).log_softmax(-1)
+    return logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
 
 
 @torch.inference_mode()
 def log_probabilities(decoder: Decoder, ids: Tensor) -> Tensor:
     """`next_token_log_p` without anything that a gradient needs."""
     return next_token_log_p(decoder, ids)
+
+
+def copied_tokens(ids: Tensor) -> Tensor:
+    """Whether the next token ends a trigram that stood earlier in the window: (batch, position - 1) from ids
+    (batch, position).
+    """
+    ids = ids.to(torch.int64)
+    base = int(ids.max()) + 1
+    grams = (ids[:, :-2] * base + ids[:, 1:-1]) * base + ids[:, 2:]
+    ordered, place = grams.sort(dim=1, stable=True)
+    again = torch.zeros_like(ordered, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    found = torch.zeros_like(again).scatter(1, place, again)
+    return torch.cat([torch.zeros_like(found[:, :1]), found], 1)
+
+
+def rare_ids(task: Task, vocabulary: int) -> Tensor:
+    """Which ids are rare: the least frequent ones, that make up at most RARE of the training tokens:
+    (vocabulary,).
+    """
+    train = task.windows["train"]
+    real = np.arange(train.ids.shape[1]) < train.lengths[:, None]
+    counts = np.bincount(train.ids[real], minlength=vocabulary)
+    order = np.argsort(counts, kind="stable")
+    rare = np.zeros(vocabulary, dtype=bool)
+    rare[order] = counts[order].cumsum() <= RARE * counts.sum()
+    return torch.from_numpy(rare)
+
+
+class _Tally:
+    """Sums over the windows of one batch, against the intact model."""
+
+    def __init__(self, decoder: Decoder, batch: Batch, intact: Tensor, layers: int, rare: Tensor):
+        self.goal = batch.ids[:, 1:].to(intact.device).unsqueeze(-1)
+        valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(intact.device)
+        kinds = (
+            copied_tokens(batch.ids).to(valid.device),
+            rare.to(valid.device)[self.goal.squeeze(-1)],
+        )
+        self.valid = valid
+        self.kinds = [valid & kind for kind in kinds]
+        self.operations = (batch.keep.sum(-1).cpu() * decoder.n_heads * layers).double()
+        shifted, self.best, self.log_total = _shifted(intact)
+        self.intact, self.p = shifted, (shifted - self.log_total.unsqueeze(-1)).exp()
+
+    def of(self, logits: Tensor, skipped: Tensor, *, changed: bool) -> Tensor:
+        """(batch, TALLIES) of what a way of running the model gives, next-token logits (batch, position - 1,
+        vocabulary).
+        """
+        shifted, best, log_total = _shifted(logits)
+        loss = log_total - shifted.gather(-1, self.goal).squeeze(-1)
+        kl = torch.zeros_like(loss)
+        if changed:
+            # sum_v p (log p - log p') with the differences taken before they are weighed, for their digits
+            difference = torch.einsum("btv,btv->bt", self.p, self.intact - shifted)
+            kl = difference + log_total - self.log_total
+        agreement = best == self.best
+        fields = [
+            torch.where(self.valid, f, 0).sum(-1, dtype=torch.float64).cpu()
+            for f in (torch.ones_like(loss), loss, kl, agreement)
+        ]
+        fields += [skipped, self.operations]
+        for kind in self.kinds:
+            fields += [kind.sum(-1).double().cpu(), torch.where(kind, loss, 0).sum(-1).double().cpu()]
+        return torch.stack(fields, -1)
+
+
+def _shifted(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits less their largest, where that is, and the logarithm of the sum of their exponentials."""
+    largest, best = logits.max(-1)
+    shifted = logits - largest.unsqueeze(-1)
+    return shifted, best, shifted.exp().sum(-1).log()
 
 
 def evaluate(
@@ -123,32 +216,26 @@ def evaluate(
     changes = [v.change(decoder, task.start_position) for v in variants]
     prefix = Prefix(decoder)
 
+    rare = rare_ids(task, decoder.vocabulary)
+
     @torch.inference_mode()
     def body(batch: Batch) -> None:
         with prefix.recorded():
-            intact = log_probabilities(decoder, batch.ids)
-        device = intact.device
-        valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(device)
-        goal, best = batch.ids[:, 1:].to(device).unsqueeze(-1), intact.argmax(-1)
-        operations = batch.keep.sum(-1).cpu() * decoder.n_heads * len(task.layers)
+            intact = next_token_logits(decoder, batch.ids)
         owner = batch.document.cpu()
-
-        def add(row: int, log_p: Tensor, skipped: Tensor) -> None:
-            per_token = (
-                torch.ones_like(valid),
-                -log_p.gather(-1, goal).squeeze(-1),
-                torch.zeros_like(valid) if row == 0 else (intact.exp() * (intact - log_p)).sum(-1),
-                log_p.argmax(-1) == best,
-            )
-            fields = [torch.where(valid, f, 0).sum(-1, dtype=torch.float64).cpu() for f in per_token]
-            sums[row].index_add_(0, owner, torch.stack([*fields, skipped, operations.double()], -1))
-
-        add(0, intact, torch.zeros(len(owner), dtype=torch.float64))
-        for row, change in enumerate(changes, 1):
-            with change, prefix.below(change.first):
-                change.read(batch)
-                log_p = log_probabilities(decoder, batch.ids)
-            add(row, log_p, change.skipped)
+        tally = _Tally(decoder, batch, intact, len(task.layers), rare)
+        nothing = torch.zeros(len(owner), dtype=torch.float64)
+        sums[0].index_add_(0, owner, tally.of(intact, nothing, changed=False))
+        counted = dict[int, Tensor]()
+        for row, (variant, change) in enumerate(zip(variants, changes, strict=True), 1):
+            # several orders end in one and the same place: it is measured once
+            place = id(variant.rules) if isinstance(variant, Variant) else id(variant)
+            if place not in counted:
+                with change, prefix.below(change.first):
+                    change.read(batch)
+                    logits = next_token_logits(decoder, batch.ids)
+                counted[place] = tally.of(logits, change.skipped, changed=True)
+            sums[row].index_add_(0, owner, counted[place])
 
     def save(count: int) -> None:
         saved.save({0: {"sums": sums}}, {split: count})

@@ -352,7 +352,7 @@ def remove_attention(
     *,
     parts: "Sequence[PartName] | None" = None,
     targets: "Sequence[Target]" = ("attention", "mlp", "block"),
-    shares: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0),
+    shares: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0),
     revision: str | None = None,
     tokens: int | None = None,
     eval_tokens: int | None = None,
@@ -390,7 +390,7 @@ def remove_attention(
     corpus : a path or hub data set (str), a list of paths (pathlib.Path), a list of texts (str), each of them
         a document, or a list of token-id sequences (int), each a document; None is the embedded text. Token
         ids need no tokenizer; without one there are no bits per byte, and no BOS token is added.
-    parts : of layers, heads, all, rivals, in_place, cumulative, curve, methods, cost; None is all of them.
+    parts : of `redundancy.removal.config.PARTS`; None is all of them.
     targets : what the part methods removes whole, of attention, mlp, block.
     shares : of the attention operations at which the removal curve is measured.
     tokens, eval_tokens : training and held-out tokens. Without them 150 training tokens per column of the

@@ -8,7 +8,7 @@ import pandas as pd
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from redundancy.probe.summary import ProbeSummary
-from redundancy.removal.curve import BUDGETS, ORDERS, Removable, best_order
+from redundancy.removal.curve import BEYOND, BUDGETS, ORDERS, Removable, best_order
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication import paper
@@ -55,6 +55,16 @@ def stands_for_attention(increases: Sequence[Estimate]) -> Verdict:
     if not increases:
         return Verdict.UNTESTED
     return at_most(min(increases, key=lambda e: e.estimate), BUDGET)
+
+
+def spares_more(difference: Estimate | None) -> Verdict:
+    """One order can replace a larger share than another within the budget, paired by document."""
+    if difference is None:
+        return Verdict.UNDECIDED
+    if difference.lower > 0:
+        return at_least(difference, 0.0)
+    # an interval that touches zero is no difference either way
+    return Verdict.FAILS if at_most(difference, 0.0) is Verdict.HOLDS else Verdict.UNDECIDED
 
 
 def probe_rows(run: Finished) -> Iterator[Row]:
@@ -164,7 +174,8 @@ def removal_rows(run: Finished) -> Iterator[Row]:
     s = RemovalSummary.read(run.summary)
     if s.removable:
         at = {order: shares[BUDGET] for order, shares in s.removable.items()}
-        best = best_order(s.removable, BUDGET)
+        # an order that sees the label, or a map that sees other tokens, is no answer to the claim
+        best = best_order({o: v for o, v in s.removable.items() if o not in BEYOND}, BUDGET)
         router = best_order({o: v for o, v in s.removable.items() if o.startswith("predicted")}, BUDGET)
         yield Row(
             "What is redundant can be removed: 88 % of attention at no cost",
@@ -173,19 +184,21 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             f"orders ({ORDERS[best]}); {at[router].text()} for a router that sees hidden state and "
             f"position ({ORDERS[router]})",
             f"random order {at['random'].text()}; order by R {at['known_relative'].text()}; whole layers by "
-            f"cosine, dropped {at['layers_dropped'].text()}",
+            f"cosine, dropped {at['layers_dropped'].text()}"
+            + "".join(f"; {ORDERS[order]} {at[order].text()}" for order in BEYOND if order in at),
             run.scale,
             removable_share(at[best]),
             own=False,
             sentence="The best order is chosen on the documents it is scored on, which favours the "
-            "claim. Three criteria were tried, one of which knows the gradient of the loss; the replacement "
-            "is a linear map that was not trained in place. Others may spare more.",
+            f"claim. {_tried(s)} Others may spare more.",
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )
+        yield from _loss_aware(run, s)
     if s.all_layers:
         lost = s.all_layers
-        fitted = {n: e for n, e in lost.items() if n not in ("zero", "shuffled", "training_mean")}
+        blind = ("zero", "shuffled", "training_mean", "resampled")
+        fitted = {n: e for n, e in lost.items() if n not in blind and not n.startswith("previous")}
         best_name = min(fitted, key=lambda n: fitted[n].estimate)
         recovered = s.all_layers_recovered.get(best_name)
         cost = {name: show(increase, 2, sign=True) for name, increase in lost.items()}
@@ -200,11 +213,70 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             run.scale,
             stands_for_attention(list(fitted.values())),
             own=False,
-            sentence="The replacements are fitted to the intact model layer by layer, not trained in place. "
-            f"{_layers(run)}",
+            sentence=f"{_replaced(s)} {_layers(run)}",
             links=f"{run.figure('removal_by_layer')}{run.link}",
             headline=True,
         )
+
+
+def _tried(s: RemovalSummary) -> str:
+    """Which criteria the orders stand for."""
+    if "trained_together" in s.removable:
+        return (
+            "Among them are routers that predict the change of the loss, linearly and by a network, and "
+            "routers trained through the loss, alone and together with the maps."
+        )
+    return (
+        "Three criteria were tried, one of which knows the gradient of the loss; the replacement is a linear "
+        "map that was not trained in place."
+    )
+
+
+def _replaced(s: RemovalSummary) -> str:
+    """What the replacements of all layers can be compared with."""
+    floor = s.lowest_floor()
+    if floor is None:
+        return "The replacements are fitted to the intact model layer by layer, not trained in place."
+    text = (
+        f"Nothing that sees one token and its position gets below the entropy of the next token given these "
+        f"two, which is at most {show(floor[1], 2, sign=True)} (estimated by a {floor[0]} from "
+        f"{s.floor_tokens:,} tokens)."
+    )
+    local = {n: e for n, e in s.all_layers.items() if n.startswith("previous")}
+    if local:
+        best = min(local, key=lambda name: local[name].estimate)
+        text += (
+            f" Maps that also see tokens before are not bound by it: with {best.removeprefix('previous_')} "
+            f"of them the cost is {show(local[best], 2, sign=True)}."
+        )
+    return text
+
+
+def _loss_aware(run: Finished, s: RemovalSummary) -> Iterator[Row]:
+    """Whether a router that knows the loss spares more than one that knows how far the stream is moved."""
+    path = run.folder / "paired.csv"
+    if not path.is_file():
+        return
+    table = pd.read_csv(path)
+    own, other = "predicted_fisher", "predicted_displacement"
+    pair = (table["budget"] == BUDGET) & (table["order"] == other) & (table["minus"] == own)
+    if not pair.any():
+        return
+    turned = Estimate.read(table[pair].to_dict("records")[0])
+    difference = Estimate(-turned.estimate, -turned.upper, -turned.lower, turned.n)
+    at = {order: s.removable[order][BUDGET] for order in (own, other)}
+    yield Row(
+        "A router that predicts the change of the loss spares more than one that predicts the displacement "
+        "of the stream",
+        "not measured",
+        f"{show(difference, 2, sign=True)} of operations at +{BUDGET} nats per token, paired by document",
+        f"{ORDERS[own]} {at[own].text()}; {ORDERS[other]} {at[other].text()}",
+        run.scale,
+        spares_more(difference),
+        own=False,
+        sentence="Both are linear in hidden state and position and were fitted to the same documents.",
+        links=f"{run.figure('removal_ranked')}{run.link}",
+    )
 
 
 def _layers(run: Finished) -> str:

@@ -45,10 +45,16 @@ FIGURES: dict[str, dict[str, str]] = {
     },
     "removal": {
         "removal_curve": (
-            "Top: loss increase against the share of attention operations replaced, for the best order of"
-            " each kind, the best on these documents; whole heads and layers go in steps. Bottom: the "
-            "share that a budget of +.01, +.05 or +.1 nats per token allows in every order; an arrow "
-            "where only an upper limit is known."
+            "Loss increase against the share of attention operations replaced, on an axis of the root, for "
+            "the best order of each kind, the best on these documents; whole heads and layers go in steps. "
+            "The floor is an upper estimate of what models of one token and its position lose."
+        ),
+        "removal_ranked": (
+            "The share that +.05 nats per token allows in every order; an arrow where only an upper limit is "
+            "known."
+        ),
+        "removal_all": (
+            "Every layer replaced at once, by each replacement, between the intact model and the floor."
         ),
         "removal_by_layer": (
             "Loss increase with one layer replaced (top), and with layers 0 to l replaced (bottom)."

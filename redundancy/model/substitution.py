@@ -64,6 +64,8 @@ class Rule:
     heads : which heads are replaced; None means all, else as `choose` says.
     permuted : hand each token the prediction of another token of its window.
     dropped : leave the whole sublayer out: attn_out = 0, its bias included.
+    sees : what `predict` is handed in the place of resid_pre, (batch, position, width) from resid_pre of the
+        whole windows and the windows; None is resid_pre itself.
     """
 
     predict: Predict
@@ -71,6 +73,7 @@ class Rule:
     heads: tuple[int, ...] | None = None
     permuted: bool = False
     dropped: bool = False
+    sees: Callable[[Tensor, Batch], Tensor] | None = None
 
 
 def hidden_only(predict: Callable[[Tensor], Tensor]) -> Predict:
@@ -136,8 +139,12 @@ class Substitution:
             assert self._x is not None
             z, start, heads = args[0], self.start, self.decoder.n_heads
             x, truth = self._x[:, start:].to(z.device), z[:, start:]
+            seen = x
+            if rule.sees is not None:
+                assert self.batch is not None
+                seen = rule.sees(self._x, self.batch)[:, start:].to(z.device)
             # half-precision models: the probe stays float32
-            rows = x.flatten(0, 1)
+            rows = seen.flatten(0, 1)
             rows = rows if rows.dtype == torch.float64 else rows.float()
             position = torch.arange(start, z.shape[1], device=z.device).repeat(len(z))
             predicted = rule.predict(rows, position).to(z.dtype).view_as(truth)

@@ -1,5 +1,7 @@
 """Interpolated Kneser-Ney n-gram model: the baseline a neural language model has to beat."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -39,7 +41,7 @@ class NGram:
 
     Parameters
     ----------
-    tokens : (n,) int64 training tokens.
+    tokens : (n,) int64 training tokens, or several such arrays, between which no n-gram is counted.
     order : 1 is the unigram.
     vocabulary : number of token ids; `vocabulary ** order` must fit in 63 bits.
 
@@ -48,12 +50,14 @@ class NGram:
     ValueError : when the codes do not fit.
     """
 
-    def __init__(self, tokens: Codes, order: int, vocabulary: int):
+    def __init__(self, tokens: Codes | Sequence[Codes], order: int, vocabulary: int):
         if vocabulary**order >= 2**63:
             raise ValueError(f"{vocabulary} tokens at order {order} do not fit in 63-bit codes")
         self.order, self.vocabulary = order, vocabulary
         self.levels: list[tuple[Codes, Codes, Codes, Codes, Codes, float]] = []
-        grams, counts = np.unique(_grams(tokens, order, vocabulary), return_counts=True)
+        pieces = [tokens] if isinstance(tokens, np.ndarray) else [t for t in tokens if len(t) >= order]
+        coded = np.concatenate([_grams(piece, order, vocabulary) for piece in pieces])
+        grams, counts = np.unique(coded, return_counts=True)
         for level in range(order, 0, -1):
             contexts, starts = np.unique(grams // vocabulary, return_index=True)
             totals = np.add.reduceat(counts, starts)

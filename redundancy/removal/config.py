@@ -1,26 +1,29 @@
 """What `redundancy.removal` is asked. Imports nothing heavy, so that --help is quick."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import tyro
 
 from redundancy.request import TARGETS, Request, Settings, Target
 
-PartName = Literal["layers", "heads", "all", "rivals", "in_place", "cumulative", "curve", "methods", "cost"]
-
-
-PARTS: tuple[PartName, ...] = (
+PartName = Literal[
     "layers",
     "heads",
     "all",
+    "previous",
     "rivals",
     "in_place",
+    "floor",
     "cumulative",
     "curve",
+    "routers",
     "methods",
     "cost",
-)
+]
+
+
+PARTS: tuple[PartName, ...] = get_args(PartName)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class RemovalConfig(Request):
     """Held-out tokens; every way of running the model reads all of them. Default: 20,000."""
     parts: tuple[PartName, ...] = PARTS
     """Which experiments; each layer, head, or point of the curve is one more run over the held-out text."""
-    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0)
     """Shares of the attention operations at which the removal curve is measured, and of the layers of deep
     models at which the methods are.
     """

@@ -1,5 +1,6 @@
 """The removal curve: loss against the share of attention replaced, and what a budget of loss allows."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from labbook.estimate import Array, Estimate, Studentised
 from redundancy.aggregate import TableRow
-from redundancy.evaluation import TALLIES, Variant
+from redundancy.evaluation import KINDS, TALLIES, Variant
+from redundancy.removal.replacements.floor import Floor
 
 # nats per token by which the loss may rise
 BUDGETS = (0.01, 0.05, 0.1)
@@ -21,33 +23,47 @@ RESOLUTION, FINEST, ROUNDS = 0.05, 0.01, 3
 ORDERS = {
     "known_relative": "relative error, known",
     "known_displacement": "displacement, known",
+    "known_fisher": "change of the loss, known from labels the model drew",
+    "known_first_order": "change of the loss, known from the true label",
     "predicted_relative": "relative error, predicted before attention",
     "predicted_displacement": "displacement, predicted before attention",
     "predicted_fisher": "change of the loss, predicted before attention",
+    "hidden_fisher": "change of the loss, predicted without the position",
+    "network_fisher": "change of the loss, predicted by a small network",
+    "trained_router": "router trained through the loss",
+    "trained_together": "router and maps trained through the loss",
+    "past_fisher": "change of the loss, predicted; maps that see the tokens before",
     "random": "random",
     "heads_relative": "whole heads by relative error",
     "heads_displacement": "whole heads by displacement",
     "heads_fisher": "whole heads by change of the loss",
+    "heads_exact": "whole heads by the loss that each costs",
     "layers_cosine": "whole layers by cosine, replaced",
+    "layers_exact": "whole layers by the loss that each costs",
     "layers_dropped": "whole layers by cosine, dropped",
 }
 # orders in which whole heads or layers go: there is nothing between two measured shares
 DISCRETE = tuple(order for order in ORDERS if order.startswith(("heads", "layers")))
 
-# orders that a model could follow: they are known before attention is computed
-DEPLOYABLE = tuple(order for order in ORDERS if not order.startswith(("known", "random")))
+# orders that a model could follow: they are known before attention is computed; maps that see more than one
+# token are a question of their own, and never chosen
+DEPLOYABLE = tuple(order for order in ORDERS if not order.startswith(("known", "past", "random")))
+# no answer to how much a prediction from one token can replace: the label, or other tokens, are seen
+BEYOND = ("known_first_order", "past_fisher")
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """Sums per document (document, TALLIES) of the intact model, and of every variant (variant, document,
-    TALLIES); `chosen` is the order to use by budget, chosen on other documents.
+    TALLIES); `chosen` is the order to use by budget, chosen on other documents; `floor` is that of
+    replacements which see one token.
     """
 
     variants: Sequence[Variant]
     intact: Tensor
     changed: Tensor
     chosen: Mapping[float, str] = field(default_factory=dict)
+    floor: Floor = field(default_factory=Floor)
 
     def joined(self, other: "Evaluated") -> "Evaluated":
         """The variants of both; the intact model is the same."""
@@ -240,16 +256,78 @@ def crossings(evaluated: Evaluated) -> dict[str, list[float]]:
     return {order: shares for order, shares in wanted.items() if shares}
 
 
+@dataclass(frozen=True)
+class Difference:
+    """By how much one order can remove more than another, of the same documents.
+
+    Attributes
+    ----------
+    share : the difference, the first order minus the second; NaN where one of them is only known to be less
+        than its smallest measured share.
+    """
+
+    first: str
+    second: str
+    budget: float
+    share: Estimate
+
+
+def differences(
+    curves: Mapping[str, tuple[Array, Array]], budget: float, bootstrap: Studentised
+) -> list[Difference]:
+    """Every pair of orders, paired by document: their shares removable within a budget, one minus the other.
+
+    Parameters
+    ----------
+    curves : by order, shares and increases (1 + documents, point) under the weights of `bootstrap`, points in
+        the order of growing target share.
+
+    Two continuous orders are compared with the interval of a smooth statistic; where one of them jumps from
+    one measured share to the next, with percentiles of replicates that share their documents.
+    """
+    smooth, replicates = dict[str, Array](), dict[str, Array]()
+    known = {order for order, (_, rises) in curves.items() if order in DISCRETE or rises[0, 0] <= budget}
+    for order, (shares, increases) in curves.items():
+        if order in DISCRETE:
+            steps = np.append(0.0, shares[0])
+            replicates[order] = steps[_first_over(bootstrap.replicates(increases), budget)]
+        else:
+            smooth[order] = interpolated(shares, increases, budget)
+            replicates[order] = bootstrap.replicates(smooth[order])
+    found = []
+    ordered = [order for order in ORDERS if order in curves]
+    for first, second in itertools.combinations(ordered, 2):
+        if {first, second} <= known:
+            if {first, second} <= set(smooth):
+                numbers = bootstrap.intervals(smooth[first] - smooth[second])
+            else:
+                numbers = bootstrap.percentiles(replicates[first] - replicates[second])
+            estimate, lower, upper = (float(v) for v in numbers)
+        else:
+            estimate = lower = upper = math.nan
+        found.append(Difference(first, second, budget, Estimate(estimate, lower, upper, bootstrap.units)))
+    return found
+
+
 def measures(intact: Tensor, changed: Tensor, weights: Array) -> dict[str, Array]:
     """Loss increase (nats per token), KL, top-1 agreement, and share of operations replaced: each (variant,
-    replicate).
+    replicate). `loss_increase_copied` and so on are those of one kind of tokens (see `evaluation`); NaN where
+    a replicate has none.
     """
     base = np.tensordot(weights, intact.numpy(), axes=1)
     total = np.einsum("rd,vdf->vrf", weights, changed.numpy())
-    tokens, loss, kl, agreement, skipped, operations = (total[..., i] for i in range(len(TALLIES)))
+    of = {name: i for i, name in enumerate(TALLIES)}
+
+    def rise(suffix: str) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = [t[..., of[f"loss{suffix}"]] / t[..., of[f"tokens{suffix}"]] for t in (total, base)]
+        return ratios[0] - ratios[1]
+
+    tokens = total[..., of["tokens"]]
     return {
-        "loss_increase": loss / tokens - base[:, TALLIES.index("loss")] / base[:, 0],
-        "kl": kl / tokens,
-        "top1_agreement": agreement / tokens,
-        "share": skipped / operations,
+        "loss_increase": rise(""),
+        "kl": total[..., of["kl"]] / tokens,
+        "top1_agreement": total[..., of["agreement"]] / tokens,
+        "share": total[..., of["skipped"]] / total[..., of["operations"]],
+        **{f"loss_increase_{kind}": rise(f"_{kind}") for kind in KINDS},
     }

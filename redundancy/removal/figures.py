@@ -13,24 +13,21 @@ from matplotlib.figure import Figure
 
 from labbook import style
 from redundancy.facts import subject
-from redundancy.removal.curve import BUDGETS, DISCRETE, ORDERS, best_order
+from redundancy.removal.curve import BUDGETS, DISCRETE, ORDERS, Removable, best_order
 from redundancy.removal.pruning.figures import methods_curve
 from redundancy.removal.tables import Losses
 
-# colour, marker and line of each order of the removal curve and of each replacement
-ORDER_LOOK: dict[str, tuple[Any, str, str]] = {
-    "with_position": (style.PALETTE[9], "o", "--"),
-    "known_relative": (style.PALETTE[0], "o", ":"),
-    "known_displacement": (style.PALETTE[2], "o", ":"),
-    "predicted_relative": (style.PALETTE[0], "s", "-"),
-    "predicted_displacement": (style.PALETTE[2], "s", "-"),
-    "predicted_fisher": (style.PALETTE[4], "s", "-"),
-    "random": ("0.4", "x", "-"),
-    "heads_relative": (style.PALETTE[0], "^", "--"),
-    "heads_displacement": (style.PALETTE[2], "^", "--"),
-    "heads_fisher": (style.PALETTE[4], "^", "--"),
-    "layers_cosine": (style.PALETTE[3], "D", "-"),
-    "layers_dropped": (style.PALETTE[1], "v", "--"),
+# colour of each family of orders, by how its names begin
+FAMILIES: dict[str, Any] = {
+    "known": style.PALETTE[2],
+    "predicted": style.PALETTE[0],
+    "hidden": style.PALETTE[0],
+    "network": style.PALETTE[0],
+    "trained": style.PALETTE[0],
+    "past": style.PALETTE[6],
+    "random": "0.35",
+    "heads": style.PALETTE[4],
+    "layers": style.PALETTE[3],
 }
 
 
@@ -38,118 +35,242 @@ REPLACEMENTS: dict[str, tuple[str, tuple[Any, str, str]]] = {
     "probe": ("probe", (style.PALETTE[0], "o", "-")),
     "with_position": ("hidden state and position", (style.PALETTE[9], "o", "--")),
     "position_mean": ("mean per position", (style.PALETTE[2], "v", "-")),
-    "sequential": ("probe, refitted in sequence", (style.PALETTE[4], "^", "-")),
+    "sequential": ("refitted in sequence", (style.PALETTE[4], "^", "-")),
+    "sequential_intact": ("refitted in sequence,\ntowards the intact output", (style.PALETTE[3], "D", "-")),
     "training_mean": ("training mean", (style.PALETTE[1], "s", "-")),
     "zero": ("zero", ("black", "P", "--")),
     "shuffled": ("prediction for another token", (style.PALETTE[7], "x", ":")),
+}
+# what the others are called in the list of all layers
+MORE_REPLACEMENTS = {
+    "weighted": "hidden state and position, weighted by the loss",
+    "token_mean": "mean per token id",
+    "resampled": "output of another token",
+    "mlp": "small network",
+    "in_place": "trained in place, all layers together",
+    "sequential_intact": "refitted in sequence, towards the intact output",
 }
 
 
 # what the curve shows one line of: the name of a kind of order with its colour, and the orders of that kind
 KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "known from attention": (style.PALETTE[2], ("known_relative", "known_displacement")),
-    "best router": (style.PALETTE[0], ("predicted_relative", "predicted_displacement", "predicted_fisher")),
-    "whole heads": (style.PALETTE[4], ("heads_relative", "heads_displacement", "heads_fisher")),
-    "whole layers, replaced": (style.PALETTE[3], ("layers_cosine",)),
+    "known, true label seen": (style.PALETTE[2], ("known_first_order",)),
+    "best router": (
+        style.PALETTE[0],
+        tuple(o for o in ORDERS if o.startswith(("predicted", "hidden", "network", "trained"))),
+    ),
+    "maps that see the\ntokens before": (style.PALETTE[6], ("past_fisher",)),
+    "router by displacement": (style.PALETTE[9], ("predicted_displacement",)),
+    "whole heads": (style.PALETTE[4], tuple(o for o in ORDERS if o.startswith("heads"))),
+    "whole layers, replaced": (style.PALETTE[3], ("layers_cosine", "layers_exact")),
     "whole layers, dropped": (style.PALETTE[1], ("layers_dropped",)),
     "random": ("0.35", ("random",)),
 }
 # beyond this share every order costs far more than any budget, and all end at the same point
-LARGEST_SHARE = 0.6
+LARGEST_SHARE = 0.7
 
 
 def best_of_each_kind(losses: Losses) -> dict[str, tuple[str, Any]]:
-    """Order -> its name and colour: of every kind the order that spares most at the middle budget."""
-    found = {}
+    """Order -> its name and colour: of every kind the order that spares most at the middle budget, or the one
+    that was chosen on the validation documents, if it is of that kind.
+    """
+    found = dict[str, tuple[str, Any]]()
+    chosen = losses.headline.chosen.get(BUDGETS[1])
     for kind, (colour, orders) in KINDS.items():
         there = {o: losses.headline.removable[o] for o in orders if o in losses.headline.removable}
-        if there:
-            best = best_order(there, BUDGETS[1])
-            criterion = ORDERS[best].split(", ")[0].removeprefix("whole heads ").removeprefix("whole layers ")
-            found[best] = (kind if kind == criterion else f"{kind}:\n{criterion}", colour)
+        if not there:
+            continue
+        best = chosen if chosen in there else best_order(there, BUDGETS[1])
+        if best not in found:
+            criterion = ORDERS[best].removeprefix("whole heads ").removeprefix("whole layers ")
+            criterion = textwrap.fill(criterion, 30)
+            found[best] = (kind if len(orders) == 1 else f"{kind}:\n{criterion}", colour)
     return found
 
 
 def removal_curve(losses: Losses) -> Figure:
-    """Loss increase against the share of attention operations replaced, one line for each kind of order; what
-    each budget allows in every order.
+    """Loss increase against the share of attention operations replaced, one line for each kind of order,
+    between the intact model and the floor of replacements that see one token.
     """
-    figure, panels = plt.subplots(2, 1, figsize=(style.WIDTH, 7.4), height_ratios=(1.15, 1))
-    axes, ends = panels[0], list[tuple[str, Any, float, float]]()
+    figure, axes = plt.subplots(figsize=(style.WIDTH, 5.2))
+    ends = list[tuple[str, Any, float, float]]()
     lines = losses.curve[losses.curve["metric"].isin(["share", "loss_increase"])]
+    floor = losses.headline.lowest_floor()
+    if floor and floor[1].estimate <= 0:  # an intact model that is no better than a bigram
+        floor = None
+    top = max(1.0, 1.15 * floor[1].estimate) if floor else 1.0
     axes.set(
         xlabel="share of attention operations (token × head) replaced",
         ylabel="loss increase (nats per token)",
-        yscale="log",
         xlim=(0, LARGEST_SHARE),
-        ylim=(3e-3, 3),
     )
-    for order, (name, colour) in best_of_each_kind(losses).items():
+    drawn = best_of_each_kind(losses)
+    shown = lines[lines["order"].isin(list(drawn)) & (lines["metric"] == "loss_increase")]
+    # an order that sees the label makes the loss smaller
+    _root_scale(axes, min(0.0, 1.3 * float(shown["estimate"].min())), top)
+    for order, (name, colour) in drawn.items():
         rows = lines[lines["order"] == order]
         wide = rows.pivot(index="target_share", columns="metric", values=["estimate", "lower", "upper"])
-        x, y = wide["estimate", "share"], wide["estimate", "loss_increase"]
-        low, high = (wide[edge, "loss_increase"].clip(1e-4) for edge in ("lower", "upper"))
+        x, y = (np.append(0.0, wide["estimate", metric]) for metric in ("share", "loss_increase"))
+        low, high = (np.append(0.0, wide[edge, "loss_increase"]) for edge in ("lower", "upper"))
         # whole heads and layers go one by one: nothing lies between two measured shares
         stepped = order in DISCRETE
         axes.plot(
-            x, y, color=colour, marker="o", ms=4, lw=1.5, drawstyle="steps-post" if stepped else "default"
+            x,
+            y,
+            color=colour,
+            marker="o",
+            ms=3.5,
+            lw=1.5,
+            ls=":" if order.startswith("known") else "-",
+            drawstyle="steps-post" if stepped else "default",
         )
         axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, step="post" if stepped else None)
         before = y[x <= LARGEST_SHARE]
-        end = before.iloc[-1] if stepped and len(before) else np.interp(LARGEST_SHARE, x, y)
+        end = before[-1] if stepped else float(np.interp(LARGEST_SHARE, x, y))
         ends.append((name, colour, LARGEST_SHARE, float(end)))
     for budget in BUDGETS:
-        axes.axhline(budget, color="0.75", lw=0.7, zorder=0)
-        axes.text(0.005, budget, f"+{budget:g}", fontsize=7, color="0.45", va="bottom")
+        axes.axhline(budget, color="0.8", lw=0.7, zorder=0)
+        axes.text(0.004, budget, f"+{budget:g}", fontsize=7, color="0.45", va="bottom")
+    axes.axhline(0, color="black", lw=1)
+    ends.append(("intact model", "black", LARGEST_SHARE, 0.0))
+    if floor:
+        axes.axhline(floor[1].estimate, color="0.5", lw=1, ls="--")
+        axes.text(
+            0.004,
+            floor[1].estimate,
+            f"floor of all maps of one token, at share 1: {floor[1].text(2)} at most",
+            fontsize=7.5,
+            color="0.4",
+            va="bottom",
+        )
     style.name_lines(axes, ends, 8)
-    _removable_panel(panels[1], losses)
     n = losses.headline.loss_intact.n
     style.title(
         figure,
-        f"{subject(losses)}: attention replaced by what hidden state and "
-        f"position predict, 95 % intervals over {n} held-out {losses.headline.unit}s",
+        f"{subject(losses)}: attention replaced by what hidden state and position predict\n"
+        f"95 % intervals over {n} held-out {losses.headline.unit}s",
     )
     return figure
 
 
-def _removable_panel(axes: Axes, losses: Losses) -> None:
-    """The share that every order can remove within every budget; an arrow where only a limit is known."""
-    shown = [order for order in ORDERS if (losses.removable["order"] == order).any()]
-    for place, order in enumerate(shown):
-        for i, (budget, shade) in enumerate(zip(BUDGETS, (0.4, 0.7, 1.0), strict=True)):
-            row = losses.removable[
-                (losses.removable["order"] == order) & (losses.removable["budget"] == budget)
-            ]
-            if len(row):
-                height = -place + 0.24 * (1 - i)
-                e, below, above = (float(row[c].iloc[0]) for c in ("estimate", "lower", "upper"))
-                if row["kind"].iloc[0] == "less than":
-                    limit = float(row["beyond"].iloc[0]) if np.isfinite(row["beyond"].iloc[0]) else above
-                    axes.annotate(
-                        "",
-                        (0, height),
-                        (limit, height),
-                        arrowprops={"arrowstyle": "->", "color": ORDER_LOOK[order][0], "alpha": shade},
-                    )
-                    continue
-                axes.errorbar(
-                    e,
-                    height,
-                    xerr=[[max(e - below, 0)], [max(above - e, 0)]],
-                    fmt="o",
-                    ms=4,
-                    alpha=shade,
-                    color=ORDER_LOOK[order][0],
-                    capsize=2,
-                )
-    axes.set(xlim=(0, None), ylim=(-len(shown) + 0.4, 0.7))
+def _root_scale(axes: Axes, low: float, high: float) -> None:
+    """The square root of the loss: what is near zero and what is large both stay readable, and zero is
+    there.
+    """
+    axes.set_yscale(
+        "function", functions=(lambda v: np.sign(v) * np.abs(v) ** 0.5, lambda v: np.sign(v) * v**2)
+    )
+    sizes = (0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+    ticks = [t for t in (*(-s for s in sizes), 0, *sizes) if low <= t <= high]
+    axes.set(ylim=(low, high))
+    axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
+
+
+def removal_ranked(losses: Losses) -> Figure:
+    """What every order can replace within the middle budget, the most first; an arrow where only a limit is
+    known.
+    """
+    budget = BUDGETS[1]
+    table = losses.removable[losses.removable["budget"] == budget].copy()
+    table["height"] = table["estimate"].fillna(table["beyond"] / 2)
+    table = table.sort_values("height", ascending=False, kind="stable")
+    figure, axes = plt.subplots(figsize=(style.WIDTH, 1.2 + 0.3 * len(table)))
+    chosen = losses.headline.chosen.get(budget)
+    names = list[str]()
+    for place, row in enumerate(table.to_dict("records")):
+        order, found = str(row["order"]), Removable.read(row)
+        colour = FAMILIES[order.partition("_")[0]]
+        names.append(ORDERS[order] + (" *" if order == chosen else ""))
+        if found.kind == "less than":
+            arrow = {"arrowstyle": "->", "color": colour}
+            axes.annotate("", (0, -place), (found.beyond, -place), arrowprops=arrow)
+            axes.text(found.beyond, -place, f"  less than {found.beyond:.2f}", fontsize=7, va="center")
+            continue
+        e = found.share
+        axes.plot([e.lower, e.upper], [-place, -place], color=colour, lw=1.6)
+        axes.plot(e.estimate, -place, "D" if order in DISCRETE else "o", color=colour, ms=5)
+        said = ("at least " if found.kind == "at least" else "") + f"{e.estimate:.2f}"
+        axes.text(e.upper, -place, f"  {said}", fontsize=7, va="center", color="0.3")
+    axes.set(xlim=(0, None), ylim=(0.6 - len(table), 0.6))
+    axes.set_yticks([-i for i in range(len(table))], names, fontsize=7.5)
     axes.set_xlabel(
-        f"share that can be replaced for {', '.join(f'+{b:g}' for b in BUDGETS)} nats per token, top to "
-        "bottom\n(arrow: less than)",
+        f"share of attention operations that can be replaced for +{budget:g} nats per token\n"
+        "(diamonds: whole heads or layers; *: chosen on the validation documents)",
         fontsize=8,
     )
+    _title(figure, losses, "what removes how much")
+    return figure
+
+
+def removal_all(losses: Losses) -> Figure:
+    """Every layer replaced at once: what each replacement costs, between the intact model and the floor, for
+    all tokens and for copied ones.
+    """
+    table = losses.substitution
+    every = table[(table["part"] == "all") & (table["metric"] == "loss_increase")].sort_values(
+        "estimate", kind="stable"
+    )
+    kinds = losses.kinds
+    copied = kinds[
+        (kinds["part"] == "all") & (kinds["tokens_of"] == "copied") & (kinds["metric"] == "loss_increase")
+    ].set_index("replacement")
+    figure, axes = plt.subplots(figsize=(style.WIDTH, 1.4 + 0.27 * len(every)))
+    for place, row in enumerate(every.to_dict("records")):
+        colour = style.PALETTE[4] if str(row["replacement"]).startswith("previous") else style.PALETTE[0]
+        if row["replacement"] in copied.index:
+            other = copied.loc[row["replacement"]]
+            axes.plot([other["lower"], other["upper"]], [-place - 0.22] * 2, color="0.7", lw=1)
+            axes.plot(other["estimate"], -place - 0.22, "^", color="0.6", mfc="white", ms=4.5)
+        axes.plot([row["lower"], row["upper"]], [-place, -place], color=colour, lw=1.6)
+        axes.plot(row["estimate"], -place, "o", color=colour, ms=5)
+    axes.axvline(0, color="black", lw=1)
+    axes.text(0, 0.8, " intact", fontsize=7.5, va="bottom", ha="left")
+    floor = losses.headline.lowest_floor()
+    if floor:
+        name, number = floor
+        axes.axvline(number.estimate, color="0.5", lw=1, ls="--")
+        axes.axvspan(number.lower, number.upper, color="0.5", alpha=0.15, lw=0)
+        axes.text(
+            number.estimate,
+            0.8,
+            f" floor of maps of one token, at most ({name})",
+            fontsize=7.5,
+            color="0.4",
+            va="bottom",
+            ha="left",
+        )
+    axes.set(ylim=(0.3 - len(every), 0.8))
     axes.set_yticks(
-        [-i for i in range(len(shown))], [textwrap.fill(ORDERS[order], 27) for order in shown], fontsize=7.5
+        [-i for i in range(len(every))],
+        [replacement_name(str(n)) for n in every["replacement"]],
+        fontsize=7.5,
+    )
+    axes.set_xlabel(
+        "loss increase with every layer replaced (nats per token)\n"
+        "purple: sees tokens before, so the floor does not hold for it\n"
+        "triangles: tokens that copy an earlier trigram",
+        fontsize=8,
+    )
+    _title(figure, losses, "attention gone from every layer")
+    return figure
+
+
+def replacement_name(name: str) -> str:
+    """What a replacement is called in a list."""
+    if name.startswith("previous_"):
+        return f"with {name.removeprefix('previous_')} token{'s' * (name != 'previous_1')} before"
+    if name.startswith("rank_"):
+        return f"probe of rank {name.removeprefix('rank_')}"
+    if name in MORE_REPLACEMENTS:
+        return MORE_REPLACEMENTS[name]
+    return REPLACEMENTS[name][0] if name in REPLACEMENTS else name.replace("_", " ")
+
+
+def _title(figure: Figure, losses: Losses, about: str) -> None:
+    head = losses.headline
+    style.title(
+        figure, f"{subject(losses)}: {about}; 95 % intervals over {head.loss_intact.n} held-out {head.unit}s"
     )
 
 
@@ -262,6 +383,8 @@ def removal_methods(losses: Losses) -> Figure:
 # figure and the parts of a removal run that it shows
 REMOVAL_FIGURES = {
     "removal_curve": (removal_curve, {"curve"}),
+    "removal_ranked": (removal_ranked, {"curve"}),
+    "removal_all": (removal_all, {"all"}),
     "removal_by_layer": (removal_by_layer, {"layers", "cumulative"}),
     "removal_recovered": (removal_recovered, {"layers", "heads"}),
     "removal_methods": (removal_methods, {"methods"}),

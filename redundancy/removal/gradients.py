@@ -8,6 +8,7 @@ its mean over labels e' F e with F the Fisher information of z (Amari 1998, Neur
 the second-order change of the KL divergence, twice over.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,34 +25,63 @@ from redundancy.passes import Task, Visit
 STREAM = 3
 
 
-def sample_labels(log_p: Tensor, batch: Batch, seed: int) -> Tensor:
+def sample_labels(log_p: Tensor, batch: Batch, seed: int, draw: int = 0) -> Tensor:
     """One label per position from log p (batch, position, vocabulary): (batch, position).
 
-    A function of the seed and of the number of the window alone, so the batch size changes no number.
+    A function of the seed, of the number of the draw and of that of the window alone, so the batch size
+    changes no number.
     """
-    size = log_p.shape[1]
-    draws = [np.random.default_rng([seed, STREAM, int(number)]).random(size) for number in batch.number.cpu()]
+    size, more = log_p.shape[1], [draw] if draw else []
+    draws = [
+        np.random.default_rng([seed, STREAM, int(number), *more]).random(size)
+        for number in batch.number.cpu()
+    ]
     u = torch.from_numpy(np.stack(draws)).to(log_p).unsqueeze(-1)
     below = log_p.exp().cumsum(-1) < u
     return below.sum(-1).clamp_max(log_p.shape[-1] - 1)
+
+
+# labels (batch, position - 1) from log p (batch, position - 1, vocabulary)
+Labels = Callable[[Tensor, Batch], Tensor]
+
+
+def drawn(seed: int, draw: int = 0) -> Labels:
+    """Labels that the model draws itself."""
+    return lambda log_p, batch: sample_labels(log_p, batch, seed, draw)
+
+
+def of_the_text(log_p: Tensor, batch: Batch) -> Tensor:
+    """The next tokens of the text."""
+    return batch.ids[:, 1:].to(log_p.device)
 
 
 class GradientReader:
     """Stands for `passes.Reader` where the gradient is needed too: runs a batch forward and backward, then
     visits every layer.
 
+    Parameters
+    ----------
+    labels : whose losses are differentiated, one backward pass each; None is one draw of the model's own.
+
     Attributes
     ----------
-    gradient : layer -> g (batch, position, d_z) of the batch that is being visited.
+    gradients : for each of the labels, layer -> g (batch, position, d_z) of the batch that is being visited;
+        `gradient` is the first of them.
     """
 
-    def __init__(self, decoder: Decoder, task: Task, visit: Visit):
+    def __init__(self, decoder: Decoder, task: Task, visit: Visit, labels: Sequence[Labels] | None = None):
         self.decoder, self.task, self.visit = decoder, task, visit
-        self.gradient: dict[int, Tensor] = {}
+        self.labels = [drawn(task.seed)] if labels is None else list(labels)
+        self.gradients: list[dict[int, Tensor]] = []
         self._x: dict[int, Tensor] = {}
         self._z: dict[int, Tensor] = {}
         self._delta: dict[int, Tensor] = {}
         self._hooks: list[RemovableHandle] = []
+
+    @property
+    def gradient(self) -> dict[int, Tensor]:
+        """Gradient under the first labels, by layer."""
+        return self.gradients[0]
 
     def __enter__(self) -> "GradientReader":
         for n in self.task.layers:
@@ -86,10 +116,13 @@ class GradientReader:
                 :, :-1
             ]
             log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-            labels = sample_labels(log_p.detach(), batch, self.task.seed)
             valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(log_p.device)
-            loss = -(log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1) * valid).sum()
-            slopes = torch.autograd.grad(loss, [self._delta[n] for n in self.task.layers])
-        self.gradient = dict(zip(self.task.layers, slopes, strict=True))
+            deltas = [self._delta[n] for n in self.task.layers]
+            self.gradients = []
+            for number, labels in enumerate(self.labels, 1):
+                goal = labels(log_p.detach(), batch)
+                loss = -(log_p.gather(-1, goal.unsqueeze(-1)).squeeze(-1) * valid).sum()
+                slopes = torch.autograd.grad(loss, deltas, retain_graph=number < len(self.labels))
+                self.gradients.append(dict(zip(self.task.layers, slopes, strict=True)))
         for n in self.task.layers:
             self.visit(n, self._x[n], self._z[n], batch.to(self._z[n].device))

@@ -12,12 +12,14 @@ model drew itself, so `fisher` is one noisy draw, and only its prediction and it
 orders. A known need is not the outcome: another need may allow more.
 
 The prediction is a ridge regression of the logarithm of a need on resid_pre and position, fitted on the
-training documents like the probe itself: it is what a router could know before attention is computed.
+training documents like the probe itself: it is what a router could know before attention is computed. Other
+routers are in `routing`.
 Thresholds are quantiles of the need on the validation documents, over all layers, heads and kept tokens of
 the intact model.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,9 @@ from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Site
 from redundancy.passes import Targets, Task, Visit, collect
-from redundancy.regression.controls import Fitted, PositionAffine, fit_with_position
+from redundancy.regression.controls import Fitted, PositionAffine, affine, fit_with_position
+from redundancy.regression.moments import LayerMoments
+from redundancy.regression.ridge import Affine, RidgePath
 from redundancy.regression.scores import head_coordinates, head_isometry
 from redundancy.removal.gradients import GradientReader
 
@@ -120,6 +124,7 @@ class Needs:
     predictors : layer -> map from resid_pre and position to all log needs, (rows, len(NEEDS) n_heads).
     known, predicted : (len(NEEDS), tokens, layers, heads) log needs on validation tokens, the order of layers
         as in `predictors`.
+    hidden : layer -> map from resid_pre alone to all log needs, (rows, len(NEEDS) n_heads).
     fit : share of the variance of each log need, within a head, that its prediction explains on the
         validation tokens.
     cosine : layer -> mean cosine of the stream before and after attention.
@@ -131,6 +136,7 @@ class Needs:
     predicted: Array
     fit: dict[str, float]
     cosine: dict[int, float]
+    hidden: Mapping[int, Affine] = field(default_factory=dict)
 
     def at(self, site: Site, need: int, *, known: bool) -> Tensor:
         """One log need of every head at a site: (batch, position, head); of the known ones only those
@@ -193,7 +199,23 @@ def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state
     predictors = {
         n: fit_with_position(sums, identity.to(sums.device), None)[0] for n, sums in moments.items()
     }
-    return _calibrate(decoder, task, layers, predictors, targets)
+    needs = _calibrate(decoder, task, layers, predictors, targets)
+    return replace(needs, hidden={n: _hidden(sums) for n, sums in moments.items()})
+
+
+def _hidden(sums: LayerMoments) -> Affine:
+    """The prediction of the log needs that does not know the position."""
+    path, validation = RidgePath(sums.moments("train", "current")), sums.moments("validation", "current")
+    metric = torch.eye(len(path.mean_z), dtype=torch.float64, device=sums.device)
+    return affine(path.solve(path.best(validation, metric)), sums.pilot)
+
+
+def first_windows(task: Task, split: str, tokens: int) -> Task:
+    """The task with only the first windows of a split, so many that they hold `tokens` scored tokens."""
+    windows = task.windows[split]
+    scored = np.maximum(windows.lengths - task.start_position, 0).cumsum()
+    few = windows.slice(0, int(np.searchsorted(scored, tokens)) + 1)
+    return replace(task, windows={**task.windows, split: few})
 
 
 def _calibrate(

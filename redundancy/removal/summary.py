@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from labbook.estimate import Estimate, Estimates, read_estimates
@@ -26,6 +26,9 @@ class RemovalSummary:
     chosen : the order to use by budget, chosen on the validation documents; empty in runs of an older
         version.
     variance_of_log_need_predicted, cosine : see `need.Needs`.
+    floor, floor_tokens : nats per token that models of one token and its position lose more than the intact
+        one, and from how many training tokens they were estimated (`replacements.floor`); empty where it was
+        not measured.
     """
 
     model: str
@@ -46,6 +49,8 @@ class RemovalSummary:
     cosine: dict[str, float]
     bytes_per_token: float
     verdict: str
+    floor: Estimates = field(default_factory=dict)
+    floor_tokens: int = 0
 
     def json(self) -> dict[str, Any]:
         """As `summary.json` holds it."""
@@ -54,11 +59,21 @@ class RemovalSummary:
             for order, shares in self.removable.items()
         }
         chosen = {f"{budget:g}": order for budget, order in self.chosen.items()}
-        return asdict(self) | {"removable": removable, "chosen": chosen}
+        values = asdict(self) | {"removable": removable, "chosen": chosen}
+        if not self.floor:  # as runs that have none hold it
+            del values["floor"], values["floor_tokens"]
+        return values
 
     def order_for(self, budget: float) -> str:
         """The order chosen on the validation documents; where none was, the best on the scored ones."""
         return self.chosen.get(budget) or best_order(self.removable, budget)
+
+    def lowest_floor(self) -> tuple[str, Estimate] | None:
+        """The floor of replacements that see one token, and the model that gives it: an upper estimate.
+
+        The first that is there: it was the best on the validation documents.
+        """
+        return next(iter(self.floor.items()), None)
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> "RemovalSummary":
@@ -85,6 +100,8 @@ class RemovalSummary:
             R_of_operations=Estimate.read(values["R_of_operations"]),
             all_layers=read_estimates(values["all_layers"]),
             all_layers_recovered=read_estimates(values["all_layers_recovered"]),
+            floor=read_estimates(values.get("floor", {})),
+            floor_tokens=values.get("floor_tokens", 0),
             chosen={float(budget): order for budget, order in values.get("chosen", {}).items()},
             removable={
                 order: {float(budget): Removable.read(share) for budget, share in shares.items()}

@@ -17,7 +17,7 @@ from labbook.report import Report, TableResult
 from labbook.run import Run, read_finished, typed
 from labbook.view import print_table, print_verdict
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
-from redundancy.evaluation import TALLIES, Variant
+from redundancy.evaluation import KINDS, TALLIES, Variant
 from redundancy.facts import Facts
 from redundancy.passes import Task
 from redundancy.regression.scores import METRICS, LayerScores
@@ -28,6 +28,7 @@ from redundancy.removal.curve import (
     ByOrder,
     Evaluated,
     Removable,
+    differences,
     measures,
     removable,
 )
@@ -41,6 +42,11 @@ FRAMES = {
     "substitution": (*KEYS, "metric", *NUMBER),
     "curve": ("order", "target_share", "metric", *NUMBER),
     "removable": ("order", "budget", *NUMBER, "within", "beyond", "kind"),
+}
+# tables that runs of an older version lack
+NEWER = {
+    "paired": ("order", "minus", "budget", *NUMBER),
+    "kinds": (*KEYS, "order", "target_share", "tokens_of", "tokens", "metric", *NUMBER),
 }
 
 
@@ -58,6 +64,12 @@ class Losses(TableResult):
     removable : order, budget (nats per token), estimate, lower, upper, n: share removable within the budget,
         see `removable`; `within` and `beyond` are the measured shares between which it lies, `kind` says what
         the estimate is.
+    paired : order, minus, budget, estimate, lower, upper, n: by how much `order` can remove more than `minus`
+        within the budget, paired by document; NaN where one of them is only known to be less than its
+        smallest measured share. Empty in runs of an older version, like the next.
+    kinds : part, layer, head, replacement, order, target_share, tokens_of (copied, rare), tokens (how many),
+        metric, estimate, lower, upper, n: the loss increase of one kind of tokens, and how much more it is
+        than that of all others.
     cost : what a run costs with attention really left out, see `cost`; empty if not measured.
     methods : what whole layers, MLPs and blocks removed by methods of the field cost, see `MethodTables`;
         empty if not measured.
@@ -66,7 +78,7 @@ class Losses(TableResult):
     folder : where all of it is stored.
     """
 
-    FILES: ClassVar = (*FRAMES, "cost")
+    FILES: ClassVar = (*FRAMES, *NEWER, "cost")
 
     headline: RemovalSummary
     predictors: pd.DataFrame
@@ -74,13 +86,18 @@ class Losses(TableResult):
     curve: pd.DataFrame
     removable: pd.DataFrame
     cost: pd.DataFrame
+    paired: pd.DataFrame
+    kinds: pd.DataFrame
     folder: Path = Path()
     methods: MethodTables = field(default_factory=MethodTables.none)
 
     @staticmethod
     def read(folder: Path) -> "Losses":
         """Read a finished run. Raises UserError when `folder` is not one."""
-        summary, frames = read_finished(folder, (*FRAMES, "cost"), "removal")
+        there = [name for name in NEWER if (folder / f"{name}.csv").is_file()]
+        summary, frames = read_finished(folder, (*FRAMES, *there, "cost"), "removal")
+        for name, columns in NEWER.items():
+            frames.setdefault(name, pd.DataFrame(columns=list(columns)))
         headline = typed(RemovalSummary.read, summary, folder)
         return Losses(headline=headline, folder=folder, methods=MethodTables.read(folder), **frames)
 
@@ -127,6 +144,7 @@ def tabulate_losses(
     """All tables of a run, from the sums of the intact model and of every variant."""
     changes = measures(evaluated.intact, evaluated.changed, bootstrap.weights)
     changes["bits_per_byte_increase"] = changes["loss_increase"] / math.log(2) / facts.bytes_per_token
+    of_all_tokens = [name for name in changes if name.removeprefix("loss_increase_") not in KINDS]
     curve = [
         table_row(
             values[i],
@@ -137,14 +155,15 @@ def tabulate_losses(
         )
         for order, places in evaluated.curves().items()
         for i in places
-        for metric, values in changes.items()
+        for metric, values in ((name, changes[name]) for name in of_all_tokens)
     ]
     results = _Results(
         scores={
             n: {name: layer.metrics(name, bootstrap.weights) for name in layer.names}
             for n, layer in scores.items()
         },
-        substitution=_substitution(evaluated.variants, changes, bootstrap),
+        substitution=_substitution(evaluated.variants, changes, bootstrap)
+        + _floor(evaluated, bootstrap, facts),
         by_order=_by_order(evaluated, changes, bootstrap),
     )
     rows = {
@@ -161,8 +180,12 @@ def tabulate_losses(
             for order, shares in results.by_order.items()
             for budget, share in shares.items()
         ],
+        "paired": _paired(evaluated, changes, bootstrap),
+        "kinds": _kinds(evaluated, changes, bootstrap),
     }
-    frames = {name: pd.DataFrame(rows[name], columns=list(columns)) for name, columns in FRAMES.items()}
+    frames = {
+        name: pd.DataFrame(rows[name], columns=list(columns)) for name, columns in (FRAMES | NEWER).items()
+    }
     return Losses(
         headline=_summarise(evaluated, results, needs, bootstrap, facts, task),
         predictors=frames["predictors"],
@@ -170,6 +193,8 @@ def tabulate_losses(
         curve=frames["curve"],
         removable=frames["removable"],
         cost=cost,
+        paired=frames["paired"],
+        kinds=frames["kinds"],
     )
 
 
@@ -185,11 +210,63 @@ def _substitution(
         columns = {name: getattr(key, name) for name in KEYS}
         for metric in ("loss_increase", "bits_per_byte_increase", "kl", "top1_agreement"):
             rows.append(table_row(changes[metric][i], bootstrap, **columns, metric=metric))
-        worst = changes["loss_increase"][index[replace(key, replacement="training_mean")]]
-        # where removing attention costs nothing that can be told from zero, there is nothing to recover
-        if bootstrap.estimate(worst).lower > 0 and key.replacement != "training_mean":
-            recovered = (worst - changes["loss_increase"][i]) / worst
-            rows.append(table_row(recovered, bootstrap, **columns, metric="loss_recovered"))
+        for name, metric in (("training_mean", "loss_recovered"), ("zero", "loss_recovered_zero")):
+            against = index.get(replace(key, replacement=name))
+            if against is None or key.replacement == name:
+                continue
+            worst = changes["loss_increase"][against]
+            # where removing attention costs nothing that can be told from zero, there is nothing to recover
+            if bootstrap.estimate(worst).lower > 0:
+                recovered = (worst - changes["loss_increase"][i]) / worst
+                rows.append(table_row(recovered, bootstrap, **columns, metric=metric))
+    return rows
+
+
+def _floor(evaluated: Evaluated, bootstrap: Studentised, facts: Facts) -> list[TableRow]:
+    """By how much the models that see one token lose more than the intact one, as rows of `substitution`."""
+    base = np.tensordot(bootstrap.weights, evaluated.intact.numpy(), axes=1)
+    intact = base[:, TALLIES.index("loss")] / base[:, TALLIES.index("tokens")]
+    rows = list[TableRow]()
+    for name, sums in evaluated.floor.sums.items():
+        tokens, loss = (bootstrap.weights @ sums.numpy()).T
+        columns = {"part": "floor", "layer": None, "head": None, "replacement": name}
+        rise = loss / tokens - intact
+        bits = rise / math.log(2) / facts.bytes_per_token
+        rows.append(table_row(rise, bootstrap, **columns, metric="loss_increase"))
+        rows.append(table_row(bits, bootstrap, **columns, metric="bits_per_byte_increase"))
+    return rows
+
+
+def _paired(evaluated: Evaluated, changes: dict[str, Array], bootstrap: Studentised) -> list[TableRow]:
+    """Every two orders of the curve, at every budget."""
+    curves = {
+        order: (changes["share"][places].T, changes["loss_increase"][places].T)
+        for order, places in evaluated.curves().items()
+    }
+    return [
+        {"order": found.first, "minus": found.second, "budget": budget, **vars(found.share)}
+        for budget in BUDGETS
+        for found in differences(curves, budget, bootstrap)
+    ]
+
+
+def _kinds(evaluated: Evaluated, changes: dict[str, Array], bootstrap: Studentised) -> list[TableRow]:
+    """The loss increase of copied and of rare tokens, and how it differs from that of all others."""
+    base = np.tensordot(bootstrap.weights, evaluated.intact.numpy(), axes=1)
+    all_tokens, rows = base[:, TALLIES.index("tokens")], list[TableRow]()
+    for i, variant in enumerate(evaluated.variants):
+        key = variant.key
+        if key.part == "heads":
+            continue
+        for kind in KINDS:
+            tokens = base[:, TALLIES.index(f"tokens_{kind}")]
+            own = changes[f"loss_increase_{kind}"][i]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rest = (changes["loss_increase"][i] * all_tokens - own * tokens) / (all_tokens - tokens)
+            columns = {name: getattr(key, name) for name in (*KEYS, "order", "target_share")}
+            columns |= {"tokens_of": kind, "tokens": int(tokens[0])}
+            for metric, values in (("loss_increase", own), ("more_than_others", own - rest)):
+                rows.append(table_row(values, bootstrap, **columns, metric=metric))
     return rows
 
 
@@ -227,7 +304,12 @@ def _summarise(
         chosen = [r for r in results.substitution if r["part"] == "all" and r["metric"] == metric]
         return {row["replacement"]: Estimate.read(row) for row in chosen}
 
+    def is_floor(row: TableRow) -> bool:
+        return bool(row["part"] == "floor" and row["metric"] == "loss_increase")
+
     lost, where = everywhere("loss_increase"), part_of(task.layers, facts.depth)
+    floor = {r["replacement"]: Estimate.read(r) for r in results.substitution if is_floor(r)}
+    reached = predictors[task.feature]["R"]
     return RemovalSummary(
         model=facts.model,
         tokens=facts.tokens,
@@ -243,15 +325,24 @@ def _summarise(
         all_layers_recovered=everywhere("loss_recovered"),
         removable=results.by_order,
         chosen=dict(evaluated.chosen),
+        floor=floor,
+        floor_tokens=evaluated.floor.tokens,
         variance_of_log_need_predicted=needs.fit,
         cosine={str(layer): cosine for layer, cosine in needs.cosine.items()},
         bytes_per_token=facts.bytes_per_token,
-        verdict=_verdict(where, predictors[task.feature]["R"], lost, results.by_order, evaluated.chosen)
+        verdict=_verdict(where, reached, lost, floor, results.by_order, evaluated.chosen)
         + f" 95 % intervals over {bootstrap.units} held-out {facts.unit}s.",
     )
 
 
-def _verdict(where: str, r: Estimate, lost: Estimates, by_order: ByOrder, chosen: Mapping[float, str]) -> str:
+def _verdict(
+    where: str,
+    r: Estimate,
+    lost: Estimates,
+    floor: Estimates,
+    by_order: ByOrder,
+    chosen: Mapping[float, str],
+) -> str:
     """What the score says, and what can be removed; `where` names the layers if they are not all."""
     text = f"{where}The probe reaches R = {r.text(2)}."
     if lost:
@@ -263,6 +354,11 @@ def _verdict(where: str, r: Estimate, lost: Estimates, by_order: ByOrder, chosen
         )
     if "in_place" in lost:
         text += f" Maps trained together, in place, cost {lost['in_place'].text(2)}."
+    for name, estimate in list(floor.items())[:1]:  # the first was the best on the validation documents
+        text += (
+            f" Nothing that sees one token and its position gets below about {estimate.text(2)}, an upper "
+            f"estimate by a {name}."
+        )
     if by_order:
         budget = BUDGETS[1]
         text += (
@@ -352,6 +448,8 @@ def report(losses: Losses) -> Report:
         "one layer replaced": losses.substitution[losses.substitution["part"] == "layers"],
         "share of attention operations removable": losses.removable,
         **losses.methods.headed(),
+        "orders compared, paired by document": losses.paired,
+        "copied and rare tokens": losses.kinds[losses.kinds["part"] == "all"],
         "cost against the intact model": losses.cost,
         "how well each map predicts": losses.predictors,
     }

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from redundancy.evaluation import TALLIES, Key, Variant, evaluate
+from redundancy import evaluation
+from redundancy.evaluation import RARE, TALLIES, Key, Variant, copied_tokens, evaluate, rare_ids
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution, hidden_only
 from redundancy.passes import collect, solve
@@ -74,3 +75,62 @@ def test_the_batch_size_changes_no_loss(fitted_gpt2, size):
     _, whole = evaluate(decoder, t, variants, None, "test")
     _, other = evaluate(decoder, replace(t, batch=size), variants, None, "test")
     assert torch.allclose(whole, other, rtol=1e-5, atol=1e-6)
+
+
+def test_copied_tokens_are_those_of_a_naive_loop():
+    ids = torch.randint(0, 4, (3, 40), generator=torch.Generator().manual_seed(0))
+    found = copied_tokens(ids)
+    assert found.shape == (3, 39)
+    for row, own in enumerate(ids.tolist()):
+        for t in range(39):
+            last = own[t - 1 : t + 2] if t else None
+            earlier = [own[s - 1 : s + 2] for s in range(1, t)]
+            assert bool(found[row, t]) == (last in earlier), (row, t)
+    assert 0 < float(found.float().mean()) < 1
+
+
+def test_rare_ids_make_up_at_most_their_share_of_the_training_tokens(fitted_gpt2):
+    decoder, t, *_ = fitted_gpt2
+    rare = rare_ids(t, decoder.vocabulary).numpy()
+    train = t.windows["train"]
+    tokens = np.concatenate([row[:n] for row, n in zip(train.ids, train.lengths, strict=True)])
+    counts = np.bincount(tokens, minlength=decoder.vocabulary)
+    assert 0 < counts[rare].sum() <= RARE * len(tokens)
+    assert counts[rare].max() <= counts[~rare].min()
+    assert rare[counts == 0].all()
+
+
+def test_losses_of_each_kind_of_tokens_are_sums_over_those_tokens(fitted_gpt2):
+    decoder, t, _, fitted, _ = fitted_gpt2
+    variants = [Variant(Key("all", "probe"), {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers})]
+    intact, changed = evaluate(decoder, t, variants, None, "test")
+    rare, expected = rare_ids(t, decoder.vocabulary), np.zeros((2, 2, 2))
+    for batch in t.batches("evaluation", decoder.device):
+        for which, rules in enumerate(({}, variants[0].rules)):
+            with torch.inference_mode(), Substitution(decoder, rules, 1):
+                log_p = decoder.model(input_ids=batch.ids).logits[:, :-1].log_softmax(-1)
+            goal, valid = batch.ids[:, 1:], batch.keep[:, :-1] & batch.keep[:, 1:]
+            loss = -log_p.gather(-1, goal.unsqueeze(-1)).squeeze(-1)
+            for kind, mask in enumerate((copied_tokens(batch.ids) & valid, rare[goal] & valid)):
+                expected[which, kind] += float(mask.sum()), float(loss[mask].sum())
+    for which, sums in enumerate((intact, changed[0])):
+        for kind, name in enumerate(("copied", "rare")):
+            own = [float(sums[:, TALLIES.index(f"{what}_{name}")].sum()) for what in ("tokens", "loss")]
+            assert own == pytest.approx(expected[which, kind], rel=1e-4)
+    assert expected[0, 1, 0] > 0
+
+
+def test_one_place_reached_by_two_orders_is_measured_once(fitted_gpt2, monkeypatch):
+    decoder, t, _, fitted, _ = fitted_gpt2
+    rules = {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers}
+    calls, original = [0], evaluation.next_token_logits
+
+    def counted(*args):
+        calls[0] += 1
+        return original(*args)
+
+    monkeypatch.setattr(evaluation, "next_token_logits", counted)
+    variants = [Variant(Key("curve", "with_position", order=order), rules) for order in ("a", "b")]
+    _, changed = evaluate(decoder, t, variants, None, "test")
+    assert calls[0] == 2 * -(-len(t.windows["evaluation"].lengths) // t.batch)
+    assert torch.equal(changed[0], changed[1])

@@ -204,7 +204,7 @@ def test_removal_of_an_object(own, gpt2_folder, text_folder, tokenizer, texts, t
     pd.testing.assert_frame_equal(found.predictors, expected.predictors)
     assert "probe" in found._repr_html_()
     ids = [tokenizer(text)["input_ids"] for text in texts]
-    bare = remove_attention(own, corpus=ids, parts=["all"], **SMALL, out=tmp_path / "bare")
+    bare = remove_attention(own, corpus=ids, parts=["layers"], **SMALL, out=tmp_path / "bare")
     assert np.isnan(Losses.read(bare.folder).headline.bytes_per_token)
     with pytest.raises(UserError, match="there is no figure None; there are none"):
         bare.plot()

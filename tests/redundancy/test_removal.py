@@ -1,6 +1,7 @@
 """The removal command in-process: its tables, its order of operations, kill and resume, and how it fails."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ from redundancy.removal import experiment
 from redundancy.removal.curve import BUDGETS, ORDERS
 from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
 from redundancy.removal.pruning.tables import COLUMNS
-from redundancy.removal.tables import FRAMES, Losses
+from redundancy.removal.tables import FRAMES, NEWER, Losses
+from redundancy.text import DATA
 from tests.conftest import fails
 from tests.planted import arguments
 
@@ -31,14 +33,19 @@ def finished(tmp_path_factory, gpt2_folder, text_folder):
 def test_a_run_folder_holds_tables_and_figures(finished):
     names = {p.name for p in finished.iterdir()}
     figures = {f"{name}.{kind}" for name in REMOVAL_FIGURES for kind in ("png", "pdf")}
-    tables = {f"{name}.csv" for name in (*FRAMES, *COLUMNS, "cost")}
+    tables = {f"{name}.csv" for name in (*FRAMES, *NEWER, *COLUMNS, "cost")}
     assert names == {"config.json", "provenance.json", "report.html", "summary.json", *tables, *figures}
     losses = Losses.read(finished)
     every = losses.substitution[losses.substitution["metric"] == "loss_increase"]
     assert (every["part"] == "heads").sum() == 3 * 3 * 4
-    assert {"probe", "training_mean", "zero", "shuffled", "sequential", "mlp", "rank_4"} <= set(
-        every[every["part"] == "all"]["replacement"]
-    )
+    everywhere = {"probe", "weighted", "token_mean", "resampled", "training_mean", "zero", "shuffled", "mlp"}
+    everywhere |= {"rank_4", "in_place", "sequential", "sequential_intact", "previous_1", "previous_8"}
+    assert everywhere <= set(every[every["part"] == "all"]["replacement"])
+    assert {"previous_8", "weighted", "resampled"} <= set(every[every["part"] == "layers"]["replacement"])
+    assert set(every[every["part"] == "floor"]["replacement"]) == {"bigram", "network"}
+    assert set(losses.headline.floor) == {"bigram", "network"}
+    recovered = losses.substitution[losses.substitution["metric"] == "loss_recovered_zero"]
+    assert not recovered["replacement"].eq("zero").any()
     assert set(losses.curve["order"]) == set(ORDERS) == set(losses.removable["order"])
     assert set(losses.removable["budget"]) == set(BUDGETS)
     for table in (losses.substitution, losses.curve, losses.removable, losses.predictors):
@@ -62,10 +69,39 @@ def test_the_same_replacement_gives_the_same_loss_in_every_part(finished):
     )
     assert table["cumulative"].loc[2, "probe"] == pytest.approx(whole, abs=1e-9)
     assert table["cumulative"].loc[0, "probe"] == pytest.approx(table["layers"].loc[0, "probe"], abs=1e-9)
-    ends = losses.curve[(losses.curve["target_share"] == 1) & (losses.curve["order"] != "layers_dropped")]
+    others = losses.curve["order"].isin(["layers_dropped", "trained_together", "past_fisher"])
+    ends = losses.curve[(losses.curve["target_share"] == 1) & ~others]
     placed = table["all"].xs("with_position", level="replacement").iloc[0]
     assert np.allclose(ends[ends["metric"] == "loss_increase"]["estimate"], placed, atol=1e-9)
     assert np.allclose(ends[ends["metric"] == "share"]["estimate"], 1)
+
+
+def test_orders_are_compared_in_pairs_and_kinds_of_tokens_are_counted(finished):
+    losses = Losses.read(finished)
+    orders = [order for order in ORDERS if (losses.curve["order"] == order).any()]
+    assert len(losses.paired) == len(BUDGETS) * len(orders) * (len(orders) - 1) / 2
+    pair = losses.paired.query("order == 'predicted_fisher' and minus == 'random' and budget == 0.1")
+    shares = losses.removable.query("budget == 0.1").set_index("order")["estimate"]
+    if shares[["predicted_fisher", "random"]].notna().all():
+        expected = shares["predicted_fisher"] - shares["random"]
+        assert pair["estimate"].iloc[0] == pytest.approx(expected)
+    kinds = losses.kinds
+    assert set(kinds["tokens_of"]) == {"copied", "rare"}
+    assert kinds.groupby("tokens_of")["tokens"].nunique().eq(1).all()
+    rare = kinds[(kinds["tokens_of"] == "rare") & (kinds["part"] == "all")]
+    assert {"loss_increase", "more_than_others"} == set(rare["metric"])
+
+
+def test_a_run_of_an_older_version_is_read_and_drawn(tmp_path):
+    """The shipped run may be older than tables that came later."""
+    old, new = tmp_path / "old", DATA / "runs" / "embedded" / "removal"
+    shutil.copytree(new, old)
+    for name in NEWER:
+        (old / f"{name}.csv").unlink(missing_ok=True)
+    losses = Losses.read(old)
+    assert losses.paired.empty
+    assert losses.kinds.empty
+    assert {path.stem for path in draw_removal(old, tmp_path / "figures")} == set(REMOVAL_FIGURES)
 
 
 def test_realised_shares_are_near_their_targets_and_exact_where_they_can_be(finished):
@@ -109,7 +145,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     uninterrupted, gpt2_folder, text_folder, tmp_path, monkeypatch, parts, stage, stop_at
 ):
     count, out = [0], tmp_path / "killed"
-    module, name = (measure.LayerMoments, "add") if stage == "moments" else (evaluation, "log_probabilities")
+    module, name = (measure.LayerMoments, "add") if stage == "moments" else (evaluation, "next_token_logits")
     original = getattr(module, name)
 
     def counted(*args):
@@ -126,7 +162,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     assert stop.value.code == 130
     assert not (out / "summary.json").exists()
     removal.main(arguments(gpt2_folder, text_folder, out, *parts))
-    for table in FRAMES:
+    for table in (*FRAMES, *NEWER):
         assert (out / f"{table}.csv").read_bytes() == (uninterrupted / f"{table}.csv").read_bytes(), table
     assert not (out / "state").exists()
 
@@ -147,6 +183,14 @@ def test_impossible_shares_name_the_flag(capsys, gpt2_folder, text_folder, tmp_p
         removal.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", "--shares", *shares)
     )
     assert "Change --shares" in text
+    assert not (tmp_path / "o").exists()
+
+
+def test_routers_without_a_curve_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path):
+    text = fails(
+        removal.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", "--parts", "routers")
+    )
+    assert "Add curve" in text
     assert not (tmp_path / "o").exists()
 
 

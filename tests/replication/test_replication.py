@@ -91,6 +91,14 @@ CASES = {
             ],
         },
     ),
+    "spares more": (
+        redundancy.spares_more,
+        {
+            HOLDS: [(tight(0.1),)],
+            FAILS: [(tight(-0.1),)],
+            UNDECIDED: [(wide(0.1),), (NAN,), (None,), (tight(0.1, n=2),), (tight(0.0),)],
+        },
+    ),
     "stands for attention": (
         redundancy.stands_for_attention,
         {

@@ -15,6 +15,7 @@ from redundancy.removal.curve import (
     Evaluated,
     chosen_orders,
     crossings,
+    differences,
     interpolated,
     measures,
     removable,
@@ -113,6 +114,51 @@ def test_nothing_is_interpolated_below_the_first_measured_share_or_beyond_the_la
     assert 0.5 < found.share.lower <= found.share.estimate <= found.share.upper < 1
 
 
+def paired(curves: dict[str, np.ndarray], shares=(0.2, 0.5, 1.0)):
+    """Differences at the middle budget of made-up losses (document, point) by order."""
+    bootstrap = Studentised(len(next(iter(curves.values()))), 0)
+
+    def of(document):
+        rises = bootstrap.weights @ document / bootstrap.weights.sum(1, keepdims=True)
+        return np.tile(shares, (len(rises), 1)), rises
+
+    found = differences({order: of(document) for order, document in curves.items()}, BUDGETS[1], bootstrap)
+    return {(d.first, d.second): d.share for d in found}, bootstrap, of
+
+
+def test_paired_differences_find_what_overlapping_intervals_hide():
+    """Documents differ much, and one order is a little better on every one of them."""
+    g = np.random.default_rng(0)
+    level = g.normal(1.0, 0.3, (12, 1))
+    one = np.array([[0.01, 0.06, 0.9]]) * level
+    other = one * (1.06 + g.normal(0, 0.005, one.shape))
+    found, bootstrap, of = paired({"predicted_fisher": one, "random": other})
+    difference = found["predicted_fisher", "random"]
+    assert difference.lower > 0
+    assert difference.n == 12
+    alone = [removable(*of(d), BUDGETS[1], bootstrap, discrete=False).share for d in (one, other)]
+    assert difference.estimate == pytest.approx(alone[0].estimate - alone[1].estimate)
+    assert alone[0].lower < alone[1].upper
+    same, *_ = paired({"predicted_fisher": one, "random": one})
+    assert same["predicted_fisher", "random"].upper == same["predicted_fisher", "random"].lower == 0
+    turned, *_ = paired({"predicted_fisher": other, "random": one})
+    assert turned["predicted_fisher", "random"].upper < 0
+
+
+def test_paired_differences_of_whole_layers_are_between_measured_shares_and_limits_give_none():
+    g = np.random.default_rng(1)
+    smooth = np.array([[0.01, 0.06, 0.9]]) + g.normal(0, 0.001, (12, 3))
+    steps = np.array([[0.02, 0.3, 0.9]]) + g.normal(0, 0.001, (12, 3))
+    steep = np.array([[0.08, 0.3, 0.9]]) + g.normal(0, 0.001, (12, 3))
+    found, *_ = paired({"predicted_fisher": smooth, "layers_cosine": steps, "random": steep})
+    whole = found["predicted_fisher", "layers_cosine"]
+    assert 0 < whole.lower <= whole.estimate <= whole.upper
+    assert whole.estimate == pytest.approx(0.2 + 0.3 * 0.04 / 0.05 - 0.2, abs=0.02)
+    assert np.isnan(found["predicted_fisher", "random"].estimate)  # random is only known to be less
+    assert np.isnan(found["random", "layers_cosine"].lower)
+    assert next(iter(found)) == ("predicted_fisher", "random")  # in the order of ORDERS
+
+
 def test_intervals_of_paired_loss_differences_cover_in_simulation():
     """Documents of very different difficulty, a small difference: only a paired interval finds it with the
     right coverage.
@@ -125,7 +171,7 @@ def test_intervals_of_paired_loss_differences_cover_in_simulation():
         change = base + tokens * g.normal(truth, 0.02, documents)
         sums = [np.zeros((documents, len(TALLIES))) for _ in range(2)]
         for s, loss in zip(sums, (base, change), strict=True):
-            s[:, 0], s[:, 1], s[:, 5] = tokens, loss, tokens
+            s[:, 0], s[:, 1], s[:, 5], s[:, 6:] = tokens, loss, tokens, 1
         bootstrap = Studentised(documents, int(g.integers(2**31)), 500)
         found = measures(torch.from_numpy(sums[0]), torch.from_numpy(sums[1])[None], bootstrap.weights)
         e = bootstrap.estimate(found["loss_increase"][0])

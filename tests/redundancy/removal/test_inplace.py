@@ -7,8 +7,8 @@ import torch
 
 from redundancy.model.decoder import Decoder
 from redundancy.passes import collect, solve
-from redundancy.removal import inplace
-from redundancy.removal.inplace import train_in_place
+from redundancy.removal.replacements import inplace
+from redundancy.removal.replacements.inplace import train_in_place
 from tests.conftest import TINY, build
 from tests.planted import plant_linear_attention, task
 
@@ -20,7 +20,7 @@ def start(fitted, moments):
 
 def test_training_ends_below_its_start_and_gives_the_same_maps_again(fitted_gpt2, monkeypatch):
     decoder, t, moments, fitted, _ = fitted_gpt2
-    monkeypatch.setattr(inplace, "EPOCHS", 2)
+    monkeypatch.setattr(inplace, "HOW", replace(inplace.HOW, epochs=2))
     before = {name: p.clone() for name, p in decoder.model.named_parameters()}
     first, again = (train_in_place(decoder, t, *start(fitted, moments)) for _ in range(2))
     assert first.after < first.before
@@ -32,7 +32,7 @@ def test_training_ends_below_its_start_and_gives_the_same_maps_again(fitted_gpt2
 
 def test_a_rate_that_ruins_the_maps_leaves_them_as_they_were(fitted_gpt2, monkeypatch):
     decoder, t, moments, fitted, _ = fitted_gpt2
-    monkeypatch.setattr(inplace, "RATE", 1e3)
+    monkeypatch.setattr(inplace, "HOW", replace(inplace.HOW, rate=1e3))
     found = train_in_place(decoder, t, *start(fitted, moments))
     assert found.after == found.before
     for layer, fit in fitted.items():

@@ -5,7 +5,7 @@ import torch
 
 from redundancy.regression.controls import affine
 from redundancy.regression.ridge import RidgePath
-from redundancy.removal.rivals import RANKS, low_rank, train_mlps
+from redundancy.removal.replacements.rivals import RANKS, low_rank, train_mlps
 from tests.planted import stored
 
 

@@ -1,0 +1,137 @@
+"""Training against the intact model: Adam on the training documents, what is kept decided on the validation
+documents.
+
+The rate of every parameter is relative to its size and falls as a cosine over the epochs; after every epoch
+the objective on the validation documents decides what is kept, and PATIENCE epochs without a smaller one end
+it. What was there before training competes too.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labbook.console import Interrupted, progress, stopping
+from redundancy.batches import Batch
+from redundancy.evaluation import next_token_log_p
+from redundancy.model.decoder import Decoder
+from redundancy.passes import Task
+
+PATIENCE = 2
+
+# sum of an objective over the scored tokens of a batch, and how many they are
+Objective = Callable[[Batch], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How something is trained.
+
+    Attributes
+    ----------
+    epochs : at most this many.
+    rate : step of Adam relative to the root mean square of what it changes.
+    label : what the progress bar calls it.
+    """
+
+    epochs: int
+    rate: float
+    label: str
+
+
+def relative_rates(parameters: Iterable[nn.Parameter], rate: float) -> dict[nn.Parameter, float]:
+    """`rate` times the root mean square of each parameter."""
+    return {p: rate * float(p.detach().square().mean().sqrt()) for p in parameters}
+
+
+def descend(
+    module: nn.Module,
+    rates: Mapping[nn.Parameter, float],
+    objective: Objective,
+    judge: Callable[[], float],
+    decoder: Decoder,
+    task: Task,
+    how: Descent,
+) -> tuple[float, float]:
+    """Train `module` in place; what `judge` said before and after.
+
+    Every process reads all of the text, so that all of them end with the same parameters. Raises
+    `Interrupted` when asked to stop; what was trained is then lost, and the same command trains it again.
+    """
+    optimiser = torch.optim.Adam([{"params": [p], "peak": rate} for p, rate in rates.items()], lr=0.0)
+    best = before = judge()
+    kept, waited = copy.deepcopy(module.state_dict()), 0
+    steps = -(-len(task.windows["train"].lengths) // task.batch)
+    with progress(how.label, how.epochs) as advance:
+        for epoch in range(how.epochs):
+            if waited == PATIENCE:
+                break
+            shuffled = task.shuffled("train", task.seed + epoch)
+            for number, batch in enumerate(shuffled.batches("train", decoder.device), epoch * steps):
+                for group in optimiser.param_groups:
+                    group["lr"] = (
+                        group["peak"] * 0.5 * (1 + math.cos(math.pi * number / (how.epochs * steps)))
+                    )
+                with torch.enable_grad():
+                    total, tokens = objective(batch)
+                    (total / tokens.clamp_min(1)).backward()
+                optimiser.step()
+                optimiser.zero_grad()
+                if stopping():
+                    raise Interrupted("The same command with the same --out goes on from the last part.")
+            found = judge()
+            waited += 1
+            if found < best:
+                best, kept, waited = found, copy.deepcopy(module.state_dict()), 0
+            advance(1, f"{found:.3f} nats")
+    module.load_state_dict(kept)
+    return before, best
+
+
+def divergence(intact: Tensor, changed: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """KL(intact || changed) in nats summed over the scored tokens of a batch, and how many they are; both
+    (batch, position - 1, vocabulary) of log p.
+    """
+    valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(intact.device)
+    per_token = (intact.exp() * (intact - changed)).sum(-1)
+    return torch.where(valid, per_token, 0).sum(), valid.sum()
+
+
+@contextmanager
+def detached(decoder: Decoder, layers: Iterable[int]) -> Iterator[None]:
+    """No gradient flows through the inside of attention in `layers`, where all of its output is replaced: it
+    would be zero but for the first position, which stays intact, and cost as much as the rest of the block.
+    """
+
+    def cut(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        def own(value: Any) -> Any:
+            return value.detach() if isinstance(value, Tensor) else value
+
+        return tuple(map(own, args)), {name: own(value) for name, value in kwargs.items()}
+
+    hooks = [decoder.attention(n).register_forward_pre_hook(cut, with_kwargs=True) for n in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def intact_log_p(decoder: Decoder, batch: Batch) -> Tensor:
+    """What is to be matched, without a gradient."""
+    return next_token_log_p(decoder, batch.ids)
+
+
+@torch.no_grad()
+def mean_over(task: Task, decoder: Decoder, objective: Objective) -> float:
+    """The objective on the validation documents, per token."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in task.batches("validation", decoder.device):
+        sums += torch.stack(objective(batch)).double().cpu()
+    return float(sums[0] / sums[1])

@@ -1,0 +1,116 @@
+"""Least squares that cares for the loss: tokens count by how much their head's output moves it.
+
+    minimise over W_h, b_h   sum_t w_th |z_th - (x_t - shift) W_h - b_h[position]|^2,   w_th = |g_th|^2
+
+with g the gradient of the loss with a label that the model drew (see `gradients`): w is the trace of the
+Fisher information of z, in one draw. The fit starts from `with_position` and finds what the weights change in
+its slope and, alike for all positions, in its intercept; the penalty is chosen on the validation documents by
+the weighted error. Every head has weights of its own.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labbook import processes
+from redundancy.batches import Batch
+from redundancy.model.decoder import Decoder
+from redundancy.passes import Pass, Saved, Task, each_batch
+from redundancy.regression.controls import Fitted, PositionAffine
+from redundancy.regression.moments import LayerMoments
+from redundancy.regression.ridge import PENALTIES
+from redundancy.removal.gradients import GradientReader
+
+
+class _Sums:
+    """Weighted moments of features with a constant (d + 1) and of what is left of z, by head."""
+
+    def __init__(self, heads: int, d: int, k: int, device: torch.device):
+        self.tensors = {
+            f"{split}/{name}": torch.zeros(heads, *shape, dtype=torch.float64, device=device)
+            for split in ("train", "validation")
+            for name, shape in {"xx": (d + 1, d + 1), "xr": (d + 1, k), "w": ()}.items()
+        }
+
+    def add(self, split: str, x: Tensor, rest: Tensor, weight: Tensor) -> None:
+        """Tokens x (rows, d), rest (rows, heads, k), weight (rows, heads)."""
+        x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+        for head in range(weight.shape[1]):
+            scaled = x * weight[:, head, None]
+            self.tensors[f"{split}/xx"][head] += (scaled.T @ x).double()
+            self.tensors[f"{split}/xr"][head] += (scaled.T @ rest[:, head]).double()
+            self.tensors[f"{split}/w"][head] += weight[:, head].sum(dtype=torch.float64)
+
+    def correction(self) -> Tensor:
+        """What the weights add to slope and intercept, (heads, d + 1, k), with the best penalty of each head;
+        none where no penalty helps on the validation documents.
+        """
+        t, found = self.tensors, []
+        for head in range(len(t["train/w"])):
+            if not float(t["train/w"][head]) or not float(t["validation/w"][head]):
+                found.append(torch.zeros_like(t["train/xr"][head]))
+                continue
+            xx, xr = (t[f"train/{n}"][head] / t["train/w"][head] for n in ("xx", "xr"))
+            own_xx, own_xr = (t[f"validation/{n}"][head] for n in ("xx", "xr"))
+            ridge = torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
+            ridge[-1, -1] = 0  # the intercept is not penalised
+            best, gain = torch.zeros_like(xr), 0.0
+            for alpha in PENALTIES:
+                slope = torch.linalg.lstsq(xx + alpha * ridge, xr).solution
+                spared = float((2 * slope * own_xr).sum() - (slope * (own_xx @ slope)).sum())
+                if spared > gain:
+                    best, gain = slope, spared
+            found.append(best)
+        return torch.stack(found)
+
+
+def fit_weighted(
+    decoder: Decoder,
+    task: Task,
+    fitted: dict[int, Fitted],
+    moments: dict[int, LayerMoments],
+    state: Path | None,
+) -> dict[int, PositionAffine]:
+    """The maps by layer. Raises Interrupted when asked to stop; `state` keeps the sums."""
+    start = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
+    heads, d_head = decoder.n_heads, decoder.d_head
+    layers = {n: _Sums(heads, decoder.d_model, d_head, decoder.layer_device(n)) for n in start}
+    saved = Saved(state)
+    stored, done = saved.load(task.counts)
+    for n, tensors in stored.items():
+        layers[n].tensors.update({name: v.to(decoder.layer_device(n)) for name, v in tensors.items()})
+    reader: list[GradientReader] = []
+
+    for split in ("train", "validation"):
+
+        def add(n: int, x: Tensor, z: Tensor, batch: Batch, split: str = split) -> None:
+            rows, truth = x[batch.keep].float(), z[batch.keep].float()
+            position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
+            rest = (truth - start[n](rows, position)).unflatten(-1, (heads, d_head))
+            slope = reader[0].gradient[n][batch.keep].float().unflatten(-1, (heads, d_head))
+            pilot = moments[n].pilot
+            scaled = (rows - pilot["shift_x"].float()) / pilot["scale_x"].float()
+            layers[n].add(split, scaled, rest, slope.square().sum(-1))
+
+        def save(count: int, split: str = split) -> None:
+            done[split] = count
+            saved.save({n: sums.tensors for n, sums in layers.items()}, done)
+
+        reading = Pass(split, f"weighted least squares, {split}", done.get(split, 0), saved, save)
+        with GradientReader(decoder, task, add) as read:
+            reader[:] = [read]
+            each_batch(task, reading, decoder.device, read)
+    for sums in layers.values():
+        processes.add_up(sums.tensors.values())
+    return {n: _moved(start[n], sums.correction(), moments[n]) for n, sums in layers.items()}
+
+
+def _moved(start: PositionAffine, correction: Tensor, moments: LayerMoments) -> PositionAffine:
+    """`start` with the correction (heads, d + 1, k), found in the coordinates of the moments, added."""
+    joined = correction.movedim(0, 1).flatten(1)
+    shift, scale = (moments.pilot[n].to(joined) for n in ("shift_x", "scale_x"))
+    slope = joined[:-1] / scale.unsqueeze(-1)
+    # (x - shift_moments) S = (x - shift_start) S + (shift_start - shift_moments) S
+    constant = joined[-1] + (start.shift.to(joined) - shift) @ slope
+    return PositionAffine(start.weight.to(slope) + slope, start.bias.to(slope) + constant, start.shift)

@@ -1,0 +1,1 @@
+"""Which operations go first: known needs, routers that predict them, routers trained through the loss."""

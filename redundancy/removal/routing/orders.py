@@ -1,0 +1,128 @@
+"""The orders of the removal curve as rules: which operations go at which share."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from redundancy.evaluation import Key, Variant
+from redundancy.model.substitution import Choose, Predict, Rule, Site, zero
+from redundancy.passes import Task
+from redundancy.removal.curve import ORDERS
+from redundancy.removal.need import NEEDS, Needs
+from redundancy.removal.routing.known import KnownNeeds
+from redundancy.removal.routing.routers import Router
+from redundancy.removal.routing.whole import ExactNeeds
+
+# whole layers or heads up to this number are removed one by one along the curve
+FEW = 12
+NEED_A_ROUTER = ("hidden_fisher", "network_fisher", "trained_router", "trained_together", "past_fisher")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Everything that orders are made of.
+
+    Attributes
+    ----------
+    maps : layer -> what stands for attention in all orders but those of `own`.
+    routers : by order.
+    own : order -> rules of maps of its own, trained with its router or with other features.
+    """
+
+    task: Task
+    n_heads: int
+    maps: Mapping[int, Predict]
+    needs: Needs
+    known: KnownNeeds
+    exact: ExactNeeds
+    routers: Mapping[str, Router] = field(default_factory=dict)
+    own: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
+
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """Those that can be followed with what is there."""
+        missing = {order for order in NEED_A_ROUTER if order not in self.routers}
+        missing |= set() if self.exact.layers else {"layers_exact"}
+        missing |= set() if self.exact.heads else {"heads_exact"}
+        return tuple(order for order in ORDERS if order not in missing)
+
+    def points(self, order: str, shares: Sequence[float]) -> Iterator[Variant]:
+        """The ways of running the model that skip each share of the operations in one order."""
+        name = order if order in self.own else "with_position"
+        for share, rules in self._rules(order, shares):
+            yield Variant(Key("curve", name, order=order, target_share=share), rules)
+
+    @cached_property
+    def _everything(self) -> dict[int, Rule]:
+        """Where most orders end: one object, so that it is evaluated once."""
+        return {n: Rule(self.maps[n]) for n in self.task.layers}
+
+    def _rules(self, order: str, shares: Sequence[float]) -> Iterator[tuple[float, dict[int, Rule]]]:
+        layers = self.task.layers
+        if order.startswith("heads"):
+            ranked = self._ranked_heads(order)
+            for count in counts(len(ranked), shares):
+                gone = {n: tuple(h for m, h in ranked[:count] if m == n) for n in layers}
+                rules = {n: Rule(self.maps[n], heads=heads) for n, heads in gone.items() if heads}
+                yield count / len(ranked), self._everything if count == len(ranked) else rules
+        elif order.startswith("layers"):
+            cost = (
+                self.exact.layers
+                if order == "layers_exact"
+                else {n: -c for n, c in self.needs.cosine.items()}
+            )
+            for count in counts(len(layers), shares):
+                first = sorted(layers, key=lambda n: cost[n])[:count]
+                if order == "layers_dropped":
+                    yield count / len(layers), {n: Rule(zero, dropped=True) for n in first}
+                else:
+                    yield count / len(layers), {n: self._everything[n] for n in first}
+        else:
+            whole = self.own.get(order, self._everything)
+            for share in shares:
+                if share >= 1:
+                    yield share, dict(whole) if order in self.own else self._everything
+                else:
+                    choose = self._chooser(order, share)
+                    yield share, {n: replace(whole[n], choose=choose) for n in layers}
+
+    def _ranked_heads(self, order: str) -> list[tuple[int, int]]:
+        if order == "heads_exact":
+            return sorted(self.exact.heads, key=lambda place: self.exact.heads[place])
+        return self.needs.heads(NEEDS.index(order.removeprefix("heads_")), self.task.layers)
+
+    def _chooser(self, order: str, share: float) -> Choose:
+        """Which operations a continuous order replaces at a share."""
+        if order in self.routers:
+            return self.routers[order].choose(share)
+        if order == "random":
+            return self._random(share)
+        by, _, need = order.partition("_")
+        if by == "known" and need in self.known.held_out:
+            return self.known.choose(need, share)
+        kind, known, needs = NEEDS.index(need), by == "known", self.needs
+        limit = needs.threshold(kind, share, known=known)
+        return lambda site: needs.at(site, kind, known=known) <= limit
+
+    def _random(self, share: float) -> Choose:
+        def choose(site: Site) -> torch.Tensor:
+            size = (site.x.shape[1], self.n_heads)
+            draws = [
+                np.random.default_rng([self.task.seed, int(w), site.layer]).random(size)
+                for w in site.batch.number
+            ]
+            return torch.from_numpy(np.stack(draws) < share).to(site.x.device)
+
+        return choose
+
+
+def counts(total: int, shares: Sequence[float]) -> list[int]:
+    """How many of `total` whole things go at each share: all counts of a few, else one and those nearest to
+    the shares.
+    """
+    if total <= FEW:
+        return list(range(1, total + 1))
+    return sorted({1, *(max(1, round(share * total)) for share in shares)})

@@ -1,0 +1,190 @@
+"""Routers: what says, before attention is computed, which operations need it least.
+
+A router scores every (token, head) from resid_pre and position; the lowest scores go first, and a share is
+made of scores by a quantile over the validation documents, over all layers, heads and scored tokens of the
+intact model.
+
+    hidden_fisher    ridge of the logarithm of the change of the loss (see `need`) on resid_pre alone
+    network_fisher   a small network for the same, resid_pre and position
+    trained ...      see `trained`
+
+The network is predicted_fisher + W_2 gelu(W_1 s + b_1) + b_2, s the standardised hidden state, W_2 = 0 at the
+start, hidden width d_model. What it should tell is the mean of the need y = (g . e)^2 and not that of its
+logarithm, so it minimises y exp(-f) + f, of which f = log E[y] is the minimum (the likelihood of an
+exponential distribution, which is consistent for the mean whatever the distribution is: Gourieroux, Monfort &
+Trognon 1984, Econometrica 52, 681-700). Labels are drawn afresh in every epoch. The weights are kept that are
+best on the validation documents, the start among them.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from labbook.console import Interrupted, progress, stopping
+from labbook.estimate import Array
+from redundancy.batches import Batch
+from redundancy.model.decoder import Decoder
+from redundancy.model.substitution import Choose, Site
+from redundancy.passes import Reader, Task
+from redundancy.regression.controls import PositionAffine
+from redundancy.regression.moments import LayerMoments
+from redundancy.removal.gradients import GradientReader, drawn
+from redundancy.removal.need import CALIBRATION_TOKENS, NEEDS, SMALLEST_CHANGE, Needs, first_windows
+
+# resid_pre (rows, d_model) and position (rows,) -> score (rows, head)
+Score = Callable[[Tensor, Tensor], Tensor]
+
+EPOCHS, RATE, MINIBATCH = 3, 1e-3, 1024
+
+
+@dataclass(frozen=True)
+class Router:
+    """Scores by layer, and what they are on the validation documents: (operation,)."""
+
+    scores: Mapping[int, Score]
+    calibrated: Array
+
+    def choose(self, share: float) -> Choose:
+        """Choose the operations with the lowest scores, about `share` of all."""
+        limit = float("inf") if share >= 1 else float(np.quantile(self.calibrated, share))
+
+        def choose(site: Site) -> Tensor:
+            x = site.x.flatten(0, 1)
+            found = self.scores[site.layer](x.float(), site.position.flatten())
+            return (found <= limit).unflatten(0, site.x.shape[:2])
+
+        return choose
+
+
+def of_need(predictor: PositionAffine, need: str) -> PositionAffine:
+    """The columns of one need of a map to all of them."""
+    heads = predictor.weight.shape[1] // len(NEEDS)
+    own = slice(NEEDS.index(need) * heads, (NEEDS.index(need) + 1) * heads)
+    return PositionAffine(predictor.weight[:, own], predictor.bias[:, own], predictor.shift)
+
+
+def without_position(needs: Needs, n_heads: int) -> dict[int, Score]:
+    """The scores of `hidden_fisher`."""
+    own = slice(NEEDS.index("fisher") * n_heads, (NEEDS.index("fisher") + 1) * n_heads)
+    return {
+        n: lambda x, position, predictor=predictor: predictor(x)[:, own]  # type: ignore[misc]
+        for n, predictor in needs.hidden.items()
+    }
+
+
+def calibrate(decoder: Decoder, task: Task, routers: Mapping[str, Mapping[int, Score]]) -> dict[str, Router]:
+    """Routers of scores. Every process reads the same windows, so all have the same thresholds."""
+    few = first_windows(task, "validation", CALIBRATION_TOKENS)
+    found: dict[str, list[Tensor]] = {name: [] for name in routers}
+
+    @torch.no_grad()
+    def gather(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
+        position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
+        rows = x[batch.keep].float()
+        for name, scores in routers.items():
+            found[name].append(scores[layer](rows, position).flatten().double().cpu())
+
+    with Reader(decoder, few, gather) as read:
+        for batch in few.batches("validation", decoder.device):
+            read(batch)
+    return {name: Router(scores, torch.cat(found[name]).numpy()) for name, scores in routers.items()}
+
+
+class Network(nn.Module):
+    """The `network_fisher` of this module's text for one layer."""
+
+    def __init__(self, start: PositionAffine, pilot: Mapping[str, Tensor]):
+        super().__init__()
+        self.start = start
+        self.shift, self.scale = pilot["shift_x"].float(), pilot["scale_x"].float()
+        d, heads = start.weight.shape
+        device = start.weight.device
+        self.first = nn.Linear(d, d, device=device)
+        self.second = nn.Linear(d, heads, device=device)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """Logarithm of the mean need (rows, heads) from x (rows, d_model) and position (rows,)."""
+        x = x.float()
+        correction: Tensor = self.second(nn.functional.gelu(self.first((x - self.shift) / self.scale)))
+        return self.start(x, position) + correction
+
+    def loss(self, x: Tensor, position: Tensor, need: Tensor) -> Tensor:
+        """Mean of y exp(-f) + f over rows and heads; `need` is y."""
+        f = self(x, position)
+        return (need.clamp_min(SMALLEST_CHANGE).log() - f).exp().add(f).mean()
+
+
+def train_networks(
+    decoder: Decoder,
+    task: Task,
+    needs: Needs,
+    maps: Mapping[int, PositionAffine],
+    moments: Mapping[int, LayerMoments],
+) -> dict[int, Network]:
+    """One `Network` per layer, where `maps` stand for attention.
+
+    Every process reads all of the text here, so that all of them hold the same weights. Raises `Interrupted`
+    when asked to stop; what was trained is then lost.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(task.seed)
+        models = {n: Network(of_need(p, "fisher"), moments[n].pilot) for n, p in needs.predictors.items()}
+    for model in models.values():
+        model.requires_grad_(True)
+    optimisers = {n: torch.optim.Adam(m.parameters(), lr=RATE) for n, m in models.items()}
+    best = {n: (torch.inf, copy.deepcopy(m.state_dict())) for n, m in models.items()}
+    sums = {n: torch.zeros(2, dtype=torch.float64) for n in models}
+    reader: list[GradientReader] = []
+
+    def needed(layer: int, x: Tensor, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        rows, truth = x[batch.keep].float(), z[batch.keep].float()
+        position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
+        change = reader[0].gradient[layer][batch.keep].float() * (maps[layer](rows, position) - truth)
+        return rows, position, change.unflatten(-1, (decoder.n_heads, -1)).sum(-1).square()
+
+    def step(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
+        rows = needed(layer, x, z, batch)
+        for part in torch.arange(len(rows[0])).split(MINIBATCH):
+            optimisers[layer].zero_grad()
+            models[layer].loss(*(t[part] for t in rows)).backward()
+            # needs have long tails: one token must not decide a step
+            nn.utils.clip_grad_norm_(models[layer].parameters(), 1.0)
+            optimisers[layer].step()
+
+    @torch.no_grad()
+    def check(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
+        rows = needed(layer, x, z, batch)
+        n = torch.tensor(len(rows[0]), dtype=torch.float64)
+        sums[layer] += torch.stack([models[layer].loss(*rows).double().cpu() * n, n])
+
+    with progress("router networks, epochs", EPOCHS) as advance:
+        for epoch in range(EPOCHS + 1):
+            now = task.shuffled("train", task.seed + epoch)
+            # first: the error of the start itself
+            for split, visit in (("train", step), ("validation", check))[epoch == 0 :]:
+                draw = epoch if split == "train" else 0
+                with GradientReader(decoder, now, visit, [drawn(task.seed, draw)]) as read:
+                    reader[:] = [read]
+                    for batch in now.batches(split, decoder.device):
+                        read(batch)
+                        if stopping():
+                            raise Interrupted(
+                                "The finished steps are saved; the same command with the same --out goes on "
+                                "from there."
+                            )
+            for n, model in models.items():
+                error = float(sums[n][0] / sums[n][1])
+                sums[n].zero_()
+                if error < best[n][0]:
+                    best[n] = (error, copy.deepcopy(model.state_dict()))
+            advance(int(epoch > 0))
+    for n, model in models.items():
+        model.load_state_dict(best[n][1])
+        model.requires_grad_(False)
+    return models
