@@ -29,6 +29,7 @@ LEFT_OUT = {"checkpoints", "model", "state", "gpt2-medium"}
 LARGEST = 15_000_000
 # seconds that a command has to save its state when its time is over
 GRACE = 45.0
+BEFORE = "was finished before"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def execute(command: Command) -> pd.DataFrame:
     planned = {stage: jobs(stage, command.size, command.work, command.text) for stage in command.stages}
     write_json(command.out / "device.json", _device())
     outcomes: dict[tuple[str, str], Outcome] = {}
+    path = command.out / "stages.csv"
+    earlier = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["stage", "job", "said"])
     for stage, listed in planned.items():
         left = command.minutes - (time.monotonic() - began) / 60
         end = time.monotonic() + 60 * minutes_of(stage, command, left)
@@ -59,11 +62,20 @@ def execute(command: Command) -> pd.DataFrame:
             if not stopping():
                 outcomes[stage, job.name] = _run(stage, job, command.work / stage, end)
             table = pd.DataFrame([asdict(one) for one in outcomes.values()])
-            write_table(command.out / "stages.csv", table)
+            write_table(command.out / "stages.csv", _with_earlier(table, earlier))
         if stage == "ratios":
             compare_precisions(command.work / stage)
         archive(command.work / stage, command.out / f"{stage}.tar.gz")
     return table
+
+
+def _with_earlier(table: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
+    """The rows of this call and those of earlier ones that it did not run again."""
+    names = ["stage", "job"]
+    again = pd.MultiIndex.from_frame(table.loc[table["said"] != BEFORE, names])
+    kept = earlier[~pd.MultiIndex.from_frame(earlier[names]).isin(again)]
+    new = table[~pd.MultiIndex.from_frame(table[names]).isin(pd.MultiIndex.from_frame(kept[names]))]
+    return pd.concat([kept, new], ignore_index=True) if len(kept) else new
 
 
 def _run(stage: StageName, job: Job, folder: Path, end: float) -> Outcome:
@@ -72,7 +84,7 @@ def _run(stage: StageName, job: Job, folder: Path, end: float) -> Outcome:
     done = out.with_suffix(".csv") if not job.result else out / job.result
     folder.mkdir(parents=True, exist_ok=True)
     if done.exists():
-        return Outcome(stage, job.name, "finished", 0.0, None, "was finished before")
+        return Outcome(stage, job.name, "finished", 0.0, None, BEFORE)
     seconds = job.share * (end - time.monotonic())
     if seconds <= 0:
         return Outcome(stage, job.name, "not run", 0.0, None, "no time was left")

@@ -74,6 +74,9 @@ def test_a_stage_that_was_stopped_goes_on_and_one_that_fails_ends_nothing(planne
     assert log[0] == "begins at 0" and int(log[1].split()[-1]) >= reached
     table = pd.read_csv(planned.out / "stages.csv")
     assert set(table["job"]) == {"short", "long", "broken", "other"}
+    # of what was finished before, the table keeps how long it took
+    kept = table.set_index("job").loc["short"]
+    assert kept["state"] == "finished" and kept["seconds"] == pytest.approx(first.loc["short", "seconds"])
 
 
 def test_what_comes_back_is_small_and_flat(planned, monkeypatch):
