@@ -14,6 +14,7 @@ interval (`outcome`).
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -54,6 +55,7 @@ def execute(command: Command) -> tuple[Path, Outcome]:
             folder = out / condition.folder / f"seed-{seed}"
             Trainer(condition.config, seed, folder, Settings()).train()
     outcome = ANALYSES[command.config.name](finished(out, listed))
+    outcome = replace(outcome, tables={**outcome.tables, "seeds": seeds(out, listed)})
     if joined().is_main_process:
         _write(command, out / command.config.name, outcome)
     return out / command.config.name, outcome
@@ -74,6 +76,20 @@ def finished(out: Path, listed: list[Condition]) -> dict[str, pd.DataFrame]:
     if listed[0].folder not in found:
         raise UserError(f"{out} holds no finished seed of {listed[0].folder}. Increase --seeds.")
     return found
+
+
+def seeds(out: Path, listed: list[Condition]) -> pd.DataFrame:
+    """One row per condition and seed: right answers and reads of attention at the end, by kind of query; where
+    novel queries are not read, the router has given up attention altogether.
+    """
+    rows = []
+    for condition in listed:
+        for folder in sorted((out / condition.folder).glob("seed-*/summary.json")):
+            one = trajectory.read_summary(folder.parent)
+            shares = {f"right, {kind}": one.accuracy[kind] for kind in ("recurring", "novel")}
+            shares |= {f"attend, {kind}": one.attention[kind] for kind in ("recurring", "novel")}
+            rows.append({"condition": condition.folder, "seed": one.seed, **shares})
+    return pd.DataFrame(rows)
 
 
 def _check(seed: Path, condition: Condition) -> None:

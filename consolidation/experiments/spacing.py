@@ -42,8 +42,8 @@ def by_group(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_lag(groups: pd.DataFrame, roles: tuple[str, ...], lag: float, column: str) -> "pd.Series[float]":
-    """A column of `by_group` by seed, mean over the groups of some roles, so many steps after they were
-    retired; NaN where one of them was not tested then.
+    """A column of `by_group` for every seed, mean over the groups of some roles, so many steps after they
+    were retired; NaN where one of them was not tested then.
     """
 
     def mean(rows: pd.DataFrame) -> float:
