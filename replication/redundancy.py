@@ -9,6 +9,8 @@ from labbook.console import UserError
 from labbook.estimate import Estimate
 from redundancy.probe.summary import ProbeSummary
 from redundancy.removal.curve import BEYOND, BUDGETS, ORDERS, Removable, best_order
+from redundancy.removal.pruning.methods import METHODS
+from redundancy.removal.pruning.tables import Answer, MethodTables, half, more_redundant
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication import paper
@@ -217,6 +219,44 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             links=f"{run.figure('removal_by_layer')}{run.link}",
             headline=True,
         )
+    yield from _methods(run)
+
+
+def _methods(run: Finished) -> Iterator[Row]:
+    """Whole attention layers against whole MLPs, by every method that can remove both."""
+    tables = MethodTables.read(run.folder)
+    rows = half(tables)
+    if rows.empty:
+        return
+    found = [Estimate.read(row) for row in rows.to_dict("records")]
+    removed = int(rows["removed"].iloc[0])
+    each = "; ".join(
+        f"{METHODS[str(name)].label} {show(difference, 2, sign=True)}"
+        for name, difference in zip(rows["method"], found, strict=True)
+    )
+    yield Row(
+        "Attention is more redundant than the MLP (arXiv:2406.15786 and others, not the preprint)",
+        "not measured",
+        f"with {removed} MLPs gone instead of {removed} attention layers the loss is higher by, in nats per "
+        f"token, paired by document: {each}",
+        "random order among them",
+        run.scale,
+        cheaper_than_mlp(more_redundant(found)),
+        own=False,
+        sentence="Holds only where every method says so; which of the two is cheaper depends on what is put "
+        "in its place.",
+        links=f"{run.figure('removal_methods')}{run.link}",
+    )
+
+
+def cheaper_than_mlp(answer: Answer) -> Verdict:
+    """Whether attention can go more cheaply than the MLP: `partly` where methods differ."""
+    return {
+        "yes": Verdict.HOLDS,
+        "no": Verdict.FAILS,
+        "depends": Verdict.PARTLY,
+        "undecided": Verdict.UNDECIDED,
+    }[answer]
 
 
 def _tried(s: RemovalSummary) -> str:

@@ -56,6 +56,10 @@ FIGURES: dict[str, dict[str, str]] = {
         "removal_all": (
             "Every layer replaced at once, by each replacement, between the intact model and the floor."
         ),
+        "removal_methods": (
+            "Whole attention layers, MLPs and blocks taken away in the order of each method, with what the "
+            "method puts in their place; steps, because nothing lies between."
+        ),
         "removal_by_layer": (
             "Loss increase with one layer replaced (top), and with layers 0 to l replaced (bottom)."
         ),

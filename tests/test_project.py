@@ -397,7 +397,7 @@ def test_figures_of_a_users_run_go_into_its_folder(tmp_path, monkeypatch):
     [
         ("01_attention_redundancy", "redundancy_", 3),
         ("02_redundancy_over_training", "training_", 3),
-        ("02b_removal", "removal_", 3),
+        ("02b_removal", "removal_", 6),
         pytest.param("03_consolidation", "consolidation_", 5, marks=pytest.mark.slow),
         pytest.param("04_decay_exponents", "decay_", 5, marks=pytest.mark.slow),
         pytest.param("05_memory_experiments", "experiments_", 5, marks=pytest.mark.slow),

@@ -34,7 +34,9 @@ def test_a_run_folder_holds_tables_and_figures(finished):
     names = {p.name for p in finished.iterdir()}
     figures = {f"{name}.{kind}" for name in REMOVAL_FIGURES for kind in ("png", "pdf")}
     tables = {f"{name}.csv" for name in (*FRAMES, *NEWER, *COLUMNS, "cost")}
-    assert names == {"config.json", "provenance.json", "report.html", "summary.json", *tables, *figures}
+    kept = {f"{name}.{kind}" for name in ("probes", "routers") for kind in ("safetensors", "json")}
+    about = {"config.json", "provenance.json", "report.html", "summary.json"}
+    assert names == {*about, *kept, *tables, *figures}
     losses = Losses.read(finished)
     every = losses.substitution[losses.substitution["metric"] == "loss_increase"]
     assert (every["part"] == "heads").sum() == 3 * 3 * 4

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from redundancy.removal.curve import Removable
+from redundancy.removal.pruning.tables import more_redundant
 from replication import __main__ as pages
 from replication import consolidation, paper, redundancy
 from replication.rows import Row
@@ -97,6 +98,15 @@ CASES = {
             HOLDS: [(tight(0.1),)],
             FAILS: [(tight(-0.1),)],
             UNDECIDED: [(wide(0.1),), (NAN,), (None,), (tight(0.1, n=2),), (tight(0.0),)],
+        },
+    ),
+    "attention before the MLP": (
+        lambda differences: redundancy.cheaper_than_mlp(more_redundant(differences)),
+        {
+            HOLDS: [([tight(0.2), tight(0.1)],)],
+            FAILS: [([tight(-0.2), tight(-0.1)],)],
+            PARTLY: [([tight(0.2), tight(-0.1)],)],
+            UNDECIDED: [([wide(0.2)],), ([tight(0.2), NAN],), ([tight(0.2, n=2)],), ([],)],
         },
     ),
     "stands for attention": (
