@@ -316,6 +316,8 @@ FLAGS_OF_OTHERS = {
     "--version",
     "--line",
     "--soft",
+    # taken off before the rest is parsed, because it says what the defaults are
+    "--preset",
 }
 
 

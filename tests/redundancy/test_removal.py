@@ -196,12 +196,19 @@ def test_routers_without_a_curve_name_the_flag(capsys, gpt2_folder, text_folder,
     assert not (tmp_path / "o").exists()
 
 
-def test_a_run_of_other_weights_is_refused(capsys, uninterrupted, gpt2_folder, text_folder, parts):
-    text = fails(
-        removal.main,
-        capsys,
-        [f"random:{gpt2_folder}", *arguments(gpt2_folder, text_folder, uninterrupted, *parts)[1:]],
-    )
+def test_a_run_of_another_model_is_refused(capsys, uninterrupted, gpt2_folder, text_folder, parts):
+    other = [f"random:{gpt2_folder}", *arguments(gpt2_folder, text_folder, uninterrupted, *parts)[1:]]
+    assert "model: there" in fails(removal.main, capsys, other)
+
+
+def test_a_run_of_other_weights_is_refused(tmp_path, capsys, uninterrupted, gpt2_folder, text_folder, parts):
+    """As after the files of the model were replaced: what they hold is not what the run was made of."""
+    there = tmp_path / "run"
+    shutil.copytree(uninterrupted, there)
+    for name, field in (("config.json", "weight_hash"), ("provenance.json", "fingerprint")):
+        about = json.loads((there / name).read_text())
+        (there / name).write_text(json.dumps(about | {field: "0" * len(about[field])}))
+    text = fails(removal.main, capsys, arguments(gpt2_folder, text_folder, there, *parts))
     assert "weight_hash: there" in text
 
 
