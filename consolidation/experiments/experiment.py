@@ -79,8 +79,8 @@ def finished(out: Path, listed: list[Condition]) -> dict[str, pd.DataFrame]:
 
 
 def seeds(out: Path, listed: list[Condition]) -> pd.DataFrame:
-    """One row per condition and seed: right answers and reads of attention at the end, by kind of query; where
-    novel queries are not read, the router has given up attention altogether.
+    """One row per condition and seed: right answers and reads of attention at the end, by kind of query;
+    where novel queries are not read, the router has given up attention altogether.
     """
     rows = []
     for condition in listed:

@@ -213,7 +213,8 @@ def test_savings_are_those_of_the_planted_speeds(again, expected):
 def test_spacing_is_the_planted_difference_at_equal_lags(gain, expected):
     def recall(row, noise):
         spread = np.char.startswith(np.array(ROLES)[row["cohort"]], "spread")
-        return 0.5 + gain * spread - 0.0001 * row["lag"] + 0.02 * noise.standard_normal(len(row))
+        grows = gain * spread * (1 + row["lag"] / 300)
+        return 0.5 + grows - 0.0001 * row["lag"] + 0.02 * noise.standard_normal(len(row))
 
     outcome = spacing.analyse({"cram": planted(recall)})
     assert set(verdicts(outcome).values()) == {expected}
