@@ -135,17 +135,21 @@ def prepare_windows(
     return windows
 
 
-def bytes_per_token(windows: Windows, tokenizer: Any) -> float:
+def bytes_per_token(windows: Windows, tokenizer: Any, bos: int | None = None) -> float:
     """UTF-8 bytes of text per token: what turns nats per token into bits per byte, which tokenizers share;
     nan where token ids are given and no tokenizer says what they stand for.
+
+    With `bos` every window begins with that token, which is no text.
     """
     if tokenizer is None:
         return math.nan
+    first = 0 if bos is None else 1
     texts = (
-        tokenizer.decode(row[:n])
+        tokenizer.decode(row[first:n])
         for row, n in zip(windows.ids.tolist(), windows.lengths.tolist(), strict=True)
     )
-    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / windows.tokens
+    tokens = windows.tokens - first * len(windows.lengths)
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / tokens
 
 
 def batch_size(settings: Settings, decoder: Decoder, context: int) -> int:
@@ -306,7 +310,7 @@ def prepare(config: Request, settings: Settings, given: Given = NOTHING) -> Prep
         documents={split: tuple(w.names) for split, w in windows.items()},
         tokens={split: w.tokens for split, w in windows.items()},
         depth=len(decoder.layers),
-        bytes_per_token=bytes_per_token(windows["evaluation"], tokenizer),
+        bytes_per_token=bytes_per_token(windows["evaluation"], tokenizer, bos),
         seed=config.seed,
     )
     return Prepared(config, source, decoder, windows, facts, asked, given.call)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from consolidation.decay.curve import Clock, Curve
-from consolidation.experiments.outcome import Claim, Outcome, direction, inside
+from consolidation.experiments.outcome import LEAST_SEEDS, Claim, Outcome, direction, inside
 from consolidation.experiments.readings import (
     advantage,
     course,
@@ -88,10 +88,12 @@ def forms(found: pd.DataFrame) -> pd.DataFrame:
 
 def forgets(change: Estimate) -> str:
     """Whether anything is forgotten, in words: from the change of knowledge and its interval alone."""
-    if math.isnan(change.lower):
+    if math.isnan(change.lower) or change.n < LEAST_SEEDS:
         return "is undecided"
     if change.upper < -SMALL:
         return "forgets"
+    if change.lower > -SMALL and change.upper < 0:
+        return f"forgets less than {SMALL:.0%} of the answers"
     if change.lower > -SMALL:
         return "forgets nothing that matters"
     return "is undecided"

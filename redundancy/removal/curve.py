@@ -263,7 +263,7 @@ class Difference:
     Attributes
     ----------
     share : the difference, the first order minus the second; NaN where one of them is only known to be less
-        than its smallest measured share.
+        than its smallest measured share, or at least its largest, below 1.
     """
 
     first: str
@@ -286,7 +286,11 @@ def differences(
     one measured share to the next, with percentiles of replicates that share their documents.
     """
     smooth, replicates = dict[str, Array](), dict[str, Array]()
-    known = {order for order, (_, rises) in curves.items() if order in DISCRETE or rises[0, 0] <= budget}
+    known = {
+        order
+        for order, (shares, rises) in curves.items()
+        if _told(shares[0], rises[0], budget, discrete=order in DISCRETE)
+    }
     for order, (shares, increases) in curves.items():
         if order in DISCRETE:
             steps = np.append(0.0, shares[0])
@@ -307,6 +311,14 @@ def differences(
             estimate = lower = upper = math.nan
         found.append(Difference(first, second, budget, Estimate(estimate, lower, upper, bootstrap.units)))
     return found
+
+
+def _told(shares: Array, increases: Array, budget: float, *, discrete: bool) -> bool:
+    """Whether a curve, (point,) each, says where it crosses a budget: not where it is over it from the first
+    point on, or within it up to a last point that leaves some attention.
+    """
+    ends = bool((increases > budget).any()) or shares[-1] >= 1 - 1e-9
+    return ends and (discrete or bool(increases[0] <= budget))
 
 
 def measures(intact: Tensor, changed: Tensor, weights: Array) -> dict[str, Array]:

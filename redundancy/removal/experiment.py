@@ -144,7 +144,7 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
 
 def _check(config: RemovalConfig) -> None:
     """Raise UserError for what no model can serve, before one is loaded."""
-    if not config.shares or min(config.shares) <= 0 or max(config.shares) > 1:
+    if not config.shares or not all(0 < share <= 1 for share in config.shares):
         raise UserError(
             f"--shares {config.shares} was asked for; shares lie above 0 and up to 1. Change --shares."
         )

@@ -276,3 +276,18 @@ def test_what_cannot_be_asked_is_an_error(tmp_path, capsys):
     assert "no finished seed of cram. Increase --seeds" in said
     with pytest.raises(SystemExit):
         experiments.main(["priming"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (Estimate(-0.2, -0.3, -0.1, 8), "forgets"),
+        (Estimate(-0.02, -0.03, -0.01, 8), "forgets less than 5% of the answers"),
+        (Estimate(0.0, -0.01, 0.01, 8), "forgets nothing that matters"),
+        (Estimate(-0.05, -0.2, 0.1, 8), "is undecided"),
+        (Estimate(-0.2, -0.3, -0.1, 2), "is undecided"),
+    ],
+)
+def test_words_of_forgetting_do_not_contradict_the_verdict(change, said):
+    assert retention.forgets(change) == said
+    assert (direction(change, "below") == "as people") == (said == "forgets" or "less than" in said)

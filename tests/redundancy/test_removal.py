@@ -179,7 +179,7 @@ def test_the_same_command_again_computes_nothing(
     assert out.strip().splitlines()[-1] == str(uninterrupted)
 
 
-@pytest.mark.parametrize("shares", [["0"], ["0.5", "1.2"], ["-0.1"]])
+@pytest.mark.parametrize("shares", [["0"], ["0.5", "1.2"], ["-0.1"], ["nan"]])
 def test_impossible_shares_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path, shares):
     text = fails(
         removal.main, capsys, arguments(gpt2_folder, text_folder, tmp_path / "o", "--shares", *shares)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from labbook.console import UserError
 from redundancy.batches import Cut, cut_batches, token_table
 from redundancy.overlap import RUN, overlap, require_apart
+from redundancy.preparation import bytes_per_token
 from redundancy.request import TextOptions
 from redundancy.text import (
     Document,
@@ -427,3 +428,14 @@ def test_the_bos_token_is_what_the_model_was_trained_with():
     assert bos_token(Silent(), "yes")[0] == 98
     with pytest.raises(UserError, match="Use --bos no"):
         bos_token(Letters(), "yes")
+
+
+def test_bytes_per_token_are_of_the_text_without_the_bos_token():
+    class Spelt:
+        def decode(self, ids):
+            return "".join("<begin>" if i == 99 else "ab" for i in ids)
+
+    ids, lengths = np.array([[99, 1, 2, 3], [99, 1, 2, 0]]), np.array([4, 3])
+    windows = Windows(ids, lengths, np.array([0, 0]), ("text",))
+    assert bytes_per_token(windows, Spelt(), 99) == 2
+    assert bytes_per_token(windows, Spelt()) == (5 * 2 + 2 * 7) / 7

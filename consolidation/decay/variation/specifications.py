@@ -164,9 +164,12 @@ def _shuffled(curve: Curve, seed: int) -> float:
             order[rows] = g.permutation(rows)
         count = None if curve.count is None else curve.count[order]
         shuffled.append(replace(curve, y=curve.y[order], count=count))
-    medians = np.nanmedian(_powers(shuffled), 0)
-    extreme = int((np.abs(medians) >= abs(float(np.nanmedian(observed)))).sum())
-    return (1 + extreme) / (1 + len(medians))
+    exponents = _powers(shuffled)
+    fitted: npt.NDArray[np.bool_] = np.asarray(np.isfinite(exponents).any(axis=0))
+    medians = np.nanmedian(exponents[:, fitted], 0)
+    # a shuffle without any exponent says nothing against chance
+    extreme = int((np.abs(medians) >= abs(float(np.nanmedian(observed)))).sum() + (~fitted).sum())
+    return (1 + extreme) / (1 + SHUFFLES)
 
 
 def _powers(curves: Sequence[Curve]) -> Array:

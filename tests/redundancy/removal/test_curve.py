@@ -180,3 +180,16 @@ def test_intervals_of_paired_loss_differences_cover_in_simulation():
     error = 3 * np.sqrt(0.95 * 0.05 / trials)
     assert 0.95 - error - 0.02 < inside / trials < 0.95 + error + 0.01
     assert np.median(width) < 4 * norm.ppf(0.975) * 0.02 / np.sqrt(documents)
+
+
+def test_orders_that_were_not_measured_up_to_the_budget_are_not_compared():
+    """Both stay within it up to a fifth, of which nothing follows for their difference; with all attention
+    gone it is known.
+    """
+    g = np.random.default_rng(2)
+    one, other = (np.array([[0.001, 0.002]]) + g.normal(0, 0.0001, (12, 2)) for _ in range(2))
+    orders = {"predicted_fisher": one, "random": other}
+    found, *_ = paired(orders, shares=(0.1, 0.2))
+    assert np.isnan(found["predicted_fisher", "random"].estimate)
+    found, *_ = paired(orders, shares=(0.1, 1.0))
+    assert found["predicted_fisher", "random"].estimate == 0

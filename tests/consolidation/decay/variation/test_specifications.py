@@ -58,3 +58,13 @@ def test_few_units_have_no_interval_and_say_so():
     assert np.isnan(found.median.lower)
     assert "There are no intervals over units" in found.verdict
     assert "is not one that shuffled data give (p = 0.01, 99 shuffles)" in found.verdict
+
+
+def test_shuffles_without_an_exponent_are_no_evidence(monkeypatch):
+    """Where only the observed order can be fitted nothing was compared, so p is 1."""
+
+    def powers(curves):
+        return np.full((2, len(curves)), 0.5 if len(curves) == 1 else np.nan)
+
+    monkeypatch.setattr(specifications, "_powers", powers)
+    assert specifications._shuffled(units(3, 0.4, 0.1), 0) == 1
