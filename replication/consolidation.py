@@ -12,7 +12,7 @@ from scipy import stats
 
 from labbook.estimate import LEVEL, Estimate
 from replication import paper
-from replication.rows import Finished, Row, number, show
+from replication.rows import Finished, Row, number, show, window
 from replication.verdict import Verdict, all_of, at_least, at_most, equals, states
 
 # shares of positions that are alike: a tenth of the positions that are queries
@@ -252,7 +252,7 @@ def fit_rows(run: Finished) -> Iterator[Row]:
     head = s["gamma"]
     gamma = number({"estimate": head["gamma"], **{k: head[k] for k in ("lower", "upper", "n")}})
     spread = s["multiverse"]
-    scale = f"{s['curve']}, clock {s['clock']['counts']} ({s['clock']['unit']}), {s['window']}"
+    scale = f"{s['curve']}, clock {s['clock']['counts']} ({s['clock']['unit']}), {window(s)}"
     own = s["curve"].startswith("cram2026")
     others = _exponents(s["exponents"], head)
     yield Row(

@@ -1,7 +1,7 @@
 """What probe, training and removal runs say to section 2 and tables 6 and 7 of the preprint."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -176,23 +176,19 @@ def removal_rows(run: Finished) -> Iterator[Row]:
     s = RemovalSummary.read(run.summary)
     if s.removable:
         at = {order: shares[BUDGET] for order, shares in s.removable.items()}
-        # an order that sees the label, or a map that sees other tokens, is no answer to the claim
-        best = best_order({o: v for o, v in s.removable.items() if o not in BEYOND}, BUDGET)
-        router = best_order({o: v for o, v in s.removable.items() if o.startswith("predicted")}, BUDGET)
+        found = compared(s)
+        main = found.main
         yield Row(
             "What is redundant can be removed: 88 % of attention at no cost",
             f"{paper.REDUNDANT} (as R)",
-            f"{at[best].text()} of operations at +{BUDGET} nats per token in the best of {len(at)} "
-            f"orders ({ORDERS[best]}); {at[router].text()} for a router that sees hidden state and "
-            f"position ({ORDERS[router]})",
+            found.ours,
             f"random order {at['random'].text()}; order by R {at['known_relative'].text()}; whole layers by "
             f"cosine, dropped {at['layers_dropped'].text()}"
             + "".join(f"; {ORDERS[order]} {at[order].text()}" for order in BEYOND if order in at),
             run.scale,
-            removable_share(at[best]),
+            removable_share(at[main]),
             own=False,
-            sentence="The best order is chosen on the documents it is scored on, which favours the "
-            f"claim. {_tried(s)} Others may spare more.",
+            sentence=f"{found.how} {_tried(s)} Others may spare more.",
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )
@@ -259,26 +255,94 @@ def cheaper_than_mlp(answer: Answer) -> Verdict:
     }[answer]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Which order answers the claim, and beside which others it stands.
+
+    Attributes
+    ----------
+    main : the order chosen on the validation documents; where none was, the best on the scored ones.
+    ours : the share that it can replace, then what the best order on the scored documents can, and the best
+        router that sees hidden state and position; an order is named once.
+    how : on which documents it was chosen, and what follows.
+    """
+
+    main: str
+    ours: str
+    how: str
+
+
+def compared(s: RemovalSummary) -> Compared:
+    """The orders of a run at the budget. One that sees the label, or a map that sees other tokens, is no
+    answer to the claim.
+    """
+    at = {order: shares[BUDGET] for order, shares in s.removable.items()}
+    best = best_order({o: v for o, v in s.removable.items() if o not in BEYOND}, BUDGET)
+    router = best_order({o: v for o, v in s.removable.items() if o.startswith("predicted")}, BUDGET)
+    chosen = s.chosen.get(BUDGET)
+    main = chosen or best
+    first = (
+        f"order that, of {len(at)} tried, spared most on the validation documents"
+        if chosen
+        else f"best of {len(at)} orders"
+    )
+    ours = f"{at[main].text()} (n = {at[main].share.n}) of operations at +{BUDGET} nats per token in the "
+    ours += f"{first} ({ORDERS[main]})"
+    if best != main:
+        ours += f"; {at[best].text()} in the best on these documents ({ORDERS[best]})"
+    if router not in (main, best):
+        ours += f"; {at[router].text()} for a router that sees hidden state and position ({ORDERS[router]})"
+    if not chosen:
+        how = "The best order is chosen on the documents it is scored on, which favours the claim."
+    else:
+        how = "The order was chosen on other documents than those it is scored on" + (
+            "; the best of all was chosen on the latter, which favours the claim."
+            if best != main
+            else ", and on those it is the best too."
+        )
+    return Compared(main, ours, how)
+
+
 def _tried(s: RemovalSummary) -> str:
-    """Which criteria the orders stand for."""
+    """Which criteria the orders stand for, and how the maps of the curve were fitted."""
     if "trained_together" in s.removable:
         return (
             "Among them are routers that predict the change of the loss, linearly and by a network, and "
             "routers trained through the loss, alone and together with the maps."
         )
+    orders = (name for name in s.removable if name.startswith(("known", "predicted")) and name not in BEYOND)
+    criteria = {name.split("_", 1)[1] for name in orders}
+    count = f"{len(criteria)} criteria were" if len(criteria) > 1 else "One criterion was"
+    knows = ", one of which knows the gradient of the loss" if "fisher" in criteria else ""
+    place = (
+        "maps trained in place were run with every layer replaced, and not in these orders"
+        if "in_place" in s.all_layers
+        else "it was not trained in place"
+    )
     return (
-        "Three criteria were tried, one of which knows the gradient of the loss; the replacement is a linear "
-        "map that was not trained in place."
+        f"{count} tried{knows}; the replacement is a linear map fitted to the intact model, layer by layer "
+        f"({place})."
     )
 
 
 def _replaced(s: RemovalSummary) -> str:
-    """What the replacements of all layers can be compared with."""
+    """How the replacements of all layers were fitted, and what they can be compared with."""
+    trained = {
+        "in_place": "together, in place",
+        "sequential": "in sequence, each behind those before it",
+    }
+    there = [how for name, how in trained.items() if name in s.all_layers]
+    text = (
+        f"One replacement was trained {'; another '.join(there)}; the others are fitted to the intact model "
+        "layer by layer."
+        if there
+        else "The replacements are fitted to the intact model layer by layer, not trained in place."
+    )
     floor = s.lowest_floor()
     if floor is None:
-        return "The replacements are fitted to the intact model layer by layer, not trained in place."
-    text = (
-        f"Nothing that sees one token and its position gets below the entropy of the next token given these "
+        return text
+    text += (
+        f" Nothing that sees one token and its position gets below the entropy of the next token given these "
         f"two, which is at most {show(floor[1], 2, sign=True)} (estimated by a {floor[0]} from "
         f"{s.floor_tokens:,} tokens)."
     )

@@ -16,7 +16,7 @@ from redundancy.probe.summary import ProbeSummary
 from redundancy.removal.curve import BUDGETS, ORDERS
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
-from replication.rows import ROOT, Finished, number, show
+from replication.rows import ROOT, Finished, number, show, window
 
 # figures by section, with captions that hold whatever the numbers are
 FIGURES: dict[str, dict[str, str]] = {
@@ -138,15 +138,14 @@ def findings(runs: Sequence[Finished]) -> list[str]:
         best = removal.order_for(BUDGETS[1])
         at = removal.removable[best][BUDGETS[1]]
         how = (
-            "It was chosen on other documents than those it is scored on."
+            "was chosen on other documents than those it is scored on"
             if removal.chosen
-            else "It is chosen on the documents that it is scored on, which is optimistic."
+            else "is the best on the documents that it is scored on, which is optimistic"
         )
         lines.append(
             f"**How much can go.** The loss of {removal.model} may rise by {BUDGETS[1]} nats per token. Then "
             f"{at.text()} (n = {at.share.n}) of its attention operations can be replaced by a linear "
-            f"prediction. Of the orders tried the best is: {ORDERS[best]}. {how} Other orders may spare "
-            "more."
+            f"prediction. Their order ({ORDERS[best]}) {how}; others may spare more."
         )
     for run in of["experiments"]:
         lines.append(_consolidation(run))
@@ -342,17 +341,17 @@ def experiment_section(run: Finished) -> Iterator[str]:
     table = pd.read_csv(run.folder / "cells.csv")
     first = dict[tuple[tuple[str, ...], int], str]()
     metrics = ("retrieval", "novel", "attention", "at_recurring", "at_novel", "consolidated")
-    rows = []
+    rows, again = [], list[str]()
     for (name, cell), part in table.groupby(["table", "cell"], sort=False):
         by = {str(r["metric"]): number(r) for r in part.to_dict("records")}
         count = max((e.n for e in by.values() if e is not None), default=0)
         numbers = tuple(_of_cell(metric, by.get(metric)) for metric in metrics)
-        # cells that several tables share are trained once
+        # cells that several tables share are trained once, and shown once
         same = first.setdefault((numbers, count), f"{name}, {cell}")
-        shown = (
-            numbers if same == f"{name}, {cell}" else (f"the same runs as {same}", *[""] * (len(metrics) - 1))
-        )
-        rows.append((str(name), str(cell), *shown, str(count)))
+        if same == f"{name}, {cell}":
+            rows.append((str(name), str(cell), *numbers, str(count)))
+        else:
+            again.append(f"{name}, {cell} ({same})")
     head = (
         "table",
         "cell",
@@ -361,10 +360,12 @@ def experiment_section(run: Finished) -> Iterator[str]:
         "positions that attend",
         "at recurring",
         "at novel",
-        "seeds that consolidated",
+        "seeds whose attention fell to the optimum",
         "n",
     )
     yield from markdown(head, rows)
+    if again:
+        yield f"The same runs as in a row above, which is named in brackets: {'; '.join(again)}."
 
 
 def _of_cell(metric: str, values: Estimate | None) -> str:
@@ -380,7 +381,7 @@ def fit_section(run: Finished) -> Iterator[str]:
     s = run.summary
     yield f"### {s['curve']}"
     yield ""
-    yield f"Clock {s['clock']['counts']} ({s['clock']['unit']}), window {s['window']}; {run.link}."
+    yield f"Clock {s['clock']['counts']} ({s['clock']['unit']}), window {window(s)}; {run.link}."
     yield ""
     yield s["forms_verdict"]
     yield ""

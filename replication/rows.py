@@ -1,6 +1,7 @@
 """What the verdict page is made of: finished runs and rows."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,3 +87,15 @@ def show(values: Estimate | None, digits: int = 2, *, sign: bool = False) -> str
     if math.isnan(values.lower):
         return f"{values.estimate:{'+' if sign else ''}.{digits}f} (n = {values.n})"
     return values.text(digits, sign=sign, n=True)
+
+
+def window(fit: Mapping[str, Any]) -> str:
+    """The window of a fit with its ends rounded: numbers from 100 on are whole, smaller ones have three
+    figures. The unit is named only where it is another than that of the clock, which stands beside it.
+    """
+    text = re.sub(r"\d+\.\d+", lambda found: _rounded(float(found.group())), str(fit["window"]))
+    return text.removesuffix(f" {fit['clock']['unit']}")
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -3,7 +3,9 @@ agreement.
 """
 
 import itertools
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,11 +15,15 @@ from labbook.console import UserError
 from labbook.estimate import Estimate
 from redundancy.removal.curve import Removable
 from redundancy.removal.pruning.tables import more_redundant
+from redundancy.removal.summary import RemovalSummary
 from replication import __main__ as pages
 from replication import consolidation, paper, redundancy
-from replication.rows import Row
+from replication.results import experiment_section
+from replication.rows import ROOT, Row, window
 from replication.verdict import LEAST, Verdict, all_of, at_least, at_most, between, equals
 
+REMOVAL = ROOT / "redundancy" / "data" / "runs" / "embedded" / "removal"
+SMALL = ROOT / "consolidation" / "data" / "runs" / "small"
 HOLDS, FAILS, UNDECIDED, PARTLY = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED, Verdict.PARTLY
 NAN = Estimate(math.nan, math.nan, math.nan, 8)
 
@@ -290,3 +296,55 @@ def test_a_damaged_summary_is_an_error_that_names_it(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(UserError, match="lack what the page needs"):
         pages.rows_of([pages.read_run(tmp_path)])
+
+
+def of_orders(chosen: str | None, **shares: float) -> RemovalSummary:
+    """A removal run with made-up shares at the budget."""
+    made = RemovalSummary.read(json.loads((REMOVAL / "summary.json").read_text()))
+    removable = {o: {redundancy.BUDGET: share(tight(value))} for o, value in shares.items()}
+    return replace(made, removable=removable, chosen={redundancy.BUDGET: chosen} if chosen else {})
+
+
+def test_the_answer_is_the_order_that_was_chosen_on_other_documents():
+    shares = {"known_fisher": 0.6, "predicted_fisher": 0.3, "predicted_relative": 0.4, "past_fisher": 0.9}
+    found = redundancy.compared(of_orders("predicted_fisher", **shares))
+    assert found.main == "predicted_fisher"
+    assert found.ours.startswith("0.30 [0.30, 0.30] (n = 8) of operations")
+    assert "spared most on the validation documents" in found.ours
+    assert "0.60 [0.60, 0.60] in the best on these documents" in found.ours
+    assert "0.40 [0.40, 0.40] for a router" in found.ours
+    assert "chosen on other documents than those it is scored on; the best of all" in found.how
+    # one order is all three: named once, and nothing favours the claim
+    found = redundancy.compared(of_orders("predicted_relative", predicted_relative=0.4, predicted_fisher=0.3))
+    assert found.ours.count("[") == 1
+    assert "favours" not in found.how
+    # nothing was chosen
+    found = redundancy.compared(of_orders(None, **shares))
+    assert found.main == "known_fisher"
+    assert "best of 4 orders" in found.ours
+    assert "chosen on the documents it is scored on, which favours" in found.how
+
+
+def test_what_was_trained_in_place_is_said_by_what_is_there():
+    run = of_orders(None, predicted_fisher=0.3)
+    without = replace(run, all_layers={n: e for n, e in run.all_layers.items() if n == "probe"})
+    with_it = replace(run, all_layers=without.all_layers | {"in_place": tight(1.0)})
+    assert "was not trained in place" in redundancy._tried(without)
+    assert "not trained in place" not in redundancy._tried(with_it)
+    assert redundancy._replaced(without).endswith("not trained in place.") or without.floor
+    assert "One replacement was trained together, in place" in redundancy._replaced(with_it)
+
+
+def test_windows_are_rounded():
+    count = {"clock": {"unit": "count"}}
+    assert window(count | {"window": "491.488 to 4691.34 count"}) == "491 to 4,691"
+    assert window(count | {"window": "0.012345 to 3.5 days"}) == "0.0123 to 3.5 days"
+    assert window(count | {"window": "all"}) == "all"
+
+
+def test_the_results_name_runs_that_several_tables_share_once():
+    text = "\n".join(experiment_section(pages.read_run(SMALL)))
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len({tuple(row.split(" | ")[2:]) for row in rows}) == len(rows)
+    assert "table4, cram (table1, cram)" in text
+    assert "consolidated" not in text
