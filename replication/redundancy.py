@@ -342,9 +342,10 @@ def _replaced(s: RemovalSummary) -> str:
     if floor is None:
         return text
     text += (
-        f" Nothing that sees one token and its position gets below the entropy of the next token given these "
-        f"two, which is at most {show(floor[1], 2, sign=True)} (estimated by a {floor[0]} from "
-        f"{s.floor_tokens:,} tokens)."
+        f" No map that sees one token and its position gets below the entropy of the next token given these "
+        f"two. The best model of that kind that was trained here (a {floor[0]}, {s.floor_tokens:,} tokens) "
+        f"costs {show(floor[1], 2, sign=True)}; the entropy lies there or below, so the floor may not be "
+        "reached yet."
     )
     local = {n: e for n, e in s.all_layers.items() if n.startswith("previous")}
     if local:

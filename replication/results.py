@@ -47,7 +47,8 @@ FIGURES: dict[str, dict[str, str]] = {
         "removal_curve": (
             "Loss increase against the share of attention operations replaced, on an axis of the root, for "
             "the best order of each kind, the best on these documents; whole heads and layers go in steps. "
-            "The floor is an upper estimate of what models of one token and its position lose."
+            "The floor is the loss of the best model of one token and its position that was trained; the "
+            "true one lies there or below."
         ),
         "removal_ranked": (
             "The share that +.05 nats per token allows in every order; an arrow where only an upper limit is "

@@ -350,14 +350,14 @@ def _verdict(
             f" In place of attention in {'these layers' if where else 'every layer'} it costs "
             f"{lost['probe'].text(2)} nats per token, with the position {lost['with_position'].text(2)}; the "
             f"mean per position costs {lost['position_mean'].text(2)}, the training mean "
-            f"{lost['training_mean'].text(2)}, nothing at all {lost['zero'].text(2)}."
+            f"{lost['training_mean'].text(2)}, nothing at all, the bias gone too, {lost['zero'].text(2)}."
         )
     if "in_place" in lost:
         text += f" Maps trained together, in place, cost {lost['in_place'].text(2)}."
     for name, estimate in list(floor.items())[:1]:  # the first was the best on the validation documents
         text += (
-            f" Nothing that sees one token and its position gets below about {estimate.text(2)}, an upper "
-            f"estimate by a {name}."
+            f" The best model of one token and its position that was trained here ({name}) costs "
+            f"{estimate.text(2)}; the floor of maps that see one token lies there or below."
         )
     if by_order:
         budget = BUDGETS[1]

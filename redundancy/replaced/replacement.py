@@ -186,15 +186,19 @@ def chosen(
     if router is None:
         if share is not None:
             raise UserError(f"share={share} was asked for without a router=. Name one, or leave share out.")
+        places = [*(layers or ()), *(heads or {}), *(h for some in (heads or {}).values() for h in some)]
+        odd = [place for place in places if isinstance(place, bool) or not hasattr(place, "__index__")]
+        if odd:
+            raise UserError(f"{odd[0]!r} is no number of a layer or head; give whole numbers from 0 on.")
         return _named(probes, tuple(layers or ()), dict(heads or {}))
     if layers or heads:
         raise UserError(
             f"router={router.order!r} chooses what is replaced, and layers= or heads= names it. Leave one of "
             "them out."
         )
-    if share is None or not 0 < share <= 1:
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise UserError(
-            f"share={share} was asked for; shares of the attention operations lie above 0 and up to 1. "
+            f"share={share!r} was asked for; shares of the attention operations lie above 0 and up to 1. "
             "Change share=."
         )
     differing = [

@@ -463,6 +463,11 @@ def test_what_cannot_be_is_refused(fitted, tmp_path):
     refused("or dtype \\(here float64\\)", build(TINY["gpt2"]).double(), folder, layers=[0])
     ln1 = Probes(with_fields(probes.about, feature="ln1"), probes.tensors)
     refused("predict from ln1", model, ln1, layers=[0])
+    for odd in ([1.0], [True], ["1"]):
+        refused("whole numbers from 0", model, folder, layers=odd)
+    refused("whole numbers from 0", model, folder, heads={0: [0.5]})
+    for share in ("0.3", True):
+        refused("lie above 0", model, folder, router="predicted_fisher", share=share)
     spread = build(TINY["gpt2"])
     spread.hf_device_map = {"a": 0, "b": 1}
     refused("several devices", spread, folder, layers=[0])
