@@ -19,11 +19,14 @@ from consolidation.experiments.readings import (
     course,
     courses,
     crossing,
+    difference,
+    entry,
     exponent,
     fit_forms,
     numbers,
     over_seeds,
     people,
+    share_over_seeds,
 )
 from labbook.estimate import Array
 
@@ -39,6 +42,7 @@ FORMS = (
 )
 CLOCK = Clock("repetition", "count")
 HALF = 0.5
+ESTIMATE = ("estimate", "lower", "upper", "n")
 
 
 def error_curve(k: Array, error: Array, name: str) -> Curve:
@@ -109,6 +113,30 @@ def _curve(rows: pd.DataFrame, measure: str) -> Curve:
     return error_curve(numbers(rows["k"]), y, measure)
 
 
+def against_first(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Every condition minus the first at the last probe, paired by seed, by role and measure: does a router
+    stop reading sooner where the weights know as much?
+    """
+    first, *others = runs
+    rows = []
+    for condition in others:
+        for role in ("first", ROLE, "frequency", "later", "new"):
+            courses_of = [course(runs[name], role) for name in (condition, first)]
+            for measure in ("knowledge", "probability"):
+                last = [by[measure].groupby("seed").last() for by in courses_of]
+                number = difference(*last)
+                rows.append(
+                    {
+                        "condition": condition,
+                        "against": first,
+                        "role": role,
+                        "measure": measure,
+                        **entry(number),
+                    }
+                )
+    return pd.DataFrame(rows, columns=["condition", "against", "role", "measure", *ESTIMATE])
+
+
 def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     """The outcome of the runs, by condition."""
     series = people("error", CLOCK.counts)
@@ -120,7 +148,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         found = halves(table).assign(condition=condition)
         shares.append(share)
         half.append(found)
-        single = over_seeds(share["power_better"])
+        single = share_over_seeds(share["power_better"])
         artefact = over_seeds(share["power_better_for_mean"] - share["power_better"])
         lead = over_seeds(found["lead"])
         speed = over_seeds(exponent(_curve(rows, "error")) for _, rows in course(table, ROLE).groupby("seed"))
@@ -166,6 +194,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         "averaging": pd.concat(shares, ignore_index=True),
         "halves": pd.concat(half, ignore_index=True),
         "forms": forms(runs),
+        "against_first": against_first(runs),
         "identification": identified(dict(runs)),
         "people": series,
     }

@@ -91,6 +91,19 @@ def over_seeds(values: Iterable[Any]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
+def share_over_seeds(values: Iterable[Any]) -> Estimate:
+    """The same for shares: cut at 0 and 1, and where all seeds say 0, or all 1, Wilson's interval of so many
+    seeds, because Student's has no width there.
+    """
+    found = numbers(v for v in values if not math.isnan(v))
+    if len(found) and (found == found[0]).all() and found[0] in (0, 1):
+        n = len(found)
+        limits = stats.binomtest(round(float(found.sum())), n).proportion_ci(LEVEL, "wilson")
+        return Estimate(float(found[0]), float(limits.low), float(limits.high), n)
+    one = over_seeds(found)
+    return Estimate(one.estimate, max(one.lower, 0.0), min(one.upper, 1.0), one.n)
+
+
 def by_seed(table: pd.DataFrame, number: Callable[[pd.DataFrame], float]) -> "pd.Series[float]":
     """A number of every seed; index seed."""
     return pd.Series({seed: number(rows) for seed, rows in table.groupby("seed")}, dtype=float)

@@ -23,6 +23,7 @@ from consolidation.experiments.readings import (
     numbers,
     over_seeds,
     people,
+    share_over_seeds,
 )
 from labbook.estimate import Estimate
 
@@ -111,7 +112,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         fits.append(fitted.assign(condition=condition))
         rivals.append(forms(found).assign(condition=condition))
         change = over_seeds(kepts[condition]["change"])
-        better = over_seeds(
+        better = share_over_seeds(
             (fitted["advantage"] > 0).astype(float).where(fitted["advantage"].notna()).to_numpy()
         )
         gamma = over_seeds(fitted["gamma"])

@@ -47,6 +47,23 @@ class Experiment(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class Router(SphinxDirective):
+    """The control minus CRAM at the last probe: what is known, and whether it is read."""
+
+    def run(self) -> list[nodes.Node]:
+        """A table by cohort."""
+        path = SHIPPED / "practice" / "against_first.csv"
+        self.env.note_dependency(str(path))
+        lines = ["| cohort | known without attention | P(episodic) |", "| --- | --- | --- |"]
+        for role, rows in pd.read_csv(path).groupby("role", sort=False):
+            by = rows.set_index("measure")
+            form = "{estimate:+.2f}\u00a0[{lower:+.2f},\u00a0{upper:+.2f}], n = {n:.0f}"
+            cells = [form.format(**by.loc[measure].to_dict()) for measure in ("knowledge", "probability")]
+            lines.append(f"| {role} | {cells[0]} | {cells[1]} |")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app: Sphinx) -> None:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("memory-experiment", Experiment)
+    app.add_directive("memory-router", Router)

@@ -10,12 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from consolidation.decay import humans
 from consolidation.experiments import __main__ as experiments
 from consolidation.experiments import frequency, practice, retention, savings, spacing
 from consolidation.experiments.config import ROLES, conditions
 from consolidation.experiments.identification import effects
-from consolidation.experiments.outcome import Claim, direction, inside
-from consolidation.experiments.readings import crossing, over_seeds, prepared, value_at
+from consolidation.experiments.outcome import Claim, Outcome, direction, inside
+from consolidation.experiments.readings import (
+    crossing,
+    over_seeds,
+    prepared,
+    read,
+    share_over_seeds,
+    value_at,
+)
 from labbook.estimate import Estimate
 from tests.conftest import fails
 
@@ -267,6 +275,25 @@ def test_a_killed_experiment_goes_on_to_the_same_tables(tmp_path, monkeypatch, c
     experiments.main(["--config", str(config), "--seeds", "0", "--out", str(tmp_path / "whole"), "--quiet"])
     said = fails(experiments.main, capsys, ["savings", "--seeds", "0", "--out", str(tmp_path / "whole")])
     assert "trained with another configuration than cram has" in said
+
+
+def test_shares_keep_to_0_and_1_and_have_a_width():
+    assert share_over_seeds([0.0] * 8).upper == pytest.approx(0.3244, abs=1e-4)  # Wilson, 0 of 8
+    assert share_over_seeds([1.0] * 8).lower == pytest.approx(0.6756, abs=1e-4)
+    wide = share_over_seeds([0.0, 1.0, 1.0])
+    assert (wide.lower, wide.upper) == (0, 1)
+    assert math.isnan(share_over_seeds([]).estimate)
+
+
+@pytest.mark.parametrize("name", ["savings", "spacing"])
+def test_shipped_verdicts_follow_from_the_shipped_runs(name):
+    shipped = humans.DATA / "experiments"
+    runs = {condition: read(shipped / condition) for condition in ("cram", "control")}
+    assert all(set(table["seed"]) == set(range(8)) for table in runs.values())
+    stored = Outcome.read(shipped / name)
+    again = {"savings": savings, "spacing": spacing}[name].analyse(runs)
+    pd.testing.assert_frame_equal(stored.claims_table(), again.claims_table(), rtol=1e-9)
+    assert len(stored.tables["seeds"]) == 16
 
 
 def test_what_cannot_be_asked_is_an_error(tmp_path, capsys):
