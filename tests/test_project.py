@@ -119,7 +119,7 @@ FLOORS = (
     {"redundancy.replaced.interface"},
     {"redundancy.removal.summary", "redundancy.removal.cost", "redundancy.removal.routing.orders"},
     {"redundancy.removal.tables"},
-    {"redundancy.removal.figures"},
+    {"redundancy.removal.figures", "redundancy.removal.report"},
     {"redundancy.removal.experiment"},
     {"redundancy.removal.__main__"},
     {"redundancy.pretrain.config"},

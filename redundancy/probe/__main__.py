@@ -18,8 +18,7 @@ def work(command: Command) -> Path | None:
     from labbook import processes
     from redundancy.probe.experiment import execute
     from redundancy.probe.figures import draw
-    from redundancy.probe.report import report
-    from redundancy.probe.tables import print_tables
+    from redundancy.probe.report import print_tables, report
 
     with processes.together():
         tables = execute(command.config, command.settings)

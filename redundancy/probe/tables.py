@@ -12,14 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from labbook.console import console
-from labbook.escape import markup
+from labbook.console import UserError
 from labbook.estimate import Array, Estimate, Estimates, Studentised
 from labbook.report import TableResult
 from labbook.run import read_finished, typed
-from labbook.view import print_table, print_verdict, print_words
 from redundancy.aggregate import (
-    CONTROL_NAMES,
     NUMBER,
     UPDATES,
     Metrics,
@@ -29,7 +26,6 @@ from redundancy.aggregate import (
     mean_over_layers,
     mean_over_seeds,
     part_of,
-    spread,
 )
 from redundancy.facts import Facts
 from redundancy.model.decoder import Decoder
@@ -40,8 +36,6 @@ from redundancy.probe.summary import Paper, ProbeSummary
 from redundancy.regression.controls import RANDOM
 from redundancy.regression.scores import EDGES, METRICS, LayerScores
 
-# controls that reach what a mean reaches by construction: in the tables, not on the terminal
-AS_THE_MEAN = ("shuffled", "aligned_shuffled")
 # Table 6 of arXiv:2602.12204, by (layers, d_model) of GPT-2: R overall. Section 2 gives the head groups,
 # model not said.
 PAPER_R = {(12, 768): 0.84, (24, 1024): 0.92}
@@ -50,20 +44,6 @@ PAPER_HEADS = {
     "share_heads_R_above_0.8": 0.34,
     "share_heads_R_0.5_to_0.8": 0.41,
     "share_heads_R_below_0.5": 0.25,
-}
-# what names of scores that are no textbook's mean
-MEANINGS = {
-    "R": "mean over tokens of 1 - |error| / |attention output| (Definition 1 of the preprint)",
-    "R_ratio_of_sums": "1 - sum |error| / sum |attention output|",
-    "R2": "1 - sum |error|^2 / sum |attention output - its mean|^2",
-    "R2_uncentred": "the same without taking off the mean",
-    "cosine": "mean cosine between attention output and prediction",
-    "share_R_above_0.8": "share of tokens whose own R is above .8; likewise .5 and .9",
-    "share_operations_error_below_0.2": "share of (token, head) operations predicted with an error below .2 "
-    "of their norm; likewise .5 and .1",
-    "R_position_0": "R at the first position of a window, where attention can only go to itself, and which "
-    "is left out of all other scores",
-    "norm_ratio_position_0": "mean norm of the attention output at that position, over its mean elsewhere",
 }
 FRAMES = ("layers", "heads", "controls", "histogram", "distribution", "learning")
 
@@ -110,6 +90,11 @@ class Tables(TableResult):
     @property
     def probes(self) -> Probes:
         """The fitted probes. Raises UserError when the run did not keep them."""
+        if self.headline.target != "attention":
+            raise UserError(
+                f"probes of the {UPDATES[self.headline.target]} are not kept: those that are stand for "
+                'attention. Use target="attention".'
+            )
         return Probes.load(self.folder)
 
     def _figures(self) -> Mapping[str, Callable[[Any], Figure]]:
@@ -342,109 +327,3 @@ def _verdict(metrics: Estimates, controls: dict[str, Estimates], over: str, pape
             f"{paper.gap.text(2, sign=True)}."
         )
     return text
-
-
-def headline(summary: ProbeSummary) -> list[str]:
-    """The verdict for a terminal: the scores, what the controls reach, the paper."""
-    r, over = {name: values["R"] for name, values in summary.controls.items()}, summary.metrics["R"].n
-    where = part_of(summary.layers, summary.depth) or f"mean over {summary.depth} layers: "
-    where = f"{UPDATES[summary.target]}, {where}" if summary.target != "attention" else where
-    return [
-        f"{where}R = {summary.metrics['R'].text(2)}, centred R2 = {summary.metrics['R2'].text(2)} (95 % "
-        f"intervals over {over} held-out {summary.unit}s).",
-        f"Controls reach R = {r['previous_token'].estimate:.2f} (previous token), "
-        f"{r['training_mean'].estimate:.2f} (training mean), {r['position_mean'].estimate:.2f} (mean per "
-        f"position), {r[RANDOM].text(2)} (random weights).",
-        *(
-            [f"The paper gives R = {summary.paper.R:.2f}: {summary.paper.gap.text(2, sign=True)} from it."]
-            if summary.paper is not None
-            else []
-        ),
-    ]
-
-
-def print_tables(tables: Tables, *, full: bool = False) -> None:
-    """The verdict on the terminal, then R by layer beside its controls and the means over layers; with `full`
-    every score.
-    """
-    print_verdict(headline(tables.headline))
-    if full:
-        _print_layers(tables)
-        _print_scores(tables.headline)
-    else:
-        _print_short(tables)
-    for model, convergence in tables.headline.learning.items():
-        state = "converged" if convergence.converged else "still rising with more training text"
-        console.print(
-            f"[dim]{model} weights:[/dim] {state}: centred R2 "
-            f"{markup(convergence.R2_gain.text(4, sign=True))} from {convergence.from_tokens:,} training "
-            f"tokens to {tables.headline.tokens['train']:,}",
-            soft_wrap=False,
-        )
-    if not full:
-        console.print("every score by layer and head: report.html, the CSV files, or --full")
-
-
-def _print_short(tables: Tables) -> None:
-    """A table of the layers (of many, some), and one of every predictor."""
-    summary, controls = tables.headline, ("previous_token", "position_mean", RANDOM)
-    columns = ["metric", "feature", "layer", *NUMBER]
-    rows_of = tables.layers[columns].itertuples(index=False, name=None)
-    layers = {(metric, name, layer): Estimate(*numbers) for metric, name, layer, *numbers in rows_of}
-    feature, shown = summary.feature, spread(summary.layers)
-    rows = [
-        [
-            str(layer),
-            layers["R", feature, layer].text(),
-            *(f"{layers['R', name, layer].estimate:.3f}" for name in controls),
-            f"{layers['R2', feature, layer].estimate:.3f}",
-        ]
-        for layer in shown
-    ]
-    some = "" if len(shown) == len(summary.layers) else f"{len(shown)} of {len(summary.layers)} layers, "
-    heads = ["layer", "R, probe", *(f"R, {CONTROL_NAMES[name]}" for name in controls), "centred R2, probe"]
-    print_table(f"{some or 'by layer, '}position 0 {summary.position_0}", heads, rows, left=0)
-    names = {feature: f"probe ({feature})"} | {
-        name: title for name, title in CONTROL_NAMES.items() if name not in AS_THE_MEAN
-    }
-    scores = {feature: summary.metrics, **summary.controls}
-    rows = [[title, *(scores[name][m].text() for m in ("R", "R2"))] for name, title in names.items()]
-    about = f"means over layers, n = {summary.metrics['R'].n} {summary.unit}s"
-    print_table(about, ["predictor", "R of Definition 1", "centred R2"], rows)
-
-
-def _print_layers(tables: Tables) -> None:
-    """R and centred R2 by layer with every control."""
-    summary = tables.headline
-    feature, controls = summary.feature, [name for name in CONTROL_NAMES if name not in AS_THE_MEAN]
-    heads = ["layer", f"probe ({feature})", *(CONTROL_NAMES[name] for name in controls)]
-    for metric, title in (("R", "R of Definition 1"), ("R2", "centred R2")):
-        chosen = tables.layers[tables.layers["metric"] == metric]
-        wide = chosen.pivot(index="layer", columns="feature", values=["estimate", "lower", "upper"])
-        rows: list[list[str] | None] = []
-        for layer, row in wide.iterrows():
-            estimate, lower, upper = (row[c, feature] for c in NUMBER[:3])
-            own = Estimate(estimate, lower, upper, summary.metrics[metric].n)
-            rows.append([str(layer), own.text(), *(f"{row['estimate', name]:.3f}" for name in controls)])
-        every = [summary.metrics, *(summary.controls[name] for name in controls)]
-        cells = [numbers[metric].text() for numbers in every]
-        rows += [None, ["mean", cells[0], *(c.replace(" [", "\n[") for c in cells[1:])]]
-        about = f"{title} of {summary.model} by layer, position 0 {summary.position_0}"
-        print_table(about, heads, rows, left=0)
-
-
-def _print_scores(summary: ProbeSummary) -> None:
-    """Every score as the mean over layers, and what the names mean."""
-    feature = summary.feature
-    shown = (feature, "with_position", "training_mean", RANDOM)
-    scores = {feature: summary.metrics, **summary.controls}
-    rows = list[list[str] | None]()
-    for source in (scores, summary.head_groups, summary.at_position_0):
-        if source:
-            rows += [None] * bool(rows)
-            rows += [[metric, *(source[name][metric].text() for name in shown)] for metric in source[feature]]
-    heads = ["score", f"probe ({feature})", *(CONTROL_NAMES[name] for name in shown[1:])]
-    print_table(f"means over layers, n = {summary.metrics['R'].n} {summary.unit}s", heads, rows)
-    for name, meaning in MEANINGS.items():
-        if name in scores[feature] or name in summary.at_position_0.get(feature, {}):
-            print_words(f"{name}: {meaning}")

@@ -8,11 +8,17 @@ from redundancy.removal.config import Command
 
 def work(command: Command) -> Path | None:
     """Measure, draw and print."""
-    # torch and transformers take seconds to import: --help and errors of the options do not wait for them
+    # torch and transformers take seconds to import: --help, errors of the options and the repetition of a
+    # finished run do not wait for them
+    from redundancy.finished import told
+
+    folder = None if command.settings.full else told(command.config, command.settings)
+    if folder is not None:
+        return folder
     from labbook import processes
     from redundancy.removal.experiment import execute
     from redundancy.removal.figures import draw_removal
-    from redundancy.removal.tables import print_losses, report
+    from redundancy.removal.report import print_losses, report
 
     with processes.together():
         losses = execute(command.config, command.settings)
@@ -21,7 +27,7 @@ def work(command: Command) -> Path | None:
         draw_removal(losses.folder, losses.folder)
         if command.settings.report:
             report(losses).write(losses.folder)
-        print_losses(losses)
+        print_losses(losses, full=command.settings.full)
     return losses.folder
 
 

@@ -49,10 +49,18 @@ class RemovalConfig(Request):
 
 
 @dataclass(frozen=True)
+class RemovalSettings(Settings):
+    """What changes no number."""
+
+    full: bool = False
+    """Print every table: all replacements with all metrics, one layer replaced, all orders, methods, cost."""
+
+
+@dataclass(frozen=True)
 class Command:
     """Replace attention by predictions, for a layer, a head, all layers, or the operations that need it
     least.
     """
 
     config: tyro.conf.OmitArgPrefixes[RemovalConfig]
-    settings: tyro.conf.OmitArgPrefixes[Settings]
+    settings: tyro.conf.OmitArgPrefixes[RemovalSettings]

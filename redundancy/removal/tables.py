@@ -13,9 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from labbook.estimate import Array, Estimate, Estimates, Studentised
-from labbook.report import Report, TableResult
+from labbook.report import TableResult
 from labbook.run import Run, read_finished, typed
-from labbook.view import print_table, print_verdict
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
 from redundancy.evaluation import KINDS, TALLIES, Variant
 from redundancy.facts import Facts
@@ -27,13 +26,12 @@ from redundancy.removal.curve import (
     ORDERS,
     ByOrder,
     Evaluated,
-    Removable,
     differences,
     measures,
     removable,
 )
 from redundancy.removal.need import Needs
-from redundancy.removal.pruning.tables import MethodTables, print_methods
+from redundancy.removal.pruning.tables import MethodTables
 from redundancy.removal.summary import RemovalSummary
 
 KEYS = ("part", "layer", "head", "replacement")
@@ -368,94 +366,3 @@ def _verdict(
             "criteria may spare more."
         )
     return text
-
-
-def headline(summary: RemovalSummary) -> list[str]:
-    """The verdict for a terminal: what attention's replacements cost, and what can go."""
-    where = "these layers" if len(summary.layers) < summary.depth else "every layer"
-    lost, said = summary.all_layers, list[str]()
-    if lost:
-        said.append(
-            f"In place of attention in {where} the probe costs {lost['probe'].text(2)} nats per token, the "
-            f"mean per position {lost['position_mean'].text(2)}, nothing at all {lost['zero'].text(2)}."
-        )
-    if summary.removable:
-        budget = BUDGETS[1]
-        best = summary.order_for(budget)
-        said.append(
-            f"At +{budget} nats {summary.removable[best][budget].text()} of the attention operations can go "
-            f"({ORDERS[best]}), in random order {summary.removable['random'][budget].text()}."
-        )
-    reached = summary.predictors["resid_pre"]["R"]
-    return said or [f"{part_of(summary.layers, summary.depth)}The probe reaches R = {reached.text(2)}."]
-
-
-def print_losses(losses: Losses) -> None:
-    """The verdict on the terminal, then the tables."""
-
-    def cell(row: pd.Series) -> str:
-        return Estimate.read(row.to_dict()).text()
-
-    summary = losses.headline
-    print_verdict(headline(summary))
-    some = len(summary.layers) < summary.depth
-    title = (
-        f"{summary.model}: {'layers ' + ', '.join(map(str, summary.layers)) if some else 'every layer'} "
-        f"replaced, {summary.loss_intact.estimate:.3f} nats per token intact, position 0 "
-        f"{summary.position_0}"
-    )
-    every = losses.substitution[losses.substitution["part"] == "all"]
-    if len(every):
-        metrics = list(every["metric"].unique())
-        rows = []
-        for name, found in every.groupby("replacement", sort=False):
-            by_metric = found.set_index("metric")
-            rows.append(
-                [str(name), *(cell(by_metric.loc[m]) if m in by_metric.index else "" for m in metrics)]
-            )
-        print_table(title, ["replacement", *metrics], rows)
-    alone = losses.substitution[
-        (losses.substitution["part"] == "layers") & (losses.substitution["metric"] == "loss_increase")
-    ]
-    if len(alone):
-        names, rows = list(alone["replacement"].unique()), []
-        for layer, found in alone.groupby("layer"):
-            by_name = found.set_index("replacement")
-            rows.append([f"{layer:.0f}", *(cell(by_name.loc[name]) for name in names)])
-        about = "loss increase, one layer replaced, nats per token"
-        print_table(about, ["layer", *names], rows, left=0)
-    if len(losses.removable):
-        rows = [
-            [ORDERS[str(order)], *(Removable.read(row).text(3) for row in found.to_dict("records"))]
-            for order, found in losses.removable.groupby("order", sort=False)
-        ]
-        heads = ["order", *(f"at +{b} nats" for b in BUDGETS)]
-        print_table("share of attention operations removable", heads, rows)
-    print_methods(losses.methods)
-    if len(losses.cost):
-        rows = [
-            [f"{v:.3f}" if isinstance(v, float) else str(v) for v in row]
-            for row in losses.cost.itertuples(index=False, name=None)
-        ]
-        print_table("cost against the intact model", list(losses.cost.columns), rows)
-
-
-def report(losses: Losses) -> Report:
-    """What the run folder's page holds."""
-    every = losses.substitution[losses.substitution["part"] == "all"]
-    tables = {
-        "every layer replaced": every.drop(columns=["part", "layer", "head"]),
-        "one layer replaced": losses.substitution[losses.substitution["part"] == "layers"],
-        "share of attention operations removable": losses.removable,
-        **losses.methods.headed(),
-        "orders compared, paired by document": losses.paired,
-        "copied and rare tokens": losses.kinds[losses.kinds["part"] == "all"],
-        "cost against the intact model": losses.cost,
-        "how well each map predicts": losses.predictors,
-    }
-    return Report(
-        command="redundancy.removal",
-        title=f"{losses.headline.model}: attention replaced by what the hidden state predicts",
-        verdict=[losses.headline.verdict],
-        tables={name: table for name, table in tables.items() if len(table)},
-    )

@@ -3,7 +3,9 @@
 import io
 import re
 import time
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -15,9 +17,12 @@ from consolidation.train import __main__ as train
 from consolidation.train import trajectory
 from labbook import console as terminal
 from labbook.console import console, progress, stages
+from labbook.estimate import Estimate
 from labbook.view import MOST, print_table, print_verdict, print_words
-from redundancy.probe.tables import Tables, print_tables
-from redundancy.removal.tables import Losses, print_losses
+from redundancy.probe.report import beside, headline, print_tables, reached
+from redundancy.probe.tables import Tables
+from redundancy.removal.report import print_losses
+from redundancy.removal.tables import Losses
 from redundancy.text import DATA
 from redundancy.training.tables import Course, print_course
 
@@ -30,6 +35,7 @@ SHOWN = {
     "training": lambda: print_course(Course.read(RUNS / "embedded" / "training")),
     "whole training": lambda: print_course(Course.read(RUNS / "embedded" / "training"), full=True),
     "removal": lambda: print_losses(Losses.read(RUNS / "embedded" / "removal")),
+    "whole removal": lambda: print_losses(Losses.read(RUNS / "embedded" / "removal"), full=True),
     "train": lambda: train.show(trajectory.summaries(SMALL / "cram")),
     "replicate": lambda: replicate.show(pd.read_csv(SMALL / "cells.csv")),
 }
@@ -88,6 +94,75 @@ def test_a_first_look_fits_a_screen(name, width, capsys):
     # with about eleven lines of choices before them and the folder after them, 45 or so
     assert len(lines) <= 36
     assert "--full" in lines[-1]
+
+
+def test_the_probe_is_held_against_its_strongest_control():
+    tables = Tables.read(RUNS / "embedded" / "probe")
+    number = tables.headline.controls["token_mean"]["R"]
+
+    def said(of_token: float, difference: Estimate | None) -> str:
+        controls = dict(tables.headline.controls)
+        half = number.upper - number.lower
+        controls["token_mean"] = {"R": Estimate(of_token, of_token - half, of_token + half, number.n)}
+        # what knows more than the probe, or reaches a mean by construction, is not asked
+        controls["with_position"] = controls["shuffled"] = {"R": Estimate(0.99, 0.98, 1.0, number.n)}
+        differences = dict(tables.headline.differences)
+        differences["token_mean"] = {} if difference is None else {"R": difference}
+        return headline(replace(tables.headline, controls=controls, differences=differences))[1]
+
+    for of_token, difference, expected in (
+        (0.60, Estimate(-0.03, -0.04, -0.02, 33), "it beats the probe (-0.030 [-0.040, -0.020])"),
+        (0.573, Estimate(0.01, 0.005, 0.02, 33), "the probe beats it (+0.010"),
+        (0.573, Estimate(0.0, -0.01, 0.01, 33), "not told apart from the probe"),
+        (0.573, None, "their intervals overlap"),
+        (0.573, Estimate(0.0, np.nan, np.nan, 33), "their intervals overlap"),
+        (0.90, None, "it is above the probe"),
+    ):
+        found = said(of_token, difference)
+        assert found.startswith("Strongest control: mean per token id, R = ")
+        assert expected in found
+    assert "mean per token id" not in said(0.1, None)
+    low, high = Estimate(0.1, 0.05, 0.2, 9), Estimate(0.5, 0.4, 0.6, 9)
+    assert beside(high, low, None) == "the probe is above it"
+
+
+def test_layers_in_which_a_control_reaches_the_probe_are_counted():
+    tables = Tables.read(RUNS / "embedded" / "probe")
+    of_r = tables.controls["metric"] == "R"
+    below = tables.controls.assign(difference_lower=0.1)
+    assert reached(replace(tables, controls=below)) == "in none of 6 layers does a control reach the probe"
+    level = below.copy()
+    level.loc[
+        of_r & (level["feature"] == "previous_token") & level["layer"].isin([1, 4]), "difference_lower"
+    ] = 0
+    level.loc[of_r & (level["feature"] == "token_mean") & (level["layer"] == 4), "difference_lower"] = np.nan
+    # neither what knows more nor another score counts
+    level.loc[level["feature"] == "with_position", "difference_lower"] = -1
+    level.loc[level["metric"] == "R2", "difference_lower"] = -1
+    assert reached(replace(tables, controls=level)) == (
+        "a control reaches the probe in 2 of 6 layers (previous token in 2, mean per token id in 1)"
+    )
+
+
+def test_a_removal_run_shows_the_best_orders_beside_random(width, capsys):
+    width(80)
+    SHOWN["removal"]()
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert len(lines) <= 42
+    assert "--full" in lines[-1]
+    assert "(n = 33 held-out documents)" in lines[0]
+    assert "(continued)" not in text
+    assert "loss_recovered: the share" in text
+    losses = Losses.read(RUNS / "embedded" / "removal").headline
+    # by what they spare, random last; an interval is on the next line
+    orders = text.split("share of operations removable")[1].split("───")[-1]
+    first = [float(found) for found in re.findall(r"  (0\.\d{3})\s*$", orders, re.MULTILINE)]
+    assert len(first) == 6
+    assert first[:5] == sorted(first[:5], reverse=True)
+    spared = [shares[0.05].share.estimate for shares in losses.removable.values()]
+    assert first[0] == pytest.approx(np.nanmax(spared), abs=1e-3)
+    assert first[-1] == pytest.approx(losses.removable["random"][0.05].share.estimate, abs=1e-3)
 
 
 def test_a_verdict_keeps_whole_sentences(width, capsys):

@@ -173,9 +173,17 @@ def test_the_same_command_again_computes_nothing(
     uninterrupted, gpt2_folder, text_folder, parts, monkeypatch, capsys
 ):
     monkeypatch.setattr(experiment, "evaluate", lambda *a, **k: pytest.fail("computed again"))
-    removal.main(arguments(gpt2_folder, text_folder, uninterrupted, *parts))
+    again = arguments(gpt2_folder, text_folder, uninterrupted, *parts)
+    removal.main([*again, "--full"])
     out = capsys.readouterr().out
     assert "nothing is computed again" in out
+    assert out.strip().splitlines()[-1] == str(uninterrupted)
+    # without --full no model is loaded, the verdict is printed once more
+    monkeypatch.setattr(experiment, "execute", lambda *a, **k: pytest.fail("a model was loaded"))
+    removal.main(again)
+    out = capsys.readouterr().out
+    assert "nothing is computed again" in out
+    assert "nats per token" in out
     assert out.strip().splitlines()[-1] == str(uninterrupted)
 
 
