@@ -61,7 +61,7 @@ def test_a_whole_run_is_read(run):
         k.decode(): v.decode()
         for k, v in pq.read_schema(run / "seed-1" / "patterns.parquet").metadata.items()
     }
-    assert about["version"] == "2"
+    assert about["version"] == "3"
     assert about["config_digest"] == trajectory.config_digest(trajectory.read_config(run / "seed-1"))
     assert json.loads(about["facts"])["seed"] == 1
     assert len(about["checksum"]) == 64
