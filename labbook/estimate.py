@@ -27,9 +27,13 @@ class Estimate:
     n: int
 
     def text(self, digits: int = 3, *, sign: bool = False, n: bool = False) -> str:
-        """`estimate [lower, upper]`, with the number of units behind it if asked; `sign` shows a plus too."""
+        """`estimate [lower, upper]`, or `estimate, no interval`, with the number of units behind it if asked;
+        `sign` shows a plus too.
+        """
         form = f"{'+' if sign else ''}.{digits}f"
         units = f" (n = {self.n})" if n else ""
+        if not (math.isfinite(self.lower) or math.isfinite(self.upper)):
+            return f"{self.estimate:{form}}, no interval{units}"
         return f"{self.estimate:{form}} [{self.lower:{form}}, {self.upper:{form}}]{units}"
 
     @staticmethod

@@ -28,7 +28,7 @@ from consolidation.decay.inference import (
 )
 from consolidation.decay.multiverse import Multiverse, multiverse
 from consolidation.decay.transitions import Transition
-from consolidation.decay.units import THINGS
+from consolidation.decay.units import of_practice
 from consolidation.decay.variation.hierarchical import Population, population
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from consolidation.decay.variation.specifications import Together, together
@@ -266,6 +266,11 @@ def _cautions(
     standing = comparison.standing(head.form)
     if standing.state == "not compared":
         said.append("the form is compared with no other")
+    elif standing.state == "not tested":
+        said.append(
+            f"the form is not tested: {standing.why}, none with an asymptote, so whether it survives beside "
+            "its rivals is not known"
+        )
     elif standing.state != "survives":
         rejected = "rejected" if standing.state == "does not survive" else "weakened"
         said.append(
@@ -391,7 +396,7 @@ def _beside_humans(curve: Curve, head: ExponentRow, choices: Choices) -> _Beside
     """The exponent of a curve beside those of people, class of measure by class of measure."""
     compared, left = human_exponents(curve.clock, head.form, choices.human, curve.study)
     missing = {f"human {name}": reason for name, reason in left.items()}
-    repetitions = THINGS.get(curve.clock.counts) == "repetition"
+    repetitions = of_practice(curve.clock.counts)
     shown = list[Exponent]()
     if repetitions and not compared and not choices.human:
         shown = human_exponents(PRACTICE, head.form)[0]
@@ -404,8 +409,9 @@ def _beside_humans(curve: Curve, head: ExponentRow, choices: Choices) -> _Beside
         missing["humans"] = f"no human series on the clock {curve.clock} takes the form {head.form}."
     own = Exponent(curve.name, head.number, head.form, curve.clock, curve.window, curve.study, curve.measure)
     if compared and not curve.measure:
+        named = f"--measure {curve.name}" if curve.name in MEASURES else "--measure"
         missing["measure"] = (
-            f"what kind of measure {curve.name} is, is not said (--measure): it is held against every class "
+            f"what kind of measure {curve.name} is, is not said ({named}): it is held against every class "
             "of human measures, one at a time."
         )
     by_measure = {m: [h for h in compared if h.measure == m] for m in MEASURES}

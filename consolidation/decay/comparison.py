@@ -98,10 +98,15 @@ def fit_all(
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a form survives the comparison with its rivals, and its AICc above that of the best."""
+    """Whether a form survives the comparison with its rivals, and its AICc above that of the best.
 
-    state: Literal["survives", "is weakened", "does not survive", "not compared"]
+    `not tested` is a form that none of the rivals beats where no rival with an asymptote could be among them;
+    `why` says for how many forms there are points enough.
+    """
+
+    state: Literal["survives", "is weakened", "does not survive", "not compared", "not tested"]
     gap: float
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,12 @@ class Comparison:
 
     Attributes
     ----------
-    table : one row per form; `fits` the fits, `reasons` why a form has none or takes no part.
+    table : one row per form; `fits` the fits, `reasons` why a form has none or takes no part. Its `k` is the
+        number of the form's own parameters; AICc and BIC count the error variance besides, except for
+        binomial likelihood, which has none.
     best : the form of the smallest AICc; None when there are too few points to compare forms.
     verdict : it in words.
+    untested : "5 points allow 5 of 13 forms" where that leaves no form with an asymptote; else empty.
     """
 
     table: pd.DataFrame
@@ -120,6 +128,7 @@ class Comparison:
     reasons: dict[str, str]
     best: str | None
     verdict: str
+    untested: str = ""
 
     def standing(self, name: str) -> Standing:
         """How a form stands against the best one."""
@@ -127,7 +136,29 @@ class Comparison:
         gap = float(rows[0]) if rows else float("nan")
         if self.best is None or not np.isfinite(gap):
             return Standing("not compared", gap)
-        return Standing("survives" if gap <= 2 else "is weakened" if gap <= 10 else "does not survive", gap)
+        state = _state(gap, self.untested)
+        return Standing(state, gap, self.untested if state == "not tested" else "")
+
+
+def _state(gap: float, untested: str) -> Literal["survives", "is weakened", "does not survive", "not tested"]:
+    """How a form stands whose AICc is `gap` above that of the best one. More rivals could only take from it,
+    so one that is beaten already needs no more of them.
+    """
+    if gap <= 2:
+        return "not tested" if untested else "survives"
+    return "is weakened" if gap <= 10 else "does not survive"
+
+
+def _untested(curve: Curve, forms: Sequence[str], estimator: Estimator) -> str:
+    """How many of the forms asked for have an AICc with so few points, if no form with an asymptote has one;
+    empty where one has, or none was asked for.
+    """
+    points, asked = len(np.unique(curve.x)), [form(name) for name in dict.fromkeys(forms)]
+    # the correction of AICc divides by points - k - 1, the error variance being one of k
+    allowed = [f for f in asked if points > len(f.parameters) + (estimator != "ml") + 1]
+    if any(f.asymptote for f in allowed) or not any(f.asymptote for f in asked):
+        return ""
+    return f"{points} points allow {len(allowed)} of {len(asked)} forms"
 
 
 def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") -> Comparison:
@@ -189,7 +220,8 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
             "form that changes."
         )
         return Comparison(table, fits, reasons, None, verdict)
-    return Comparison(table, fits, reasons, best, _verdict(curve, sound, best))
+    untested = _untested(curve, forms, estimator)
+    return Comparison(table, fits, reasons, best, _verdict(curve, sound, best, untested), untested)
 
 
 def _why_none(curve: Curve, forms: Sequence[str], reasons: dict[str, str]) -> str:
@@ -204,7 +236,7 @@ def _why_none(curve: Curve, forms: Sequence[str], reasons: dict[str, str]) -> st
     return " ".join(said) or "None of the fits converged."
 
 
-def _verdict(curve: Curve, sound: dict[str, Fit], best: str) -> str:
+def _verdict(curve: Curve, sound: dict[str, Fit], best: str, untested: str) -> str:
     """Which form is best, how decisively, and whether the power law survives."""
     ranked = sorted(sound, key=lambda name: sound[name].aicc)
     text = f"{curve.name}: the best form is {best} ({sound[best].form.formula})"
@@ -217,8 +249,9 @@ def _verdict(curve: Curve, sound: dict[str, Fit], best: str) -> str:
     powers = [name for name in ranked if sound[name].form.power_law]
     if "power" in sound:
         gap = sound["power"].aicc - sound[best].aicc
-        state = "survives" if gap <= 2 else "is weakened" if gap <= 10 else "does not survive"
-        text += f"; the pure power law {state} (AICc {gap:+.1f} against the best)"
+        state = _state(gap, untested)
+        said = f"is not tested: {untested}, none with an asymptote" if state == "not tested" else state
+        text += f"; the pure power law {said} (AICc {gap:+.1f} against the best)"
         if gap > 2 and powers and powers[0] != "power" and sound[powers[0]].aicc - sound[best].aicc <= 2:
             text += f", but one with more parameters ({powers[0]}) does"
     return text + "."

@@ -21,7 +21,7 @@ import pandas as pd
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.forms import with_exponent
 from consolidation.decay.inference import ESTIMATORS, Estimator, Fit, fit_many
-from consolidation.decay.units import one_count
+from consolidation.decay.units import of_practice, one_count
 from labbook.console import UserError
 
 NORMALISATIONS = ("as given", "first point = 1", "odds")
@@ -117,9 +117,12 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
     verdict = (
         f"over {len(good)} specifications gamma has the median {summary['median']:.2f} (quartiles "
         f"{summary['lower_quartile']:.2f} to {summary['upper_quartile']:.2f}, range "
-        f"{summary['smallest']:.2f} to {summary['largest']:.2f}); {summary['share_in_human_range']:.0%} lie "
-        f"within {human[0]:g} to {human[1]:g}."
+        f"{summary['smallest']:.2f} to {summary['largest']:.2f})"
     )
+    # the range is one of practice, and says nothing of a delay
+    if all(of_practice(curve.clock.counts) for curve in curves.values()):
+        verdict += f"; {summary['share_in_human_range']:.0%} lie within {human[0]:g} to {human[1]:g}"
+    verdict += "."
     physical = [clock for clock, curve in curves.items() if len(offsets(curve.clock)) == 1]
     if physical:
         verdict += (

@@ -103,6 +103,11 @@ def factor(counts: str, first: str, second: str) -> float:
     return float(registry.Quantity(1.0, one).to(other).magnitude)
 
 
+def of_practice(counts: str) -> bool:
+    """Whether a clock counts repetitions, so that exponents on it are of practice and not of delay."""
+    return THINGS.get(counts) == "repetition"
+
+
 def one_count(counts: str, unit: str) -> float | None:
     """One repetition, step or item in the unit of a clock: 1 in counts, .001 in kilosteps; None for a clock
     that is no count.

@@ -20,6 +20,7 @@ from consolidation.decay.analysis import HUMAN_RANGE, Analysis, exponent_rows
 from consolidation.decay.curve import Curve
 from consolidation.decay.equivalence import Exponent
 from consolidation.decay.inference import collapse, units_of
+from consolidation.decay.units import of_practice
 from labbook import style
 from labbook.escape import mathtext
 from labbook.estimate import Array, Estimate
@@ -125,6 +126,13 @@ def _band_of_gamma(axes: Axes, found: Analysis, points: Array) -> None:
     axes.fill_between(points, np.minimum(*edges), np.maximum(*edges), color="0.6", alpha=0.25, lw=0)
 
 
+def human_range(curve: Curve) -> tuple[float, float] | None:
+    """The preprint's range of human exponents, which are of practice: None on a clock that counts no
+    repetitions.
+    """
+    return HUMAN_RANGE if of_practice(curve.clock.counts) else None
+
+
 # what varies between specifications, as the rows of the figure say it
 CHOICES = ("clock", "form", "offset", "normalisation", "floor", "window", "estimator")
 
@@ -153,23 +161,21 @@ def specification_curve(found: Analysis) -> Figure:
         2, 1, figsize=(style.WIDTH, 2.9 + 0.2 * len(rows)), height_ratios=(2.3, 0.2 * len(rows)), sharex=True
     )
     low, high = table["gamma"].quantile([0.01, 0.99])
-    low, high = min(low, HUMAN_RANGE[0]) - 0.1, max(high, HUMAN_RANGE[1]) + 0.1
+    band = human_range(found.curve)
+    low, high = min((low, *(band or ()))) - 0.1, max((high, *(band or ()))) + 0.1
     top.set(ylabel="γ", ylim=(low, high), xlim=(0, 1))
-    top.axhspan(*HUMAN_RANGE, color=style.PALETTE[1], alpha=0.3, lw=0)
     top.axhline(found.multiverse.summary["median"], color="0.3", lw=0.8, ls="--")
     inside = table["gamma"].between(low, high)
     top.plot(share[inside], table["gamma"][inside], ".", ms=3, color=style.PALETTE[0])
     default = default_specification(found)
     marked = np.flatnonzero((table[list(default)] == pd.Series(default)).all(axis=1))
-    names = [
-        (
-            "human range\nof the preprint",
-            tuple(0.75 * c for c in style.PALETTE[1]),
-            1.0,
-            float(np.mean(HUMAN_RANGE)),
-        ),
-        (f"median {found.multiverse.summary['median']:.2f}", "0.3", 1.0, found.multiverse.summary["median"]),
+    names: list[tuple[str, Any, float, float]] = [
+        (f"median {found.multiverse.summary['median']:.2f}", "0.3", 1.0, found.multiverse.summary["median"])
     ]
+    if band:
+        top.axhspan(*band, color=style.PALETTE[1], alpha=0.3, lw=0)
+        shade = tuple(0.75 * c for c in style.PALETTE[1])
+        names.insert(0, ("human range\nof the preprint", shade, 1.0, float(np.mean(band))))
     for place in marked[:1]:
         at, value = share[place], float(table["gamma"][place])
         top.plot(at, value, "D", ms=7, color=style.PALETTE[3], zorder=4)
@@ -268,8 +274,10 @@ def forest(found: Analysis) -> Figure:
         for v in (row.number.estimate, row.number.lower, row.number.upper)
         if np.isfinite(v)
     ]
-    left, right = min((*finite, *HUMAN_RANGE)) - 0.05, max((*finite, *HUMAN_RANGE)) + 0.05
-    axes.axvspan(*HUMAN_RANGE, color=style.PALETTE[1], alpha=0.3, lw=0)
+    band = human_range(found.curve)
+    # where no fit has an interval nothing is finite, and the axis still has to go from somewhere to somewhere
+    within = (*finite, *(band or ())) or (0.0, 1.0)
+    left, right = min(within) - 0.05, max(within) + 0.05
     place, ticks, names = 0, list[int](), list[str]()
     for head, rows in groups:
         ticks.append(place)
@@ -302,14 +310,16 @@ def forest(found: Analysis) -> Figure:
         xlim=(left, right),
         ylim=(place + 0.4, 1.6),
     )
-    axes.text(
-        float(np.mean(HUMAN_RANGE)),
-        1.0,
-        "human range of the preprint",
-        fontsize=7.5,
-        ha="center",
-        color=tuple(0.75 * c for c in style.PALETTE[1]),
-    )
+    if band:
+        axes.axvspan(*band, color=style.PALETTE[1], alpha=0.3, lw=0)
+        axes.text(
+            float(np.mean(band)),
+            1.0,
+            "human range of the preprint",
+            fontsize=7.5,
+            ha="center",
+            color=tuple(0.75 * c for c in style.PALETTE[1]),
+        )
     style.title(
         figure, f"{source(found.curve)}: its exponent under every form and estimator, beside people's"
     )

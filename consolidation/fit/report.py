@@ -238,11 +238,17 @@ def _tex_number(value: float) -> str:
 
 def latex(found: Analysis) -> str:
     """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window,
-    interval and what speaks against citing it.
+    interval and what speaks against citing it. Macros of a rising curve are `undefined`.
     """
     head, curve, comparison = found.headline, found.curve, found.comparison
     name = _macro(curve.name)
-    estimate, lower, upper = map(_tex_number, (head.gamma, head.lower, head.upper))
+    gamma = f"$\\gamma = {_tex_number(head.gamma)}$"
+    # what rises has no exponent of decay, so its macros hold no number that a text could cite
+    citable = (head.gamma, head.lower, head.upper) if head.gamma >= 0 else (np.nan,) * 3
+    estimate, lower, upper = map(_tex_number, citable)
+    interval = "no interval"
+    if np.isfinite(head.lower) or np.isfinite(head.upper):
+        interval = f"95\\,\\% interval {_tex_number(head.lower)} to {_tex_number(head.upper)}"
     standing = comparison.standing(head.form)
     if comparison.best is None:
         rivals = escape.latex(comparison.verdict.removeprefix(f"{curve.name}: ").rstrip("."))
@@ -251,7 +257,14 @@ def latex(found: Analysis) -> str:
         rivals = f"the best of the rival forms is {best}"
         if comparison.best != head.form:
             rivals += f", AICc {standing.gap:.1f} lower" if np.isfinite(standing.gap) else ""
-    opening = "This form is rejected: a" if standing.state == "does not survive" else "A"
+    openings = {
+        "does not survive": "This form is rejected: a",
+        "is weakened": "This form is not the best: a",
+        "not tested": f"This form is not tested, because {standing.why}, none with an asymptote: a",
+    }
+    opening = openings.get(standing.state, "A")
+    if head.gamma < 0:
+        opening = "Nothing to cite, because y rises with x: a"
     caution = "".join(f" Caution: {escape.latex(text)}." for text in found.cautions)
     failures = f" The fit reports: {escape.latex(head.failures)}." if head.failures else ""
     return "\n".join(
@@ -263,8 +276,8 @@ def latex(found: Analysis) -> str:
             f"fitted by {head.estimator} to "
             f"{escape.latex(curve.name)} against {escape.latex(curve.clock)} (window: "
             f"{escape.latex(curve.window)}; normalisation: "
-            f"{escape.latex(curve.normalisation)}) has $\\gamma = {estimate}$ "
-            f"(95\\,\\% interval {lower} to {upper}, {head.method} over {head.n:.0f} "
+            f"{escape.latex(curve.normalisation)}) has {gamma} "
+            f"({interval}, {head.method} over {head.n:.0f} "
             f"{escape.latex(head.unit)}s); "
             f"{rivals}.{caution}{failures}}}",
             "",

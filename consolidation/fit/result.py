@@ -28,6 +28,7 @@ class DecayReport(Analysis):
     ----------
     config : what was asked.
     call : the Python call, where the data are an object that no command line can name; else empty.
+    forms, units : rival forms, and the exponent of every unit, as DataFrames.
     tables : forms, exponents, multiverse and units as DataFrames, as the run folder holds them.
     summary : every number with what it depends on, a dict as `fit.json` holds it.
     """
@@ -36,16 +37,33 @@ class DecayReport(Analysis):
     call: str = ""
 
     def __repr__(self) -> str:
-        return said("DecayReport", " ".join(short(self)), self.tables, None)
+        # every name leads there as an attribute of the report
+        tables = ("multiverse.table" if name == "multiverse" else name for name in self.tables)
+        return said("DecayReport", self._lines(), tables, None)
+
+    def _lines(self) -> str:
+        """What a reader needs first, with every caution."""
+        lines = [*short(self), *(f"Caution: {caution}." for caution in self.cautions)]
+        return " ".join(f"{line.rstrip('.')}." for line in lines)
+
+    @property
+    def forms(self) -> pd.DataFrame:
+        """Rival forms by AICc: `tables["forms"]`."""
+        return self.comparison.table
+
+    @property
+    def units(self) -> pd.DataFrame:
+        """The exponent of the power law of every unit: `tables["units"]`."""
+        return units_table(self.curve)
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """Rival forms, exponents, specifications and units, by the names of their files."""
         return {
-            "forms": self.comparison.table,
+            "forms": self.forms,
             "exponents": self.exponents,
             "multiverse": self.multiverse.table,
-            "units": units_table(self.curve),
+            "units": self.units,
         }
 
     @property
@@ -83,8 +101,7 @@ class DecayReport(Analysis):
         return run.folder
 
     def _repr_html_(self) -> str:
-        said = [*short(self), *(f"Caution: {caution}." for caution in self.cautions)]
-        return as_html(" ".join(f"{line.rstrip('.')}." for line in said), self.comparison.table, None)
+        return as_html(self._lines(), self.forms, None)
 
 
 def _figures() -> Mapping[str, Callable[[Any], Figure]]:

@@ -18,9 +18,13 @@ def short(found: Analysis) -> list[str]:
     return [escape.plain(line) for line in lines if line]
 
 
-def rejected(found: Analysis) -> bool:
-    """Whether the form of the exponent does not survive beside the best one."""
-    return found.comparison.standing(found.headline.form).state == "does not survive"
+def _nothing_to_compare(found: Analysis) -> str:
+    """Why the exponent says nothing about people, or nothing."""
+    if found.headline.gamma < 0:
+        return "nothing is concluded, because y rises with x"
+    if found.comparison.standing(found.headline.form).state == "does not survive":
+        return "nothing is concluded, because the form is rejected"
+    return ""
 
 
 def _best(found: Analysis) -> str:
@@ -33,9 +37,9 @@ def _best(found: Analysis) -> str:
     return f"best form: {comparison.best} (AICc {row['aicc']:.2f}, weight {row['weight']:.2f}){note}"
 
 
-def _said(one: ExponentRow) -> str:
+def _said(one: ExponentRow, of: str = "") -> str:
     how = f"{one.estimator}, {one.method} over {one.unit}s, n = {one.n}"
-    return f"gamma = {one.number.text()} of {one.form} ({how})"
+    return f"gamma = {one.number.text()}{of} ({how})"
 
 
 def _survives(found: Analysis, one: ExponentRow) -> bool:
@@ -50,6 +54,7 @@ def survivor(found: Analysis) -> ExponentRow | None:
         one.form: one
         for one in reversed(exponent_rows(found.exponents))
         if np.isfinite([one.gamma, one.lower, one.upper]).all()
+        and one.gamma >= 0
         and one.estimator == found.headline.estimator
         and not (one.failures or one.impossible)
         and _survives(found, one)
@@ -58,23 +63,29 @@ def survivor(found: Analysis) -> ExponentRow | None:
 
 
 def _cited(found: Analysis) -> str:
+    """The exponent, with the word `cite` only where its form survives and y falls."""
     head, standing = found.headline, found.comparison.standing(found.headline.form)
+    name = "power law" if head.form == "power" else head.form
+    if head.gamma < 0:
+        return f"nothing to cite: y rises with x, which is growth and no decay; {name}: {_said(head)}"
     if standing.state == "does not survive":
         other = survivor(found)
         none = "no form with an exponent survives"
         if any(one.impossible and _survives(found, one) for one in exponent_rows(found.exponents)):
             none += " that tends to what y can be"
-        instead = none if other is None else f"cite {_said(other)}"
+        instead = none if other is None else f"cite {_said(other, f' of {other.form}')}"
         return (
             f"{instead}. {head.form} is rejected (AICc {standing.gap:.1f} above {found.comparison.best}): "
             f"its gamma = {head.number.text()} describes a curve that the data do not follow"
         )
+    if standing.state == "survives":
+        return f"cite {_said(head, f' of {head.form}')}; it survives beside its rivals"
     state = {
-        "survives": "; it survives beside its rivals",
-        "is weakened": f"; weakened, AICc {standing.gap:.1f} above {found.comparison.best}",
-        "not compared": "; compared with no other form",
+        "is weakened": f"not the best form (AICc {standing.gap:.1f} above {found.comparison.best})",
+        "not compared": "compared with no other form",
+        "not tested": f"not tested beside its rivals ({standing.why}, none with an asymptote)",
     }[standing.state]
-    return f"cite {_said(head)}{state}"
+    return f"{name}, {state}: {_said(head)}"
 
 
 def _rivals(found: Analysis) -> str:
@@ -103,6 +114,8 @@ def _humans(found: Analysis) -> list[str]:
     if not found.humans:
         return [f"humans: {found.missing['humans']}"] if "humans" in found.missing else []
     lines, tested = list[str](), {test.measure: test for test in found.equivalences}
+    if "measure" in found.missing:
+        lines.append(f"humans: {found.missing['measure']}")
     for measure in MEASURES:
         part = [human for human in found.humans if human.measure == measure]
         if not part or found.curve.measure not in ("", measure):
@@ -116,10 +129,12 @@ def _humans(found: Analysis) -> list[str]:
 
 def _outcome(found: Analysis, test: Equivalence) -> str:
     """Whether the exponent is that of people, in words."""
-    if rejected(found):
-        return "nothing is concluded, because the form is rejected"
+    nothing = _nothing_to_compare(found)
+    if nothing:
+        return nothing
     if test.state == "too few studies":
-        return f"nothing is concluded from {test.difference.n} of them"
+        n = test.difference.n
+        return f"only {n} {'study' if n == 1 else 'studies'}, so no comparison"
     verb = {
         "equivalent": "equivalent to",
         "different": "different from",

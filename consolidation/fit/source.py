@@ -1,6 +1,7 @@
 """What is fitted: a human series, a training run, or a table, read as a curve with its clock."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from consolidation.train.curves import episodic_curve
 from labbook import reading as tables
 from labbook.console import UserError, choice, warn
 from labbook.escape import markup, plain
+from labbook.estimate import Array
 
 REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
 
@@ -53,7 +55,9 @@ def read(config: FitConfig) -> Source:
         return _settled(_from_run(path, config), config, "of the run")
     if there or tables.is_table(config.source):
         table = tables.read(path)
-        return _settled(_from_table(table, config, path.stem, path.name), config, "of the table")
+        # the column says what decays; the name that is there without --y says nothing
+        name = path.stem if config.y == FitConfig().y else config.y
+        return _settled(_from_table(table, config, name, path.name), config, "of the table")
     _refuse(
         config,
         ("x", "y", "series", "unit", "count", "clock", "clock_unit", "measure"),
@@ -70,6 +74,9 @@ def given(data: Data, config: FitConfig) -> Source:
     """
     if isinstance(data, Curve):
         _refuse(config, ("x", "y", "series", "count", "clock", "clock_unit"), "the curve itself says it")
+        _require_possible(
+            data.y, config.measure or data.measure, data.count, lambda i: f"{data.name}: y[{i}]"
+        )
         return _settled(Source(_within(data, config), unit=config.unit), config, "of the curve")
     table = table_of(data, config.x, config.y)
     return _settled(_from_table(table, config, config.y, str(table.place)), config, f"of {table.place}")
@@ -94,6 +101,33 @@ def _refuse(config: FitConfig, names: tuple[str, ...], why: str) -> None:
         if getattr(config, name) != getattr(FitConfig(), name):
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} is for tables; of {plain(config.source)} {why}. Leave {flag} out.")
+
+
+def _require_possible(y: Array, measure: str, count: Array | None, where: Callable[[int], str]) -> None:
+    """Raise UserError for the first y that its measure, or a proportion of trials, cannot have.
+
+    Savings may be negative: relearning can take longer than learning did.
+    """
+    if measure in ("time", "error", "recall") and (y < 0).any():
+        row = int((y < 0).argmax())
+        raise UserError(
+            f"{where(row)} is {y[row]:g}, and no {measure} is below 0. Correct the row, or change --y or "
+            "--measure."
+        )
+    share = measure if measure in ("recall", "savings") else "" if count is None else "proportion"
+    if share and (y > 1).any():
+        row = int((y > 1).argmax())
+        raise UserError(
+            f"{where(row)} is {y[row]:g}, and no {share} is above 1. Is it in percent? Divide by 100. A "
+            "number of items? Divide by how many there were. Else change --y"
+            f"{' or --measure' if measure else ''}{' or --count' if count is not None else ''}."
+        )
+    if count is not None and (y < 0).any():
+        row = int((y < 0).argmax())
+        raise UserError(
+            f"{where(row)} is {y[row]:g}, and no proportion of trials is below 0. Correct the row, or change "
+            "--y or --count."
+        )
 
 
 def _on_clock(curve: Curve, counts: str, factor: float | None) -> Curve:
@@ -239,6 +273,12 @@ def _from_table(table: tables.StrictTable, config: FitConfig, name: str, title: 
             f"{place}: {table.where(int((unit == '').argmax()))} has no {config.unit}. Fill it, or "
             "remove the row."
         )
+    _require_possible(
+        numbers[config.y],
+        config.measure or "",
+        None if config.count is None else numbers[config.count],
+        lambda row: f"{table.where(row)}: {config.y}",
+    )
     order = np.argsort(numbers[config.x], kind="stable")
     curve = Curve(
         name=config.series or name,

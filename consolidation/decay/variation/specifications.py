@@ -32,6 +32,7 @@ from consolidation.decay.inference import (
 )
 from consolidation.decay.multiverse import shapes
 from consolidation.decay.solver import Data, solve, starts
+from consolidation.decay.units import of_practice
 from labbook.console import UserError
 from labbook.estimate import LEVEL, Array, Estimate
 
@@ -49,12 +50,14 @@ class Together:
     ----------
     median, share : median exponent and share of exponents in the range, with 95 % intervals over units.
     p : of the median when y does not depend on x, two-sided; `shuffles` behind it.
+    practice : the clock counts repetitions, as the human range does; else the share is not said.
     """
 
     median: Estimate
     share: Estimate
     p: float
     shuffles: int
+    practice: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """As it is written to `fit.json`."""
@@ -69,8 +72,11 @@ class Together:
     def verdict(self) -> str:
         """It in words."""
         if np.isfinite([self.median.lower, self.median.upper]).all():
-            over = f"Over {self.median.n} units the median is {self.median.text(2)} and that share "
-            over += f"{self.share.estimate:.0%} [{self.share.lower:.0%}, {self.share.upper:.0%}]. "
+            over = f"Over {self.median.n} units the median is {self.median.text(2)}"
+            if self.practice:
+                over += f" and that share {self.share.estimate:.0%} [{self.share.lower:.0%}, "
+                over += f"{self.share.upper:.0%}]"
+            over += ". "
         else:
             over = "There are no intervals over units. "
         return (
@@ -102,7 +108,8 @@ def together(
         median = _over_units(median, whole, lambda e: float(np.nanmedian(e)), seed, replicates)
         share = _over_units(share, whole, lambda e: _share(e, within), seed, replicates)
         share = replace(share, lower=max(share.lower, 0.0), upper=min(share.upper, 1.0))
-    return Together(median, share, _shuffled(curve, seed), SHUFFLES)
+    practice = of_practice(curve.clock.counts)
+    return Together(median, share, _shuffled(curve, seed), SHUFFLES, practice)
 
 
 def _share(exponents: Array, within: tuple[float, float]) -> float:
