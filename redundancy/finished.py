@@ -18,7 +18,7 @@ from redundancy.request import Request, Settings
 from redundancy.text import DATA
 
 # fields that `prepare` fills in where they are not given, from the model and its text
-FILLED = ("tokens", "eval_tokens", "layers", "dtype", "bos")
+FILLED = ("tokens", "eval_tokens", "context", "layers", "dtype", "bos")
 FINGERPRINT = "fingerprint"
 
 

@@ -61,7 +61,7 @@ def probe_model(
     eval_tokens: int | None = None,
     quick: bool = False,
     bos: Literal["auto", "yes", "no"] = "auto",
-    context: int = 256,
+    context: int | None = None,
     layers: Sequence[int] | None = None,
     ridge: float | Literal["auto"] = "auto",
     keep_position_0: bool = False,
@@ -102,7 +102,7 @@ def probe_model(
         hidden state, at least 100,000, as many held-out tokens, and at most what the text holds.
     quick : a first look: 20,000 training and 10,000 held-out tokens unless given.
     layers : blocks, counted from 0; None is all.
-    context : tokens per window.
+    context : tokens per window; None: 256, or what the model takes where that is less.
     bos : whether every window begins with the BOS token, at position 0, which is not scored; auto: as the
         model was trained.
     ridge : penalty per token on standardised features; auto: chosen per layer on the validation documents.
@@ -212,7 +212,7 @@ def measure_training(
     eval_tokens: int | None = None,
     quick: bool = False,
     bos: Literal["auto", "yes", "no"] = "auto",
-    context: int = 256,
+    context: int | None = None,
     layers: Sequence[int] | None = None,
     ridge: float | Literal["auto"] = "auto",
     keep_position_0: bool = False,
@@ -250,7 +250,7 @@ def measure_training(
         hidden state, at least 100,000, as many held-out tokens, and at most what the text holds.
     quick : a first look: 20,000 training and 10,000 held-out tokens unless given.
     layers : blocks, counted from 0; None is all.
-    context : tokens per window.
+    context : tokens per window; None: 256, or what the model takes where that is less.
     bos : whether every window begins with the BOS token, at position 0, which is not scored; auto: as the
         model was trained.
     ridge : penalty per token on standardised features; auto: chosen per layer on the validation documents.
@@ -358,7 +358,7 @@ def remove_attention(
     eval_tokens: int | None = None,
     quick: bool = False,
     bos: Literal["auto", "yes", "no"] = "auto",
-    context: int = 256,
+    context: int | None = None,
     layers: Sequence[int] | None = None,
     ridge: float | Literal["auto"] = "auto",
     keep_position_0: bool = False,
@@ -397,7 +397,7 @@ def remove_attention(
         hidden state, at least 100,000, 20,000 held-out tokens, and at most what the text holds.
     quick : a first look: 20,000 training and 10,000 held-out tokens unless given.
     layers : blocks, counted from 0; None is all.
-    context : tokens per window.
+    context : tokens per window; None: 256, or what the model takes where that is less.
     bos : whether every window begins with the BOS token, at position 0, which is not scored; auto: as the
         model was trained.
     ridge : penalty per token on standardised features; auto: chosen per layer on the validation documents.

@@ -47,6 +47,8 @@ from redundancy.text import (
 CHARACTERS_PER_TOKEN = 8
 # held-out documents below which a warning comes with every interval
 FEW_DOCUMENTS = 10
+# validation documents below which a warning names them
+FEW_VALIDATION = 3
 # training tokens per coefficient below which a warning comes with a corpus that is too short for the request
 ENOUGH_PER_COEFFICIENT = 150
 
@@ -81,7 +83,7 @@ def prepare_windows(
 
     Raises UserError when there is too little text for the probe, or tokens the model does not know.
     """
-    assert config.tokens is not None and config.eval_tokens is not None
+    assert config.tokens is not None and config.eval_tokens is not None and config.context is not None
     budget = {
         "train": config.tokens,
         "validation": max(config.tokens // 4, 2 * config.context),
@@ -117,6 +119,13 @@ def prepare_windows(
             f"the corpus leaves {counted(held_out, f'held-out {corpus.unit}')} and "
             f"{windows['validation'].tokens} validation tokens; an interval over {corpus.unit}s needs at "
             f"least {FEWEST_DOCUMENTS} of them. Give --corpus more or longer documents."
+        )
+    chosen_on = len(windows["validation"].names)
+    if chosen_on < FEW_VALIDATION:
+        warn(
+            f"choices such as the ridge penalty rest on {counted(chosen_on, f'validation {corpus.unit}')} "
+            f"({', '.join(windows['validation'].names)}); below {FEW_VALIDATION} what suits one text decides "
+            "them. Give --corpus more documents."
         )
     require_apart(windows["train"], windows["evaluation"], corpus.unit)
     each = windows["train"].tokens / (decoder.d_model + 1)
@@ -215,6 +224,7 @@ class Prepared:
     def task(self, settings: Settings, feature: Entering = "resid_pre") -> Task:
         """What the passes over the text need."""
         config = self.config
+        assert config.context is not None
         return Task(
             windows=self.windows,
             layers=config.layers or (),

@@ -60,8 +60,8 @@ class Request(TextOptions):
     """Whether every window begins with the BOS token, at position 0, which is not scored; auto: as the model
     was trained.
     """
-    context: int = 256
-    """Tokens per window."""
+    context: int | None = None
+    """Tokens per window; default: 256, or what the model takes where that is less."""
     layers: tuple[int, ...] | None = None
     """Blocks to probe, counted from 0; default: all."""
     ridge: Annotated[float | Literal["auto"], tyro.conf.arg(metavar="auto|FLOAT")] = "auto"
@@ -103,6 +103,8 @@ class Settings:
 
 
 R = TypeVar("R", bound=Request)
+# tokens of a window where none are asked for
+CONTEXT = 256
 # seeds of several generators are made of one by adding small numbers
 LARGEST_SEED = 2**62
 
@@ -136,9 +138,14 @@ def resolve(config: R, width: int, depth: int, positions: int) -> R:
     Raises UserError for a context, layers, token numbers or penalty that the model cannot serve.
     """
     check(config)
-    if not 8 <= config.context <= positions:
+    context = config.context
+    if context is None:
+        context = min(CONTEXT, positions)
+        less = context < CONTEXT
+        choice("context", context, f"all that {config.model} takes" if less else "--context changes it")
+    if not 8 <= context <= positions:
         raise UserError(
-            f"--context {config.context} was asked for; {config.model} takes 8 to {positions} tokens. Change "
+            f"--context {context} was asked for; {config.model} takes 8 to {positions} tokens. Change "
             "--context."
         )
     layers = tuple(range(depth)) if config.layers is None else tuple(sorted(set(config.layers)))
@@ -173,4 +180,4 @@ def resolve(config: R, width: int, depth: int, positions: int) -> R:
             f"--tokens {tokens} was asked for; {config.model} needs at least {width + 1} (d_model + 1 to fit "
             "a probe). Change --tokens."
         )
-    return replace(config, tokens=tokens, eval_tokens=evaluation, layers=layers)
+    return replace(config, tokens=tokens, eval_tokens=evaluation, context=context, layers=layers)

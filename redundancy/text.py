@@ -39,6 +39,8 @@ SHARES = (0.40, 0.12, 0.48)
 FEWEST_DOCUMENTS = 5
 SUFFIXES = (".txt", ".parquet", ".jsonl")
 SECTION_CHARACTERS = 12_000
+# characters of a name on a hub, and of what an error quotes of a text
+LONGEST_NAME, QUOTED = 255, 60
 
 
 @dataclass(frozen=True)
@@ -332,6 +334,8 @@ def read_corpus(
     Raises UserError when there is nothing to read, when a file is damaged or is not UTF-8 text, when a table
     lacks a column, and when it cannot be told what its rows are.
     """
+    if source is not None:
+        _require_no_text(source)
     path = DATA / "text.parquet" if source is None else Path(source)
     options = options or TextOptions()
     stream: Iterator[Document]
@@ -339,7 +343,8 @@ def read_corpus(
         folder, exists = path.is_dir(), path.exists() or path.is_symlink()
     except OSError as error:
         raise UserError(
-            f"--corpus {source} cannot be a path ({error.strerror}). Give an existing file or folder."
+            f"--corpus {_beginning(str(source))} cannot be a path ({error.strerror}). Give an existing file "
+            "or folder."
         ) from error
     local = exists or path.suffix in SUFFIXES or str(source).startswith((".", "/", "~"))
     if local and options.split is not None:
@@ -375,6 +380,29 @@ def read_corpus(
     if len(documents) == 1 and path.suffix == ".txt":
         documents, unit = _sections(documents[0]), "section"
     return Corpus("embedded" if source is None else str(source), unit, tuple(documents))
+
+
+def _require_no_text(source: str) -> None:
+    """Raise UserError where what should name a corpus is a text: there is no such path, and it has more than
+    one line, or, without looking like a path, white space or more characters than a name.
+    """
+    path_like = source.endswith(SUFFIXES) or source.startswith((".", "/", "~"))
+    words = re.search(r"\s", source.strip()) is not None or len(source) > LONGEST_NAME
+    if "\n" not in source and (path_like or not words):
+        return
+    try:
+        if Path(source).exists():
+            return
+    except (OSError, ValueError):  # longer than a path can be, or with a null byte
+        pass
+    raise UserError(
+        f"--corpus is one text; give a list of texts (in Python), or a file or folder that exists. It begins "
+        f"{_beginning(source)}."
+    )
+
+
+def _beginning(source: str) -> str:
+    return repr(source if len(source) <= QUOTED else f"{source[:QUOTED]}...")
 
 
 def _within(documents: Iterator[Document], characters: int | None) -> Iterator[Document]:

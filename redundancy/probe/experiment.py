@@ -5,7 +5,7 @@
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,13 +58,9 @@ def execute(config: ProbeConfig, settings: ProbeSettings, given: Given = NOTHING
         twins = measure_twins(decoder, task, config.random_seeds, state)
 
         scored = Scored(trained, twins, {n: f.penalties for n, f in fitted.items()})
-        chosen = [penalties[task.feature] for penalties in scored.penalties.values()]
-        why = (
-            f"smallest validation error per layer, from {PENALTIES[0]:g} to {PENALTIES[-1]:g}"
-            if task.ridge is None
-            else "asked for"
-        )
-        choice("ridge penalty", f"{min(chosen):g} to {max(chosen):g}", why)
+        chosen = {n: penalties[task.feature] for n, penalties in scored.penalties.items()}
+        why = "asked for" if task.ridge is not None else chosen_from(chosen)
+        choice("ridge penalty", f"{min(chosen.values()):g} to {max(chosen.values()):g}", why)
 
         bootstrap = Studentised(len(task.windows["evaluation"].names), task.seed)
         course = pd.DataFrame(columns=list(learning.LEARNING))
@@ -83,6 +79,18 @@ def execute(config: ProbeConfig, settings: ProbeSettings, given: Given = NOTHING
     if processes.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)
     return replace(tables, folder=run.folder)
+
+
+def chosen_from(penalties: Mapping[int, float]) -> str:
+    """How the ridge penalty of every layer was chosen. Where it is the smallest or the largest tried, a
+    better one may lie beyond, and the layers are named.
+    """
+    text = f"smallest validation error per layer, from {PENALTIES[0]:g} to {PENALTIES[-1]:g}"
+    for name, edge in (("smallest", PENALTIES[0]), ("largest", PENALTIES[-1])):
+        at = [str(layer) for layer, penalty in penalties.items() if penalty == edge]
+        if at:
+            text += f"; the {name} tried in layer{'s' * (len(at) > 1)} {', '.join(at)}"
+    return text
 
 
 def measure_parts(

@@ -437,10 +437,14 @@ def test_errors_and_warnings_name_keywords(own, gpt2_folder, text_folder, texts,
         ({"layers": [7]}, r"layers=\(7,\) was asked for; .* Change layers=\."),
         ({"random_seeds": 1}, r"random_seeds=1 was asked for"),
         ({"corpus": "nowhere.txt"}, r"Give corpus= an existing file"),
+        ({"corpus": texts[0]}, r"^corpus= is one text; give a list of texts"),
         ({"device": "cuda:99"}, r"Change device=; auto takes"),
     ):
         with pytest.raises(UserError, match=match):
             probe_model(gpt2_folder, **{"corpus": text_folder, **SMALL, **bad}, out=tmp_path / "bad")
+    # what is asked for is refused, what is left to us is what the model takes
+    with pytest.raises(UserError, match=r"context=256 was asked for; .* takes 8 to 64 tokens"):
+        probe_model(gpt2_folder, corpus=text_folder, **{**SMALL, "context": 256}, out=tmp_path / "bad")
     few = [text[:1500] for text in texts]
     capsys.readouterr()
     more = {**SMALL, "tokens": 50_000, "layers": [0]}
@@ -516,3 +520,23 @@ def test_the_examples_run(module, tmp_path, monkeypatch):
     found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert found.attempted > 3
     assert not found.failed
+
+
+def test_the_context_is_what_the_model_takes(gpt2_folder, text_folder, tmp_path, capsys):
+    asked = {name: value for name, value in SMALL.items() if name != "context"}
+    found = probe_model(gpt2_folder, corpus=text_folder, **asked, out=tmp_path / "auto")
+    assert "context 64 (all that" in " ".join(capsys.readouterr().out.split())
+    assert json.loads((found.folder / "config.json").read_text())["context"] == 64
+    again = probe_model(gpt2_folder, corpus=text_folder, **asked, context=64, out=tmp_path / "64")
+    same(again, found)
+
+
+def test_few_validation_documents_are_named(own, gpt2_folder, texts, tmp_path, capsys):
+    few = {**SMALL, "layers": [0], "random_seeds": 2}
+    probe_model(own, gpt2_folder, [text * 3 for text in texts[:8]], **few, out=tmp_path / "few")
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert re.search(r"rest on 1 validation document \(text \d\); below 3", said)
+    assert "Give corpus= more documents" in said
+    halves = [half for text in texts for half in (text[: len(text) // 2], text[len(text) // 2 :])]
+    probe_model(own, gpt2_folder, halves, **few, out=tmp_path / "enough")
+    assert "validation document" not in " ".join("".join(capsys.readouterr()).split())

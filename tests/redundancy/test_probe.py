@@ -512,3 +512,11 @@ def test_too_little_text_for_a_good_probe_is_a_warning(
     assert "tokens for each coefficient of the probe where 10000 are wanted" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_penalties_at_the_edge_of_what_was_tried_are_named():
+    inside = experiment.chosen_from({0: 1e-3, 1: 1.0})
+    assert inside == "smallest validation error per layer, from 1e-09 to 100"
+    assert experiment.chosen_from({0: 1e-9, 4: 1.0}) == f"{inside}; the smallest tried in layer 0"
+    both = experiment.chosen_from({0: 1e-9, 1: 100.0, 3: 100.0})
+    assert both == f"{inside}; the smallest tried in layer 0; the largest tried in layers 1, 3"

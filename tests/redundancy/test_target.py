@@ -94,7 +94,7 @@ def test_the_command_measures_another_target(gpt2_folder, text_folder, tmp_path,
     named = {"mlp": "MLP output", "block": "update of the block"}[target]
     assert f"Of the {named}, R = " in tables.headline.verdict
     assert named in (tmp_path / "run" / "report.html").read_text()
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=f"probes of the {named} are not kept"):
         _ = tables.probes
 
 

@@ -312,8 +312,26 @@ def test_what_is_no_file_is_named_and_hangs_nothing(tmp_path):
         with pytest.raises(UserError, match="is a pipe or device"):
             read_corpus(str(tmp_path / name))
         (tmp_path / name).unlink()
-    with pytest.raises(UserError, match="cannot be a path"):
-        read_corpus("x" * 5000)
+    with pytest.raises(UserError, match="cannot be a path") as error:
+        read_corpus("/" + "x" * 5000)
+    assert len(str(error.value)) < 200
+
+
+def test_one_text_in_the_place_of_a_path_is_named_shortly(tmp_path, monkeypatch):
+    monkeypatch.setattr("redundancy.text._hub", lambda name, options: pytest.fail("it was looked for"))
+    for text in ("It was the best of times, it was " * 9, "one\ntwo", "x" * 5000, "/a\n" * 99, "a b"):
+        with pytest.raises(UserError, match="is one text; give a list of texts") as error:
+            read_corpus(text)
+        assert len(str(error.value)) < 220
+        assert repr(text[:60])[:-1] in str(error.value)
+    # what is there, or is written like a path, is no text
+    folder = tmp_path / "my books"
+    folder.mkdir()
+    (folder / "a b.txt").write_text("something\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_corpus("my books").documents
+    with pytest.raises(UserError, match="does not exist"):
+        read_corpus("my books/c d.txt")
 
 
 LONG = "a sentence of a document " * 12
