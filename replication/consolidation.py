@@ -262,7 +262,8 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         f"γ = {paper.GAMMA} ± {paper.GAMMA_SPREAD}",
         f"the power law {s['standing']['state']} (best form "
         f"{(s['best_form'] or 'not decided').replace('_', ' ')}); γ = {show(gamma)} by {head['estimator']}",
-        f"{others}; median over {spread['fitted']} specifications {spread['median']:.2f}",
+        f"{others}; the middle half of {spread['fitted']} specifications, some of which change what γ means, "
+        f"{spread['lower_quartile']:.2f} to {spread['upper_quartile']:.2f}",
         scale,
         power_law(s["standing"]["state"], gamma),
         own=own,

@@ -122,7 +122,10 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
     # the range is one of practice, and says nothing of a delay
     if all(of_practice(curve.clock.counts) for curve in curves.values()):
         verdict += f"; {summary['share_in_human_range']:.0%} lie within {human[0]:g} to {human[1]:g}"
-    verdict += "."
+    verdict += (
+        ". They show how far choices move gamma and estimate nothing together: odds, a subtracted floor and "
+        "1 + x change what gamma means."
+    )
     physical = [clock for clock, curve in curves.items() if len(offsets(curve.clock)) == 1]
     if physical:
         verdict += (
