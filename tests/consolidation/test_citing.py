@@ -1,0 +1,176 @@
+"""What a fit lets a reader cite: a form that was held against its rivals, of values that there can be."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from consolidation import fit_decay
+from consolidation.decay.comparison import compare
+from consolidation.decay.curve import Clock, Curve
+from consolidation.decay.forms import FORMS
+from consolidation.fit.__main__ import main
+from consolidation.fit.config import FitConfig
+from consolidation.fit.figures import forest, specification_curve
+from consolidation.fit.source import given
+from labbook.console import UserError
+from labbook.estimate import Estimate
+
+DAYS = {"x": "days", "clock": "retention interval", "clock_unit": "days", "bootstrap": 100}
+BAND = "human range"
+
+
+def frame(x, y, name="recall"):
+    return pd.DataFrame({"days": x, name: y})
+
+
+def power(points, slope=-0.25):
+    """A power law with alternating noise of half a hundredth."""
+    x = np.geomspace(1, 90, points)
+    return frame(x, 0.3 * x**slope * (1 + 0.005 * (-1.0) ** np.arange(points)))
+
+
+def state(x, y, forms=tuple(FORMS), **more):
+    curve = Curve("c", x, y, Clock("repetition", "count"), **more)
+    return compare(curve, forms, "ml" if "count" in more else "nls").standing("power")
+
+
+def test_a_form_survives_only_beside_one_with_an_asymptote():
+    """Which forms have an AICc is that of Hurvich & Tsai: n has to exceed its k + 1, variance counted."""
+    x = np.arange(1.0, 13)
+    y = 0.8 * x**-0.4
+    of_few = sum(len(form.parameters) + 1 + 1 < 5 for form in FORMS.values())
+    five = state(x[:5], y[:5])
+    assert (five.state, five.why) == ("not tested", f"5 points allow {of_few} of {len(FORMS)} forms")
+    assert state(x, y).state == "survives"
+    # those who ask for no form with an asymptote get what they asked for
+    assert state(x[:5], y[:5], ("power", "exponential", "constant")).state == "survives"
+    # what is beaten by few rivals is beaten by more
+    assert state(x[:5], np.exp(-x[:5])).state == "does not survive"
+    # binomial likelihood has no variance to count, so one point fewer is enough
+    assert state(x[:5], y[:5].round(2), count=np.full(5, 100.0), error="binomial").state == "survives"
+
+
+@pytest.mark.parametrize("points", [5, 12])
+def test_too_few_points_are_said_everywhere(points):
+    found = fit_decay(power(points), y="recall", measure="recall", **DAYS)
+    few = points == 5
+    for text in (repr(found), found.fit_report(), found.to_latex()):
+        assert ("5 points allow" in text) == few
+    assert ("cite gamma" in repr(found)) == (not few)
+    assert ("; it survives beside its rivals" in repr(found)) == (not few)
+
+
+def test_what_rises_or_is_beaten_is_not_cited():
+    rising = fit_decay(power(12, slope=0.25), y="recall", measure="recall", **DAYS)
+    assert "nothing to cite: y rises with x" in repr(rising)
+    assert "cite gamma" not in repr(rising)
+    assert "Caution: y rises with x" in repr(rising)
+    assert r"\newcommand{\gammaRecall}{undefined}" in rising.to_latex()
+    x = np.geomspace(1, 90, 12)
+    curved = frame(x, 0.3 * (1 + x / 3) ** -0.6 * (1 + 0.15 * np.sin(9 * np.arange(12.0))))
+    beaten = fit_decay(curved, y="recall", measure="recall", **DAYS)
+    assert beaten.comparison.standing("power").state == "is weakened"
+    assert "power law, not the best form (AICc" in repr(beaten)
+    assert "cite" not in repr(beaten).split("rivals")[0]
+
+
+def test_the_tables_that_are_named_are_there():
+    found = fit_decay(power(6), y="recall", **DAYS)
+    named = repr(found).split("tables: ")[1].split(", ")
+    assert len(named) == len(found.tables)
+    for name, table in zip(named, found.tables.values(), strict=True):
+        place = found
+        for part in name.strip().split("."):
+            place = getattr(place, part)
+        pd.testing.assert_frame_equal(place, table)
+
+
+def test_a_measure_that_is_not_said_is_asked_for():
+    unsaid, said = (fit_decay(power(6), y="recall", measure=m, **DAYS) for m in (None, "recall"))
+    assert "what kind of measure recall is, is not said (measure" in repr(unsaid)
+    assert "humans, savings" in repr(unsaid)
+    assert "is not said" not in repr(said)
+    assert "humans, savings" not in repr(said)
+    assert "only 1 study, so no comparison" in repr(said)
+
+
+@pytest.mark.parametrize("clock", ["repetition", "retention interval"])
+def test_the_human_range_is_one_of_practice(clock):
+    asked = {**DAYS, "clock": clock, "clock_unit": "count" if clock == "repetition" else "days"}
+    found = fit_decay(power(8), y="recall", measure="recall", **asked)
+    for draw in (forest, specification_curve):
+        figure = draw(found)
+        texts = [t.get_text().replace("\n", " ") for axes in figure.axes for t in axes.texts]
+        assert any(BAND in text for text in texts) == (clock == "repetition")
+        plt.close(figure)
+    assert ("lie within 0.4 to 0.5" in found.multiverse.verdict) == (clock == "repetition")
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "message"),
+    [
+        ("recall", -0.1, "no recall is below 0"),
+        ("error", -0.1, "no error is below 0"),
+        ("time", -0.1, "no time is below 0"),
+        ("recall", 80.0, "no recall is above 1. Is it in percent"),
+        ("savings", 80.0, "no savings is above 1. Is it in percent"),
+    ],
+)
+def test_values_that_a_measure_cannot_have_name_their_row(measure, value, message, tmp_path, capsys):
+    table = power(8)
+    table.loc[3, "recall"] = value
+    table.to_csv(tmp_path / "t.csv", index=False)
+    args = ["--x", "days", "--y", "recall", "--clock-unit", "days", "--clock"]
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "t.csv"), *args, "retention interval", "--measure", measure])
+    assert stop.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert message in said
+    assert "line 5" in said
+    assert "--measure" in said
+
+
+def read_in(table, **more):
+    asked = {"x": "days", "y": "recall", "clock": "retention interval", "clock_unit": "days"}
+    return given(table, FitConfig(source="frame", **asked, **more)).curve
+
+
+def test_values_that_there_can_be_are_read():
+    table = power(8)
+    table.loc[7, "recall"] = -0.05
+    assert read_in(table, measure="savings").y.min() == -0.05
+    with pytest.raises(UserError, match="no proportion of trials is below 0"):
+        read_in(table.assign(n=9), count="n")
+    table.loc[0, "recall"] = 80.0
+    assert read_in(table).y.max() == 80.0
+    with pytest.raises(UserError, match=r"no proportion is above 1\. Is it in percent"):
+        read_in(table.assign(n=9), count="n")
+
+
+def test_a_number_without_limits_says_so():
+    assert Estimate(0.3, -np.inf, np.inf, 4).text(2, n=True) == "0.30, no interval (n = 4)"
+    assert Estimate(0.3, 0.1, np.inf, 4).text(2) == "0.30 [0.10, inf]"
+
+
+def test_a_file_is_called_by_its_column(tmp_path, capsys):
+    power(6).to_csv(tmp_path / "curve.csv", index=False)
+    asked = [
+        "--x",
+        "days",
+        "--y",
+        "recall",
+        "--measure",
+        "recall",
+        "--clock-unit",
+        "days",
+        "--bootstrap",
+        "100",
+        "--clock",
+    ]
+    out = tmp_path / "run"
+    main([str(tmp_path / "curve.csv"), *asked, "retention interval", "--out", str(out)])
+    assert json.loads((out / "fit.json").read_text())["curve"] == "recall"
+    assert r"\gammaRecall" in (out / "gamma.tex").read_text()
