@@ -117,7 +117,7 @@ def by_seed(table: pd.DataFrame, number: Callable[[pd.DataFrame], float]) -> "pd
     return pd.Series({seed: number(rows) for seed, rows in table.groupby("seed")}, dtype=float)
 
 
-def difference(one: "pd.Series[float]", other: "pd.Series[float]", largest: float = 1.0) -> Estimate:
+def difference(one: "pd.Series[float]", other: "pd.Series[float]", *, largest: float = 1.0) -> Estimate:
     """one - other over the seeds that both have, which share their patterns and sequences; between -`largest`
     and `largest`, 1 for shares.
     """

@@ -154,7 +154,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
             ),
         ]
     if "cram-load" in kepts and "cram" in kepts:
-        load = difference(_ratio(kepts["cram-load"]), _ratio(kepts["cram"]), math.inf)
+        load = difference(_ratio(kepts["cram-load"]), _ratio(kepts["cram"]), largest=math.inf)
         claims.append(
             Claim(
                 "new material makes one forget more",
@@ -190,7 +190,7 @@ def factors(kepts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             {
                 "condition": name,
                 "against": first,
-                **entry(difference(_ratio(kepts[name]), _ratio(kepts[first]), math.inf)),
+                **entry(difference(_ratio(kepts[name]), _ratio(kepts[first]), largest=math.inf)),
             }
             for name in others
         ],
