@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def show(outcome: "Outcome") -> None:
-    """The verdicts, and one line for every claim."""
+    """The verdicts, and one line for every claim; of a toy run, that there are none."""
+    if outcome.quick:
+        print_verdict(outcome.sentences())
+        return
     print_verdict([f"{c.condition}: {c.name}: {c.verdict}." for c in outcome.claims])
     rows = [[c.condition, c.name, c.verdict, c.said()] for c in outcome.claims]
     print_table(

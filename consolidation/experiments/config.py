@@ -94,14 +94,18 @@ class Condition:
     config: TrainConfig
 
 
+def times_of(quick: bool) -> Times:
+    """The steps of the experiments, and those of a toy run."""
+    return Times(20, 40, 73, 100) if quick else Times(600, 1200, 2200, 3000)
+
+
 def conditions(name: str, quick: bool = False) -> list[Condition]:
     """The runs of an experiment, those that decide it first.
 
     Retention has two factors beside the model: `cram-rate`, half the learning rate, and `cram-load`, 64
     instead of 8 new patterns that come when others are retired.
     """
-    times = Times(20, 40, 73, 100) if quick else Times(600, 1200, 2200, 3000)
-    base = _base(quick)
+    times, base = times_of(quick), _base(quick)
 
     def trained(cohorts: tuple[str, ...], steps: int, **changes: object) -> TrainConfig:
         patterns = sum(int(text.partition("@")[0].partition("^")[0]) for text in cohorts)

@@ -55,7 +55,8 @@ def execute(command: Command) -> tuple[Path, Outcome]:
             folder = out / condition.folder / f"seed-{seed}"
             Trainer(condition.config, seed, folder, Settings()).train()
     outcome = ANALYSES[command.config.name](finished(out, listed))
-    outcome = replace(outcome, tables={**outcome.tables, "seeds": seeds(out, listed)})
+    tables = {**outcome.tables, "seeds": seeds(out, listed)}
+    outcome = replace(outcome, tables=tables, quick=command.config.quick)
     if joined().is_main_process:
         _write(command, out / command.config.name, outcome)
     return out / command.config.name, outcome
@@ -121,6 +122,6 @@ def report(outcome: Outcome) -> Report:
     return Report(
         command="consolidation.experiments",
         title=f"The model in people's experiments: {outcome.name}",
-        verdict=[claim.sentence() for claim in outcome.claims],
+        verdict=outcome.sentences(),
         tables={"claims": outcome.claims_table(), **outcome.tables},
     )

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consolidation.decay import humans
+from consolidation.experiments.config import times_of
 from consolidation.experiments.outcome import Outcome
 from consolidation.experiments.retention import CLOCK as ITEMS
 from labbook import style
@@ -83,10 +84,11 @@ def practice(outcome: Outcome) -> Figure:
     colours = [style.PALETTE[0 if effect == "k given step" else 1] for effect in effects["effect"]]
     _dots(panels[2], effects, names, colours)
     panels[2].set_xlabel("change per factor of ten")
+    at = times_of(outcome.quick)
     style.title(
         figure,
-        f"Practice: cohorts that came at step 600 (practised), 1,200 (later) and 2,200 (new); mean of "
-        f"{_seeds(table)}, bands and bars are 95 % intervals",
+        f"Practice: cohorts that came at step {at.come:,} (practised), {at.retired:,} (later) and "
+        f"{at.back:,} (new); mean of {_seeds(table)}, bands and bars are 95 % intervals",
     )
     return figure
 
@@ -108,7 +110,9 @@ def retention(outcome: Outcome) -> Figure:
     _axes(panels[1], f"{ITEMS.counts} ({ITEMS.unit})", "share recalled", "people")
     style.name_lines(panels[1], ends)
     style.title(
-        figure, f"Retention: cohorts retired at step 1,200; mean of {_seeds(table)}, bands are 95 % intervals"
+        figure,
+        f"Retention: cohorts retired at step {times_of(outcome.quick).retired:,}; mean of {_seeds(table)}, "
+        "bands are 95 % intervals",
     )
     return figure
 
@@ -138,10 +142,11 @@ def savings(outcome: Outcome) -> Figure:
     _dots(panels[-1], claims, told, [style.PALETTE[0]] * len(claims))
     panels[-1].axvspan(people["least"].min(), people["largest"].max(), color="0.9", zorder=0)
     panels[-1].set_xlabel("savings (grey: people's, other retention intervals)")
+    at = times_of(outcome.quick)
     style.title(
         figure,
-        f"Savings: a cohort that comes back after 1,000 steps; mean of {_seeds(table)}, bands and bars are "
-        "95 % intervals",
+        f"Savings: a cohort that comes back after {at.back - at.retired:,} steps; mean of {_seeds(table)}, "
+        "bands and bars are 95 % intervals",
     )
     return figure
 
@@ -167,11 +172,13 @@ def spacing(outcome: Outcome) -> Figure:
     colours = [style.PALETTE[0 if str(one).startswith("all") else 1] for one in shown["against"]]
     _dots(panels[-1], shown, told, colours)
     panels[-1].tick_params(axis="y", labelsize=5.5)
-    panels[-1].set_xlabel(f"{KNOWN}: spread - massed")
+    panels[-1].set(xlabel=f"{KNOWN}: spread - massed", xlim=(-1, 1))
+    at = times_of(outcome.quick)
+    shown_for = at.retired - at.come
     style.title(
         figure,
-        f"Spacing: 150 steps of exposure in a row or over 600 steps; mean of {_seeds(table)}, bands and "
-        "bars are 95 % intervals",
+        f"Spacing: {shown_for // 4} steps of exposure in a row or over {shown_for} steps; mean of "
+        f"{_seeds(table)}, bands and bars are 95 % intervals",
     )
     return figure
 

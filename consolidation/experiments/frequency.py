@@ -64,7 +64,8 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         ]
         for frequency, of_rank in ranked.groupby("frequency"):
             for name in names:
-                number = over_seeds(of_rank[name])
+                ends = (-math.inf, math.inf) if name.startswith("k ") else (0, 1)
+                number = over_seeds(of_rank[name], *ends)
                 ranks.append(
                     {
                         "condition": condition,
@@ -76,6 +77,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         at_step, at_k = (
             slopes(ranked, f"knowledge at {where}") for where in ("one step", f"{WHERE} exposures")
         )
+        seeds = ranked["seed"].nunique()
         claims += [
             Claim(
                 "the frequent is known better",
@@ -84,6 +86,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 "Share known without attention per factor of ten in frequency, at one step:",
                 at_step,
                 direction(at_step, "above"),
+                seeds - at_step.n,
             ),
             Claim(
                 "at equal exposures the rare is known better",
@@ -92,6 +95,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 f"The same at {WHERE} exposures:",
                 at_k,
                 direction(at_k, "below"),
+                seeds - at_k.n,
             ),
         ]
     tables = {"ranks": pd.DataFrame(ranks), "effects": pd.DataFrame(effects)}

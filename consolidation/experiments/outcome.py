@@ -16,6 +16,7 @@ from labbook.run import Run, read_finished, read_json
 Verdict = Literal["as people", "unlike people", "undecided"]
 # fewer seeds decide nothing
 LEAST_SEEDS = 3
+QUICK = "--quick: tests only that it runs; a model of a hundred steps says nothing about memory."
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Claim:
     people : what people show, with its source.
     measured : what the number is, with its unit.
     number : of the model, over seeds.
-    verdict : by `direction` or `range`.
+    verdict : by `direction` or `inside`; undecided where the number may not be judged, and `note` says why.
+    left_out : seeds that come to no number and are not in the mean.
+    note : what the number lacks, in words; empty where nothing.
     """
 
     name: str
@@ -38,26 +41,36 @@ class Claim:
     measured: str
     number: Estimate
     verdict: Verdict
+    left_out: int = 0
+    note: str = ""
 
     def sentence(self) -> str:
         """The claim in words."""
-        return f"{self.condition}, {self.name}: {self.verdict}. {self.measured} {self.said()}. {self.people}"
+        note = f" {self.note}" if self.note else ""
+        head = f"{self.condition}, {self.name}: {self.verdict}."
+        return f"{head} {self.measured} {self.said()}.{note} {self.people}"
 
     def said(self) -> str:
-        """The number with its interval and seeds, as far as there are any."""
+        """The number with its interval and seeds, as far as there are any, and how many are left out."""
         n = self.number.n
+        out = f", {self.left_out} left out" if self.left_out else ""
         if n < 2:
-            return "no interval (1 seed)" if n else "no seed comes to a number"
-        return f"{self.number.text(2)} ({n} seeds)"
+            return f"no interval (1 seed{out})" if n else f"no seed comes to a number{out}"
+        return f"{self.number.text(2)} ({n} seeds{out})"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """An experiment's claims, and its tables by name."""
+    """An experiment's claims, and its tables by name; `quick` of a toy run, whose verdicts say nothing."""
 
     name: str
     claims: tuple[Claim, ...]
     tables: dict[str, pd.DataFrame] = field(repr=False)
+    quick: bool = False
+
+    def sentences(self) -> list[str]:
+        """The claims in words; of a toy run, that there is nothing to read in them."""
+        return [QUICK] if self.quick else [claim.sentence() for claim in self.claims]
 
     def claims_table(self) -> pd.DataFrame:
         """One row per claim."""
@@ -70,7 +83,9 @@ class Outcome:
                 "lower": c.number.lower,
                 "upper": c.number.upper,
                 "n": c.number.n,
+                "left_out": c.left_out,
                 "verdict": c.verdict,
+                "note": c.note,
                 "people": c.people,
             }
             for c in self.claims
@@ -82,7 +97,7 @@ class Outcome:
         summary = {
             "experiment": self.name,
             "tables": list(self.tables),
-            "verdicts": [claim.sentence() for claim in self.claims],
+            "verdicts": self.sentences(),
         }
         run.finish({"claims": self.claims_table(), **self.tables}, summary)
 
@@ -94,14 +109,16 @@ class Outcome:
             names += read_json(folder / "summary.json").get("tables", [])
         summary, tables = read_finished(folder, names, "consolidation.experiments")
         claims = tuple(_claim(row) for row in tables.pop("claims").to_dict("records"))
-        return Outcome(str(summary["experiment"]), claims, tables)
+        quick = bool(read_json(folder / "config.json").get("quick", False))
+        return Outcome(str(summary["experiment"]), claims, tables, quick)
 
 
 def _claim(row: Mapping[Hashable, Any]) -> Claim:
     """The claim in a row of the table of claims."""
     name, condition, people, measured = (str(row[key]) for key in ("name", "condition", "people", "measured"))
     verdict: Verdict = row["verdict"]
-    return Claim(name, condition, people, measured, Estimate.read(row), verdict)
+    note = "" if pd.isna(row["note"]) else str(row["note"])
+    return Claim(name, condition, people, measured, Estimate.read(row), verdict, int(row["left_out"]), note)
 
 
 def direction(number: Estimate, expected: Literal["above", "below"], zero: float = 0.0) -> Verdict:

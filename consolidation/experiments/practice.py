@@ -24,6 +24,7 @@ from consolidation.experiments.readings import (
     exponent,
     fit_forms,
     numbers,
+    objection,
     over_seeds,
     people,
     share_over_seeds,
@@ -142,16 +143,20 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     series = people("error", CLOCK.counts)
     exponential = int((series["advantage"] < 0).sum())
     low, high = float(series["gamma_estimate"].min()), float(series["gamma_estimate"].max())
-    claims, shares, half = [], [], []
+    claims, shares, half, fitted = [], [], [], forms(runs)
     for condition, table in runs.items():
         share = averaging(table).assign(condition=condition)
         found = halves(table).assign(condition=condition)
         shares.append(share)
         half.append(found)
         single = share_over_seeds(share["power_better"])
-        artefact = over_seeds(share["power_better_for_mean"] - share["power_better"])
+        artefact = share_over_seeds(share["power_better_for_mean"] - share["power_better"], low=-1)
         lead = over_seeds(found["lead"])
-        speed = over_seeds(exponent(_curve(rows, "error")) for _, rows in course(table, ROLE).groupby("seed"))
+        by = course(table, ROLE).groupby("seed")
+        speed = over_seeds(exponent(_curve(rows, "error")) for _, rows in by)
+        own = (fitted["condition"] == condition) & (fitted["measure"] == "error")
+        why_not = objection(fitted[own])
+        unreached = len(found) - lead.n
         claims += [
             Claim(
                 "error falls with people's exponent",
@@ -159,7 +164,9 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 f"People: {low:.2f} to {high:.2f} in {len(series)} series of error by repetition.",
                 "gamma of error = a k^-gamma, mean over patterns:",
                 speed,
-                inside(speed, low, high),
+                "undecided" if why_not else inside(speed, low, high),
+                by.ngroups - speed.n,
+                why_not,
             ),
             Claim(
                 "single items follow an exponential rather than a power law",
@@ -169,6 +176,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 "Share of single patterns that the power law describes better:",
                 single,
                 direction(single, "below", HALF),
+                len(share) - single.n,
             ),
             Claim(
                 "averaging makes a power law",
@@ -178,6 +186,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 "Share of seeds whose mean the power law describes better, minus that of single patterns:",
                 artefact,
                 direction(artefact, "above"),
+                len(share) - artefact.n,
             ),
             Claim(
                 "knowing comes before relying on it",
@@ -187,13 +196,15 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 "log10 of (k at which attention is used half the time / k at which half is known):",
                 lead,
                 direction(lead, "above"),
+                unreached,
+                f"Left out: seeds that do not come to {HALF:.0%} within the run." if unreached else "",
             ),
         ]
     tables = {
         "courses": courses(runs, (ROLE, "later", "new"), "k"),
         "averaging": pd.concat(shares, ignore_index=True),
         "halves": pd.concat(half, ignore_index=True),
-        "forms": forms(runs),
+        "forms": fitted,
         "against_first": against_first(runs),
         "identification": identified(dict(runs)),
         "people": series,

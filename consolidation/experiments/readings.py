@@ -28,6 +28,8 @@ CLOCKS = ("age", "k", "lag", "others")
 # right answers without attention and with it, probability of the right answer without attention, P(episodic),
 # and the share that the router sends to attention
 MEASURES = ("knowledge", "accuracy", "recall", "probability", "routed")
+# AICc above that of the best form from which on a form does not survive, see `decay.comparison`
+REJECTED = 10
 
 
 def read(run: Path) -> pd.DataFrame:
@@ -78,9 +80,9 @@ def numbers(values: Iterable[Any]) -> Array:
     return np.asarray(list(values), dtype=np.float64)
 
 
-def over_seeds(values: Iterable[Any]) -> Estimate:
-    """Mean over seeds with Student's interval; seeds without the number (NaN) are left out, and for fewer
-    than two there is no interval.
+def over_seeds(values: Iterable[Any], low: float = -math.inf, high: float = math.inf) -> Estimate:
+    """Mean over seeds with Student's interval, cut at the ends of what the number can be; seeds without the
+    number (NaN) are left out, and for fewer than two there is no interval.
     """
     found = numbers(v for v in values if not math.isnan(v))
     n = len(found)
@@ -88,20 +90,26 @@ def over_seeds(values: Iterable[Any]) -> Estimate:
         return Estimate(float(found[0]) if n else math.nan, math.nan, math.nan, n)
     mean = float(found.mean())
     half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * found.std(ddof=1) / math.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n)
+    return Estimate(mean, max(mean - half, low), min(mean + half, high), n)
 
 
-def share_over_seeds(values: Iterable[Any]) -> Estimate:
-    """The same for shares: cut at 0 and 1, and where all seeds say 0, or all 1, Wilson's interval of so many
-    seeds, because Student's has no width there.
+def share_over_seeds(values: Iterable[Any], low: float = 0.0) -> Estimate:
+    """Mean over seeds of yes (1) and no (0) with the interval of Clopper and Pearson (1934), because
+    Student's has no width where all seeds agree.
+
+    Shares between 0 and 1 count as so much of a yes. That is wide and never too narrow: of all distributions
+    on [0, 1] with the same mean, yes and no scatter most (Hoeffding 1963). Differences of shares, `low` = -1,
+    are mapped to [0, 1] and back.
     """
     found = numbers(v for v in values if not math.isnan(v))
-    if len(found) and (found == found[0]).all() and found[0] in (0, 1):
-        n = len(found)
-        limits = stats.binomtest(round(float(found.sum())), n).proportion_ci(LEVEL, "wilson")
-        return Estimate(float(found[0]), float(limits.low), float(limits.high), n)
-    one = over_seeds(found)
-    return Estimate(one.estimate, max(one.lower, 0.0), min(one.upper, 1.0), one.n)
+    n = len(found)
+    if n < 2:
+        return over_seeds(found)
+    yes, tail = float((found - low).sum()) / (1 - low), (1 - LEVEL) / 2
+    # the quantiles of binomtest(yes, n).proportion_ci(method="exact"), which takes whole numbers only
+    lower = float(stats.beta.ppf(tail, yes, n - yes + 1)) if yes > 0 else 0.0
+    upper = float(stats.beta.ppf(1 - tail, yes + 1, n - yes)) if yes < n else 1.0
+    return Estimate(float(found.mean()), low + (1 - low) * lower, low + (1 - low) * upper, n)
 
 
 def by_seed(table: pd.DataFrame, number: Callable[[pd.DataFrame], float]) -> "pd.Series[float]":
@@ -109,10 +117,12 @@ def by_seed(table: pd.DataFrame, number: Callable[[pd.DataFrame], float]) -> "pd
     return pd.Series({seed: number(rows) for seed, rows in table.groupby("seed")}, dtype=float)
 
 
-def difference(one: "pd.Series[float]", other: "pd.Series[float]") -> Estimate:
-    """one - other over the seeds that both have, which share their patterns and sequences."""
+def difference(one: "pd.Series[float]", other: "pd.Series[float]", *, largest: float = 1.0) -> Estimate:
+    """one - other over the seeds that both have, which share their patterns and sequences; between -`largest`
+    and `largest`, 1 for shares.
+    """
     both = one.index.intersection(other.index)
-    return over_seeds(one[both] - other[both])
+    return over_seeds(one[both] - other[both], -largest, largest)
 
 
 def estimates(courses: pd.DataFrame, clock: str, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
@@ -121,7 +131,8 @@ def estimates(courses: pd.DataFrame, clock: str, measures: Sequence[str] = MEASU
     for step, of_step in courses.groupby("step"):
         x = float(of_step[clock].mean())
         for measure in measures:
-            rows.append({"step": step, "x": x, "measure": measure, **entry(over_seeds(of_step[measure]))})
+            number = over_seeds(of_step[measure], 0, 1)
+            rows.append({"step": step, "x": x, "measure": measure, **entry(number)})
     return pd.DataFrame(rows)
 
 
@@ -184,15 +195,16 @@ def exponent(curve: Curve) -> float:
 
 
 def fit_forms(seeds: Sequence[Curve], mean: Curve, forms: Sequence[str]) -> pd.DataFrame:
-    """Rival forms of one measure: AICc above the best for the mean over seeds, the share of seeds in which a
-    form is the best, and its exponent over seeds.
+    """Rival forms of one measure: AICc above the best for the mean over seeds, the shares of seeds in which a
+    form is the best and in which it is rejected (AICc more than REJECTED above), and its exponent over seeds.
     """
     single = [{name: f for name in forms if (f := _fitted(curve, name)) is not None} for curve in seeds]
     whole = {name: f for name in forms if (f := _fitted(mean, name)) is not None}
-    least = min((f.aicc for f in whole.values()), default=math.nan)
+    least, least_of = _least(whole), [_least(fits) for fits in single]
     best = [min(fits.items(), key=lambda item: item[1].aicc)[0] for fits in single if fits]
     rows = []
     for name, found in whole.items():
+        gaps = [fits[name].aicc - low for fits, low in zip(single, least_of, strict=True) if name in fits]
         gamma = over_seeds(fits[name].parameters.get("gamma", math.nan) for fits in single if name in fits)
         rows.append(
             {
@@ -200,11 +212,34 @@ def fit_forms(seeds: Sequence[Curve], mean: Curve, forms: Sequence[str]) -> pd.D
                 "points": found.points,
                 "delta_aicc": found.aicc - least,
                 "best_in_seeds": best.count(name) / len(best) if best else math.nan,
+                "rejected_in_seeds": float(np.mean([g > REJECTED for g in gaps])) if gaps else math.nan,
                 **{f"gamma_{key}": value for key, value in entry(gamma).items()},
                 "failures": "; ".join(found.failures),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _least(fits: Mapping[str, Fit]) -> float:
+    """The smallest AICc of fits that converged."""
+    return min((f.aicc for f in fits.values() if "did not converge" not in f.failures), default=math.nan)
+
+
+def objection(fitted: pd.DataFrame) -> str:
+    """Why the power law's exponent is not judged, from a table of `fit_forms`: the form is rejected for the
+    mean over seeds, as `consolidation.fit` rejects one, or for more than half of the seeds, or it could not
+    be compared; empty where it may be judged.
+    """
+    rows = fitted[fitted["form"] == "power"].to_dict("records")
+    if not rows or math.isnan(rows[0]["delta_aicc"]) or math.isnan(rows[0]["rejected_in_seeds"]):
+        return "The power law could not be compared with other forms, so its exponent is not judged."
+    gap, share = rows[0]["delta_aicc"], rows[0]["rejected_in_seeds"]
+    if gap <= REJECTED and share <= 0.5:
+        return ""
+    return (
+        f"The power law is rejected (AICc {gap:.1f} above the best form for the mean over seeds, more than "
+        f"{REJECTED} above it in {share:.0%} of seeds), so its exponent is not judged."
+    )
 
 
 def _fitted(curve: Curve, name: str) -> Fit | None:

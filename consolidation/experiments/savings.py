@@ -21,8 +21,8 @@ CRITERION = 0.75
 
 def to_criterion(table: pd.DataFrame) -> pd.DataFrame:
     """One row per seed: steps until `CRITERION` is known, of the cohort that comes back (`again`, 0 where it
-    still knew that much), of itself at first (`own`), and of the one that comes at the same step (`new`);
-    savings against each; NaN where training ended before.
+    is still known that well), of itself at first (`own`), and of the one that comes at the same step (`new`);
+    savings against each; NaN where training ended before, or nothing was left to relearn.
     """
     rows = []
     relearnt = table[table["role"] == "relearnt"]
@@ -32,6 +32,7 @@ def to_criterion(table: pd.DataFrame) -> pd.DataFrame:
         again = _steps(back, "returned")
         own = _steps(of_seed[of_seed["returned"].isna() & of_seed["pause"].isna()], "age")
         first = _steps(new, "age")
+        relearns = again > 0 or math.isnan(again)
         rows.append(
             {
                 "seed": seed,
@@ -39,8 +40,8 @@ def to_criterion(table: pd.DataFrame) -> pd.DataFrame:
                 "again": again,
                 "own": own,
                 "new": first,
-                "against_own": 1 - again / own if own else math.nan,
-                "against_new": 1 - again / first if first else math.nan,
+                "against_own": 1 - again / own if own and relearns else math.nan,
+                "against_new": 1 - again / first if first and relearns else math.nan,
             }
         )
     return pd.DataFrame(rows)
@@ -70,7 +71,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
             ("first learning of new patterns", "against_new"),
             ("its own first", "against_own"),
         ):
-            number = over_seeds(steps[column])
+            number = over_seeds(steps[column], high=1)
             claims.append(
                 Claim(
                     f"relearning is faster than {name}",
@@ -79,6 +80,8 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                     f"Savings in steps to {CRITERION:.0%} known:",
                     number,
                     direction(number, "above"),
+                    len(steps) - number.n,
+                    _left_out(len(steps) - number.n, int((steps["again"] == 0).sum())),
                 )
             )
     tables = {
@@ -87,6 +90,16 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         "people": series,
     }
     return Outcome("savings", tuple(claims), tables)
+
+
+def _left_out(seeds: int, known: int) -> str:
+    """Why seeds have no savings, in words."""
+    if not seeds:
+        return ""
+    return (
+        f"Left out: {known} that still knew {CRITERION:.0%} when the cohort came back, and {seeds - known} "
+        "that did not learn that much in time."
+    )
 
 
 def _both(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

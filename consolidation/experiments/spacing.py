@@ -57,7 +57,9 @@ def at_lag(groups: pd.DataFrame, roles: tuple[str, ...], lag: float, column: str
 
 
 def contrasts(groups: pd.DataFrame) -> pd.DataFrame:
-    """Spread minus massed at every lag: knowledge, P(episodic), and the ratio of exposures as a check."""
+    """Spread minus massed at every lag that was tested: knowledge, P(episodic), and the ratio of exposures
+    as a check.
+    """
     rows = []
     for lag in LAGS:
         for name, massed in (("all massed groups", MASSED), ("the last massed group", MASSED[-1:])):
@@ -73,7 +75,8 @@ def contrasts(groups: pd.DataFrame) -> pd.DataFrame:
                     **entry(over_seeds(spread / other)),
                 }
             )
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    return found[found["n"] > 0]
 
 
 def _advantage(groups: pd.DataFrame, lag: float) -> "pd.Series[float]":
@@ -87,7 +90,8 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     for condition, table in runs.items():
         groups = by_group(table)
         found.append(contrasts(groups).assign(condition=condition))
-        growth = over_seeds(_advantage(groups, LAGS[-1]) - _advantage(groups, LAGS[1]))
+        seeds = groups["seed"].nunique()
+        growth = difference(_advantage(groups, LAGS[-1]), _advantage(groups, LAGS[1]), largest=2)
         claims.append(
             Claim(
                 "the longer the delay, the more spread study helps",
@@ -97,6 +101,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 f"after {LAGS[1]}:",
                 growth,
                 direction(growth, "above"),
+                seeds - growth.n,
             )
         )
         for name, massed in (("shown at the same steps", MASSED), ("tested at the same step", MASSED[-1:])):
@@ -109,6 +114,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                     f"Share known without attention {LAG} steps after the last exposure, spread - massed:",
                     number,
                     direction(number, "above"),
+                    seeds - number.n,
                 )
             )
     kinds = {condition: _grouped(table) for condition, table in runs.items()}

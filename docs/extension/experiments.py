@@ -37,11 +37,13 @@ class Experiment(SphinxDirective):
             number = f"{row['measured']} {row['estimate']:.2f}"
             if pd.notna(row["lower"]):
                 number += f"\u00a0[{row['lower']:.2f},\u00a0{row['upper']:.2f}]"
+            out = f" ({row['left_out']} left out)" if row["left_out"] else ""
+            note = f" {row['note']}" if pd.notna(row["note"]) else ""
             cells = (
                 f"{row['name']}. {said}",
                 CONDITIONS[str(row["condition"])],
-                f"{number}, n = {row['n']}",
-                f"**{row['verdict']}**",
+                f"{number}, n = {row['n']}{out}",
+                f"**{row['verdict']}**.{note}" if note else f"**{row['verdict']}**",
             )
             lines.append("| " + " | ".join(c.replace("|", "¦").replace("<", "&lt;") for c in cells) + " |")
         return self.parse_text_to_nodes("\n".join(lines))

@@ -6,18 +6,22 @@ import json
 import math
 from functools import cache
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from consolidation.decay import humans
 from consolidation.experiments import __main__ as experiments
 from consolidation.experiments import frequency, practice, retention, savings, spacing
 from consolidation.experiments.config import ROLES, conditions
+from consolidation.experiments.figures import spacing as spacing_figure
 from consolidation.experiments.identification import effects
-from consolidation.experiments.outcome import Claim, Outcome, direction, inside
+from consolidation.experiments.outcome import QUICK, Claim, Outcome, direction, inside
 from consolidation.experiments.readings import (
     crossing,
+    objection,
     over_seeds,
     prepared,
     read,
@@ -30,6 +34,8 @@ from tests.conftest import fails
 PLAN = conditions("practice")[0].config.benchmark.schedule
 STEPS = 3000
 SEEDS = 4
+# the fewest that a claim of yes or no can be decided by
+ENOUGH = 6
 
 
 @cache
@@ -152,14 +158,14 @@ def test_practice_tells_exponentials_from_power_laws_and_sees_the_artefact():
     def power(row, noise):
         return 1 - 0.94 * np.maximum(row["k"], 1) ** -0.3 + 0.003 * noise.standard_normal(len(row))
 
-    one = practice.analyse({"cram": planted(exponential, lambda row, _: np.exp(-row["k"] / 2000))})
+    one = practice.analyse({"cram": planted(exponential, lambda row, _: np.exp(-row["k"] / 2000), ENOUGH)})
     found = verdicts(one)
     assert found["single items follow an exponential rather than a power law"] == "as people"
     assert found["knowing comes before relying on it"] == "as people"
     share = one.tables["averaging"]
     # the mean of such speeds bends like a power law
     assert (share["power_better_for_mean"] > share["power_better"]).all()
-    other = verdicts(practice.analyse({"cram": planted(power, lambda row, _: np.exp(-row["k"] / 5))}))
+    other = verdicts(practice.analyse({"cram": planted(power, lambda row, _: np.exp(-row["k"] / 5), ENOUGH)}))
     assert other["single items follow an exponential rather than a power law"] == "unlike people"
     assert other["knowing comes before relying on it"] == "unlike people"
     assert other["averaging makes a power law"] == "undecided"
@@ -173,7 +179,9 @@ def test_retention_finds_the_planted_law_and_what_the_load_changes():
             0.9 * (1 + np.maximum(row["others"], 0)) ** -gamma + 0.003 * noise.standard_normal(len(row))
         )
 
-    outcome = retention.analyse({"cram": planted(forgetting(0.1)), "cram-load": planted(forgetting(0.15))})
+    outcome = retention.analyse(
+        {"cram": planted(forgetting(0.1), seeds=ENOUGH), "cram-load": planted(forgetting(0.15))}
+    )
     found = {(c.condition, c.name): c.verdict for c in outcome.claims}
     assert found["cram", "what is not repeated is forgotten"] == "as people"
     assert found["cram", "forgetting slows down, as a power law and not an exponential"] == "as people"
@@ -194,7 +202,7 @@ def test_retention_finds_the_planted_law_and_what_the_load_changes():
 
 
 @pytest.mark.parametrize(
-    ("again", "expected"), [(40, "as people"), (250, "unlike people"), (None, "as people")]
+    ("again", "expected"), [(40, "as people"), (250, "unlike people"), (None, "undecided")]
 )
 def test_savings_are_those_of_the_planted_speeds(again, expected):
     """New patterns take 100 steps; one cohort relearns in 40, in 250, or has forgotten nothing."""
@@ -211,8 +219,12 @@ def test_savings_are_those_of_the_planted_speeds(again, expected):
     steps = savings.to_criterion(table)
     assert steps["new"].to_numpy() == pytest.approx(100, rel=0.02)
     assert steps["again"].to_numpy() == pytest.approx(again or 0, rel=0.05)
-    found = verdicts(savings.analyse({"cram": table}))
-    assert found["relearning is faster than first learning of new patterns"] == expected
+    outcome = savings.analyse({"cram": table})
+    assert verdicts(outcome)["relearning is faster than first learning of new patterns"] == expected
+    # what was not forgotten cannot be relearnt
+    claim = outcome.claims[0]
+    assert (claim.number.n, claim.left_out) == ((SEEDS, 0) if again else (0, SEEDS))
+    assert ("4 that still knew 75% when the cohort came back" in claim.sentence()) == (again is None)
 
 
 @pytest.mark.parametrize(
@@ -265,24 +277,90 @@ def test_a_killed_experiment_goes_on_to_the_same_tables(tmp_path, monkeypatch, c
         assert one == other
     summary = json.loads((tmp_path / "whole" / "savings" / "summary.json").read_text())
     assert summary["experiment"] == "savings"
+    assert summary["verdicts"] == [QUICK]
+    capsys.readouterr()
+    experiments.main(["savings", "--quick", "--seeds", "0", "--out", str(tmp_path / "whole")])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--quick: tests only that it runs" in printed
+    assert "undecided" not in printed
     # the other experiments find the same runs, and train nothing
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "whole").glob("c*/seed-0/*")}
     for name in ("practice", "spacing", "frequency"):
         experiments.main([name, "--quick", "--seeds", "1", "--out", str(tmp_path / "whole"), "--quiet"])
         assert (tmp_path / "whole" / name / f"experiments_{name}.pdf").exists()
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "whole").glob("c*/seed-0/*")}
+    lags = pd.read_csv(tmp_path / "whole" / "spacing" / "contrasts.csv")
+    assert set(lags["lag"]) == {0, 10, 32}
+    assert (lags["n"] == 1).all()
+    drawn = spacing_figure(Outcome.read(tmp_path / "whole" / "spacing"))
+    assert "5 steps of exposure in a row or over 20 steps" in drawn.get_suptitle().replace("\n", " ")
+    assert drawn.axes[-1].get_xlim() == (-1, 1)
+    plt.close(drawn)
     config = tmp_path / "whole" / "practice" / "config.json"
     experiments.main(["--config", str(config), "--seeds", "0", "--out", str(tmp_path / "whole"), "--quiet"])
     said = fails(experiments.main, capsys, ["savings", "--seeds", "0", "--out", str(tmp_path / "whole")])
     assert "trained with another configuration than cram has" in said
 
 
-def test_shares_keep_to_0_and_1_and_have_a_width():
-    assert share_over_seeds([0.0] * 8).upper == pytest.approx(0.3244, abs=1e-4)  # Wilson, 0 of 8
-    assert share_over_seeds([1.0] * 8).lower == pytest.approx(0.6756, abs=1e-4)
-    wide = share_over_seeds([0.0, 1.0, 1.0])
-    assert (wide.lower, wide.upper) == (0, 1)
+def test_shares_keep_to_0_and_1_and_have_the_exact_interval():
+    for yes in range(9):
+        one = share_over_seeds([1.0] * yes + [0.0] * (8 - yes))
+        exact = stats.binomtest(yes, 8).proportion_ci(method="exact")
+        assert (one.lower, one.upper) == pytest.approx((exact.low, exact.high))
+    assert share_over_seeds([1.0] * 8, low=-1).lower == pytest.approx(2 * 0.025 ** (1 / 8) - 1)
+    assert share_over_seeds([-1.0, 0.5, 1.0], low=-1).lower >= -1
     assert math.isnan(share_over_seeds([]).estimate)
+    assert math.isnan(share_over_seeds([1.0]).lower)
+    assert (over_seeds([0.0, 1.0, 1.0], 0, 1).lower, over_seeds([0.0, 1.0, 1.0], 0, 1).upper) == (0, 1)
+
+
+@pytest.mark.parametrize("n", [3, 5, 8, 20])
+@pytest.mark.parametrize("patterns", [1, 8])
+def test_a_coin_decides_in_at_most_one_of_twenty(n, patterns):
+    tosses = np.random.default_rng(n).binomial(patterns, 0.5, size=(2000, n)) / patterns
+    decided = [direction(share_over_seeds(one), "above", 0.5) != "undecided" for one in tosses]
+    # 5 % and three standard errors of 2,000 tries
+    assert np.mean(decided) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+def test_flat_recall_has_no_law_and_no_exponent():
+    for shift in range(2):
+
+        def flat(row, noise, shift=shift):
+            level = 0.3 if shift % 2 else 0.9
+            noise.standard_normal(shift)  # another draw
+            return level + 0.01 * noise.standard_normal(len(row))
+
+        found = retention.analyse({"cram": planted(flat, seeds=8)})
+        if verdicts(found)["what is not repeated is forgotten"] == "as people":
+            continue  # by chance, in at most 2.5 %
+        for claim in found.claims[1:]:
+            assert claim.verdict == "undecided"
+            assert "No forgetting is shown" in claim.sentence()
+
+
+def test_an_exponent_of_a_rejected_form_is_not_judged():
+    def exponential(row, noise):
+        gone = np.exp(-np.maximum(row["others"], 0) / 30000)
+        return 0.9 * gone + 0.003 * noise.standard_normal(len(row))
+
+    outcome = retention.analyse({"cram": planted(exponential)})
+    assert verdicts(outcome)["what is not repeated is forgotten"] == "as people"
+    assert verdicts(outcome)["the exponent is people's"] == "undecided"
+    assert "The power law is rejected" in outcome.claims[2].note
+    table = pd.DataFrame([{"form": "power", "delta_aicc": 10.0, "rejected_in_seeds": 0.5}])
+    assert objection(table) == ""
+    assert "AICc 10.1 above" in objection(table.assign(delta_aicc=10.1))
+    assert "in 62% of seeds" in objection(table.assign(rejected_in_seeds=0.625))
+    assert "could not be compared" in objection(table.assign(delta_aicc=math.nan))
+
+
+def test_seeds_without_a_number_are_counted_in_the_sentence():
+    claim = Claim(*"abcd", over_seeds([0.1, 0.2, math.nan]), "undecided", 1, "Left out: one.")
+    assert "(2 seeds, 1 left out). Left out: one." in claim.sentence()
+    never = practice.analyse({"cram": planted(lambda row, noise: 0.1 + 0 * row["k"])}).claims[3]
+    assert (never.number.n, never.left_out, never.verdict) == (0, SEEDS, "undecided")
+    assert "no seed comes to a number, 4 left out" in never.sentence()
 
 
 @pytest.mark.parametrize("name", ["savings", "spacing"])
