@@ -431,7 +431,7 @@ def remove_attention(
     ...     parts=["all"], layers=[0], tokens=2000, eval_tokens=2000, context=64, out="removal"
     ... )
     >>> sorted(losses.summary["all_layers"])[:3]
-    ['position_mean', 'probe', 'shuffled']
+    ['position_mean', 'probe', 'resampled']
     """
     asked = dict(locals())
     from redundancy.given.model import evaluating, source_of

@@ -171,7 +171,7 @@ class Config:
 class Command:
     """Put the model through an experiment that psychologists make with people.
 
-    All five read the same training runs, so the second into the same --out trains little or nothing.
+    All five read the same training runs; the next in the same --out trains little.
     """
 
     config: tyro.conf.OmitArgPrefixes[Config]

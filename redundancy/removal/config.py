@@ -1,7 +1,7 @@
 """What `redundancy.removal` is asked. Imports nothing heavy, so that --help is quick."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -34,8 +34,9 @@ class RemovalConfig(Request):
 
     eval_tokens: int | None = None
     """Held-out tokens; every way of running the model reads all of them. Default: 20,000."""
-    parts: tuple[PartName, ...] = PARTS
-    """Which experiments; each layer, head, or point of the curve is one more run over the held-out text."""
+    parts: Annotated[tuple[PartName, ...], tyro.conf.arg(metavar="PART [PART ...]")] = PARTS
+    """Which experiments, of layers, heads, all, previous, rivals, in_place, floor, cumulative, curve,
+    routers, methods, cost; each layer, head, or point of the curve is one more run over the held-out text."""
     shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0)
     """Shares of the attention operations at which the removal curve is measured, and of the layers of deep
     models at which the methods are.

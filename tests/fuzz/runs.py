@@ -119,7 +119,7 @@ def finished_cases(folder: Path, rng: np.random.Generator) -> Iterator[Case]:
 def read_training(run: Path) -> object:
     """Both tables, the summaries and the curve of a consolidation run, as `fit` and the figures read them."""
     curve = episodic_curve(run, EXPOSURE_CLOCKS[2], least=1)
-    tables = {name: frame(trajectory.load(run, name)) for name in trajectory.TABLES}
+    tables = {name: frame(trajectory.load(run, name)) for name in ("trajectory", "patterns")}
     return tables, trajectory.summaries(run), curve.x.tolist(), curve.y.tolist()
 
 

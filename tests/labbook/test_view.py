@@ -239,7 +239,7 @@ def test_a_fit_prints_what_is_needed_first(columns, width, tmp_path, capsys):
     said = " ".join(found.out.split())
     assert said.index("best form") < said.index("cite") < said.index("rivals") < said.index("humans")
     assert "power is rejected" in said
-    assert "not compared, because the form is rejected" in said
+    assert "nothing is concluded, because the form is rejected" in said
     assert "--full" in said
     assert "[[Multiverse]]" not in said
     assert not (tmp_path / "run" / "report.html").exists()

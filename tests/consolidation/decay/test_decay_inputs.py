@@ -427,7 +427,6 @@ def test_every_entry_has_an_author_and_a_year():
         assert re.search(r"\n  author = \{.+\}", entry), entry
         assert re.search(r"\n  year = \{\d{4}\}", entry), entry
         assert not uncovered(entry, "&%#"), entry
-    assert "laptrain_mean has no entry: the registry does not name its author and year" in text
     assert text.count("@") == len(entries)
 
 
