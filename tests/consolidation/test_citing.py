@@ -158,19 +158,7 @@ def test_a_number_without_limits_says_so():
 
 def test_a_file_is_called_by_its_column(tmp_path, capsys):
     power(6).to_csv(tmp_path / "curve.csv", index=False)
-    asked = [
-        "--x",
-        "days",
-        "--y",
-        "recall",
-        "--measure",
-        "recall",
-        "--clock-unit",
-        "days",
-        "--bootstrap",
-        "100",
-        "--clock",
-    ]
+    asked = ["--x", "days", "--y", "recall", "--measure", "recall", "--bootstrap", "100"]
     out = tmp_path / "run"
     main([str(tmp_path / "curve.csv"), *asked, *DELAY, "--out", str(out)])
     assert json.loads((out / "fit.json").read_text())["curve"] == "recall"
