@@ -20,6 +20,7 @@ from labbook.estimate import Estimate
 
 DAYS = {"x": "days", "clock": "retention interval", "clock_unit": "days", "bootstrap": 100}
 BAND = "human range"
+DELAY = ("--clock", "retention interval", "--clock-unit", "days")
 
 
 def frame(x, y, name="recall"):
@@ -123,9 +124,9 @@ def test_values_that_a_measure_cannot_have_name_their_row(measure, value, messag
     table = power(8)
     table.loc[3, "recall"] = value
     table.to_csv(tmp_path / "t.csv", index=False)
-    args = ["--x", "days", "--y", "recall", "--clock-unit", "days", "--clock"]
+    args = ["--x", "days", "--y", "recall"]
     with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path / "t.csv"), *args, "retention interval", "--measure", measure])
+        main([str(tmp_path / "t.csv"), *args, *DELAY, "--measure", measure])
     assert stop.value.code == 2
     said = " ".join(capsys.readouterr().err.split())
     assert message in said
@@ -157,20 +158,8 @@ def test_a_number_without_limits_says_so():
 
 def test_a_file_is_called_by_its_column(tmp_path, capsys):
     power(6).to_csv(tmp_path / "curve.csv", index=False)
-    asked = [
-        "--x",
-        "days",
-        "--y",
-        "recall",
-        "--measure",
-        "recall",
-        "--clock-unit",
-        "days",
-        "--bootstrap",
-        "100",
-        "--clock",
-    ]
+    asked = ["--x", "days", "--y", "recall", "--measure", "recall", "--bootstrap", "100"]
     out = tmp_path / "run"
-    main([str(tmp_path / "curve.csv"), *asked, "retention interval", "--out", str(out)])
+    main([str(tmp_path / "curve.csv"), *asked, *DELAY, "--out", str(out)])
     assert json.loads((out / "fit.json").read_text())["curve"] == "recall"
     assert r"\gammaRecall" in (out / "gamma.tex").read_text()
