@@ -37,7 +37,7 @@ autodoc_typehints_format = "short"
 nitpick_ignore_regex = [
     (
         "py:class",
-        r"(pandas|numpy|pathlib|collections|matplotlib|torch|typing|redundancy\.\w+\.(kept|summary))\..*",
+        r"(pandas|numpy|pathlib|collections|matplotlib|torch|typing|redundancy\.(\w+\.)+(kept|summary|tables))\..*",
     ),
     # as they stand in signatures whose imports wait until they are called
     (
