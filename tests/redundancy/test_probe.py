@@ -240,7 +240,7 @@ def test_bos_is_an_option_that_changes_numbers_and_is_recorded(finished, gpt2_fo
 
 def test_long_names_are_user_errors(capsys, monkeypatch, tmp_path, gpt2_folder, text_folder):
     assert "cannot be a path" in fails(probe.main, capsys, ["x" * 5000])
-    assert "cannot be a path" in fails(probe.main, capsys, ["--corpus", "x" * 5000])
+    assert "is one text" in fails(probe.main, capsys, ["--corpus", "x" * 5000])
     monkeypatch.chdir(tmp_path)
     deep = tmp_path / ("m" * 200) / ("m" * 200)
     shutil.copytree(gpt2_folder, deep)
