@@ -55,7 +55,7 @@ FLOORS = (
     },
     {"redundancy.model.mlp"},
     {"redundancy.batches", "redundancy.model.decoder", "redundancy.facts"},
-    {"redundancy.model.weights"},
+    {"redundancy.model.weights", "redundancy.model.pair"},
     {
         "redundancy.model.loading",
         "redundancy.model.capture",

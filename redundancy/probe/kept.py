@@ -2,8 +2,6 @@
 attention.
 """
 
-import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labbook.console import UserError, keywords
+from redundancy.model.pair import Pair
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,8 +19,14 @@ if TYPE_CHECKING:
     from redundancy.passes import Task
     from redundancy.regression.controls import Fitted
 
-TENSORS, ABOUT = "probes.safetensors", "probes.json"
-SCHEMA = 1
+FILES = Pair(
+    "probes.safetensors",
+    "probes.json",
+    schema=1,
+    kind="probes",
+    instead="Name the folder of a run of redundancy.probe that kept them (it does unless probes=False or "
+    "--no-probes).",
+)
 PARTS = ("weight", "bias", "shift")
 
 
@@ -51,6 +56,11 @@ class About:
     n_heads: int
     start_position: int
     positions: int
+
+    @staticmethod
+    def read(values: Mapping[str, Any]) -> "About":
+        """What a JSON file holds."""
+        return About(**{**values, "layers": tuple(values["layers"])})
 
 
 class Probes:
@@ -116,12 +126,7 @@ class Probes:
 
     def save(self, folder: str | Path) -> Path:
         """Write `probes.safetensors` and `probes.json` into `folder`, and return it."""
-        from labbook.run import save_tensors, write_json
-
-        folder = Path(folder)
-        save_tensors(folder / TENSORS, self.tensors, {"about": json.dumps(asdict(self.about))})
-        write_json(folder / ABOUT, {"schema": SCHEMA, **asdict(self.about)})
-        return folder
+        return FILES.save(folder, self.tensors, asdict(self.about))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Probes":
@@ -130,24 +135,8 @@ class Probes:
         Raises UserError when there are none, when a file is damaged, and when the two files are not of one
         run.
         """
-        from labbook.run import load_tensors, read_json
-
-        folder = Path(folder)
-        missing = [name for name in (TENSORS, ABOUT) if not (folder / name).is_file()]
-        if missing:
-            raise UserError(
-                f"{folder} holds no probes (no {' and no '.join(missing)}). Name the folder of a run of "
-                "redundancy.probe that kept them (it does unless probes=False or --no-probes)."
-            )
-        tensors, metadata = load_tensors(folder / TENSORS)
-        found = read_json(folder / ABOUT)
-        if found.pop("schema", None) != SCHEMA:
-            raise UserError(f"{folder / ABOUT} is of another version than this one reads ({SCHEMA}).")
-        if found != json.loads(metadata.get("about", "null")):
-            raise UserError(
-                f"{folder / TENSORS} and {ABOUT} beside it are not of one run. Restore them from a copy."
-            )
-        return cls(About(**{**found, "layers": tuple(found["layers"])}), tensors)
+        tensors, about = FILES.load(folder)
+        return cls(About.read(about), tensors)
 
     def predict(self, x: "Tensor", layer: int, position: "Tensor | None" = None) -> "Tensor":
         """z of `layer` predicted from its feature, in the dtype and on the device of `x`.
@@ -254,19 +243,8 @@ class Probes:
         """Upload the probes to the model repository `repo_id` on the Hugging Face hub, which is made if it is
         not there, and return the address of the commit. huggingface_hub finds the token.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save(folder)
-            done = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=revision,
-                commit_message=f"Linear probes of the attention of {self.about.model}",
-            )
-        return str(done)
+        message = f"Linear probes of the attention of {self.about.model}"
+        return FILES.push_to_hub(self.save, repo_id, private=private, revision=revision, message=message)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> "Probes":
@@ -274,16 +252,4 @@ class Probes:
 
         Raises UserError when the repository cannot be reached or holds no probes.
         """
-        if Path(name).is_dir():
-            return cls.load(name)
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            folder = snapshot_download(str(name), revision=revision, allow_patterns=[TENSORS, ABOUT])
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise UserError(
-                f"{str(name)!r} is neither a local folder nor a repository of the hub that can be reached "
-                f"({type(error).__name__}). Name another, or connect to the hub."
-            ) from error
-        return cls.load(folder)
+        return cls.load(FILES.fetch(name, revision))

@@ -5,7 +5,6 @@ routers.safetensors   hidden state and position -> log need, thresholds of the n
                       documents, and the orders in which whole heads and layers go
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labbook.console import UserError
-from labbook.run import load_tensors, read_json, save_tensors, write_json
-from redundancy.probe.kept import About, Probes
+from redundancy.model.pair import Pair
+from redundancy.probe.kept import PARTS, About, Probes
 from redundancy.regression.controls import Fitted, PositionAffine
 from redundancy.removal.need import NEEDS, Needs
 
@@ -24,9 +23,13 @@ if TYPE_CHECKING:
     from redundancy.model.decoder import Decoder
     from redundancy.passes import Task
 
-TENSORS, ABOUT = "routers.safetensors", "routers.json"
-SCHEMA = 1
-PARTS = ("weight", "bias", "shift")
+FILES = Pair(
+    "routers.safetensors",
+    "routers.json",
+    schema=1,
+    kind="routers",
+    instead="Name the folder of a run of redundancy.removal, or the layers or heads themselves.",
+)
 # shares at which thresholds are kept: all with four decimals, as those of the removal curve are
 GRID = np.arange(10_001) / 10_000
 
@@ -76,28 +79,14 @@ class Router:
         Raises UserError when the folder holds no routers, when a file is damaged, and when there is no such
         order.
         """
-        folder = Path(folder)
-        missing = [name for name in (TENSORS, ABOUT) if not (folder / name).is_file()]
-        if missing:
-            raise UserError(
-                f"{folder} holds no routers (no {' and no '.join(missing)}). Name the folder of a run of "
-                "redundancy.removal, or the layers or heads themselves."
-            )
-        tensors, metadata = load_tensors(folder / TENSORS)
-        found = read_json(folder / ABOUT)
-        if found.get("schema") != SCHEMA:
-            raise UserError(f"{folder / ABOUT} is of another version than this one reads ({SCHEMA}).")
-        if found != json.loads(metadata.get("about", "null")):
-            raise UserError(
-                f"{folder / TENSORS} and {ABOUT} beside it are not of one run. Restore them from a copy."
-            )
+        tensors, found = FILES.load(folder)
         orders = [*(f"predicted_{need}" for need in found["needs"]), *found["ranked"]]
         if order not in orders:
             raise UserError(
                 f"router={order!r} was asked for; the run in {folder} knows {', '.join(orders)}. Change "
                 "router=."
             )
-        about = About(**{**found["about"], "layers": tuple(found["about"]["layers"])})
+        about = About.read(found["about"])
         if order in found["ranked"]:
             ranked = tuple(tuple(map(int, place)) for place in found["ranked"][order])
             return cls(order, about, {}, np.empty(0), ranked)
@@ -140,11 +129,8 @@ def keep(
     ranked["layers_cosine"] = [(n,) for n in sorted(task.layers, key=lambda n: -needs.cosine[n])]
     ranked["layers_dropped"] = ranked["layers_cosine"]
     about = {
-        "schema": SCHEMA,
         "about": asdict(probes.about),
         "needs": list(NEEDS),
         "ranked": {name: [list(place) for place in places] for name, places in ranked.items()},
     }
-    about = json.loads(json.dumps(about))
-    save_tensors(folder / TENSORS, tensors, {"about": json.dumps(about)})
-    write_json(folder / ABOUT, about)
+    FILES.save(folder, tensors, about)

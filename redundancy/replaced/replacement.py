@@ -1,14 +1,12 @@
 """What is replaced by what, without the model: chosen, saved, loaded, and sent to the hub."""
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labbook.console import UserError
-from labbook.run import load_tensors, read_json, save_tensors, write_json
+from redundancy.model.pair import Pair
 from redundancy.probe.kept import PARTS, About, Probes
 from redundancy.regression.controls import PositionAffine
 from redundancy.replaced.kept import Router
@@ -16,8 +14,14 @@ from redundancy.replaced.kept import Router
 if TYPE_CHECKING:
     from torch import Tensor
 
-TENSORS, ABOUT = "replaced.safetensors", "replaced.json"
-SCHEMA = 1
+FILES = Pair(
+    "replaced.safetensors",
+    "replaced.json",
+    schema=1,
+    kind="replaced model",
+    instead="Name a folder that `save` of a replaced model wrote.",
+    apart="were not saved together",
+)
 
 
 @dataclass(frozen=True)
@@ -61,22 +65,15 @@ class Replacement:
 
     def save(self, folder: str | Path) -> Path:
         """Write `replaced.safetensors` and `replaced.json` into `folder`, and return it."""
-        folder, about = Path(folder), self._json()
         tensors: dict[str, Tensor] = {}
         for kind, maps in (("map", self.maps), ("need", self.need)):
             for n, found in maps.items():
                 # a copy of each: maps may share one shift, and shared memory cannot be saved
                 tensors |= {f"{n}/{kind}/{part}": getattr(found, part).clone() for part in PARTS}
-        save_tensors(folder / TENSORS, tensors, {"about": json.dumps(about)})
-        write_json(folder / ABOUT, about)
-        return folder
-
-    def _json(self) -> dict[str, Any]:
-        found = {
-            "schema": SCHEMA,
+        about = {
             "about": asdict(self.about),
-            "layers": self.layers,
-            "heads": sorted(self.heads.items()),
+            "layers": list(self.layers),
+            "heads": [[n, list(heads)] for n, heads in sorted(self.heads.items())],
             "operations": sorted(self.need),
             # JSON has no infinity: a share of 1 replaces every operation
             "limit": None if self.limit == float("inf") else self.limit if self.need else 0.0,
@@ -84,37 +81,21 @@ class Replacement:
             "order": self.order,
             "share": self.share,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(found))
-        return plain
+        return FILES.save(folder, tensors, about)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Replacement":
         """What is in `folder`. Raises UserError when there is nothing, when a file is damaged, and when the
         two files do not belong together.
         """
-        folder = Path(folder)
-        missing = [name for name in (TENSORS, ABOUT) if not (folder / name).is_file()]
-        if missing:
-            raise UserError(
-                f"{folder} holds no replaced model (no {' and no '.join(missing)}). Name a folder that "
-                "`save` of a replaced model wrote."
-            )
-        tensors, metadata = load_tensors(folder / TENSORS)
-        found = read_json(folder / ABOUT)
-        if found.get("schema") != SCHEMA:
-            raise UserError(f"{folder / ABOUT} is of another version than this one reads ({SCHEMA}).")
-        if found != json.loads(metadata.get("about", "null")):
-            raise UserError(
-                f"{folder / TENSORS} and {ABOUT} beside it were not saved together. Restore them from a copy."
-            )
+        tensors, found = FILES.load(folder)
 
         def maps(kind: str) -> dict[int, PositionAffine]:
             layers = sorted({int(n) for n, k, _ in (name.split("/") for name in tensors) if k == kind})
             return {n: PositionAffine(*(tensors[f"{n}/{kind}/{part}"] for part in PARTS)) for n in layers}
 
-        about = About(**{**found["about"], "layers": tuple(found["about"]["layers"])})
         return cls(
-            about=about,
+            about=About.read(found["about"]),
             maps=maps("map"),
             layers=tuple(found["layers"]),
             heads={int(n): tuple(heads) for n, heads in found["heads"]},
@@ -129,19 +110,8 @@ class Replacement:
         """Upload both files to the model repository `repo_id` on the Hugging Face hub, which is made if it is
         not there, and return the address of the commit. huggingface_hub finds the token.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save(folder)
-            done = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=revision,
-                commit_message=f"{self.about.model}: {self}",
-            )
-        return str(done)
+        message = f"{self.about.model}: {self}"
+        return FILES.push_to_hub(self.save, repo_id, private=private, revision=revision, message=message)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> "Replacement":
@@ -149,19 +119,7 @@ class Replacement:
 
         Raises UserError when the repository cannot be reached or holds no replaced model.
         """
-        if Path(name).is_dir():
-            return cls.load(name)
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            folder = snapshot_download(str(name), revision=revision, allow_patterns=[TENSORS, ABOUT])
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise UserError(
-                f"{str(name)!r} is neither a local folder nor a repository of the hub that can be reached "
-                f"({type(error).__name__}). Name another, or connect to the hub."
-            ) from error
-        return cls.load(folder)
+        return cls.load(FILES.fetch(name, revision))
 
 
 def chosen(

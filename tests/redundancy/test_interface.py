@@ -242,7 +242,7 @@ def test_probes_are_kept_unless_asked_not_to(command, gpt2_folder, text_folder, 
     same_run = probe_model(
         gpt2_folder, corpus=text_folder, **{**SMALL, "layers": [0]}, out=tmp_path / "p", probes=False
     )
-    assert not (same_run.folder / kept.TENSORS).exists()
+    assert not (same_run.folder / kept.FILES.tensors).exists()
 
 
 def test_probes_predict_with_the_score_that_the_table_gives(command, own, tokenizer, text_folder):
@@ -344,14 +344,16 @@ def test_bad_requests_of_a_prediction_are_named(command):
 
 def test_damaged_probes_are_no_probes(command, tmp_path):
     command.probes.save(tmp_path / "a")
-    tensors, metadata = load_tensors(tmp_path / "a" / kept.TENSORS)
-    save_tensors(tmp_path / "a" / kept.TENSORS, tensors, {"about": metadata["about"].replace("tiny", "tall")})
+    tensors, metadata = load_tensors(tmp_path / "a" / kept.FILES.tensors)
+    save_tensors(
+        tmp_path / "a" / kept.FILES.tensors, tensors, {"about": metadata["about"].replace("tiny", "tall")}
+    )
     with pytest.raises(UserError, match="not of one run"):
         Probes.load(tmp_path / "a")
     command.probes.save(tmp_path / "b")
-    content = bytearray((tmp_path / "b" / kept.TENSORS).read_bytes())
+    content = bytearray((tmp_path / "b" / kept.FILES.tensors).read_bytes())
     content[-5] ^= 1
-    (tmp_path / "b" / kept.TENSORS).write_bytes(content)
+    (tmp_path / "b" / kept.FILES.tensors).write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         Probes.load(tmp_path / "b")
 
@@ -371,7 +373,7 @@ def test_probes_go_to_the_hub_and_come_back(command, tmp_path, monkeypatch):
             return f"https://huggingface.co/{repo_id}/commit/1"
 
     def snapshot(name, revision, allow_patterns):
-        assert set(allow_patterns) == {kept.TENSORS, kept.ABOUT}
+        assert set(allow_patterns) == {kept.FILES.tensors, kept.FILES.about}
         return str(hub / name)
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
