@@ -31,11 +31,37 @@ def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return states
 
 
+def as_rows(x: Tensor) -> Tensor:
+    """(batch, position, width) as rows, (batch * position, width), in the precision in which maps compute:
+    float32, and float64 for float64.
+    """
+    rows = x.flatten(0, 1)
+    return rows if rows.dtype == torch.float64 else rows.float()
+
+
+class Hooks:
+    """Hooks on a model that are gone after a `with` block, and what entered the block that ran last."""
+
+    def __init__(self) -> None:
+        self._x: Tensor | None = None
+        self._hooks: list[RemovableHandle] = []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._x = [], None
+
+    def _keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._x = entering(args, kwargs)
+
+
 class _Stop(Exception):
     """Ends a forward pass after the last probed layer."""
 
 
-class Capture:
+class Capture(Hooks):
     """Hooks on a decoder, for the time of a `with` block.
 
     Parameters
@@ -48,9 +74,8 @@ class Capture:
     """
 
     def __init__(self, decoder: Decoder, layers: Iterable[int], feature: Entering, visit: Visit):
+        super().__init__()
         self.decoder, self.layers, self.feature, self.visit = decoder, sorted(layers), feature, visit
-        self._x: Tensor | None = None
-        self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "Capture":
         if self.feature == "embedding":
@@ -65,16 +90,6 @@ class Capture:
                 self.decoder.projection(number).register_forward_pre_hook(self._target(number))
             )
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self._x = [], None
-
-    def _keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._x = entering(args, kwargs)
 
     def _target(self, number: int) -> Any:
         def visit(module: Any, args: tuple[Tensor, ...]) -> None:

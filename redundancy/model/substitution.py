@@ -10,15 +10,13 @@ and nothing else. Positions before the first scored one stay intact.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from redundancy.batches import Batch
-from redundancy.model.capture import entering
+from redundancy.model.capture import Hooks, as_rows
 from redundancy.model.decoder import Decoder
 
 # x (rows, d_model) and position (rows,) -> z (rows, d_z)
@@ -86,7 +84,7 @@ def zero(x: Tensor, position: Tensor) -> Tensor:
     raise AssertionError("a dropped layer predicts nothing")
 
 
-class Substitution:
+class Substitution(Hooks):
     """Hooks that apply rules, for the time of a `with` block.
 
     Rules that choose or permute have to know the windows: `read` names them before the model runs on them.
@@ -98,12 +96,11 @@ class Substitution:
     """
 
     def __init__(self, decoder: Decoder, rules: Mapping[int, Rule], start: int):
+        super().__init__()
         self.decoder, self.rules, self.start = decoder, rules, start
         self.first = min(rules, default=0)
         self.batch: Batch | None = None
         self.skipped = torch.zeros(0)
-        self._x: Tensor | None = None
-        self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "Substitution":
         for layer, rule in self.rules.items():
@@ -115,19 +112,9 @@ class Substitution:
                 self._hooks.append(projection.register_forward_pre_hook(self._replace(layer, rule)))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self._x = [], None
-
     def read(self, batch: Batch) -> None:
         """Name the windows that the model is run on next."""
         self.batch, self.skipped = batch, torch.zeros(len(batch.ids), dtype=torch.float64)
-
-    def _keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._x = entering(args, kwargs)
 
     def _count(self, chosen: Tensor) -> None:
         if self.batch is not None:
@@ -144,8 +131,7 @@ class Substitution:
                 assert self.batch is not None
                 seen = rule.sees(self._x, self.batch)[:, start:].to(z.device)
             # half-precision models: the probe stays float32
-            rows = seen.flatten(0, 1)
-            rows = rows if rows.dtype == torch.float64 else rows.float()
+            rows = as_rows(seen)
             position = torch.arange(start, z.shape[1], device=z.device).repeat(len(z))
             predicted = rule.predict(rows, position).to(z.dtype).view_as(truth)
             if rule.permuted:

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from labbook.console import UserError
 from redundancy.batches import Batch
-from redundancy.model.capture import entering
+from redundancy.model.capture import Hooks
 from redundancy.model.decoder import Decoder
 from redundancy.request import Target
 
@@ -45,7 +44,7 @@ def nothing(x: Tensor, y: Tensor) -> Tensor:
     return torch.zeros_like(y)
 
 
-class Updates:
+class Updates(Hooks):
     """Hooks that hand every unit's x and y to its `Put`, for the time of a `with` block.
 
     Parameters
@@ -65,12 +64,11 @@ class Updates:
     """
 
     def __init__(self, decoder: Decoder, puts: Mapping[Unit, Put], start: int):
+        super().__init__()
         self.decoder, self.puts, self.start = decoder, dict(puts), start
         self.first = min(unit.layer for unit in puts)
         self.skipped = torch.zeros(0)
-        self._x: Tensor | None = None
         self._attended: Tensor | None = None
-        self._hooks: list[RemovableHandle] = []
         # found when first asked for, which is not the time of the first forward pass
         for unit in self.puts:
             if unit.target == "attention":
@@ -81,7 +79,7 @@ class Updates:
     def __enter__(self) -> "Updates":
         for layer in sorted({unit.layer for unit in self.puts}):
             block = self.decoder.layers[layer]
-            self._hooks.append(block.register_forward_pre_hook(self._enter, with_kwargs=True))
+            self._hooks.append(block.register_forward_pre_hook(self._keep, with_kwargs=True))
             attention, mlp, whole = (
                 self.puts.get(Unit(layer, target)) for target in ("attention", "mlp", "block")
             )
@@ -103,16 +101,12 @@ class Updates:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self._x, self._attended = [], None, None
+        super().__exit__(kind, error, trace)
+        self._attended = None
 
     def read(self, batch: Batch) -> None:
         """Name the windows that the model is run on next."""
         self.skipped = torch.zeros(len(batch.ids), dtype=torch.float64)
-
-    def _enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._x = entering(args, kwargs)
 
     def _changed(self, x: Tensor, y: Tensor, put: Put) -> Tensor:
         """y with what `put` says from the first changed position on; y itself where it says nothing."""

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from redundancy.model.capture import entering
+from redundancy.model.capture import as_rows, entering
 from redundancy.regression.controls import PositionAffine
 
 INTERFACE = "redundancy_replaced"
@@ -192,7 +192,7 @@ class Partial(nn.Module):
         self.x = entering(args, kwargs)
         if self.routed:
             need = PositionAffine(self.need_weight, self.need_bias, self.need_shift)
-            logs = need(_rows(self.x), self.reading.position.flatten())
+            logs = need(as_rows(self.x), self.reading.position.flatten())
             logs = logs.view(*self.x.shape[:2], self.n_heads)
             self.wanted = (logs > self.limit) | self.reading.first.unsqueeze(-1)
 
@@ -206,7 +206,7 @@ class Partial(nn.Module):
         if reading.everything:
             return None
         probe = PositionAffine(self.weight, self.bias, self.shift)
-        predicted = probe(_rows(self.x), reading.position.flatten()).to(z.dtype).view(*z.shape[:2], -1)
+        predicted = probe(as_rows(self.x), reading.position.flatten()).to(z.dtype).view(*z.shape[:2], -1)
         if self.routed:
             skipped = ~self.wanted & reading.valid.unsqueeze(-1)
             reading.skipped = reading.skipped + skipped.sum()
@@ -286,12 +286,6 @@ class Partial(nn.Module):
         if read is not None and read.device != key.device:
             read = self._reads[count] = read.to(key.device)
         return read
-
-
-def _rows(x: Tensor) -> Tensor:
-    """(batch, token, width) as rows in float32, or in float64."""
-    rows = x.flatten(0, 1)
-    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def attend(
