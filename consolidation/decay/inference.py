@@ -292,10 +292,15 @@ def _assembled(
     )
     total = float(result.pointwise.sum())
     k, n = len(chosen.parameters) + (estimator != "ml"), len(data.x)
-    small = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else float("inf")
     return replace(
-        result, log_likelihood=total, aicc=-2 * total + 2 * k + small, bic=-2 * total + k * float(np.log(n))
+        result, log_likelihood=total, aicc=aicc(total, k, n), bic=-2 * total + k * float(np.log(n))
     )
+
+
+def aicc(log_likelihood: float, k: int, n: int) -> float:
+    """AIC of k parameters corrected for n points (Hurvich & Tsai 1989), infinite where n is at most k + 1."""
+    small = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else float("inf")
+    return -2 * log_likelihood + 2 * k + small
 
 
 @dataclass(frozen=True)
