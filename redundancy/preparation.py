@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from labbook import processes
-from labbook.console import UserError, choice, console, counted, warn
-from labbook.run import CALL, Busy, Run, provenance, require_place
+from labbook.console import CALL, UserError, choice, console, counted, warn
+from labbook.run import Busy, Run, provenance, require_place
 from redundancy.facts import Facts
 from redundancy.finished import FINGERPRINT, fingerprint, finished, known
 from redundancy.given.text import named, require_known, say_tokenizer
