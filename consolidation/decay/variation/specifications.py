@@ -49,7 +49,8 @@ class Together:
     Attributes
     ----------
     median, share : median exponent and share of exponents in the range, with 95 % intervals over units.
-    p : of the median when y does not depend on x, two-sided; `shuffles` behind it.
+    p : of the median when y does not depend on x, two-sided; `shuffles` behind it. nan where the pure power
+        law has no exponent.
     practice : the clock counts repetitions, as the human range does; else the share is not said.
     """
 
@@ -79,6 +80,8 @@ class Together:
             over += ". "
         else:
             over = "There are no intervals over units. "
+        if np.isnan(self.p):
+            return f"{over}The pure power law has no exponent here, so shuffled data say nothing."
         return (
             f"{over}The median exponent of the pure power law is "
             f"{'not one' if self.p < 0.05 else 'one'} that shuffled data give (p = {self.p:.2g}, "
