@@ -37,12 +37,14 @@ autodoc_typehints_format = "short"
 nitpick_ignore_regex = [
     (
         "py:class",
-        r"(pandas|numpy|pathlib|collections|matplotlib|torch|typing|redundancy\.(\w+\.)+(kept|summary|tables))\..*",
+        r"(pandas|numpy|pathlib|collections|matplotlib|torch|typing"
+        r"|redundancy\.(\w+\.)+(kept|summary|tables))\..*",
     ),
     # as they stand in signatures whose imports wait until they are called
     (
         "py:class",
-        r"Data|Path|Feature|Target|Figure|TrainConfig|TrainingRun|PartName|Tensor|Any|optional|Tables|Course|Losses",
+        r"Data|Path|Feature|Target|Figure|TrainConfig|TrainingRun|PartName|Tensor|Any|optional"
+        r"|Tables|Course|Losses",
     ),
 ]
 autodoc_member_order = "bysource"

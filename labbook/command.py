@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import tyro
 
 from labbook import __version__
-from labbook.console import UserError, console, guarded, literal
+from labbook.console import CALL, UserError, console, guarded, literal
 from labbook.escape import markup
 
 Asked = TypeVar("Asked")
@@ -280,7 +280,7 @@ def _repeated(name: str, command: Any, path: Path, repeat: Repeat) -> Any:
 def _require_names(path: Path) -> None:
     """Raise UserError where the run of this config.json was made of objects of a Python program."""
     try:
-        call = json.loads((path.parent / "provenance.json").read_text(encoding="utf-8")).get("call")
+        call = json.loads((path.parent / "provenance.json").read_text(encoding="utf-8")).get(CALL)
     except (OSError, ValueError, AttributeError):
         return  # what names no call is repeated from its configuration
     if call:

@@ -40,6 +40,8 @@ console = Console(soft_wrap=True, highlight=False, width=None if sized else 120)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 # columns of a terminal below which a bar is short, so that what it is of stays readable
 NARROW = 100
+# key of a provenance that holds what `call_of` says
+CALL = "call"
 
 
 class UserError(Exception):

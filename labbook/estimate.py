@@ -90,7 +90,7 @@ class Studentised:
     """
 
     def __init__(self, units: int, seed: int, replicates: int = REPLICATES):
-        draws = _resamples(units, seed, replicates)
+        draws = resamples(units, seed, replicates)
         self.units = units
         self.weights: Array = np.vstack([np.ones(units), 1 - np.eye(units)])
         # a resample of one unit alone has no spread; the tails are those of the others
@@ -160,7 +160,7 @@ def over_seeds(interval: tuple[Array, Array, Array], seeds: Array | None) -> tup
     return estimate, estimate - np.hypot(estimate - lower, half), estimate + np.hypot(upper - estimate, half)
 
 
-def _resamples(units: int, seed: int, replicates: int) -> npt.NDArray[np.int64]:
+def resamples(units: int, seed: int, replicates: int) -> npt.NDArray[np.int64]:
     """How often each unit is drawn: (replicates, units). Raises ValueError for fewer than 2 units, which have
     no spread.
     """
@@ -204,7 +204,7 @@ class Bootstrap:
     """
 
     def __init__(self, units: int, seed: int, replicates: int = REPLICATES):
-        draws = _resamples(units, seed, replicates)
+        draws = resamples(units, seed, replicates)
         self.weights: Array = np.vstack([np.ones(units), draws]).astype(np.float64)
         self.units = units
         self.tails = _expanded_tails(units)

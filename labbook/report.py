@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from labbook import __version__, escape
-from labbook.console import UserError, counted
+from labbook.console import CALL, UserError, counted
 from labbook.escape import plain
-from labbook.run import CALL, Run, defined, read_json, replacing
+from labbook.run import Run, defined, read_json, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 # Keys of the metadata that save_tensors adds, and of the summary that Run.finish adds.
 CHECKSUM, BELONGS, CHECKSUMS = "sha256", "belongs", "sha256"
-# Key of a provenance that holds the Python call of a run whose model, text or data no command line can name.
-CALL = "call"
 # Key of a summary that holds the checksum of everything else in it.
 SEAL = "checksum"
 # It begins so, wherever it stands: a summary whose key SEAL was damaged is none without a checksum.
@@ -373,10 +371,20 @@ def require_same(
         )
 
 
-def _occupied(folder: Path) -> UserError:
-    return UserError(
-        f"{folder} exists and is not a run folder (it has no config.json). Choose another --out."
-    )
+def _begun(folder: Path) -> bool:
+    """Whether `folder` holds a run already. Raises UserError where it holds something else, or cannot be
+    looked at.
+    """
+    path = folder / "config.json"
+    try:
+        there, occupied = path.exists(), folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise _refused(path, error) from error
+    if occupied and not there:
+        raise UserError(
+            f"{folder} exists and is not a run folder (it has no config.json). Choose another --out."
+        )
+    return there
 
 
 def require_place(folder: Path, asked: Mapping[str, Any]) -> None:
@@ -385,15 +393,8 @@ def require_place(folder: Path, asked: Mapping[str, Any]) -> None:
 
     `Run` compares all of it later; what it would refuse after minutes of loading is refused here at once.
     """
-    path = folder / "config.json"
-    try:
-        there, occupied = path.exists(), folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    except OSError as error:
-        raise _refused(path, error) from error
-    if there:
-        require_same(folder, read_json(path), asked, asked)
-    elif occupied:
-        raise _occupied(folder)
+    if _begun(folder):
+        require_same(folder, read_json(folder / "config.json"), asked, asked)
 
 
 class Busy(UserError):
@@ -464,16 +465,10 @@ class Run:
         path = folder / "config.json"
         if processes.rank() > 0:
             return
-        try:
-            there = path.exists()
-            occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-        except OSError as error:
-            raise _refused(path, error) from error
+        there = _begun(folder)
         if there:
             found = read_json(path)
             require_same(folder, found, self.config, {*found, *self.config})
-        elif occupied:
-            raise _occupied(folder)
         else:
             try:
                 folder.mkdir(parents=True, exist_ok=True)

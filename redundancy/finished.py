@@ -50,9 +50,14 @@ def told(config: Request, settings: Settings) -> Path | None:
     # the page is written last
     if folder is None or not (folder / "report.html").is_file():
         return None
-    console.print("this run is finished; nothing is computed again")
+    say_finished()
     print_words(str(read_json(folder / "summary.json").get("verdict", "")))
     return folder
+
+
+def say_finished() -> None:
+    """Say why nothing is done."""
+    console.print("this run is finished; nothing is computed again")
 
 
 def known(config: Request) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from labbook import processes
-from labbook.console import UserError, choice, console, counted, warn
-from labbook.run import CALL, Busy, Run, provenance, require_place
+from labbook.console import CALL, UserError, choice, console, counted, warn
+from labbook.run import Busy, Run, provenance, require_place
 from redundancy.facts import Facts
-from redundancy.finished import FINGERPRINT, fingerprint, finished, known
+from redundancy.finished import FINGERPRINT, fingerprint, finished, known, say_finished
 from redundancy.given.text import named, require_known, say_tokenizer
 from redundancy.model.capture import check_identity
 from redundancy.model.decoder import Decoder, dimensions
@@ -29,7 +29,7 @@ from redundancy.model.loading import (
 )
 from redundancy.overlap import require_apart
 from redundancy.passes import Task
-from redundancy.request import Entering, R, Request, Settings, check, resolve
+from redundancy.request import Entering, Feature, R, Request, Settings, check, resolve
 from redundancy.text import (
     FEWEST_DOCUMENTS,
     SPLITS,
@@ -237,24 +237,31 @@ class Prepared:
 
     def open_run(self, settings: Settings, more: Mapping[str, Any] | None = None) -> Run:
         """The run folder of this request (`more` joins its configuration), with its provenance written unless
-        it is finished.
+        it is finished, which is said.
         """
         hashes = {"weight_hash": self.facts.weight_hash, "data_hash": self.facts.data_hash}
         config = {**asdict(self.config), **hashes, **(more or {})}
         folder = run_folder(config, settings) if processes.rank() == 0 else Path()
         run = Run(processes.agree(folder), config)
-        if not run.finished:
+        if run.finished:
+            say_finished()
+        else:
             own = {FINGERPRINT: self.fingerprint, CALL: self.call}
             told = {name: value for name, value in own.items() if value}
             run.json("provenance.json", provenance(**self.facts.json(), **told))
         return run
 
 
+def entering(decoder: Decoder, feature: Feature = "resid_pre") -> Entering:
+    """What enters the target: of an MLP behind attention the stream that resid_pre has become."""
+    return "resid_mid" if decoder.target == "mlp" and decoder.mlp(0).behind else feature
+
+
 def repeated(config: Request, settings: Settings, given: Given) -> Path | None:
     """The folder of --out where the same request is finished there; None where work is left."""
     folder = finished(config, settings) if not given.call else None
     if folder is not None:
-        console.print("this run is finished; nothing is computed again")
+        say_finished()
     return folder
 
 

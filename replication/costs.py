@@ -88,11 +88,13 @@ def _layers(rows: pd.DataFrame) -> str:
     """Time and memory of one layer of each model by length, and the exponents with which they grow."""
     found: dict[str, dict[str, list[str]]] = {}
     growth: dict[str, dict[str, str]] = {"time": {}, "memory": {}}
+    since = ""
     for row in rows.to_dict("records"):
         rest = str(row["what"]).removeprefix(LAYER)
         if ": exponent of " in rest:
             model, what = rest.split(": exponent of ")
-            growth[what.split(" ")[0]][model] = f"length ^ {row['ratio']:.2f}"
+            measure, since = what.split(" from ")
+            growth[measure][model] = f"length ^ {row['ratio']:.2f}"
         else:
             model, length = rest.split(", ", 1)
             cells = [_scaled(row["numerator_seconds"], SECONDS), _scaled(row["denominator_seconds"], SECONDS)]
@@ -103,6 +105,9 @@ def _layers(rows: pd.DataFrame) -> str:
         [length, *(of[model][place] for place in (0, 1) for model in models)] for length, of in found.items()
     ]
     body.append(
-        ["grows as, from 4,096 on", *(growth[what][m] for what in ("time", "memory") for m in models)]
+        [
+            f"grows as, from {since.replace(' positions', '')}",
+            *(growth[what][m] for what in ("time", "memory") for m in models),
+        ]
     )
     return _table(head, body)

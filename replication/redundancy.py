@@ -367,8 +367,7 @@ def _loss_aware(run: Finished, s: RemovalSummary) -> Iterator[Row]:
     pair = (table["budget"] == BUDGET) & (table["order"] == other) & (table["minus"] == own)
     if not pair.any():
         return
-    turned = Estimate.read(table[pair].to_dict("records")[0])
-    difference = Estimate(-turned.estimate, -turned.upper, -turned.lower, turned.n)
+    difference = -Estimate.read(table[pair].to_dict("records")[0])
     at = {order: s.removable[order][BUDGET] for order in (own, other)}
     yield Row(
         "A router that predicts the change of the loss spares more than one that predicts the displacement "

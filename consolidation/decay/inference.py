@@ -26,7 +26,7 @@ from consolidation.decay.curve import Curve, ErrorModel
 from consolidation.decay.forms import Form, form, with_exponent
 from consolidation.decay.solver import Data, Solutions, check, fit_stack, solve
 from labbook.console import UserError
-from labbook.estimate import LEVEL, REPLICATES, Array, Estimate
+from labbook.estimate import LEVEL, REPLICATES, Array, Estimate, resamples
 
 Estimator = Literal["loglog", "nls", "weighted", "ml"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
@@ -292,10 +292,15 @@ def _assembled(
     )
     total = float(result.pointwise.sum())
     k, n = len(chosen.parameters) + (estimator != "ml"), len(data.x)
-    small = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else float("inf")
     return replace(
-        result, log_likelihood=total, aicc=-2 * total + 2 * k + small, bic=-2 * total + k * float(np.log(n))
+        result, log_likelihood=total, aicc=aicc(total, k, n), bic=-2 * total + k * float(np.log(n))
     )
+
+
+def aicc(log_likelihood: float, k: int, n: int) -> float:
+    """AIC of k parameters corrected for n points (Hurvich & Tsai 1989), infinite where n is at most k + 1."""
+    small = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else float("inf")
+    return -2 * log_likelihood + 2 * k + small
 
 
 @dataclass(frozen=True)
@@ -349,8 +354,7 @@ def bootstrap(
     left_out, lost = _refit(fitted, np.ones((n, n)) - np.eye(n))
     if n < FEW_UNITS:
         return _jackknife(fitted, left_out, lost, unit)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=replicates).astype(float)
-    values, failed = _refit(fitted, draws)
+    values, failed = _refit(fitted, resamples(n, seed, replicates).astype(float))
     edge = stats.t.ppf(1 - (1 - LEVEL) / 2, n - 1) * np.sqrt(n / (n - 1))
     out = {}
     for i, (name, estimate) in enumerate(fitted.parameters.items()):

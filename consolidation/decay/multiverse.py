@@ -149,11 +149,6 @@ def _spread(gamma: "pd.Series[float]", human: tuple[float, float]) -> dict[str, 
     }
 
 
-def specifications(curve: Curve) -> list[dict[str, object]]:
-    """Every specification of one curve with its exponent, or with why it has none."""
-    return [row for row, _ in fitted(curve)]
-
-
 def shapes(
     curve: Curve, windows: Sequence[str] = WINDOWS
 ) -> dict[tuple[str, str, str, str], Curve | UserError]:

@@ -14,10 +14,10 @@ from consolidation.decay.curve import Curve
 from consolidation.fit.config import FitConfig
 from consolidation.fit.report import bibtex, data_hash, latex, report, summary, to_json
 from consolidation.fit.short import short
-from labbook.console import UserError
+from labbook.console import CALL, UserError
 from labbook.escape import plain
 from labbook.report import as_html, drawn, new_folder, said
-from labbook.run import CALL, Run, provenance, replacing, sealed
+from labbook.run import Run, provenance, replacing, sealed
 
 
 @dataclass(frozen=True, repr=False)

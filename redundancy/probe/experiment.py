@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from labbook import processes
-from labbook.console import UserError, choice, console, stages
+from labbook.console import UserError, choice, stages
 from labbook.estimate import Studentised
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import random_twin
 from redundancy.passes import STAGES, Task, measure, measure_twins
-from redundancy.preparation import NOTHING, Given, prepare, repeated
+from redundancy.preparation import NOTHING, Given, entering, prepare, repeated
 from redundancy.probe import learning
 from redundancy.probe.config import ProbeConfig, ProbeSettings
 from redundancy.probe.kept import Probes
@@ -44,10 +44,8 @@ def execute(config: ProbeConfig, settings: ProbeSettings, given: Given = NOTHING
     decoder = prepared.decoder.aimed(config.target)
     run = prepared.open_run(settings)
     if run.finished:
-        console.print("this run is finished; nothing is computed again")
         return Tables.read(run.folder)
-    behind = config.target == "mlp" and decoder.mlp(0).behind
-    task = prepared.task(settings, "resid_mid" if behind else config.feature)
+    task = prepared.task(settings, entering(decoder, config.feature))
 
     state = run.folder / "state"
     models = 1 + config.random_seeds

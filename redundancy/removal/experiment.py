@@ -33,7 +33,7 @@ from pathlib import Path
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import UserError, choice, console, stages
+from labbook.console import UserError, choice, stages
 from labbook.estimate import Studentised
 from redundancy.evaluation import Variant, evaluate
 from redundancy.model.decoder import Decoder
@@ -90,7 +90,6 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
         require_target(decoder, config.targets, task.layers)
     run = prepared.open_run(settings)
     if run.finished:
-        console.print("this run is finished; nothing is computed again")
         return Losses.read(run.folder)
     state = run.folder / "state"
 

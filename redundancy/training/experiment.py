@@ -13,14 +13,14 @@ from pathlib import Path
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import UserError, choice, console, stages, warn
+from labbook.console import UserError, choice, stages, warn
 from labbook.estimate import Studentised
 from labbook.run import load_tensors, owner, save_tensors
 from redundancy.evaluation import evaluate
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import load_config, load_model
 from redundancy.passes import STAGES, Task, measure, measure_twins
-from redundancy.preparation import NOTHING, Given, prepare, repeated
+from redundancy.preparation import NOTHING, Given, entering, prepare, repeated
 from redundancy.regression.scores import LayerScores
 from redundancy.request import Settings
 from redundancy.training.attention import attention_statistics
@@ -50,8 +50,7 @@ def execute(
     prepared = prepare(config, settings, replace(given, source=checkpoints[-1].source, name=name))
     # an error, before anything is written, where the model has no such target
     decoder = prepared.decoder.aimed(config.target)
-    behind = config.target == "mlp" and decoder.mlp(0).behind
-    task = replace(prepared.task(settings, "resid_mid" if behind else "resid_pre"), both_tokens=True)
+    task = replace(prepared.task(settings, entering(decoder)), both_tokens=True)
     if task.start_position == 0:
         raise UserError(
             "--keep-position-0 cannot be had here: the control on both tokens needs a token before each. "
@@ -59,7 +58,6 @@ def execute(
         )
     run = prepared.open_run(settings, {"steps": [c.step for c in checkpoints]})
     if run.finished:
-        console.print("this run is finished; nothing is computed again")
         return Course.read(run.folder)
 
     state = run.folder / "state"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special, stats
 
-from consolidation.decay.inference import Fit
+from consolidation.decay.inference import Fit, aicc
 from consolidation.decay.solver import PROBABILITY_FLOOR
 from labbook.console import UserError
 from labbook.estimate import LEVEL, Array, Estimate
@@ -166,14 +166,12 @@ def overdispersion(fitted: Fit) -> Overdispersion:
     f = np.clip(model.form.value(model.x, start), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     binomial = float(np.sum(stats.binom.logpmf(np.round(model.k), model.m, f)))
     gain = max(-loss - binomial, 0.0)
-    n, k = len(model.x), len(best)
-    small = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else float("inf")
     return Overdispersion(
         fitted,
         dict(zip(fitted.form.parameters, map(float, best[:-1]), strict=True)),
         float(best[-1]),
         -loss,
-        2 * loss + 2 * k + small,
+        aicc(-loss, len(best), len(model.x)),
         gain,
         float(stats.chi2.sf(2 * gain, 1)) / 2 if gain > 0 else 0.5,
     )

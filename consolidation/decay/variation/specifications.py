@@ -34,7 +34,7 @@ from consolidation.decay.multiverse import shapes
 from consolidation.decay.solver import Data, solve, starts
 from consolidation.decay.units import of_practice
 from labbook.console import UserError
-from labbook.estimate import LEVEL, Array, Estimate
+from labbook.estimate import LEVEL, Array, Estimate, resamples
 
 LEAST_UNITS = 5
 SHUFFLES = 99
@@ -49,7 +49,8 @@ class Together:
     Attributes
     ----------
     median, share : median exponent and share of exponents in the range, with 95 % intervals over units.
-    p : of the median when y does not depend on x, two-sided; `shuffles` behind it.
+    p : of the median when y does not depend on x, two-sided; `shuffles` behind it. nan where the pure power
+        law has no exponent.
     practice : the clock counts repetitions, as the human range does; else the share is not said.
     """
 
@@ -79,6 +80,8 @@ class Together:
             over += ". "
         else:
             over = "There are no intervals over units. "
+        if np.isnan(self.p):
+            return f"{over}The pure power law has no exponent here, so shuffled data say nothing."
         return (
             f"{over}The median exponent of the pure power law is "
             f"{'not one' if self.p < 0.05 else 'one'} that shuffled data give (p = {self.p:.2g}, "
@@ -105,8 +108,9 @@ def together(
     median = Estimate(float(np.median(observed)), nan, nan, len(units))
     share = Estimate(_share(observed, within), nan, nan, len(units))
     if len(units) >= LEAST_UNITS:
-        median = _over_units(median, whole, lambda e: float(np.nanmedian(e)), seed, replicates)
-        share = _over_units(share, whole, lambda e: _share(e, within), seed, replicates)
+        exponents = _refitted(whole, _draws(len(units), seed, replicates))
+        median = _over_units(median, exponents, lambda e: float(np.nanmedian(e)))
+        share = _over_units(share, exponents, lambda e: _share(e, within))
         share = replace(share, lower=max(share.lower, 0.0), upper=min(share.upper, 1.0))
     practice = of_practice(curve.clock.counts)
     return Together(median, share, _shuffled(curve, seed), SHUFFLES, practice)
@@ -140,19 +144,21 @@ def _refitted(fits: Sequence[Fit], draws: Array) -> Array:
     return out
 
 
-def _over_units(
-    observed: Estimate, fits: Sequence[Fit], statistic: Callable[[Array], float], seed: int, replicates: int
-) -> Estimate:
-    """The interval of a statistic of all specifications over units."""
-    n = observed.n
+def _draws(n: int, seed: int, replicates: int) -> Array:
+    """How often each of n units counts: few are left out one at a time, many drawn again. (draws, n)."""
     if n < FEW_UNITS:
-        exponents = _refitted(fits, np.ones((n, n)) - np.eye(n))
-        values = np.array([statistic(column) for column in exponents.T])
+        return np.ones((n, n)) - np.eye(n)
+    return resamples(n, seed, replicates).astype(float)
+
+
+def _over_units(observed: Estimate, exponents: Array, statistic: Callable[[Array], float]) -> Estimate:
+    """The interval of a statistic of all specifications over units, from their exponents by draw."""
+    n = observed.n
+    values = np.array([statistic(column) for column in exponents.T])
+    if n < FEW_UNITS:
         error = float(np.sqrt((n - 1) / n * ((values - values.mean()) ** 2).sum()))
         reach = float(stats.t.ppf(1 - (1 - LEVEL) / 2, n - 1)) * error
         return replace(observed, lower=observed.estimate - reach, upper=observed.estimate + reach)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=replicates).astype(float)
-    values = np.array([statistic(column) for column in _refitted(fits, draws).T])
     lower, upper = np.nanquantile(values, [(1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2])
     return replace(observed, lower=float(lower), upper=float(upper))
 

@@ -36,7 +36,7 @@ from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent, Margin, equivalence
 from consolidation.decay.forms import FORMS, Form, Parameter
 from consolidation.decay.inference import ESTIMATORS, bootstrap, collapse, fit, profile
-from consolidation.decay.multiverse import _shape, multiverse, specifications
+from consolidation.decay.multiverse import _shape, fitted, multiverse
 from consolidation.decay.solver import Data, fit_best, fit_stack, solve
 from consolidation.decay.transitions import split, transition
 from consolidation.fit import __main__ as fit_command
@@ -281,7 +281,7 @@ def test_specifications_solved_at_once_are_those_solved_one_at_a_time():
     x, units = np.geomspace(1, 100, 9), 3
     y = g.binomial(80, np.tile(0.8 * x**-0.4 + 0.05, units)) / 80
     data = curve(np.tile(x, units), y, unit=np.repeat(list("abc"), 9), count=np.full(27, 80.0))
-    rows = specifications(data)
+    rows = [row for row, _ in fitted(data)]
     keys = ("offset", "normalisation", "floor", "window")
     compared = 0
     for row in rows[::5]:

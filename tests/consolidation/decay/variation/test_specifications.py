@@ -60,6 +60,17 @@ def test_few_units_have_no_interval_and_say_so():
     assert "is not one that shuffled data give (p = 0.01, 99 shuffles)" in found.verdict
 
 
+def test_where_the_power_law_has_no_exponent_shuffles_decide_nothing():
+    """x = 0 on a clock of time, where there is no 1 + x; other forms have exponents."""
+    x = np.append(0.0, X)
+    g = np.random.default_rng(0)
+    y = 0.8 * (1 + x / 2) ** -0.45 * np.exp(0.01 * g.standard_normal(9))
+    data = Curve("test", x, y, Clock("delay", "day"))
+    found = together(data, multiverse({"k": data}, HUMAN).fits["k"], HUMAN)
+    assert np.isnan(found.p)
+    assert found.verdict.endswith("has no exponent here, so shuffled data say nothing.")
+
+
 def test_shuffles_without_an_exponent_are_no_evidence(monkeypatch):
     """Where only the observed order can be fitted nothing was compared, so p is 1."""
 
