@@ -223,7 +223,7 @@ def _verdict(
     curve: Curve, gamma: Estimate, spread: Estimate, new: Estimate, difference: float, error: float
 ) -> str:
     """It in words; two standard errors tell the laws apart."""
-    if abs(difference) <= 2 * error:
+    if not abs(difference) > 2 * error:  # an error that is not known tells nothing apart
         laws = "units are not told apart from exponentials"
     else:
         better = "power laws better than exponentials"

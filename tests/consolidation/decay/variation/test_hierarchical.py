@@ -7,8 +7,9 @@ import pytest
 
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.inference import fit
-from consolidation.decay.variation.hierarchical import population
+from consolidation.decay.variation.hierarchical import _verdict, population
 from labbook.console import UserError
+from labbook.estimate import Estimate
 
 X = np.geomspace(1, 100, 10)
 
@@ -54,6 +55,21 @@ def test_exponentials_are_known_though_their_mean_may_look_like_a_power_law(libr
     found = population(planted("exponential"), draws=400)
     assert found.difference < -2 * found.error
     assert "exponentials better than power laws" in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("difference", "error", "words"),
+    [
+        (9.0, 2.0, "power laws better than exponentials"),
+        (-9.0, 2.0, "exponentials better than power laws"),
+        (3.0, 2.0, "not told apart"),
+        (9.0, float("nan"), "not told apart"),
+        (float("nan"), 2.0, "not told apart"),
+    ],
+)
+def test_laws_are_told_apart_by_two_standard_errors_that_are_known(difference, error, words):
+    some = Estimate(0.4, 0.3, 0.5, 12)
+    assert words in _verdict(planted("power"), some, some, some, difference, error)
 
 
 def test_too_few_units_and_a_missing_extra_are_said(monkeypatch):
