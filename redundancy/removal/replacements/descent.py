@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from labbook.console import Interrupted, progress, stopping
 from redundancy.batches import Batch
-from redundancy.evaluation import next_token_log_p
+from redundancy.evaluation import next_token_log_p, scored_tokens
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution
 from redundancy.passes import Task
@@ -98,7 +98,7 @@ def divergence(intact: Tensor, changed: Tensor, batch: Batch) -> tuple[Tensor, T
     """KL(intact || changed) in nats summed over the scored tokens of a batch, and how many they are; both
     (batch, position - 1, vocabulary) of log p.
     """
-    valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(intact.device)
+    valid = scored_tokens(batch).to(intact.device)
     per_token = (intact.exp() * (intact - changed)).sum(-1)
     return torch.where(valid, per_token, 0).sum(), valid.sum()
 

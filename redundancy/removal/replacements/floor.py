@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from labbook import processes
 from labbook.console import choice
 from redundancy.batches import Batch
+from redundancy.evaluation import scored_tokens
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule
 from redundancy.passes import Pass, Task, each_batch
@@ -130,7 +131,7 @@ def _sums(task: Task, decoder: Decoder, speak: Speak, split: str) -> Tensor:
 
     @torch.no_grad()
     def body(batch: Batch) -> None:
-        valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).cpu()
+        valid = scored_tokens(batch).cpu()
         loss = torch.where(valid, -speak(batch).double().cpu(), 0.0)
         sums.index_add_(0, batch.document.cpu(), torch.stack([valid.sum(-1).double(), loss.sum(-1)], -1))
 

@@ -32,7 +32,7 @@ from redundancy.model.substitution import Choose, Site
 from redundancy.passes import Reader, Task
 from redundancy.regression.controls import PositionAffine
 from redundancy.regression.moments import LayerMoments
-from redundancy.removal.gradients import GradientReader, drawn
+from redundancy.removal.gradients import GradientReader, change_by_head, drawn
 from redundancy.removal.need import CALIBRATION_TOKENS, NEEDS, SMALLEST_CHANGE, Needs, first_windows
 from redundancy.removal.replacements.rivals import Correction, read_split
 
@@ -142,8 +142,8 @@ def train_networks(
     def needed(layer: int, x: Tensor, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         rows, truth = x[batch.keep].float(), z[batch.keep].float()
         position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
-        change = reader[0].gradient[layer][batch.keep].float() * (maps[layer](rows, position) - truth)
-        return rows, position, change.unflatten(-1, (decoder.n_heads, -1)).sum(-1).square()
+        slope, error = reader[0].gradient[layer][batch.keep], maps[layer](rows, position) - truth
+        return rows, position, change_by_head(slope, error, decoder.n_heads).square()
 
     def step(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
         rows = needed(layer, x, z, batch)
