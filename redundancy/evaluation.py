@@ -118,6 +118,11 @@ def log_probabilities(decoder: Decoder, ids: Tensor) -> Tensor:
     return next_token_log_p(decoder, ids)
 
 
+def scored_tokens(batch: Batch) -> Tensor:
+    """Whether both a token and the one that is predicted from it are kept: (batch, position - 1)."""
+    return batch.keep[:, :-1] & batch.keep[:, 1:]
+
+
 def copied_tokens(ids: Tensor) -> Tensor:
     """Whether the next token ends a trigram that stood earlier in the window: (batch, position - 1) from ids
     (batch, position).
@@ -150,7 +155,7 @@ class _Tally:
 
     def __init__(self, decoder: Decoder, batch: Batch, intact: Tensor, layers: int, rare: Tensor):
         self.goal = batch.ids[:, 1:].to(intact.device).unsqueeze(-1)
-        valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(intact.device)
+        valid = scored_tokens(batch).to(intact.device)
         kinds = (
             copied_tokens(batch.ids).to(valid.device),
             rare.to(valid.device)[self.goal.squeeze(-1)],

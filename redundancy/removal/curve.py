@@ -20,6 +20,8 @@ BUDGETS = (0.01, 0.05, 0.1)
 # the removal curve is measured again near a crossing while its neighbours are further apart than this, at
 # most ROUNDS times
 RESOLUTION, FINEST, ROUNDS = 0.05, 0.01, 3
+# whole heads, layers or other units up to this number are removed one by one
+FEW = 12
 ORDERS = {
     "known_relative": "relative error, known",
     "known_displacement": "displacement, known",
@@ -129,11 +131,16 @@ ByOrder = dict[str, dict[float, Removable]]
 
 
 def best_order(by_order: ByOrder, budget: float) -> str:
-    """The order that can replace the largest share within a budget; what is only known to be less counts as
-    nothing.
+    """The first of `ranked_orders`."""
+    return ranked_orders(by_order, budget)[0]
+
+
+def ranked_orders(by_order: ByOrder, budget: float) -> list[str]:
+    """Orders by the share that they can replace within a budget, the largest first; what is only known to be
+    less counts as nothing.
     """
     at = {order: by_order[order][budget].share.estimate for order in ORDERS if order in by_order}
-    return max(at, key=lambda order: 0.0 if math.isnan(at[order]) else at[order])
+    return sorted(at, key=lambda order: 0.0 if math.isnan(at[order]) else at[order], reverse=True)
 
 
 def chosen_orders(evaluated: Evaluated) -> dict[float, str]:
@@ -254,6 +261,15 @@ def crossings(evaluated: Evaluated) -> dict[str, list[float]]:
             if share not in wanted.setdefault(order, []):
                 wanted[order].append(share)
     return {order: shares for order, shares in wanted.items() if shares}
+
+
+def counts(total: int, shares: Sequence[float]) -> list[int]:
+    """How many of `total` whole things go at each share: all counts of a few, else one and those nearest to
+    the shares.
+    """
+    if total <= FEW:
+        return list(range(1, total + 1))
+    return sorted({1, *(max(1, round(share * total)) for share in shares)})
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,10 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
         moments = collect(decoder, task, state / "moments.safetensors", "model", controls=True)
         fitted = solve(decoder, task, moments, "model")
         maps = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
-        spread = {n: sums.pilot["scale_x"] for n, sums in moments.items()}
         replacements = fit_replacements(decoder, task, fitted, moments, state, parts)
-        floor = measure_floor(decoder, task, _best(replacements), spread) if "floor" in parts else Floor()
+        floor = Floor()
+        if "floor" in parts:
+            floor = measure_floor(decoder, task, _best(replacements), _spread(moments))
         scored = _with_rivals(fitted, replacements)
         scores = score(decoder, task, scored, state / "scores.safetensors", "model")
         needs = measure_needs(decoder, task, fitted, state / "needs.safetensors")
@@ -239,8 +240,7 @@ def fit_replacements(
             found.add(name, {n: hidden_only(by_rank[name]) for n, by_rank in ranks.items()})
         found.add("mlp", {n: hidden_only(m) for n, m in train_mlps(decoder, task, fitted, moments).items()})
     if "in_place" in parts:
-        scale = {n: sums.pilot["scale_x"] for n, sums in moments.items()}
-        trained = train_in_place(decoder, task, maps, scale)
+        trained = train_in_place(decoder, task, maps, _spread(moments))
         gain = f"KL {trained.before:.3f} to {trained.after:.3f} nats"
         choice("maps in place", gain, "on the validation documents")
         found.add("in_place", trained.maps)
@@ -265,7 +265,7 @@ def build_routing(
     own: dict[str, dict[int, Rule]] = {}
     if "routers" in parts:
         scores["network_fisher"] = train_networks(decoder, task, needs, maps, moments)
-        scale: dict[int, Tensor] = {n: sums.pilot["scale_x"] for n, sums in moments.items()}
+        scale = _spread(moments)
         start = {n: of_need(predictor, "fisher") for n, predictor in needs.predictors.items()}
         for name, together in (("trained_router", False), ("trained_together", True)):
             trained = train_router(decoder, task, start, maps, scale, together=together)
@@ -289,6 +289,11 @@ def build_routing(
         calibrate(decoder, task, scores),
         own,
     )
+
+
+def _spread(moments: dict[int, LayerMoments]) -> dict[int, Tensor]:
+    """Spread of the hidden state by layer, (d_model,) each."""
+    return {n: sums.pilot["scale_x"] for n, sums in moments.items()}
 
 
 def _best(replacements: Replacements) -> Maps:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from labbook import style
 from redundancy.facts import subject
 from redundancy.removal.curve import BUDGETS, DISCRETE, ORDERS, Removable, best_order
-from redundancy.removal.pruning.figures import methods_curve
+from redundancy.removal.pruning.figures import mark_budgets, methods_curve
 from redundancy.removal.tables import Losses
 
 # colour of each family of orders, by how its names begin
@@ -66,6 +66,8 @@ KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "whole layers, dropped": (style.PALETTE[1], ("layers_dropped",)),
     "random": ("0.35", ("random",)),
 }
+# the root of a loss and its inverse
+ROOT = (lambda v: np.sign(v) * np.abs(v) ** 0.5, lambda v: np.sign(v) * v**2)
 # beyond this share every order costs far more than any budget, and all end at the same point
 LARGEST_SHARE = 0.7
 
@@ -129,9 +131,7 @@ def removal_curve(losses: Losses) -> Figure:
         before = y[x <= LARGEST_SHARE]
         end = before[-1] if stepped else float(np.interp(LARGEST_SHARE, x, y))
         ends.append((name, colour, LARGEST_SHARE, float(end)))
-    for budget in BUDGETS:
-        axes.axhline(budget, color="0.8", lw=0.7, zorder=0)
-        axes.text(0.004, budget, f"+{budget:g}", fontsize=7, color="0.45", va="bottom")
+    mark_budgets(axes, 0.004)
     axes.axhline(0, color="black", lw=1)
     ends.append(("intact model", "black", LARGEST_SHARE, 0.0))
     if floor:
@@ -158,9 +158,7 @@ def _root_scale(axes: Axes, low: float, high: float) -> None:
     """The square root of the loss: what is near zero and what is large both stay readable, and zero is
     there.
     """
-    axes.set_yscale(
-        "function", functions=(lambda v: np.sign(v) * np.abs(v) ** 0.5, lambda v: np.sign(v) * v**2)
-    )
+    axes.set_yscale("function", functions=ROOT)
     sizes = (0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
     ticks = [t for t in (*(-s for s in sizes), 0, *sizes) if low <= t <= high]
     axes.set(ylim=(low, high))
@@ -329,12 +327,7 @@ def removal_recovered(losses: Losses) -> Figure:
     panels[0].xaxis.get_major_locator().set_params(integer=True)
     style.name_lines(panels[0], ends, 8)
     _heads_panel(panels[1], table[(table["part"] == "heads") & (table["metric"] == "loss_increase")])
-    n = losses.headline.loss_intact.n
-    style.title(
-        figure,
-        f"{subject(losses)}: what is predicted and what it is worth; 95 % "
-        f"intervals over {n} held-out {losses.headline.unit}s",
-    )
+    _title(figure, losses, "what is predicted and what it is worth")
     return figure
 
 
@@ -358,9 +351,7 @@ def _heads_panel(axes: Axes, heads: pd.DataFrame) -> None:
     edge = float(max(wide["upper"].max().max(), x.max(), y.max()))
     low = min(0.0, float(min(x.min(), y.min())))
     for set_scale in (axes.set_xscale, axes.set_yscale):
-        set_scale(
-            "function", functions=(lambda v: np.sign(v) * np.abs(v) ** 0.5, lambda v: np.sign(v) * v**2)
-        )
+        set_scale("function", functions=ROOT)
     ticks = [t for t in (0, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if t <= edge]
     axes.set(xlim=(low, edge), ylim=(low, edge), xticks=ticks, yticks=ticks)
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])

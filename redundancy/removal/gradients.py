@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from redundancy.batches import Batch
+from redundancy.evaluation import next_token_log_p, scored_tokens
 from redundancy.model.capture import entering
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Task, Visit
@@ -53,6 +54,11 @@ def drawn(seed: int, draw: int = 0) -> Labels:
 def of_the_text(log_p: Tensor, batch: Batch) -> Tensor:
     """The next tokens of the text."""
     return batch.ids[:, 1:].to(log_p.device)
+
+
+def change_by_head(gradient: Tensor, error: Tensor, n_heads: int) -> Tensor:
+    """g . e, the first-order change of the loss by the error of each head, (rows, d_z) to (rows, n_heads)."""
+    return (gradient.float() * error).unflatten(-1, (n_heads, -1)).sum(-1)
 
 
 class GradientReader:
@@ -112,11 +118,8 @@ class GradientReader:
     def __call__(self, batch: Batch) -> None:
         """Run one batch and visit its layers."""
         with torch.enable_grad():
-            logits = self.decoder.model(input_ids=batch.ids.to(self.decoder.device), use_cache=False).logits[
-                :, :-1
-            ]
-            log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-            valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(log_p.device)
+            log_p = next_token_log_p(self.decoder, batch.ids.to(self.decoder.device))
+            valid = scored_tokens(batch).to(log_p.device)
             deltas = [self._delta[n] for n in self.task.layers]
             self.gradients = []
             for number, labels in enumerate(self.labels, 1):

@@ -35,7 +35,7 @@ from redundancy.regression.controls import Fitted, PositionAffine, affine, fit_w
 from redundancy.regression.moments import LayerMoments
 from redundancy.regression.ridge import Affine, RidgePath
 from redundancy.regression.scores import head_coordinates, head_isometry
-from redundancy.removal.gradients import GradientReader
+from redundancy.removal.gradients import GradientReader, change_by_head
 
 NEEDS = ("relative", "displacement", "fisher")
 # those that can be known while the model runs
@@ -87,9 +87,7 @@ class LayerNeed:
 
     def log_fisher(self, z: Tensor, predicted: Tensor, gradient: Tensor) -> Tensor:
         """Logarithm of the squared first-order change of the loss by head, floored: (rows, n_heads)."""
-        change = (
-            (gradient.float() * (predicted.float() - z.float())).unflatten(-1, (self.n_heads, -1)).sum(-1)
-        )
+        change = change_by_head(gradient, predicted.float() - z.float(), self.n_heads)
         return change.square().clamp_min(SMALLEST_CHANGE).log()
 
     def _moved(self, z: Tensor, difference: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """What a removal run says: its headline, tables on a terminal, and the report."""
 
-import math
-
 import pandas as pd
 
 from labbook.console import console
@@ -9,7 +7,7 @@ from labbook.estimate import Estimate
 from labbook.report import Report
 from labbook.view import print_table, print_verdict, print_words
 from redundancy.aggregate import part_of
-from redundancy.removal.curve import BUDGETS, ORDERS, Removable
+from redundancy.removal.curve import BUDGETS, ORDERS, Removable, ranked_orders
 from redundancy.removal.pruning.tables import print_methods
 from redundancy.removal.summary import RemovalSummary
 from redundancy.removal.tables import Losses
@@ -94,13 +92,7 @@ def _print_best(losses: Losses) -> None:
     if not found:
         return
     budget = BUDGETS[1]
-    # what is only known to be less counts as nothing
-    spared = {
-        order: 0.0 if math.isnan(s[budget].share.estimate) else s[budget].share.estimate
-        for order, s in found.items()
-    }
-    ranked = sorted(found, key=lambda order: spared[order], reverse=True)
-    best = [order for order in ranked if order != "random"][:MOST_SHOWN]
+    best = [order for order in ranked_orders(found, budget) if order != "random"][:MOST_SHOWN]
     chosen = losses.headline.chosen.get(budget)
     shown = dict.fromkeys((*best, *([chosen] if chosen else []), "random"))
     rows = [

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from labbook import processes
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
 from redundancy.model.updates import Put, Unit, UpdateCapture, Updates, nothing
-from redundancy.passes import Pass, Targets, Task, Visit, collect, each_batch
+from redundancy.passes import Pass, Reader, Targets, Task, Visit, collect, each_batch
 from redundancy.regression.controls import PositionAffine, affine, fit_with_position
 from redundancy.regression.moments import LayerMoments
 from redundancy.regression.ridge import Affine, RidgePath
@@ -90,36 +89,16 @@ def fit_maps(sums: LayerMoments) -> Maps:
     )
 
 
-class _Reader:
-    """Stands for `passes.Reader` where the updates of one target are what is regressed, those of attention as
-    they are added to the stream.
-    """
+class _Reader(Reader):
+    """A `Reader` of the updates of one target, those of attention as they are added to the stream."""
 
     def __init__(self, decoder: Decoder, task: Task, visit: Visit, target: Target):
-        self.visit = visit
-        self.batch: Batch | None = None
+        super().__init__(decoder, task, visit)
         self.capture = UpdateCapture(decoder, task.layers, target, self._hand_over)
-
-    def __enter__(self) -> "_Reader":
-        self.capture.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.capture.__exit__(*error)
-
-    def __call__(self, batch: Batch) -> None:
-        """Run one batch."""
-        self.batch = batch
-        self.capture(batch.ids)
-
-    def _hand_over(self, layer: int, x: Tensor, y: Tensor) -> None:
-        assert self.batch is not None
-        self.visit(layer, x.to(y.device), y, self.batch.to(y.device))
 
 
 def fit_target(decoder: Decoder, task: Task, target: Target, state: Path | None) -> dict[Unit, Maps]:
     """The maps of every layer's unit of a target, from one reading of training and validation documents."""
-
     targets = Targets(lambda layer, x, y: y, decoder.d_model, partial(_Reader, target=target))
     label = f"methods, {target}"
     moments = collect(decoder, task, state, label, controls=False, targets=targets)
@@ -192,10 +171,10 @@ def measure_criteria(
         if target == "block":
             for place, state in ((layer, x), (layer + 1, x + y)):
                 streams[place] = torch.nn.functional.normalize(wide(state[batch.keep]), dim=-1).cpu()
-        if target == "block" and layer == task.layers[-1]:
-            at = torch.tensor(list(streams))
-            stacked = torch.stack(list(streams.values()))
-            cosines[at.unsqueeze(1), at] += torch.einsum("atd,btd->ab", stacked, stacked).double()
+            if layer == task.layers[-1]:
+                at = torch.tensor(list(streams))
+                stacked = torch.stack(list(streams.values()))
+                cosines[at.unsqueeze(1), at] += torch.einsum("atd,btd->ab", stacked, stacked).double()
 
     with _Reader(decoder, task, add, target) as read:
         reading = Pass("validation", f"methods, {target}: criteria")

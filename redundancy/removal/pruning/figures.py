@@ -73,7 +73,12 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> list[tuple[str, Any, float, float]
         low, high = (found[edge].clip(FLOOR / 2) for edge in ("lower", "upper"))
         axes.vlines(x, low, high, color=colour, lw=2, alpha=0.35)
         ends.append((METHODS[str(method)].label, colour, float(x.iloc[-1]), float(y.iloc[-1])))
+    mark_budgets(axes, 0.01)
+    return ends
+
+
+def mark_budgets(axes: Axes, at: float) -> None:
+    """A line at every budget, named where x is `at`."""
     for budget in BUDGETS:
         axes.axhline(budget, color="0.8", lw=0.7, zorder=0)
-        axes.text(0.01, budget, f"+{budget:g}", fontsize=7, color="0.45", va="bottom")
-    return ends
+        axes.text(at, budget, f"+{budget:g}", fontsize=7, color="0.45", va="bottom")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from labbook.console import Interrupted, progress, stopping
 from redundancy.batches import Batch
-from redundancy.evaluation import log_probabilities
+from redundancy.evaluation import log_probabilities, scored_tokens
 from redundancy.model.decoder import Decoder
 from redundancy.model.prefix import Prefix
 from redundancy.model.updates import Put, Unit, Updates
@@ -95,7 +95,7 @@ def greedy_order(
 @torch.inference_mode()
 def _score(log_p: Tensor, intact: Tensor | None, batch: Batch) -> float:
     """Loss, or Jensen-Shannon divergence from `intact`, summed over the scored tokens of a batch."""
-    valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(log_p.device)
+    valid = scored_tokens(batch).to(log_p.device)
     if intact is None:
         target = batch.ids[:, 1:].to(log_p.device).unsqueeze(-1)
         values = -log_p.gather(-1, target).squeeze(-1)

@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from redundancy.removal import curve
 from redundancy.request import Target
 
 Order = Literal["random", "cosine", "canonical", "loss", "divergence", "span"]
@@ -41,9 +42,9 @@ Replacement = Literal["nothing", "mean", "linear", "placed", "span"]
 Removes = Literal["attention", "mlp", "block", "sublayers"]
 # random orders whose mean stands for chance
 DRAWS = 3
-# with more units than FEW, counts are those nearest to the asked shares, up to this one: beyond it every
-# method costs far more than any budget, and greedy orders take most of their time
-LARGEST_SHARE, FEW = 0.5, 12
+# with more units than `curve.FEW`, counts are those nearest to the asked shares, up to this one: beyond it
+# every method costs far more than any budget, and greedy orders take most of their time
+LARGEST_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,4 @@ def removes_of(targets: Sequence[Target]) -> tuple[Removes, ...]:
 
 def counts(total: int, shares: Sequence[float]) -> list[int]:
     """How many of `total` units go: all numbers of a few, else one and those nearest to the shares."""
-    if total <= FEW:
-        return list(range(1, total + 1))
-    asked = (round(share * total) for share in shares if share <= LARGEST_SHARE)
-    return sorted({1, *(max(1, count) for count in asked)})
+    return curve.counts(total, [share for share in shares if share <= LARGEST_SHARE])

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from labbook.console import Interrupted, progress, stopping
 from redundancy.batches import Batch
-from redundancy.evaluation import next_token_log_p
+from redundancy.evaluation import next_token_log_p, scored_tokens
 from redundancy.model.decoder import Decoder
+from redundancy.model.substitution import Rule, Substitution
 from redundancy.passes import Task
 
 PATIENCE = 2
@@ -97,9 +98,39 @@ def divergence(intact: Tensor, changed: Tensor, batch: Batch) -> tuple[Tensor, T
     """KL(intact || changed) in nats summed over the scored tokens of a batch, and how many they are; both
     (batch, position - 1, vocabulary) of log p.
     """
-    valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).to(intact.device)
+    valid = scored_tokens(batch).to(intact.device)
     per_token = (intact.exp() * (intact - changed)).sum(-1)
     return torch.where(valid, per_token, 0).sum(), valid.sum()
+
+
+def log_p_without(decoder: Decoder, rules: Mapping[int, Rule], task: Task, batch: Batch) -> Tensor:
+    """`next_token_log_p` with `rules` in the place of attention."""
+    with Substitution(decoder, rules, task.start_position) as substitution:
+        substitution.read(batch)
+        return next_token_log_p(decoder, batch.ids)
+
+
+def descend_without(
+    module: nn.Module,
+    changed: Decoder,
+    rules: Mapping[int, Rule],
+    decoder: Decoder,
+    task: Task,
+    how: Descent,
+) -> tuple[float, float]:
+    """Train the parameters of `module` that require a gradient, so that `changed`, with `rules` in the place
+    of attention, comes near the intact `decoder`; the divergence in nats per token before and after.
+    """
+
+    def objective(batch: Batch) -> tuple[Tensor, Tensor]:
+        return divergence(intact_log_p(decoder, batch), log_p_without(changed, rules, task, batch), batch)
+
+    def judge() -> float:
+        return mean_over(task, decoder, objective)
+
+    rates = relative_rates((p for p in module.parameters() if p.requires_grad), how.rate)
+    with detached(changed, task.layers):
+        return descend(module, rates, objective, judge, decoder, task, how)
 
 
 @contextmanager

@@ -27,21 +27,13 @@ from torch import Tensor, nn
 from labbook import processes
 from labbook.console import choice
 from redundancy.batches import Batch
-from redundancy.evaluation import next_token_log_p
+from redundancy.evaluation import scored_tokens
 from redundancy.model.decoder import Decoder
-from redundancy.model.substitution import Rule, Substitution
+from redundancy.model.substitution import Rule
 from redundancy.passes import Pass, Task, each_batch
 from redundancy.pretrain.ngram import NGram
 from redundancy.regression.controls import PositionAffine
-from redundancy.removal.replacements.descent import (
-    Descent,
-    descend,
-    detached,
-    divergence,
-    intact_log_p,
-    mean_over,
-    relative_rates,
-)
+from redundancy.removal.replacements.descent import Descent, descend_without, log_p_without
 from redundancy.removal.replacements.inplace import ScaledMap
 
 HOW = Descent(epochs=6, rate=0.01, label="floor: network without attention, epochs")
@@ -122,25 +114,11 @@ def network(
         projection = {id(p) for p in without.projection(n).parameters()}
         for p in without.attention(n).parameters():
             p.requires_grad_(id(p) in projection)
-
-    def log_p(batch: Batch) -> Tensor:
-        with Substitution(without, rules, task.start_position) as substitution:
-            substitution.read(batch)
-            return next_token_log_p(without, batch.ids)
-
-    def objective(batch: Batch) -> tuple[Tensor, Tensor]:
-        return divergence(intact_log_p(decoder, batch), log_p(batch), batch)
-
-    def judge() -> float:
-        return mean_over(task, decoder, objective)
-
-    trained = [p for p in whole.parameters() if p.requires_grad]
-    with detached(without, task.layers):
-        descend(whole, relative_rates(trained, HOW.rate), objective, judge, decoder, task, HOW)
+    descend_without(whole, without, rules, decoder, task, HOW)
 
     def speak(batch: Batch) -> Tensor:
         goal = batch.ids[:, 1:].unsqueeze(-1)
-        found = log_p(batch)
+        found = log_p_without(without, rules, task, batch)
         return found.gather(-1, goal.to(found.device)).squeeze(-1)
 
     return speak
@@ -153,7 +131,7 @@ def _sums(task: Task, decoder: Decoder, speak: Speak, split: str) -> Tensor:
 
     @torch.no_grad()
     def body(batch: Batch) -> None:
-        valid = (batch.keep[:, :-1] & batch.keep[:, 1:]).cpu()
+        valid = scored_tokens(batch).cpu()
         loss = torch.where(valid, -speak(batch).double().cpu(), 0.0)
         sums.index_add_(0, batch.document.cpu(), torch.stack([valid.sum(-1).double(), loss.sum(-1)], -1))
 

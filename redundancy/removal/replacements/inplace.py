@@ -14,21 +14,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from redundancy.batches import Batch
-from redundancy.evaluation import next_token_log_p
 from redundancy.model.decoder import Decoder
-from redundancy.model.substitution import Rule, Substitution
+from redundancy.model.substitution import Rule
 from redundancy.passes import Task
 from redundancy.regression.controls import PositionAffine
-from redundancy.removal.replacements.descent import (
-    Descent,
-    descend,
-    detached,
-    divergence,
-    intact_log_p,
-    mean_over,
-    relative_rates,
-)
+from redundancy.removal.replacements.descent import Descent, descend_without
 
 HOW = Descent(epochs=6, rate=0.04, label="maps trained in place, epochs")
 
@@ -80,17 +70,5 @@ def train_in_place(
     learnt = {n: ScaledMap(start[n], scale[n]) for n in task.layers}
     maps = nn.ModuleDict({str(n): m for n, m in learnt.items()})
     rules = {n: Rule(m) for n, m in learnt.items()}
-
-    def objective(batch: Batch) -> tuple[Tensor, Tensor]:
-        intact = intact_log_p(decoder, batch)
-        with Substitution(decoder, rules, task.start_position) as substitution:
-            substitution.read(batch)
-            return divergence(intact, next_token_log_p(decoder, batch.ids), batch)
-
-    def judge() -> float:
-        return mean_over(task, decoder, objective)
-
-    with detached(decoder, task.layers):
-        rates = relative_rates(maps.parameters(), HOW.rate)
-        before, after = descend(maps, rates, objective, judge, decoder, task, HOW)
+    before, after = descend_without(maps, decoder, rules, decoder, task, HOW)
     return Trained({n: m.affine() for n, m in learnt.items()}, before, after)

@@ -94,12 +94,10 @@ def narrowed(moments: LayerMoments, width: int) -> LayerMoments:
     corner = LayerMoments(kept, moments.device)
     for name, value in sums.items():
         match name.partition("/")[2]:
-            case "x":
+            case "x" | "xz":
                 corner.sums[name] = value[:width]
             case "xx":
                 corner.sums[name] = value[:width, :width]
-            case "xz":
-                corner.sums[name] = value[:width]
             case "x_by_position":
                 corner.sums[name] = value[:, :width]
             case _:

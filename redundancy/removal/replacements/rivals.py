@@ -9,6 +9,7 @@ mlp      probe + W_2 gelu(W_1 s + b_1) + b_2 with s the standardised hidden stat
 """
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -33,29 +34,52 @@ def low_rank(sums: LayerMoments, alpha: float, output: Tensor) -> dict[str, Affi
     return {f"rank_{r}": affine(path.solve_rank(alpha, output, r), sums.pilot) for r in RANKS if r < full}
 
 
-class Mlp(nn.Module):
-    """The `mlp` of this module's text for one layer; it starts as the probe."""
+class Correction(nn.Module):
+    """W_2 gelu(W_1 s + b_1) + b_2 beside a linear map, s the standardised hidden state; W_2 = 0 at the start.
 
-    def __init__(self, probe: Affine, pilot: dict[str, Tensor], output: Tensor):
+    start : (d_model, k) weights of that map.
+    """
+
+    def __init__(self, start: Tensor, width: int, pilot: Mapping[str, Tensor]):
         super().__init__()
-        self.probe, self.output = probe, output.float()
         self.shift, self.scale = pilot["shift_x"].float(), pilot["scale_x"].float()
-        d, k = probe.weight.shape
-        device = probe.weight.device
-        self.first = nn.Linear(d, 2 * d, device=device)
-        self.second = nn.Linear(2 * d, k, device=device)
+        d, k = start.shape
+        self.first = nn.Linear(d, width, device=start.device)
+        self.second = nn.Linear(width, k, device=start.device)
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)
+
+    def correction(self, x: Tensor) -> Tensor:
+        """(rows, k) from x (rows, d_model), float32."""
+        found: Tensor = self.second(nn.functional.gelu(self.first((x - self.shift) / self.scale)))
+        return found
+
+
+class Mlp(Correction):
+    """The `mlp` of this module's text for one layer; it starts as the probe."""
+
+    def __init__(self, probe: Affine, pilot: Mapping[str, Tensor], output: Tensor):
+        super().__init__(probe.weight, 2 * len(probe.weight), pilot)
+        self.probe, self.output = probe, output.float()
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict z (rows, d_z) from x (rows, d_model)."""
         x = x.float()
-        correction: Tensor = self.second(nn.functional.gelu(self.first((x - self.shift) / self.scale)))
-        return self.probe(x) + correction
+        return self.probe(x) + self.correction(x)
 
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
         """Mean squared error of the layer output."""
         return ((z.float() - self(x)) @ self.output).square().sum(-1).mean()
+
+
+def read_split(task: Task, split: str, decoder: Decoder, read: Callable[[Batch], None]) -> None:
+    """Hand every batch of a split to `read`, in every process. Raises `Interrupted` when asked to stop."""
+    for batch in task.batches(split, decoder.device):
+        read(batch)
+        if stopping():
+            raise Interrupted(
+                "The finished steps are saved; the same command with the same --out goes on from there."
+            )
 
 
 def train_mlps(
@@ -91,22 +115,11 @@ def train_mlps(
             active = tuple(n for n in models if waited[n] < PATIENCE)
             if not active:
                 break
-            shuffled = {
-                "train": task.windows["train"].shuffled(task.seed + epoch),
-                "validation": task.windows["validation"],
-            }
-            now = replace(task, layers=active, windows=shuffled)
-            for split, visit in (("train", step), ("validation", check))[
-                epoch == 0 :
-            ]:  # first: the error of the start itself
+            now = replace(task.shuffled("train", task.seed + epoch), layers=active)
+            # first: the error of the start itself
+            for split, visit in (("train", step), ("validation", check))[epoch == 0 :]:
                 with Reader(decoder, now, visit) as read:
-                    for batch in now.batches(split, decoder.device):
-                        read(batch)
-                        if stopping():
-                            raise Interrupted(
-                                "The finished steps are saved; the same command with the same --out goes on "
-                                "from there."
-                            )
+                    read_split(now, split, decoder, read)
             for n in active:
                 error = float(errors[n][0] / errors[n][1])
                 errors[n].zero_()

@@ -22,7 +22,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Choose, Site
 from redundancy.passes import Pass, Task, each_batch
 from redundancy.regression.controls import PositionAffine
-from redundancy.removal.gradients import GradientReader, drawn, of_the_text
+from redundancy.removal.gradients import GradientReader, change_by_head, drawn, of_the_text
 from redundancy.removal.need import CALIBRATION_TOKENS, first_windows
 
 KNOWN = ("fisher", "first_order")
@@ -90,8 +90,7 @@ def _measure(
         error = maps[layer](rows.float(), position) - z.flatten(0, 1).float()
 
         def change(slope: Tensor) -> Tensor:
-            product = slope.flatten(0, 1).float() * error
-            return product.unflatten(-1, (decoder.n_heads, -1)).sum(-1).view(*x.shape[:2], -1)
+            return change_by_head(slope.flatten(0, 1), error, decoder.n_heads).view(*x.shape[:2], -1)
 
         own, (true, *draws) = task.layers.index(layer), readers[0].gradients
         place = batch.number.cpu()

@@ -10,14 +10,12 @@ import torch
 from redundancy.evaluation import Key, Variant
 from redundancy.model.substitution import Choose, Predict, Rule, Site, zero
 from redundancy.passes import Task
-from redundancy.removal.curve import ORDERS
+from redundancy.removal.curve import ORDERS, counts
 from redundancy.removal.need import NEEDS, Needs
 from redundancy.removal.routing.known import KnownNeeds
 from redundancy.removal.routing.routers import Router
 from redundancy.removal.routing.whole import ExactNeeds
 
-# whole layers or heads up to this number are removed one by one along the curve
-FEW = 12
 NEED_A_ROUTER = ("hidden_fisher", "network_fisher", "trained_router", "trained_together", "past_fisher")
 
 
@@ -117,12 +115,3 @@ class Routing:
             return torch.from_numpy(np.stack(draws) < share).to(site.x.device)
 
         return choose
-
-
-def counts(total: int, shares: Sequence[float]) -> list[int]:
-    """How many of `total` whole things go at each share: all counts of a few, else one and those nearest to
-    the shares.
-    """
-    if total <= FEW:
-        return list(range(1, total + 1))
-    return sorted({1, *(max(1, round(share * total)) for share in shares)})

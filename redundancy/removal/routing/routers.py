@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from labbook.console import Interrupted, progress, stopping
+from labbook.console import progress
 from labbook.estimate import Array
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
@@ -32,8 +32,9 @@ from redundancy.model.substitution import Choose, Site
 from redundancy.passes import Reader, Task
 from redundancy.regression.controls import PositionAffine
 from redundancy.regression.moments import LayerMoments
-from redundancy.removal.gradients import GradientReader, drawn
+from redundancy.removal.gradients import GradientReader, change_by_head, drawn
 from redundancy.removal.need import CALIBRATION_TOKENS, NEEDS, SMALLEST_CHANGE, Needs, first_windows
+from redundancy.removal.replacements.rivals import Correction, read_split
 
 # resid_pre (rows, d_model) and position (rows,) -> score (rows, head)
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -60,16 +61,20 @@ class Router:
         return choose
 
 
+def _columns(need: str, n_heads: int) -> slice:
+    """Where the heads of one need stand among those of all."""
+    return slice(NEEDS.index(need) * n_heads, (NEEDS.index(need) + 1) * n_heads)
+
+
 def of_need(predictor: PositionAffine, need: str) -> PositionAffine:
     """The columns of one need of a map to all of them."""
-    heads = predictor.weight.shape[1] // len(NEEDS)
-    own = slice(NEEDS.index(need) * heads, (NEEDS.index(need) + 1) * heads)
+    own = _columns(need, predictor.weight.shape[1] // len(NEEDS))
     return PositionAffine(predictor.weight[:, own], predictor.bias[:, own], predictor.shift)
 
 
 def without_position(needs: Needs, n_heads: int) -> dict[int, Score]:
     """The scores of `hidden_fisher`."""
-    own = slice(NEEDS.index("fisher") * n_heads, (NEEDS.index("fisher") + 1) * n_heads)
+    own = _columns("fisher", n_heads)
     return {
         n: lambda x, position, predictor=predictor: predictor(x)[:, own]  # type: ignore[misc]
         for n, predictor in needs.hidden.items()
@@ -94,25 +99,17 @@ def calibrate(decoder: Decoder, task: Task, routers: Mapping[str, Mapping[int, S
     return {name: Router(scores, torch.cat(found[name]).numpy()) for name, scores in routers.items()}
 
 
-class Network(nn.Module):
+class Network(Correction):
     """The `network_fisher` of this module's text for one layer."""
 
     def __init__(self, start: PositionAffine, pilot: Mapping[str, Tensor]):
-        super().__init__()
+        super().__init__(start.weight, len(start.weight), pilot)
         self.start = start
-        self.shift, self.scale = pilot["shift_x"].float(), pilot["scale_x"].float()
-        d, heads = start.weight.shape
-        device = start.weight.device
-        self.first = nn.Linear(d, d, device=device)
-        self.second = nn.Linear(d, heads, device=device)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """Logarithm of the mean need (rows, heads) from x (rows, d_model) and position (rows,)."""
         x = x.float()
-        correction: Tensor = self.second(nn.functional.gelu(self.first((x - self.shift) / self.scale)))
-        return self.start(x, position) + correction
+        return self.start(x, position) + self.correction(x)
 
     def loss(self, x: Tensor, position: Tensor, need: Tensor) -> Tensor:
         """Mean of y exp(-f) + f over rows and heads; `need` is y."""
@@ -145,8 +142,8 @@ def train_networks(
     def needed(layer: int, x: Tensor, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         rows, truth = x[batch.keep].float(), z[batch.keep].float()
         position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
-        change = reader[0].gradient[layer][batch.keep].float() * (maps[layer](rows, position) - truth)
-        return rows, position, change.unflatten(-1, (decoder.n_heads, -1)).sum(-1).square()
+        slope, error = reader[0].gradient[layer][batch.keep], maps[layer](rows, position) - truth
+        return rows, position, change_by_head(slope, error, decoder.n_heads).square()
 
     def step(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
         rows = needed(layer, x, z, batch)
@@ -171,13 +168,7 @@ def train_networks(
                 draw = epoch if split == "train" else 0
                 with GradientReader(decoder, now, visit, [drawn(task.seed, draw)]) as read:
                     reader[:] = [read]
-                    for batch in now.batches(split, decoder.device):
-                        read(batch)
-                        if stopping():
-                            raise Interrupted(
-                                "The finished steps are saved; the same command with the same --out goes on "
-                                "from there."
-                            )
+                    read_split(now, split, decoder, read)
             for n, model in models.items():
                 error = float(sums[n][0] / sums[n][1])
                 sums[n].zero_()
