@@ -9,8 +9,7 @@ from labbook.console import UserError
 from labbook.estimate import Estimate
 from redundancy.probe.summary import ProbeSummary
 from redundancy.removal.curve import BEYOND, BUDGETS, ORDERS, Removable, best_order
-from redundancy.removal.pruning.methods import METHODS
-from redundancy.removal.pruning.tables import Answer, MethodTables, half, more_redundant
+from redundancy.removal.pruning.tables import Answer, MethodTables, against_mlp
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication import paper
@@ -220,27 +219,21 @@ def removal_rows(run: Finished) -> Iterator[Row]:
 
 def _methods(run: Finished) -> Iterator[Row]:
     """Whole attention layers against whole MLPs, by every method that can remove both."""
-    tables = MethodTables.read(run.folder)
-    rows = half(tables)
-    if rows.empty:
+    compared = against_mlp(MethodTables.read(run.folder))
+    if compared is None:
         return
-    found = [Estimate.read(row) for row in rows.to_dict("records")]
-    removed = int(rows["removed"].iloc[0])
-    each = "; ".join(
-        f"{METHODS[str(name)].label} {show(difference, 2, sign=True)}"
-        for name, difference in zip(rows["method"], found, strict=True)
-    )
+    n = compared.removed
     yield Row(
         "Attention is more redundant than the MLP (arXiv:2406.15786 and others, not the preprint)",
         "not measured",
-        f"with {removed} MLPs gone instead of {removed} attention layers the loss is higher by, in nats per "
-        f"token, paired by document: {each}",
-        "random order among them",
+        f"with {n} MLPs gone instead of {n} attention layers the loss is higher by, in nats per token, "
+        f"paired by document: {compared.each}",
+        "the same documents for both",
         run.scale,
-        cheaper_than_mlp(more_redundant(found)),
+        cheaper_than_mlp(compared.answer),
         own=False,
-        sentence="Holds only where every method says so; which of the two is cheaper depends on what is put "
-        "in its place.",
+        sentence="Holds only where every method says so; the random order is left out. Whether attention is "
+        f"the cheaper one with other numbers removed: {compared.otherwise or 'not measured'}.",
         links=f"{run.figure('removal_methods')}{run.link}",
     )
 

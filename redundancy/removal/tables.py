@@ -22,6 +22,7 @@ from redundancy.passes import Task
 from redundancy.regression.scores import METRICS, LayerScores
 from redundancy.removal.curve import (
     BUDGETS,
+    DEPLOYABLE,
     DISCRETE,
     ORDERS,
     ByOrder,
@@ -361,7 +362,8 @@ def _verdict(
         budget = BUDGETS[1]
         text += (
             f" At +{budget} nats per token, the order that spared most on the validation documents, of "
-            f"{len(by_order)} tried, replaces {by_order[chosen[budget]][budget].text()} of the attention "
+            f"{sum(order in DEPLOYABLE for order in by_order)} that a model could follow, replaces "
+            f"{by_order[chosen[budget]][budget].text()} of the attention "
             f"operations ({ORDERS[chosen[budget]]}), a random one {by_order['random'][budget].text()}; other "
             "criteria may spare more."
         )

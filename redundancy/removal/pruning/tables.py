@@ -182,34 +182,59 @@ def _targets(tables: MethodTables) -> pd.DataFrame:
     return rows[(rows["target"] == "mlp") & (rows["other_target"] == "attention")]
 
 
-def half(tables: MethodTables) -> pd.DataFrame:
-    """Differences between MLP and attention, by method, with about half of the layers removed."""
+@dataclass(frozen=True)
+class AgainstMlp:
+    """Attention layers against as many MLPs, about half of each, by every method but the random order.
+
+    Attributes
+    ----------
+    removed : how many of each.
+    answer : whether attention can go more cheaply, see `more_redundant`.
+    each : the difference of the losses by method, MLP minus attention, in words.
+    otherwise : the answer with other numbers removed, in words.
+    """
+
+    removed: int
+    answer: Answer
+    each: str
+    otherwise: str
+
+
+def against_mlp(tables: MethodTables) -> AgainstMlp | None:
+    """What the tables say; None where nothing was compared."""
     rows = _targets(tables)
-    if not len(rows):
-        return rows
-    return rows[(rows["share"] - 0.5).abs() == (rows["share"] - 0.5).abs().min()]
+    rows = rows[rows["method"] != "random"]
+    if rows.empty:
+        return None
+    found: dict[int, dict[str, Estimate]] = {}
+    for row in rows.sort_values("removed", kind="stable").to_dict("records"):
+        found.setdefault(row["removed"], {})[row["method"]] = Estimate.read(row)
+    nearest = (rows["share"] - 0.5).abs()
+    removed = int(rows[nearest == nearest.min()]["removed"].min())
+    answers = {count: more_redundant(list(by_method.values())) for count, by_method in found.items()}
+    return AgainstMlp(
+        removed,
+        answers[removed],
+        "; ".join(f"{METHODS[name].label} {e.text(2, sign=True)}" for name, e in found[removed].items()),
+        ", ".join(f"{count}: {answer}" for count, answer in answers.items() if count != removed),
+    )
 
 
 def sentences(tables: MethodTables) -> list[str]:
     """What was found, each sentence with its numbers: attention against the MLP; one budget."""
-    said, rows = list[str](), half(tables)
-    if len(rows):
-        found = [Estimate.read(row) for row in rows.to_dict("records")]
-        answer = more_redundant(found)
+    said, compared = list[str](), against_mlp(tables)
+    if compared is not None:
         first = {
             "yes": "Attention is more redundant than the MLP",
             "no": "Attention is less redundant than the MLP",
             "depends": "Whether attention or the MLP is more redundant depends on the method",
             "undecided": "Whether attention or the MLP is more redundant is undecided",
-        }[answer]
-        removed = int(rows["removed"].iloc[0])
-        each = "; ".join(
-            f"{METHODS[str(name)].label} {estimate.text(2, sign=True)}"
-            for name, estimate in zip(rows["method"], found, strict=True)
-        )
+        }[compared.answer]
+        n = compared.removed
         said.append(
-            f"{first}: without {removed} MLPs the loss is higher than without {removed} attention layers by, "
-            f"in nats per token, {each}."
+            f"{first}: without {n} MLPs the loss is higher than without {n} attention layers by, in nats per "
+            f"token, {compared.each}"
+            + (f" (with other numbers removed, {compared.otherwise})." if compared.otherwise else ".")
         )
     for target, told in (("attention", "attention layers"), ("block", "blocks")):
         within = tables.method_removable
@@ -219,7 +244,8 @@ def sentences(tables: MethodTables) -> list[str]:
             names = [METHODS[str(name)].label for name in within[within["estimate"] == most]["method"]]
             rest = f" ({', '.join(names)})" if most > 0 else ": the cheapest one costs more"
             said.append(
-                f"Within +{BUDGETS[1]} nats per token a share of {most:.2f} of the {told} can go whole{rest}."
+                f"Within +{BUDGETS[1]} nats per token, by the best of {len(within)} methods on these "
+                f"documents, a share of {most:.2f} of the {told} can go whole{rest}."
             )
     return said
 

@@ -3,6 +3,7 @@ them.
 """
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ from redundancy.removal.pruning.methods import DRAWS, METHODS, counts, removes_o
 from redundancy.removal.pruning.tables import (
     COLUMNS,
     MethodTables,
+    against_mlp,
     more_redundant,
     sentences,
     tabulate_methods,
@@ -433,6 +435,20 @@ def test_sentences_follow_the_numbers():
     neither = sentences(planted(0.0))[0]
     assert neither.startswith("Whether attention or the MLP is more redundant is undecided")
     assert sentences(MethodTables.none()) == []
+
+
+def test_the_choice_of_how_many_go_is_named_and_a_random_order_decides_nothing():
+    tables = planted(0.5)
+    compared = against_mlp(tables)
+    assert (compared.removed, compared.answer, compared.otherwise) == (3, "yes", "1: no")
+    assert "(with other numbers removed, 1: no)" in sentences(tables)[0]
+    chance = tables.method_differences.assign(method="random", other_method="random")
+    chance[["estimate", "lower", "upper"]] *= -1
+    both = pd.concat([tables.method_differences, chance])
+    assert against_mlp(replace(tables, method_differences=both)) == compared
+    # of five layers two and three are as near to half: one of them stands for both
+    five = tables.method_differences.assign(share=lambda rows: rows["removed"].map({1: 0.4, 3: 0.6}))
+    assert against_mlp(replace(tables, method_differences=five)).removed == 1
 
 
 def test_tables_are_read_as_they_were_written(tables, tmp_path):
