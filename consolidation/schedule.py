@@ -42,21 +42,20 @@ class Cohort:
     Attributes
     ----------
     text : as it was asked.
-    first, patterns : the first of them, and how many they are.
+    patterns : how many they are.
     shown : first step, and first step after, of every time they are shown; the last may be open (None).
     every : they are shown at every `every`-th step of these.
     exponent : of Zipf's law within the cohort, 0 for equal frequencies.
     """
 
     text: str
-    first: int
     patterns: int
     shown: tuple[tuple[int, int | None], ...]
     every: int
     exponent: float
 
     @classmethod
-    def parse(cls, text: str, first: int) -> "Cohort":
+    def parse(cls, text: str) -> "Cohort":
         """A cohort from its text. Raises UserError for what is no cohort, is never shown, or comes back
         before it was retired.
         """
@@ -86,7 +85,7 @@ class Cohort:
                     f"--cohorts {text}: it returns at step {start}, but before that {said}. Retire it "
                     "earlier, or let it return later."
                 )
-        return cls(text, first, patterns, tuple(spans), every, float(found["exponent"] or 0))
+        return cls(text, patterns, tuple(spans), every, float(found["exponent"] or 0))
 
     @property
     def introduced(self) -> int:
@@ -171,7 +170,4 @@ def _weights(schedule: Schedule, active: tuple[bool, ...]) -> tuple[float, ...]:
 @lru_cache(maxsize=256)
 def schedule(texts: tuple[str, ...]) -> Schedule:
     """The schedule of several cohorts. Raises UserError, see `Cohort.parse`."""
-    cohorts: list[Cohort] = []
-    for text in texts:
-        cohorts.append(Cohort.parse(text, sum(cohort.patterns for cohort in cohorts)))
-    return Schedule(tuple(cohorts))
+    return Schedule(tuple(map(Cohort.parse, texts)))

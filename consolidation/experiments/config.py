@@ -28,6 +28,7 @@ from typing import Annotated, Literal
 import tyro
 
 from consolidation.config import SRCDConfig
+from consolidation.schedule import schedule
 from consolidation.train.config import TrainConfig
 from consolidation.train.presets import preset
 
@@ -108,8 +109,7 @@ def conditions(name: str, quick: bool = False) -> list[Condition]:
     times, base = times_of(quick), _base(quick)
 
     def trained(cohorts: tuple[str, ...], steps: int, **changes: object) -> TrainConfig:
-        patterns = sum(int(text.partition("@")[0].partition("^")[0]) for text in cohorts)
-        benchmark = replace(base.benchmark, patterns=patterns, cohorts=cohorts)
+        benchmark = replace(base.benchmark, patterns=schedule(cohorts).patterns, cohorts=cohorts)
         return replace(base, benchmark=benchmark, steps=steps, **changes)  # type: ignore[arg-type]
 
     whole, short = times.cohorts(), times.cohorts(returning=False)

@@ -12,7 +12,6 @@ five experiments share their runs. Every number is over seeds, and every verdict
 interval (`outcome`).
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -94,10 +93,7 @@ def seeds(out: Path, listed: list[Condition]) -> pd.DataFrame:
 
 
 def _check(seed: Path, condition: Condition) -> None:
-    there = trajectory.read_config(seed)
-    recorded = json.loads(json.dumps(condition.config.recorded(), default=str))
-    asked = {**recorded, "seed": there["seed"], "start": there.get("start")}
-    if wrong := trajectory.differences(there, asked):
+    if wrong := trajectory.unlike(seed, condition.config.recorded()):
         raise UserError(
             f"{seed} was trained with another configuration than {condition.folder} has "
             f"({'; '.join(wrong[:6])}). Choose another --out, or repeat the command with --quick as before."

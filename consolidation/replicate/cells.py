@@ -2,7 +2,6 @@
 paper's own beside them.
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -270,16 +269,11 @@ def finished(out: Path, listed: list[Cell]) -> dict[str, list[trajectory.SeedSum
 
 def _check_cell(seed: Path, cell: Cell) -> None:
     """Raise UserError unless a finished seed is one of its cell."""
-    there = trajectory.read_config(seed)
-    asked = {
-        **json.loads(json.dumps(cell.config.recorded(), default=str)),
-        "seed": there["seed"],
-        "start": there.get("start"),
-    }
-    wrong = trajectory.differences(there, asked)
-    if (there.get("start") is None) != (cell.needs is None):
+    wrong = trajectory.unlike(seed, cell.config.recorded())
+    start = trajectory.read_config(seed).get("start")
+    if (start is None) != (cell.needs is None):
         wrong.append(
-            f"start: there {there.get('start')!r}, asked "
+            f"start: there {start!r}, asked "
             f"{'none' if cell.needs is None else f'the weights of {cell.needs}'}"
         )
     if wrong:

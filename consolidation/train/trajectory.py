@@ -301,6 +301,15 @@ def differences(there: Any, asked: Any, name: str = "") -> list[str]:
     return [] if there == asked else [f"{name}: there {there!r}, asked {asked!r}"]
 
 
+def unlike(folder: Path, recorded: dict[str, Any]) -> list[str]:
+    """What the configuration of a seed and that of `TrainConfig.recorded` disagree about, whatever the seed
+    and what it started from.
+    """
+    there = read_config(folder)
+    asked = json.loads(json.dumps(recorded, default=str))
+    return differences(there, {**asked, "seed": there["seed"], "start": there.get("start")})
+
+
 def seeds(run: Path) -> list[Path]:
     """The finished seeds of a run folder. Raises UserError when there is none."""
     found = sorted(p.parent for p in run.glob("seed-*/summary.json"))
