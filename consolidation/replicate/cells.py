@@ -52,6 +52,16 @@ METRICS = {
     "consolidated": "share of seeds that consolidated",
 }
 
+# models and loads, in units of the preset's patterns, of `consolidation/design.md`
+FACTORIAL = (
+    ("cram", 1),
+    ("control", 1),
+    ("no-consolidation", 1),
+    ("cram", 4),
+    ("control", 4),
+    ("no-quality", 1),
+)
+
 # metrics that count seeds, and metrics that may exceed 1
 SEEDS, UNBOUNDED = ("learnt", "consolidated"), ("dynamics_mse", "ratio")
 
@@ -134,6 +144,19 @@ def _keys(base: TrainConfig) -> list[Cell]:
     return found
 
 
+def _factorial(base: TrainConfig) -> list[Cell]:
+    """The cells of `consolidation/design.md`: twice the steps, and four times the patterns for the load."""
+    cram = replace(base.cram, keys="fixed", quality="predicted")
+    found = []
+    for model, load in FACTORIAL:
+        patterns = load * base.benchmark.patterns
+        benchmark = replace(base.benchmark, patterns=patterns)
+        config = replace(base, model=model, steps=2 * base.steps, cram=cram, benchmark=benchmark)
+        name = f"{model}, {patterns} patterns"
+        found.append(Cell("factorial", name, f"factorial-{model}-{patterns}", config))
+    return found
+
+
 def _mode(base: TrainConfig) -> list[Cell]:
     conditions = {
         "q predicted": replace(base.cram, quality="predicted"),
@@ -184,6 +207,7 @@ TABLES: dict[str, Callable[[TrainConfig], list[Cell]]] = {
     "novel": _novel,
     "mode": _mode,
     "transfer": _transfer,
+    "factorial": _factorial,
 }
 
 
