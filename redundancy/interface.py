@@ -351,6 +351,7 @@ def remove_attention(
     corpus: Text | None = None,
     *,
     parts: "Sequence[PartName] | None" = None,
+    orders: Sequence[str] | None = None,
     targets: "Sequence[Target]" = ("attention", "mlp", "block"),
     shares: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0),
     revision: str | None = None,
@@ -391,6 +392,7 @@ def remove_attention(
         a document, or a list of token-id sequences (int), each a document; None is the embedded text. Token
         ids need no tokenizer; without one there are no bits per byte, and no BOS token is added.
     parts : of `redundancy.removal.config.PARTS`; None is all of them.
+    orders : of the part curve, of `redundancy.removal.config.ORDERS`; None is all that the parts make.
     targets : what the part methods removes whole, of attention, mlp, block.
     shares : of the attention operations at which the removal curve is measured.
     tokens, eval_tokens : training and held-out tokens. Without them 150 training tokens per column of the
@@ -446,6 +448,7 @@ def remove_attention(
         config = RemovalConfig(
             model=_name(model, source.name),
             parts=PARTS if parts is None else tuple(parts),
+            orders=None if orders is None else tuple(orders),
             targets=tuple(targets),
             shares=tuple(shares),
             revision=revision,

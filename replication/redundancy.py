@@ -8,7 +8,8 @@ import pandas as pd
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from redundancy.probe.summary import ProbeSummary
-from redundancy.removal.curve import BEYOND, BUDGETS, ORDERS, Removable, best_order
+from redundancy.removal.config import ORDERS
+from redundancy.removal.curve import BEYOND, BUDGETS, Removable, best_order
 from redundancy.removal.pruning.tables import Answer, MethodTables, against_mlp
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary

@@ -13,7 +13,8 @@ import pandas as pd
 from labbook.estimate import Estimate
 from redundancy.aggregate import CONTROL_NAMES
 from redundancy.probe.summary import ProbeSummary
-from redundancy.removal.curve import BUDGETS, ORDERS
+from redundancy.removal.config import ORDERS
+from redundancy.removal.curve import BUDGETS
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.rows import ROOT, Finished, number, show, window

@@ -1,10 +1,12 @@
 """What `redundancy.removal` is asked. Imports nothing heavy, so that --help is quick."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 import tyro
 
+from labbook.console import UserError
 from redundancy.request import TARGETS, Request, Settings, Target
 
 PartName = Literal[
@@ -24,6 +26,47 @@ PartName = Literal[
 
 
 PARTS: tuple[PartName, ...] = get_args(PartName)
+# in which attention operations can go, and what each is in words
+ORDERS = {
+    "known_relative": "relative error, known",
+    "known_displacement": "displacement, known",
+    "known_fisher": "change of the loss, known from labels the model drew",
+    "known_first_order": "change of the loss, known from the true label",
+    "predicted_relative": "relative error, predicted before attention",
+    "predicted_displacement": "displacement, predicted before attention",
+    "predicted_fisher": "change of the loss, predicted before attention",
+    "hidden_fisher": "change of the loss, predicted without the position",
+    "network_fisher": "change of the loss, predicted by a small network",
+    "trained_router": "router trained through the loss",
+    "trained_together": "router and maps trained through the loss",
+    "past_fisher": "change of the loss, predicted; maps that see the tokens before",
+    "random": "random",
+    "heads_relative": "whole heads by relative error",
+    "heads_displacement": "whole heads by displacement",
+    "heads_fisher": "whole heads by change of the loss",
+    "heads_exact": "whole heads by the loss that each costs",
+    "layers_cosine": "whole layers by cosine, replaced",
+    "layers_exact": "whole layers by the loss that each costs",
+    "layers_dropped": "whole layers by cosine, dropped",
+}
+
+
+# parts that make an order; the others come with the part curve itself
+MAKERS: dict[str, PartName] = {
+    "network_fisher": "routers",
+    "trained_router": "routers",
+    "trained_together": "routers",
+    "past_fisher": "previous",
+    "heads_exact": "heads",
+}
+# the control of all other orders, always measured beside them
+CONTROL = "random"
+
+
+def orders_of(parts: Sequence[PartName]) -> tuple[str, ...]:
+    """The orders that a run of these parts can make; none without the curve."""
+    made = (order for order in ORDERS if MAKERS.get(order, "curve") in parts)
+    return tuple(made) if "curve" in parts else ()
 
 
 @dataclass(frozen=True)
@@ -41,8 +84,31 @@ class RemovalConfig(Request):
     """Shares of the attention operations at which the removal curve is measured, and of the layers of deep
     models at which the methods are.
     """
+    orders: tuple[str, ...] | None = None
+    """Orders of the part curve, such as predicted_fisher; each is measured at every share, and random always
+    beside them. Default: all that the parts asked for can make.
+    """
     targets: tuple[Target, ...] = TARGETS
     """What the part `methods` removes whole: attention layers, MLPs, blocks."""
+
+    def curve_orders(self) -> tuple[str, ...]:
+        """The orders of the removal curve. Raises UserError for those that the parts cannot make."""
+        possible = orders_of(self.parts)
+        if self.orders is None:
+            return possible
+        if "curve" not in self.parts:
+            raise UserError("--orders was given without --parts curve, whose orders they are. Add curve.")
+        for order in self.orders:
+            if order not in ORDERS:
+                raise UserError(
+                    f"there is no order {order!r}; there are {', '.join(ORDERS)}. Change --orders."
+                )
+            if order not in possible:
+                raise UserError(
+                    f"the order {order} is made by the part {MAKERS[order]}. Add it to --parts, or leave "
+                    "the order out of --orders."
+                )
+        return tuple(order for order in possible if order in (*self.orders, CONTROL))
 
     def default_eval_tokens(self, tokens: int) -> int:
         """20,000: each of the many ways of running the model reads them all."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from labbook.estimate import Array, Estimate, Studentised
 from redundancy.aggregate import TableRow
 from redundancy.evaluation import KINDS, TALLIES, Variant
+from redundancy.removal.config import ORDERS
 from redundancy.removal.replacements.floor import Floor
 
 # nats per token by which the loss may rise
@@ -22,28 +23,6 @@ BUDGETS = (0.01, 0.05, 0.1)
 RESOLUTION, FINEST, ROUNDS = 0.05, 0.01, 3
 # whole heads, layers or other units up to this number are removed one by one
 FEW = 12
-ORDERS = {
-    "known_relative": "relative error, known",
-    "known_displacement": "displacement, known",
-    "known_fisher": "change of the loss, known from labels the model drew",
-    "known_first_order": "change of the loss, known from the true label",
-    "predicted_relative": "relative error, predicted before attention",
-    "predicted_displacement": "displacement, predicted before attention",
-    "predicted_fisher": "change of the loss, predicted before attention",
-    "hidden_fisher": "change of the loss, predicted without the position",
-    "network_fisher": "change of the loss, predicted by a small network",
-    "trained_router": "router trained through the loss",
-    "trained_together": "router and maps trained through the loss",
-    "past_fisher": "change of the loss, predicted; maps that see the tokens before",
-    "random": "random",
-    "heads_relative": "whole heads by relative error",
-    "heads_displacement": "whole heads by displacement",
-    "heads_fisher": "whole heads by change of the loss",
-    "heads_exact": "whole heads by the loss that each costs",
-    "layers_cosine": "whole layers by cosine, replaced",
-    "layers_exact": "whole layers by the loss that each costs",
-    "layers_dropped": "whole layers by cosine, dropped",
-}
 # orders in which whole heads or layers go: there is nothing between two measured shares
 DISCRETE = tuple(order for order in ORDERS if order.startswith(("heads", "layers")))
 

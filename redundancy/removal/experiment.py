@@ -17,7 +17,7 @@ experiment, step by step.
     cumulative   layers 0 to l, which shows how errors add up: probe | hidden state and position | mean per
                  position | training mean | probes refitted in sequence, see `replacements.sequence`
     curve        the (token, head) operations with the lowest need, a growing share of them, in several orders
-                 (see `curve.ORDERS`), replaced by what hidden state and position predict; then once more
+                 (see `config.ORDERS`), replaced by what hidden state and position predict; then once more
                  near where each budget is crossed; the order to use is chosen on the validation documents
     routers      more orders for the curve: routers that are networks, or trained through the loss, see
                  `routing`
@@ -57,11 +57,11 @@ from redundancy.removal.replacements.rivals import low_rank, train_mlps
 from redundancy.removal.replacements.sampled import resampled_outputs, token_means
 from redundancy.removal.replacements.sequence import fit_sequential
 from redundancy.removal.replacements.weighted import fit_weighted
-from redundancy.removal.routing.known import measure_known
+from redundancy.removal.routing.known import KNOWN, KnownNeeds, measure_known
 from redundancy.removal.routing.orders import Routing
 from redundancy.removal.routing.routers import Score, calibrate, of_need, train_networks, without_position
 from redundancy.removal.routing.trained import train_router
-from redundancy.removal.routing.whole import measure_exact
+from redundancy.removal.routing.whole import ExactNeeds, measure_exact
 from redundancy.removal.tables import Losses, tabulate_losses
 from redundancy.replaced.kept import keep
 from redundancy.request import Settings, Target
@@ -79,7 +79,7 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
     """The experiment: fit probes and their rivals, score them, predict the need, then run the model with and
     without attention.
     """
-    _check(config)
+    orders = _check(config)
     prepared = prepare(config, settings, given)
     decoder, parts = prepared.decoder, config.parts
     task = _suit_vocabulary(prepared.task(settings), decoder)
@@ -107,8 +107,8 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
 
         variants = list(plan(task.layers, decoder.n_heads, replacements, parts))
         routing = (
-            build_routing(decoder, task, needs, maps, replacements, moments, state, parts)
-            if "curve" in parts
+            build_routing(decoder, task, needs, maps, replacements, moments, state, orders)
+            if orders
             else None
         )
         if routing:
@@ -142,14 +142,15 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
     return replace(losses, folder=run.folder)
 
 
-def _check(config: RemovalConfig) -> None:
-    """Raise UserError for what no model can serve, before one is loaded."""
+def _check(config: RemovalConfig) -> tuple[str, ...]:
+    """The orders of the curve. Raises UserError for what no model can serve, before one is loaded."""
     if not config.shares or not all(0 < share <= 1 for share in config.shares):
         raise UserError(
             f"--shares {config.shares} was asked for; shares lie above 0 and up to 1. Change --shares."
         )
     if "routers" in config.parts and "curve" not in config.parts:
         raise UserError("--parts routers was asked for without curve, where routers are compared. Add curve.")
+    return config.curve_orders()
 
 
 def refine(decoder: Decoder, task: Task, routing: Routing, evaluated: Evaluated, state: Path) -> Evaluated:
@@ -258,35 +259,45 @@ def build_routing(
     replacements: Replacements,
     moments: dict[int, LayerMoments],
     state: Path,
-    parts: Sequence[PartName],
+    orders: Sequence[str],
 ) -> Routing:
     """The orders of the curve, with everything they are made of."""
-    scores: dict[str, Mapping[int, Score]] = {"hidden_fisher": without_position(needs, decoder.n_heads)}
+    scores: dict[str, Mapping[int, Score]] = {}
     own: dict[str, dict[int, Rule]] = {}
-    if "routers" in parts:
+    predicted = {n: of_need(predictor, "fisher") for n, predictor in needs.predictors.items()}
+    if "hidden_fisher" in orders:
+        scores["hidden_fisher"] = without_position(needs, decoder.n_heads)
+    if "network_fisher" in orders:
         scores["network_fisher"] = train_networks(decoder, task, needs, maps, moments)
-        scale = _spread(moments)
-        start = {n: of_need(predictor, "fisher") for n, predictor in needs.predictors.items()}
-        for name, together in (("trained_router", False), ("trained_together", True)):
-            trained = train_router(decoder, task, start, maps, scale, together=together)
-            gain = f"KL {trained.before:.4f} to {trained.after:.4f} nats"
-            choice(name.replace("_", " "), gain, "on the validation documents")
-            scores[name] = trained.scores
-            if together:
-                own[name] = {n: Rule(trained_map) for n, trained_map in trained.maps.items()}
-    past = [name for name in replacements.rules if name.startswith("previous_")]
-    if past:  # the widest comes last
-        scores["past_fisher"] = {n: of_need(p, "fisher") for n, p in needs.predictors.items()}
-        own["past_fisher"] = replacements.rules[past[-1]]
-    exact = measure_exact(decoder, task, maps, state / "exact.safetensors", heads="heads" in parts)
+    for name, together in (("trained_router", False), ("trained_together", True)):
+        if name not in orders:
+            continue
+        trained = train_router(decoder, task, predicted, maps, _spread(moments), together=together)
+        gain = f"KL {trained.before:.4f} to {trained.after:.4f} nats"
+        choice(name.replace("_", " "), gain, "on the validation documents")
+        scores[name] = trained.scores
+        if together:
+            own[name] = {n: Rule(trained_map) for n, trained_map in trained.maps.items()}
+    if "past_fisher" in orders:
+        scores["past_fisher"] = predicted
+        widest = [name for name in replacements.rules if name.startswith("previous_")][-1]
+        own["past_fisher"] = replacements.rules[widest]
+    exact = ExactNeeds({}, {})
+    if {"layers_exact", "heads_exact"} & set(orders):
+        found = state / "exact.safetensors"
+        exact = measure_exact(decoder, task, maps, found, heads="heads_exact" in orders)
+    known = KnownNeeds(task.layers, {}, {})
+    if {f"known_{need}" for need in KNOWN} & set(orders):
+        known = measure_known(decoder, task, maps)
     return Routing(
+        tuple(orders),
         task,
         decoder.n_heads,
         maps,
         needs,
-        measure_known(decoder, task, maps),
+        known,
         exact,
-        calibrate(decoder, task, scores),
+        calibrate(decoder, task, scores) if scores else {},
         own,
     )
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from labbook import style
 from redundancy.facts import subject
-from redundancy.removal.curve import BUDGETS, DISCRETE, ORDERS, Removable, best_order
+from redundancy.removal.config import ORDERS
+from redundancy.removal.curve import BUDGETS, DISCRETE, Removable, best_order
 from redundancy.removal.pruning.figures import mark_budgets, methods_curve
 from redundancy.removal.tables import Losses
 

@@ -7,7 +7,8 @@ from labbook.estimate import Estimate
 from labbook.report import Report
 from labbook.view import print_table, print_verdict, print_words
 from redundancy.aggregate import part_of
-from redundancy.removal.curve import BUDGETS, ORDERS, Removable, ranked_orders
+from redundancy.removal.config import ORDERS
+from redundancy.removal.curve import BUDGETS, Removable, ranked_orders
 from redundancy.removal.pruning.tables import print_methods
 from redundancy.removal.summary import RemovalSummary
 from redundancy.removal.tables import Losses

@@ -20,11 +20,11 @@ from redundancy.evaluation import KINDS, TALLIES, Variant
 from redundancy.facts import Facts
 from redundancy.passes import Task
 from redundancy.regression.scores import METRICS, LayerScores
+from redundancy.removal.config import ORDERS
 from redundancy.removal.curve import (
     BUDGETS,
     DEPLOYABLE,
     DISCRETE,
-    ORDERS,
     ByOrder,
     Evaluated,
     differences,
@@ -358,7 +358,7 @@ def _verdict(
             f" The best model of one token and its position that was trained here ({name}) costs "
             f"{estimate.text(2)}; the floor of maps that see one token lies there or below."
         )
-    if by_order:
+    if chosen:
         budget = BUDGETS[1]
         text += (
             f" At +{budget} nats per token, the order that spared most on the validation documents, of "

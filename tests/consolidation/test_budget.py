@@ -80,4 +80,8 @@ def test_minutes_that_cannot_be_are_refused(capsys, tmp_path):
 def test_every_cell_of_every_size_can_be_generated(name):
     for cell in cells(PRESETS[name], tuple(TABLES)):
         batch = generate(cell.config.benchmark, 0, 0, 1)
-        assert int(batch.key.max()) <= PRESETS[name].benchmark.keys or cell.table in ("novel", "recurrence", "factorial")
+        assert int(batch.key.max()) <= PRESETS[name].benchmark.keys or cell.table in (
+            "novel",
+            "recurrence",
+            "factorial",
+        )

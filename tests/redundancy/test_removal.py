@@ -13,7 +13,8 @@ from redundancy import evaluation
 from redundancy import passes as measure
 from redundancy.removal import __main__ as removal
 from redundancy.removal import experiment
-from redundancy.removal.curve import BUDGETS, ORDERS
+from redundancy.removal.config import ORDERS
+from redundancy.removal.curve import BUDGETS
 from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
 from redundancy.removal.pruning.tables import COLUMNS
 from redundancy.removal.tables import FRAMES, NEWER, Losses

@@ -10,13 +10,11 @@ import torch
 from redundancy.evaluation import Key, Variant
 from redundancy.model.substitution import Choose, Predict, Rule, Site, zero
 from redundancy.passes import Task
-from redundancy.removal.curve import ORDERS, counts
+from redundancy.removal.curve import counts
 from redundancy.removal.need import NEEDS, Needs
 from redundancy.removal.routing.known import KnownNeeds
 from redundancy.removal.routing.routers import Router
 from redundancy.removal.routing.whole import ExactNeeds
-
-NEED_A_ROUTER = ("hidden_fisher", "network_fisher", "trained_router", "trained_together", "past_fisher")
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,13 @@ class Routing:
 
     Attributes
     ----------
+    orders : those that are followed; what they need is there.
     maps : layer -> what stands for attention in all orders but those of `own`.
     routers : by order.
     own : order -> rules of maps of its own, trained with its router or with other features.
     """
 
+    orders: tuple[str, ...]
     task: Task
     n_heads: int
     maps: Mapping[int, Predict]
@@ -38,14 +38,6 @@ class Routing:
     exact: ExactNeeds
     routers: Mapping[str, Router] = field(default_factory=dict)
     own: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
-
-    @property
-    def orders(self) -> tuple[str, ...]:
-        """Those that can be followed with what is there."""
-        missing = {order for order in NEED_A_ROUTER if order not in self.routers}
-        missing |= set() if self.exact.layers else {"layers_exact"}
-        missing |= set() if self.exact.heads else {"heads_exact"}
-        return tuple(order for order in ORDERS if order not in missing)
 
     def points(self, order: str, shares: Sequence[float]) -> Iterator[Variant]:
         """The ways of running the model that skip each share of the operations in one order."""

@@ -5,12 +5,13 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from labbook.console import UserError
 from labbook.estimate import Studentised
 from redundancy.evaluation import TALLIES, Key, Variant
+from redundancy.removal.config import ORDERS, RemovalConfig
 from redundancy.removal.curve import (
     BUDGETS,
     DEPLOYABLE,
-    ORDERS,
     ROUNDS,
     Evaluated,
     chosen_orders,
@@ -193,3 +194,17 @@ def test_orders_that_were_not_measured_up_to_the_budget_are_not_compared():
     assert np.isnan(found["predicted_fisher", "random"].estimate)
     found, *_ = paired(orders, shares=(0.1, 1.0))
     assert found["predicted_fisher", "random"].estimate == 0
+
+
+def test_orders_are_those_asked_for_and_their_control():
+    asked = RemovalConfig(parts=("curve",), orders=("predicted_fisher", "layers_cosine"))
+    assert asked.curve_orders() == ("predicted_fisher", "random", "layers_cosine")
+    assert RemovalConfig(parts=("layers",)).curve_orders() == ()
+    assert RemovalConfig().curve_orders() == tuple(ORDERS)
+    for wrong, said in (
+        ({"parts": ("curve",), "orders": ("network_fisher",)}, "made by the part routers"),
+        ({"parts": ("curve",), "orders": ("fisher",)}, "there is no order 'fisher'"),
+        ({"parts": ("layers",), "orders": ("random",)}, "Add curve"),
+    ):
+        with pytest.raises(UserError, match=said):
+            RemovalConfig(**wrong).curve_orders()

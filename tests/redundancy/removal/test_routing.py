@@ -14,12 +14,12 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Site
 from redundancy.passes import collect, solve
 from redundancy.regression.controls import PositionAffine
-from redundancy.removal.curve import ORDERS
+from redundancy.removal.config import MAKERS, ORDERS, PARTS, orders_of
 from redundancy.removal.gradients import sample_labels
 from redundancy.removal.need import NEEDS, LayerNeed, first_windows, measure_needs
 from redundancy.removal.routing import routers, trained
 from redundancy.removal.routing.known import DRAWS, measure_known
-from redundancy.removal.routing.orders import NEED_A_ROUTER, Routing
+from redundancy.removal.routing.orders import Routing
 from redundancy.removal.routing.routers import Router, calibrate, of_need, train_networks, without_position
 from redundancy.removal.routing.trained import train_router
 from redundancy.removal.routing.whole import ExactNeeds, measure_exact
@@ -200,18 +200,18 @@ def test_exact_needs_are_the_losses_of_single_replacements(fitted_gpt2):
     assert not measure_exact(decoder, t, maps, None, heads=False).heads
 
 
-def test_every_order_is_there_once_what_it_needs_is(fitted_gpt2):
+def test_every_order_can_be_followed_once_what_it_needs_is_there(fitted_gpt2):
     decoder, t, _, fitted, needs = fitted_gpt2
     maps = placed(fitted)
     known = measure_known(decoder, t, maps)
     calm = {n: (lambda x, position: torch.zeros(len(x), decoder.n_heads)) for n in t.layers}
-    every = {name: Router(calm, np.zeros(3)) for name in NEED_A_ROUTER}
+    every = {name: Router(calm, np.zeros(3)) for name in ("hidden_fisher", *(set(MAKERS) - {"heads_exact"}))}
     exact = ExactNeeds(dict.fromkeys(t.layers, 0.0), {(n, h): h * 1.0 for n in t.layers for h in range(4)})
     own = {o: {n: Rule(m) for n, m in maps.items()} for o in ("trained_together", "past_fisher")}
-    whole = Routing(t, decoder.n_heads, maps, needs, known, exact, every, own)
-    assert whole.orders == tuple(ORDERS)
-    bare = Routing(t, decoder.n_heads, maps, needs, known, ExactNeeds({}, {}))
-    assert set(ORDERS) - set(bare.orders) == {*every, "layers_exact", "heads_exact"}
+    assert orders_of(PARTS) == tuple(ORDERS)
+    assert set(ORDERS) - set(orders_of(["curve"])) == set(MAKERS)
+    assert not orders_of(["layers", "routers"])
+    whole = Routing(tuple(ORDERS), t, decoder.n_heads, maps, needs, known, exact, every, own)
     ends = [list(whole.points(order, (0.5, 1.0)))[-1] for order in ORDERS]
     shared = {id(v.rules) for v in ends if v.key.order not in ("layers_dropped", *own)}
     layers = {id(v.rules) for v in ends if v.key.order.startswith("layers")}
