@@ -52,6 +52,9 @@ METRICS = {
     "consolidated": "share of seeds that consolidated",
 }
 
+# every published hyperparameter
+PAPERS = TrainConfig()
+
 # models and loads, in units of the preset's patterns, of `consolidation/design.md`
 FACTORIAL = (
     ("cram", 1),
@@ -111,6 +114,61 @@ def _changed(table: str, name: str, base: TrainConfig, config: TrainConfig) -> C
         "cram" if config == base else f"{table}-{name.replace(',', '').replace(' ', '-').replace('/', 'of')}"
     )
     return Cell(table, name, folder, config)
+
+
+# what the preset changes of the paper's objective and model, one at a time, back to the paper
+PUBLISHED: dict[str, Callable[[TrainConfig], TrainConfig]] = {
+    "price of attention": lambda base: _weighted(base, attention_penalty=PAPERS.objective.attention_penalty),
+    "onset of pressure": lambda base: replace(
+        base, pressure_start=PAPERS.pressure_start, pressure_ramp=PAPERS.pressure_ramp
+    ),
+    # the paper anneals over the first 3,000 of 10,000 steps
+    "temperature": lambda base: replace(
+        base,
+        temperature=PAPERS.temperature,
+        temperature_steps=round(base.steps * PAPERS.temperature_steps / PAPERS.steps),
+    ),
+    "semantic rank": lambda base: replace(
+        base, cram=replace(base.cram, semantic_rank=PAPERS.cram.semantic_rank)
+    ),
+}
+
+
+def _weighted(base: TrainConfig, **weights: float) -> TrainConfig:
+    return replace(base, objective=replace(base.objective, **weights))
+
+
+def _published(base: TrainConfig) -> list[Cell]:
+    """From the paper's settings to ours, one step at a time: all of `PUBLISHED` together, each of them put
+    back to ours, each of them alone in ours; the temperature annealed over all of training, alone and
+    together; and ours without lambda_S, which pays for the semantic path at every position.
+
+    Cells that `schedule` has share its folders.
+    """
+
+    def of(*names: str) -> TrainConfig:
+        config = base
+        for name in names:
+            config = PUBLISHED[name](config)
+        return config
+
+    def slowly(config: TrainConfig) -> TrainConfig:
+        return replace(config, temperature=PAPERS.temperature, temperature_steps=base.steps)
+
+    conditions = {"all ours": base, "all published": of(*PUBLISHED)}
+    for name in PUBLISHED:
+        conditions[f"published, {name} ours"] = of(*(other for other in PUBLISHED if other != name))
+    for name in PUBLISHED:
+        conditions[f"ours, {name} published"] = of(name)
+    conditions["all published, temperature over all of training"] = slowly(of(*PUBLISHED))
+    conditions["ours, temperature over all of training"] = slowly(base)
+    conditions["ours, no semantic reward"] = _weighted(base, semantic_reward=0.0)
+    there, found = _schedule(base), list[Cell]()
+    for name, config in conditions.items():
+        same = [cell.folder for cell in (*there, *found) if cell.config == config]
+        own = f"published-{name.replace(',', '').replace(' ', '-')}"
+        found.append(Cell("published", name, same[0] if same else own, config))
+    return found
 
 
 def _recurrence(base: TrainConfig) -> list[Cell]:
@@ -208,6 +266,7 @@ TABLES: dict[str, Callable[[TrainConfig], list[Cell]]] = {
     "mode": _mode,
     "transfer": _transfer,
     "factorial": _factorial,
+    "published": _published,
 }
 
 

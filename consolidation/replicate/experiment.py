@@ -15,6 +15,10 @@ mode        does it matter how q is known, and where a pattern may be stored: q 
             codes fixed and learned
 transfer    do memory and router transfer to Copy and Associative recall with new heads: trained CRAM frozen,
             random frozen, from scratch at equal steps
+factorial   is it CRAM's mechanism: models and memory loads with fixed key codes, 8 seeds, as written down
+            before in `consolidation/design.md`
+published   which of the settings that the preset changes makes it work: from the paper's objective and rank
+            to ours, one step at a time
 
 Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a
 killed command goes on, and cells that several tables share are trained once. `cells.csv` holds one row per
