@@ -157,7 +157,12 @@ FLOORS = (
     {"consolidation.train.result"},
     {"consolidation.train.__main__"},
     {"consolidation.replicate.cells", "consolidation.replicate.config"},
-    {"consolidation.replicate.figures", "consolidation.replicate.budget"},
+    {
+        "consolidation.replicate.contrasts",
+        "consolidation.replicate.figures",
+        "consolidation.replicate.budget",
+    },
+    {"consolidation.replicate.factorial"},
     {"consolidation.replicate.experiment"},
     {"consolidation.replicate.__main__"},
     {"consolidation.experiments.config", "consolidation.experiments.outcome"},

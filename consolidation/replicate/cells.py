@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from consolidation.config import SRCDConfig
+from consolidation.config import CRAMConfig, SRCDConfig, variant
 from consolidation.train import trajectory
 from consolidation.train.config import TrainConfig
 from labbook.console import UserError
@@ -47,6 +47,8 @@ METRICS = {
     "ratio": "final / first attention share in training",
     "at_recurring": "share of recurring queries that read",
     "at_novel": "share of novel queries that read",
+    "semantic": "share of positions that take the semantic path",
+    "semantic_other": "share of positions without a query that take the semantic path",
     "pairs": "query-key pairs per position, relative to causal attention",
     "learnt": "share of seeds that learnt retrieval",
     "consolidated": "share of seeds that consolidated",
@@ -283,12 +285,30 @@ def metrics(summary: trajectory.SeedSummary) -> dict[str, float]:
         "ratio": attention["all"] / first if first else math.nan,
         "at_recurring": attention["recurring"],
         "at_novel": attention["novel"],
+        "semantic": summary.semantic if _remembers(summary.model) else math.nan,
         "pairs": summary.pairs / summary.pairs_dense,
         "learnt": float(summary.learnt),
         # without attention there is nothing to consolidate
         "consolidated": float(summary.consolidated) if attention["all"] else math.nan,
     }
     return {name: float(value) for name, value in values.items()}
+
+
+def _remembers(model: str) -> bool:
+    """Whether a model has a semantic path."""
+    chosen = variant(model)
+    return chosen.layer == "cram" and chosen.model(CRAMConfig()).semantic
+
+
+def semantic_elsewhere(run: Path) -> dict[int, float]:
+    """Share of the positions without a query that take the semantic path at the end, by seed; NaN in models
+    without one.
+
+    lambda_S pays for q_t there too, and nothing is lost, so it says nothing about queries.
+    """
+    if not _remembers(trajectory.read_config(trajectory.seeds(run)[0])["model"]):
+        return dict.fromkeys((s.seed for s in trajectory.summaries(run)), math.nan)
+    return dict(trajectory.course(run, "semantic", "other").iloc[-1])
 
 
 def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Estimate:
@@ -306,11 +326,17 @@ def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Es
     return Estimate(mean, max(mean - half, low), min(mean + half, high), n)
 
 
-def tabulate(found: dict[str, list[trajectory.SeedSummary]], listed: list[Cell]) -> pd.DataFrame:
-    """One row per cell and metric: table, cell, metric, estimate, lower, upper, n, paper, optimum."""
+def tabulate(out: Path, found: dict[str, list[trajectory.SeedSummary]], listed: list[Cell]) -> pd.DataFrame:
+    """One row per cell and metric: table, cell, metric, estimate, lower, upper, n, paper, optimum; `found` by
+    the folders in `out`.
+    """
+    elsewhere = {folder: semantic_elsewhere(out / folder) for folder in found}
     rows = []
     for cell in listed:
-        seeds = [metrics(s) for s in found.get(cell.folder, [])]
+        seeds = [
+            metrics(s) | {"semantic_other": elsewhere[cell.folder][s.seed]}
+            for s in found.get(cell.folder, [])
+        ]
         for metric in METRICS:
             values = np.array([s[metric] for s in seeds if not math.isnan(s[metric])])
             if len(values):

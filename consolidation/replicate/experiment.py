@@ -36,6 +36,7 @@ import pandas as pd
 from consolidation.replicate import budget
 from consolidation.replicate.cells import Cell, cells, finished, tabulate
 from consolidation.replicate.config import Command
+from consolidation.replicate.factorial import Factorial
 from consolidation.train.trainer import Trainer
 from labbook import processes
 from labbook.console import Interrupted, UserError, console
@@ -81,19 +82,20 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
                 raise  # Ctrl-C or SIGTERM
             break
         if joined().is_main_process:
-            run.table("cells.csv", tabulate(finished(out, listed), listed))
-    table = tabulate(finished(out, listed), listed)
+            _write(run, _tables(out, listed))
+    tables = _tables(out, listed)
+    table = tables["cells"]
     course = budget.progress(planned, out)
     if joined().is_main_process and command.seeds:
         run.table("runs.csv", course)
     if bool((course["state"] != "finished").any()):
         if joined().is_main_process:
-            run.table("cells.csv", table)
+            _write(run, tables)
             console.print(f"{budget.said(course)} The same command goes on.")
             if command.settings.report:
                 report(command, table, course).write(out)
         return out, table
-    if joined().is_main_process and not _is_that_of(out, table):
+    if joined().is_main_process and not _is_that_of(out, tables):
         # plotting libraries are slow to import, and only this process draws
         from consolidation.replicate.figures import draw
 
@@ -102,8 +104,19 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
             report(command, table, course).write(out)
         count = len(table["cell"].unique())
         summary = {"config": command.config.recorded(), "tables": command.tables, "cells": count}
-        run.finish({"cells": table}, summary)
+        run.finish(tables, summary)
     return out, table
+
+
+def _tables(out: Path, listed: list[Cell]) -> dict[str, pd.DataFrame]:
+    """Of all that is finished, by name: the cells, and where the factorial is among them what it comes to."""
+    decided = Factorial.measure(out, listed)
+    return {"cells": tabulate(out, finished(out, listed), listed)} | (decided.tables() if decided else {})
+
+
+def _write(run: Run, tables: dict[str, pd.DataFrame]) -> None:
+    for name, table in tables.items():
+        run.table(f"{name}.csv", table)
 
 
 def report(command: Command, table: pd.DataFrame, course: pd.DataFrame) -> Report:
@@ -151,9 +164,12 @@ def _opened(command: Command, out: Path, listed: list[Cell]) -> Run:
     return run
 
 
-def _is_that_of(out: Path, table: pd.DataFrame) -> bool:
-    """Whether the run is finished with this very table, so that nothing is left to draw or to write."""
+def _is_that_of(out: Path, tables: dict[str, pd.DataFrame]) -> bool:
+    """Whether the run is finished with these very tables, so that nothing is left to draw or to write."""
     path = out / "summary.json"
     sums = read_json(path).get(CHECKSUMS, {}) if path.is_file() else {}
     # older runs drew no figures and had no config.json
-    return "config.json" in sums and sums.get("cells.csv") == digest([table.to_csv(index=False).encode()])
+    return "config.json" in sums and all(
+        sums.get(f"{name}.csv") == digest([table.to_csv(index=False).encode()])
+        for name, table in tables.items()
+    )
