@@ -163,6 +163,7 @@ FLOORS = (
         "consolidation.replicate.budget",
     },
     {"consolidation.replicate.factorial"},
+    {"consolidation.replicate.cell_figures"},
     {"consolidation.replicate.experiment"},
     {"consolidation.replicate.__main__"},
     {"consolidation.experiments.config", "consolidation.experiments.outcome"},

@@ -82,8 +82,9 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
                 raise  # Ctrl-C or SIGTERM
             break
         if joined().is_main_process:
-            _write(run, _tables(out, listed))
-    tables = _tables(out, listed)
+            _write(run, _tables(out, listed, Factorial.measure(out, listed)))
+    decided = Factorial.measure(out, listed)
+    tables = _tables(out, listed, decided)
     table = tables["cells"]
     course = budget.progress(planned, out)
     if joined().is_main_process and command.seeds:
@@ -93,24 +94,26 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
             _write(run, tables)
             console.print(f"{budget.said(course)} The same command goes on.")
             if command.settings.report:
-                report(command, table, course).write(out)
+                report(command, table, course, decided).write(out)
         return out, table
     if joined().is_main_process and not _is_that_of(out, tables):
         # plotting libraries are slow to import, and only this process draws
+        from consolidation.replicate import cell_figures
         from consolidation.replicate.figures import draw
 
-        draw(out, out)
+        cell_figures.draw(table, decided, out)
+        if set(command.tables) != {"factorial"}:  # whose cells are none of the models that those compare
+            draw(out, out)
         if command.settings.report:
-            report(command, table, course).write(out)
+            report(command, table, course, decided).write(out)
         count = len(table["cell"].unique())
         summary = {"config": command.config.recorded(), "tables": command.tables, "cells": count}
         run.finish(tables, summary)
     return out, table
 
 
-def _tables(out: Path, listed: list[Cell]) -> dict[str, pd.DataFrame]:
-    """Of all that is finished, by name: the cells, and where the factorial is among them what it comes to."""
-    decided = Factorial.measure(out, listed)
+def _tables(out: Path, listed: list[Cell], decided: Factorial | None) -> dict[str, pd.DataFrame]:
+    """Of all that is finished, by name: the cells, and what the factorial comes to where it is among them."""
     return {"cells": tabulate(out, finished(out, listed), listed)} | (decided.tables() if decided else {})
 
 
@@ -119,8 +122,13 @@ def _write(run: Run, tables: dict[str, pd.DataFrame]) -> None:
         run.table(f"{name}.csv", table)
 
 
-def report(command: Command, table: pd.DataFrame, course: pd.DataFrame) -> Report:
+def report(
+    command: Command, table: pd.DataFrame, course: pd.DataFrame, decided: Factorial | None = None
+) -> Report:
     """What the page of the run folder holds."""
+    main = (
+        [c for c in decided.contrasts if (c.analysis, c.outcome) == ("paired", "attends")] if decided else []
+    )
     cells = table.set_index(["metric", "cell"])["estimate"]
     cram = {name: found.iloc[0] for name in ("retrieval", "attention") if len(found := _of_cram(cells, name))}
     said = [f"{name} {value:.3f}" for name, value in cram.items()]
@@ -129,12 +137,14 @@ def report(command: Command, table: pd.DataFrame, course: pd.DataFrame) -> Repor
         title=f"The experiments of the paper and their controls: {', '.join(command.tables)}",
         verdict=[
             *([f"CRAM here, mean over seeds: {', '.join(said)}."] if said else []),
+            *(contrast.sentence() for contrast in main),
             *([budget.said(course)] if len(course) else []),
         ],
         tables={
             f"{name}: mean over seeds, 95 % interval, the paper's number": rows.drop(columns="table")
             for name, rows in table.groupby("table", sort=False)
         }
+        | (decided.tables() if decided else {})
         | ({"what was run": course} if len(course) else {}),
     )
 

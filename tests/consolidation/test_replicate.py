@@ -1,6 +1,11 @@
-"""The cells of the experiments: what differs between them, and which share a run."""
+"""The cells of the experiments: what differs between them, which share a run, and their figure."""
+
+import math
+
+import pandas as pd
 
 from consolidation.config import CRAMConfig
+from consolidation.replicate import cell_figures
 from consolidation.replicate.cells import PUBLISHED, cells
 from consolidation.train.presets import PRESETS
 from consolidation.train.trajectory import differences
@@ -50,3 +55,20 @@ def test_a_cell_that_two_tables_have_is_one_run():
         "cram",
         "published-ours-no-semantic-reward",
     }
+
+
+def test_the_way_from_the_papers_settings_is_drawn_where_it_was_run(tmp_path):
+    head = ["table", "cell", "metric", "estimate", "lower", "upper", "n", "paper", "optimum"]
+    rows = [
+        ("published", cell.name, metric, 0.5, 0.4, 0.6, 8, math.nan, 0.015)
+        for cell in cells(SMALL, ("published",))
+        for metric in cell_figures.SHOWN
+    ]
+    table = pd.DataFrame(rows, columns=head)
+    names = [name.get_text() for name in cell_figures.published(table).axes[0].get_yticklabels()]
+    assert names[0] == "all published (n = 8)" and names[-1] == "all ours (n = 8)"
+    assert len(names) == len(cells(SMALL, ("published",)))
+    assert cell_figures.draw(table.assign(table="table1"), None, tmp_path) == []
+    # a cell that has no seed yet is left out
+    some = table[table["cell"] != "all published"]
+    assert len(cell_figures.published(some).axes[0].get_yticks()) == len(names) - 1

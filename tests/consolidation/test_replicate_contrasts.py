@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, stats
 
 from consolidation.replicate import __main__ as replicate
-from consolidation.replicate import contrasts
+from consolidation.replicate import cell_figures, contrasts
 from consolidation.replicate.contrasts import CELLS, FAMILY, MARGIN, analyse, holm, judge, mixed, paired
 from consolidation.replicate.factorial import Factorial
 from labbook.console import UserError
@@ -219,6 +219,13 @@ def test_runs_become_tables_and_are_read_again(tmp_path, capsys):
     flags = ["tiny", "--tables", "factorial", "--seeds", "0", "--no-report", "--out", str(out)]
     replicate.main(flags)
     assert Factorial.read(out).contrast("C - A").number.n == 4
+    # the tables are enough for the figure: weights, trajectories and patterns are not shipped
+    for path in out.rglob("*.parquet"):
+        path.rename(path.with_suffix(".left"))
+    for drawn in (cell_figures.draw_again(out, tmp_path / "figures"), list(out.glob("factorial_*"))):
+        assert {path.name for path in drawn} == {f"factorial_memory_and_use.{e}" for e in ("png", "pdf")}
+    for path in out.rglob("*.left"):
+        path.rename(path.with_suffix(".parquet"))
     text = (out / "contrasts.csv").read_text()
     (out / "contrasts.csv").write_text(text.replace("larger", "smaller"))
     with pytest.raises(UserError, match=r"contrasts\.csv is not the table that this run wrote"):
