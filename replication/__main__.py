@@ -122,7 +122,8 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
         for run in runs:
             if run.kind == kind:
                 try:
-                    rows += list(build(run))
+                    # what an experiment depends on, the others say
+                    rows += list(experiment_rows(run, runs) if kind == "experiments" else build(run))
                 except (KeyError, TypeError, AttributeError, IndexError, StopIteration, OSError) as error:
                     raise UserError(
                         f"{run.folder}: its summary or tables lack what the page needs "
