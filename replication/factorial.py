@@ -100,7 +100,8 @@ class Decided:
         known + attends - 1 (Fréchet's bound), mean over seeds.
         """
         rows = self.of.seeds(cell)
-        return over_seeds(np.maximum(rows["known"] + rows["attends"] - 1, 0).to_numpy(float), "known")
+        both = rows["known"].to_numpy(float) + rows["attends"].to_numpy(float) - 1
+        return over_seeds(np.maximum(both, 0), "known")
 
     def said(self, name: str) -> str:
         """What a contrast says, in one sentence that names the choices behind it."""

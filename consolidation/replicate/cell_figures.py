@@ -3,6 +3,7 @@ the contrasts of the factorial, and the way from the paper's settings to ours.
 """
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -10,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consolidation.config import VARIANTS
-from consolidation.replicate.contrasts import CELLS, CONTRASTS, MARGIN, OUTCOMES
+from consolidation.replicate.contrasts import CELLS, CONTRASTS, MARGIN, OUTCOMES, Analysis
 from consolidation.replicate.factorial import Factorial
 from consolidation.train.figures import draw_what_is_possible
 from labbook import style
 from labbook.run import read_finished
 
 COLOURS = dict(zip(dict.fromkeys(model for model, _ in CELLS.values()), style.PALETTE, strict=False))
-ANALYSES = {
+ANALYSES: dict[Analysis, str] = {
     "paired": "paired by seed",
     "mixed model": "mixed model",
     "paired, learnt seeds": "paired, without seeds that have not learnt",
@@ -34,7 +35,8 @@ def memory_and_use(of: Factorial) -> Figure:
     the contrasts with their intervals and the zone of no difference.
     """
     figure = plt.figure(figsize=(style.WIDTH, 9.0))
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    upper, lower = parts
     panels = upper.subplots(2, 3, sharex=True, sharey=True)
     for axes, letter in zip(panels.flat, CELLS, strict=True):
         _course(axes, of, letter)

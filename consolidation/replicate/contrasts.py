@@ -40,6 +40,8 @@ OUTCOMES = {
     "known": "share of recurring queries answered with attention knocked out",
     "novel": "share of novel queries answered",
 }
+# columns of a contrast that are numbers, besides those of its estimate
+NUMBERS = ("lower_90", "upper_90", "p", "p_holm", "p_signs", "p_equivalence")
 # weights of the cells; the first three are one family
 FAMILY = ("B - A", "C - A", "F - A")
 CONTRASTS: dict[str, dict[str, int]] = {
@@ -291,27 +293,22 @@ def _judged(
     return found
 
 
-COLUMNS = ("analysis", "contrast", "outcome", "estimate", "lower", "upper", "n", "lower_90", "upper_90", "p")
-COLUMNS += ("p_holm", "p_signs", "p_equivalence", "not_learnt", "by_cell", "state")
-
-
 def tabulated(contrasts: Sequence[Contrast]) -> pd.DataFrame:
     """One row per contrast, as `contrasts.csv` holds it."""
     rows = [
-        (
-            c.analysis,
-            c.name,
-            c.outcome,
-            c.number.estimate,
-            c.number.lower,
-            c.number.upper,
-            c.number.n,
-            *(c.lower_90, c.upper_90, c.p, c.p_holm, c.p_signs, c.p_equivalence),
-            *(c.not_learnt, c.by_cell, c.state),
-        )
+        {
+            "analysis": c.analysis,
+            "contrast": c.name,
+            "outcome": c.outcome,
+            **vars(c.number),
+            **{name: getattr(c, name) for name in NUMBERS},
+            "not_learnt": c.not_learnt,
+            "by_cell": c.by_cell,
+            "state": c.state,
+        }
         for c in contrasts
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows)
 
 
 def of_table(table: pd.DataFrame) -> tuple[Contrast, ...]:
@@ -320,14 +317,13 @@ def of_table(table: pd.DataFrame) -> tuple[Contrast, ...]:
 
 
 def _of_row(row: Mapping[Any, Any]) -> Contrast:
-    numbers = ("lower_90", "upper_90", "p", "p_holm", "p_signs", "p_equivalence")
     return Contrast(
-        row["analysis"],
-        str(row["contrast"]),
-        str(row["outcome"]),
-        Estimate.read(row),
-        *(float(row[name]) for name in numbers),
-        int(row["not_learnt"]),
-        str(row["by_cell"]),
-        row["state"],
+        analysis=row["analysis"],
+        name=str(row["contrast"]),
+        outcome=str(row["outcome"]),
+        number=Estimate.read(row),
+        **{name: float(row[name]) for name in NUMBERS},
+        not_learnt=int(row["not_learnt"]),
+        by_cell=str(row["by_cell"]),
+        state=row["state"],
     )
