@@ -208,12 +208,12 @@ def _fixed(of: Experiments, decided: Decided) -> Iterator[Row]:
             if found[x][0]
         )
         novel = f"Novel queries right: {show(cell('A', 'novel'))}."
-        yield _optimum(of, found["A"], beside, decided.setting("A"), novel)
+        yield _optimum(of, found["A"], beside, decided.setting("A"), novel, decided.named("A"))
     yield from contrast_rows(decided)
     for letter in "BE":
         if all(found[letter]):
             novel = f"Novel queries right: {show(cell(letter, 'novel'))}."
-            yield _theorem(of, found[letter], decided.setting(letter), novel)
+            yield _theorem(of, found[letter], decided.setting(letter), novel, decided.named(letter))
 
 
 def _optimum(
@@ -222,12 +222,13 @@ def _optimum(
     beside: str,
     scale: str,
     sentence: str,
+    which: str = "tables 1 and 4",
 ) -> Row:
-    """Attention and retrieval of CRAM against eq 13 and the paper's share."""
+    """Attention and retrieval of CRAM against eq 13 and the paper's share; `which` cells."""
     attention, retrieval = found
     optimum = of.queries * (1 - of.recurrence)
     return Row(
-        "Attention falls to the optimum of eq 13 while retrieval stays complete (tables 1 and 4)",
+        f"Attention falls to the optimum of eq 13 while retrieval stays complete ({which})",
         f"{paper.ATTENTION} of positions, {paper.RETRIEVAL:.0%} right",
         f"{show(attention, 4)} of positions, {show(retrieval, 3)} right",
         f"{beside}; optimum {optimum:.3f}",
@@ -241,14 +242,18 @@ def _optimum(
 
 
 def _theorem(
-    of: Experiments, found: tuple[Estimate | None, Estimate | None], scale: str, sentence: str
+    of: Experiments,
+    found: tuple[Estimate | None, Estimate | None],
+    scale: str,
+    sentence: str,
+    which: str = "",
 ) -> Row:
-    """Attention of the control against the share of queries."""
+    """Attention of the control against the share of queries; `which` cells."""
     control, kept = found
     optimum = of.queries * (1 - of.recurrence)
     return Row(
         "Theorem 1 as it is used: without consolidation a router attends at no fewer positions than "
-        "there are queries",
+        "there are queries" + (f" ({which})" if which else ""),
         f"at least {of.queries:.2f} of positions",
         f"{show(control, 4)} of positions with {show(kept, 3)} right",
         f"queries {of.queries:.2f}, optimum {optimum:.3f}",

@@ -15,6 +15,7 @@ from consolidation.replicate.cells import over_seeds
 from consolidation.replicate.contrasts import CELLS, FAMILY, LEARNT, MARGIN, OUTCOMES, Contrast
 from consolidation.replicate.factorial import Factorial
 from consolidation.train import trajectory
+from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
 from replication import paper
 from replication.rows import Finished, Row, show
@@ -86,6 +87,11 @@ class Decided:
             f"attention priced from step {start:,}, fully from {start + c['pressure_ramp']:,}); n seeds"
         )
 
+    def named(self, cell: str) -> str:
+        """Keys and load of a cell."""
+        patterns = int(self.of.seeds(cell)["patterns"].iloc[0])
+        return f"{self.config['cram']['keys']} keys, {patterns} patterns"
+
     def ran(self, cell: str) -> bool:
         """Whether the cell has a finished seed."""
         return len(self.of.seeds(cell)) > 0
@@ -105,18 +111,15 @@ class Decided:
 
     def said(self, name: str) -> str:
         """What a contrast says, in one sentence that names the choices behind it."""
-        one, (model, load) = self.of.contrast(name), CELLS[name[0]]
-        whole = self.of.seeds(name[-1])
-        patterns = int(whole["patterns"].iloc[0]) if len(whole) else load
-        keys, steps = self.config["cram"]["keys"], self.config["steps"]
-        head = f"With {keys} keys, {patterns} patterns and {steps:,} steps"
+        one, model = self.of.contrast(name), CELLS[name[0]][0]
+        head = f"With {self.named('A')} and {self.config['steps']:,} steps"
         if one.number.n < 2:
             return f"{head} too few seeds of a model {WITHOUT[model]} are finished."
-        text = (
+        failed = f"; {one.not_learnt} of them have not learnt retrieval" if one.not_learnt else ""
+        return (
             f"{head} a router {WITHOUT[model]} {STATES[one.state]}: P(attend | recurring) "
-            f"{show(one.number, sign=True)}."
+            f"differs by {one.number.text(2, sign=True)} ({one.number.n} seeds{failed})."
         )
-        return f"{text} {self.failed(one)}".strip()
 
     def failed(self, one: Contrast) -> str:
         """How many seeds have not learnt, and what is left without them; empty where all have."""
@@ -124,14 +127,14 @@ class Decided:
             return ""
         left = self.of.contrast(one.name, "paired, learnt seeds")
         without = (
-            f"the other {left.number.n} seeds give {left.number.text(2, sign=True)} ({left.state})"
+            f"Without them {left.number.n} seeds give {left.number.text(2, sign=True)} ({left.state})."
             if left.number.n > 1
-            else f"the {left.number.n} other seeds decide nothing"
+            else "Without them fewer than two seeds are left."
         )
         return (
             f"In {one.not_learnt} of {one.number.n} seeds a model answers fewer than {LEARNT:.0%} of novel "
             f"or recurring queries (by cell {one.by_cell}): a router that gives up attention altogether "
-            f"reads little too. Without them, {without}."
+            f"reads little too. {without}"
         )
 
 
@@ -147,7 +150,7 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
         if not (decided.ran(ablated) and decided.ran(whole)):
             continue
         one = decided.of.contrast(name)
-        mixed = decided.of.contrast(name, "mixed model")
+        mixed, pairs = decided.of.contrast(name, "mixed model"), one.number.n > 1
         changes = ", ".join(
             f"{cell} {show(decided.of.contrast(cell, 'change').number, sign=True)}"
             for cell in (whole, ablated)
@@ -160,16 +163,17 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
             _load(decided) if name == "B - A" else "",
         ]
         yield Row(
-            f"{claim} (table 4)",
+            f"{claim} (table 4; {decided.named(whole)})",
             f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
             f"P(attend | recurring) {show(decided.mean(ablated, 'attends'))}, CRAM "
-            f"{show(decided.mean(whole, 'attends'))}; paired difference {show(one.number, sign=True)}, "
-            f"p = {one.p_holm:.2g} (Holm), p of equivalence {one.p_equivalence:.2g}",
+            f"{show(decided.mean(whole, 'attends'))}; paired difference {show(one.number, sign=True)}"
+            + (f", p = {one.p_holm:.2g} (Holm), p of equivalence {one.p_equivalence:.2g}" if pairs else ""),
             "; ".join(text for text in beside if text),
             decided.setting(f"{whole}{ablated}"),
             reads_more(one),
             own=False,
-            sentence=f"{decided.said(name)} Design written before the runs: consolidation/design.md.",
+            sentence=f"{decided.said(name)} {decided.failed(one)} The design was written before the runs: "
+            "consolidation/design.md.".replace("  ", " "),
             links=f"{decided.run.figure('factorial_memory_and_use')}{decided.run.link}",
             headline=name == "B - A",
         )
@@ -212,9 +216,9 @@ def section(decided: Decided) -> Iterator[str]:
     yield ""
     yield from _table(
         ("cell", "model", "patterns", *OUTCOMES.values(), "semantic path elsewhere", "not learnt", "n"),
-        [_cell(decided, cell) for cell in CELLS if decided.ran(cell)],
+        [_cell(decided, letter) for letter in CELLS if decided.ran(letter)],
     )
-    rows = [_contrast(one) for one in decided.of.contrasts if one.outcome == "attends" and one.number.n]
+    rows = [_contrast(one) for one in decided.of.contrasts if one.outcome == "attends" and one.number.n > 1]
     yield from _table(
         ("analysis", "contrast", OUTCOMES["attends"], *TESTS, "not learnt", "state"),
         rows,
@@ -226,13 +230,13 @@ def section(decided: Decided) -> Iterator[str]:
     )
 
 
-def _cell(decided: Decided, cell: str) -> tuple[str, ...]:
-    rows = decided.of.seeds(cell)
-    numbers = [decided.mean(cell, outcome) for outcome in (*OUTCOMES, "semantic_other")]
+def _cell(decided: Decided, letter: str) -> tuple[str, ...]:
+    rows = decided.of.seeds(letter)
+    numbers = [decided.mean(letter, outcome) for outcome in (*OUTCOMES, "semantic_other")]
     failed = int((~rows["learnt"].astype(bool)).sum())
     label = VARIANTS[str(rows["model"].iloc[0])].label
     shown = ("–" if e is None or pd.isna(e.estimate) else _text(e) for e in numbers)
-    return cell, label, str(rows["patterns"].iloc[0]), *shown, str(failed), str(len(rows))
+    return letter, label, str(rows["patterns"].iloc[0]), *shown, str(failed), str(len(rows))
 
 
 def _contrast(one: Contrast) -> tuple[str, ...]:
@@ -247,4 +251,5 @@ def _text(number: Estimate, *, sign: bool = False) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)] + [""]
+    lines = (map(escaped, head), ["---"] * len(head), *(map(escaped, row) for row in rows))
+    return [f"| {' | '.join(cells)} |" for cells in lines] + [""]

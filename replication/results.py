@@ -356,6 +356,8 @@ def experiment_section(run: Finished) -> Iterator[str]:
         yield from section(Decided(run, Factorial.read(run.folder)))
         return
     config = run.summary["config"]
+    yield "### Cells of the preprint's tables"
+    yield ""
     yield (
         f"{config['cram']['keys'].capitalize()} keys, {config['benchmark']['patterns']} patterns, N = "
         f"{config['benchmark']['length']}, d = {config['cram']['width']}, {config['cram']['layers']} layer, "

@@ -188,7 +188,7 @@ def mixed(values: Array, weights: Array) -> Tested:
     """
     n = len(values)
     if n < 2:
-        return Tested(math.nan, math.nan, 0, n)
+        return paired(values @ weights)
     error, _, freedom = variances(values)
     return Tested(
         float(values.mean(0) @ weights), math.sqrt(error * float(np.sum(weights**2)) / n), freedom, n

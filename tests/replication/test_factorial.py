@@ -59,6 +59,7 @@ def test_every_state_gives_its_verdict_and_its_sentence(run):
         assert row.scale.startswith("fixed keys, 20 patterns, N = 64")
         assert "1,000 steps (cosine learning rate, attention priced from step 150" in row.scale
         assert "In 8 of 8 seeds" in row.sentence or "In 7 of 7 seeds" in row.sentence
+        assert "Without them fewer than two seeds are left" in row.sentence
         assert row.verdict == "not tested on the paper's model"
     assert "with 80 patterns +0.00" in more.control and "(smaller)" in more.control
     wide = list(np.linspace(0, 1, 8))
@@ -95,6 +96,9 @@ def test_the_pages_hold_the_rows_of_the_factorial(run):
     text = "\n".join(experiment_section(run))
     assert text.startswith("### Memory apart from its use")
     assert "| paired | B - A | +0.40 [" in text and "| mixed model |" in text and "| change | A |" in text
+    for table in text.split("\n\n"):
+        # a bar within a cell would be one more column
+        assert len({line.replace("\\|", "").count("|") for line in table.splitlines() if "|" in line}) <= 1
     for cell in CELLS:
         assert f"\n| {cell} | " in text
 
