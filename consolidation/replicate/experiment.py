@@ -22,7 +22,8 @@ published   which of the settings that the preset changes makes it work: from th
 
 Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a
 killed command goes on, and cells that several tables share are trained once. `cells.csv` holds one row per
-cell and metric: mean over seeds with its interval, and the paper's number beside it. `runs.csv` says which of
+cell and metric: mean over seeds with its interval, and the paper's number beside it; `factorial` adds
+`outcomes.csv`, `courses.csv` and `contrasts.csv` (see `factorial` and `contrasts`). `runs.csv` says which of
 the planned runs are finished, begun and not run. With --minutes the runs are taken in the order of `budget`.
 """
 
