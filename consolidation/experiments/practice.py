@@ -44,6 +44,8 @@ FORMS = (
 CLOCK = Clock("repetition", "count")
 HALF = 0.5
 ESTIMATE = ("estimate", "lower", "upper", "n")
+# all seeds, and without those whose router has given up attention, see `attending`
+ALL, ATTENDING = "all", "that attend"
 
 
 def error_curve(k: Array, error: Array, name: str) -> Curve:
@@ -138,8 +140,20 @@ def against_first(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["condition", "against", "role", "measure", *ESTIMATE])
 
 
+def attending(runs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The runs without the seeds that attend at no query of the cohort `new` when it comes: nobody has seen
+    its patterns, so such a router has given up attention whatever it is asked.
+    """
+    found = {}
+    for condition, table in runs.items():
+        unseen = table[(table["role"] == "new") & (table["age"] == 0)].groupby("seed")["routed"].mean()
+        found[condition] = table[~table["seed"].isin(unseen[unseen == 0].index)]
+    return found
+
+
 def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     """The outcome of the runs, by condition."""
+    kept = {ALL: runs, ATTENDING: attending(runs)}
     series = people("error", CLOCK.counts)
     exponential = int((series["advantage"] < 0).sum())
     low, high = float(series["gamma_estimate"].min()), float(series["gamma_estimate"].max())
@@ -205,8 +219,12 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         "averaging": pd.concat(shares, ignore_index=True),
         "halves": pd.concat(half, ignore_index=True),
         "forms": fitted,
-        "against_first": against_first(runs),
-        "identification": identified(dict(runs)),
+        "against_first": pd.concat(
+            [against_first(some).assign(seeds=name) for name, some in kept.items()], ignore_index=True
+        ),
+        "identification": pd.concat(
+            [identified(some).assign(seeds=name) for name, some in kept.items()], ignore_index=True
+        ),
         "people": series,
     }
     return Outcome("practice", tuple(claims), tables)
