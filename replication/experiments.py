@@ -1,9 +1,9 @@
-"""What people's experiments on the model say, from `python -m consolidation.experiments`: claims about people,
-which are this project's, and what the preprint claims of familiarity (eq 14, table 4), each for the model and
-for its control.
+"""What people's experiments on the model say, from `python -m consolidation.experiments`: claims about
+people, which are this project's, and what the preprint claims of familiarity (eq 14, table 4), each for the
+model and for its control.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from replication.consolidation import power_law
 from replication.rows import Finished, Row, figure, show, table
 from replication.verdict import Verdict, all_of, at_least, at_most, equals
 
+Judge = Callable[[Estimate | None], Verdict]
 CONDITIONS = {
     "cram": "CRAM",
     "control": "control without semantic memory",
@@ -59,14 +60,13 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "at equal exposures the rare is known better",
     ),
 }
-MATCH = (
-    "The preprint: γ .4 to .5 as in human memory, said of P(episodic); here on a measure that people share."
-)
+MATCH = "The preprint: γ .4 to .5 as in human memory, of P(episodic); here on a measure that people share."
 OF_PREPRINT = {"error falls with people's exponent": MATCH, "the exponent is people's": MATCH}
 # claims that were made when numbers had been seen
+SEEN = "Claimed after two of the eight seeds had been seen."
 LATE = {
-    "error falls with people's exponent": "Claimed after two of the eight seeds had been seen.",
-    "the longer the delay, the more spread study helps": "Claimed after two of the eight seeds had been seen.",
+    "error falls with people's exponent": SEEN,
+    "the longer the delay, the more spread study helps": SEEN,
 }
 CAPTIONS = {
     "practice": (
@@ -82,7 +82,9 @@ CAPTIONS = {
         "when it was new; and savings beside people's."
     ),
     "spacing": "What is known after equal numbers of massed and spread exposures, by steps since the last.",
-    "frequency": "What is known without attention and P(episodic) by frequency, at one step and at equal exposures.",
+    "frequency": (
+        "What is known without attention and P(episodic) by frequency, at one step and at equal exposures."
+    ),
 }
 
 
@@ -188,49 +190,30 @@ def _of_familiarity(outcome: Outcome) -> Iterator[Finding]:
     def effect(condition: str, measure: str, of: str, seeds: str = ALL) -> Estimate | None:
         return _number(tables["identification"], condition=condition, measure=measure, effect=of, seeds=seeds)
 
-    for condition in [name for name in CONDITIONS if name in set(tables["identification"]["condition"])]:
-
-        def finding(
-            claim: str,
-            measure: str,
-            of: str,
-            verdict: Verdict,
-            source: str,
-            condition: str = condition,
-        ) -> Finding:
-            apart = "exposures, at equal step" if of == "k given step" else "steps, at equal exposures"
-            others = show(effect(condition, measure, of, ATTENDING), sign=True)
-            return Finding(
-                claim,
-                condition,
-                source,
-                f"Change of {measure.replace('probability', 'P(episodic)')} per factor of ten in {apart}",
-                show(effect(condition, measure, of), sign=True),
-                verdict,
-                f"Without seeds whose router has given up attention: {others}.",
-                claimed=measure == "probability",
-            )
-
-        by_k, by_step = (effect(condition, "probability", of) for of in ("k given step", "step given k"))
-        if condition != "control":
-            yield finding(
-                "familiarity lowers the use of attention", "probability", "k given step", falls(by_k), eq_14
-            )
-        else:
-            yield finding(
-                "without semantic memory familiarity does not lower the use of attention",
-                "probability",
-                "k given step",
-                stays(by_k),
-                "The preprint: without semantic memory attention stays (table 4, theorem 1).",
-            )
-        yield finding(
-            "the use of attention depends on exposures and not on training time",
-            "probability",
-            "step given k",
-            of_exposures_alone(by_step),
-            eq_14,
+    def finding(condition: str, claim: str, source: str, judge: Judge, measure: str, of: str) -> Finding:
+        apart = "exposures, at equal step" if of == "k given step" else "steps, at equal exposures"
+        number, others = (effect(condition, measure, of, seeds) for seeds in (ALL, ATTENDING))
+        return Finding(
+            claim,
+            condition,
+            source,
+            f"Change of {measure.replace('probability', 'P(episodic)')} per factor of ten in {apart}",
+            show(number, sign=True),
+            judge(number),
+            f"Without seeds whose router has given up attention: {show(others, sign=True)}.",
+            claimed=measure == "probability",
         )
+
+    by_k, by_step = ("probability", "k given step"), ("probability", "step given k")
+    for condition in [name for name in CONDITIONS if name in set(tables["identification"]["condition"])]:
+        if condition == "control":
+            claim = "without semantic memory familiarity does not lower the use of attention"
+            source = "The preprint: without semantic memory attention stays (table 4, theorem 1)."
+            yield finding(condition, claim, source, stays, *by_k)
+        else:
+            yield finding(condition, "familiarity lowers the use of attention", eq_14, falls, *by_k)
+        claim = "the use of attention depends on exposures and not on training time"
+        yield finding(condition, claim, eq_14, of_exposures_alone, *by_step)
         fitted = tables["forms"]
         verdict, gamma = power_law_of(
             fitted[(fitted["condition"] == condition) & (fitted["measure"] == "P(episodic)")]
@@ -244,13 +227,8 @@ def _of_familiarity(outcome: Outcome) -> Iterator[Finding]:
             verdict,
             claimed=True,
         )
-        yield finding(
-            "knowledge grows with exposures",
-            "knowledge",
-            "k given step",
-            grows(effect(condition, "knowledge", "k given step")),
-            "People: practice improves what is practised (Newell and Rosenbloom 1981).",
-        )
+        source = "People: practice improves what is practised (Newell and Rosenbloom 1981)."
+        yield finding(condition, "knowledge grows with exposures", source, grows, "knowledge", "k given step")
     differences, others = (
         {
             role: _number(
@@ -268,8 +246,8 @@ def _of_familiarity(outcome: Outcome) -> Iterator[Finding]:
             "P(episodic) at the last probe, control minus CRAM",
             _listed(differences),
             reads_more(list(differences.values())),
-            f"Without seeds whose router has given up attention: {_listed(others)}. Looked at after the runs had "
-            "ended.",
+            f"Without seeds whose router has given up attention: {_listed(others)}. Looked at after the runs "
+            "had ended.",
             claimed=True,
         )
 
@@ -315,10 +293,10 @@ def setting(run: Finished) -> str:
     shown = [int(np.count_nonzero(plan.weights(step))) for step in range(config["steps"])]
     constant = config["pressure_start"] + config["pressure_ramp"]
     return (
-        f"{cram['keys']} keys, {benchmark['patterns']} patterns in cohorts, {min(shown)} to {max(shown)} of them "
-        f"shown at a step, N = {benchmark['length']}, d = {cram['width']}, {cram['layers']} layer, "
-        f"{config['steps']:,} steps, {config['learning_rate_schedule']} learning rate, routing pressure constant "
-        f"from step {constant} on"
+        f"{cram['keys']} keys, {benchmark['patterns']} patterns in cohorts, {min(shown)} to {max(shown)} of "
+        f"them shown at a step, N = {benchmark['length']}, d = {cram['width']}, {cram['layers']} layer, "
+        f"{config['steps']:,} steps, {config['learning_rate_schedule']} learning rate, routing pressure "
+        f"constant from step {constant} on"
     )
 
 
@@ -334,25 +312,14 @@ def people_rows(run: Finished) -> Iterator[Row]:
         main = next((by[c] for c in CONDITIONS if c in by), None)
         if main is None:
             why = QUICK if outcome.quick else "No seed of it has been run."
-            untested = Verdict.UNTESTED
-            yield Row(
-                f"{title}: {claim}",
-                OF_PREPRINT.get(claim, "none"),
-                "none",
-                "none",
-                scale,
-                untested,
-                own=False,
-                sentence=why,
-                links=links,
-                claimed=claim in OF_PREPRINT,
-            )
+            source, claimed, here = OF_PREPRINT.get(claim, "none"), claim in OF_PREPRINT, judged(None)
+            words = (f"{title}: {claim}", source, "none", "none", scale)
+            yield Row(*words, here, own=False, sentence=why, links=links, claimed=claimed)
             continue
         others = [one for one in by.values() if one is not main]
+        whose = "" if main.condition == "cram" else f" ({CONDITIONS[main.condition]})"
         yield Row(
-            f"{title}: {claim}"
-            if main.condition == "cram"
-            else f"{title} ({CONDITIONS[main.condition]}): {claim}",
+            f"{title}{whose}: {claim}",
             main.source,
             f"{main.measured}: {main.said}",
             "; ".join(f"{CONDITIONS[one.condition]} {one.said}, {one.verdict}" for one in others) or "none",
