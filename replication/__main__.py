@@ -20,7 +20,7 @@ from labbook.escape import cell, markup
 from labbook.run import check_files, opened, replacing, unrepeated
 from replication.consolidation import experiment_rows, fit_rows
 from replication.costs import costs
-from replication.experiments import people_rows
+from replication.experiments import CLAIMS, people_rows
 from replication.redundancy import probe_rows, removal_rows, training_rows
 from replication.results import findings, results
 from replication.rows import ABOUT, HERE, ROOT, Finished, Row, table
@@ -118,10 +118,10 @@ def shipped() -> list[Path]:
             "--out."
         )
     places = ("*/*/summary.json", "*/summary.json", "*/*/fit.json")
-    found = [path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")]
+    runs = {path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")}
     # people's experiments, whose training runs lie beside them
-    found += [path.parent for path in ROOT.glob("*/data/experiments/*/claims.csv")]
-    return sorted(set(found))
+    people = [path.parent for path in ROOT.glob("*/data/experiments/*/claims.csv")]
+    return [*sorted(runs), *sorted(people, key=lambda folder: list(CLAIMS).index(folder.name))]
 
 
 def rows_of(runs: Sequence[Finished]) -> list[Row]:

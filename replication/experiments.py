@@ -122,14 +122,21 @@ def reads_more(differences: Sequence[Estimate | None]) -> Verdict:
     return all_of([at_least(one, NOTICEABLE) for one in differences])
 
 
-def power_law_of(fitted: pd.DataFrame) -> tuple[Verdict, Estimate | None]:
-    """Whether P(episodic) is the preprint's power law, and gamma, from a table of `readings.fit_forms`."""
+def power_law_of(fitted: pd.DataFrame) -> tuple[Verdict, Estimate | None, str]:
+    """Whether P(episodic) is the preprint's power law, gamma, and which form is the best, from a table of
+    `readings.fit_forms`.
+    """
     rows = fitted[fitted["form"] == "power"]
     if rows.empty or rows[["delta_aicc", "rejected_in_seeds"]].isna().to_numpy().any():
-        return power_law("not compared", None), None
+        return power_law("not compared", None), None, "The power law could not be compared with other forms."
     row = rows.iloc[0]
     gamma = Estimate.read({key: row[f"gamma_{key}"] for key in ("estimate", "lower", "upper", "n")})
-    return power_law("does not survive" if objection(fitted) else "survives", gamma), gamma
+    best = str(fitted.loc[fitted["delta_aicc"].idxmin(), "form"]).replace("_", " ")
+    note = (
+        f"For the mean over seeds the best form is {best}, and the power law's AICc lies "
+        f"{row['delta_aicc']:.1f} above it."
+    )
+    return power_law("does not survive" if objection(fitted) else "survives", gamma), gamma, note
 
 
 @dataclass(frozen=True)
@@ -206,16 +213,15 @@ def _of_familiarity(outcome: Outcome) -> Iterator[Finding]:
 
     by_k, by_step = ("probability", "k given step"), ("probability", "step given k")
     for condition in [name for name in CONDITIONS if name in set(tables["identification"]["condition"])]:
+        yield finding(condition, "familiarity lowers the use of attention", eq_14, falls, *by_k)
         if condition == "control":
             claim = "without semantic memory familiarity does not lower the use of attention"
             source = "The preprint: without semantic memory attention stays (table 4, theorem 1)."
             yield finding(condition, claim, source, stays, *by_k)
-        else:
-            yield finding(condition, "familiarity lowers the use of attention", eq_14, falls, *by_k)
         claim = "the use of attention depends on exposures and not on training time"
         yield finding(condition, claim, eq_14, of_exposures_alone, *by_step)
         fitted = tables["forms"]
-        verdict, gamma = power_law_of(
+        verdict, gamma, note = power_law_of(
             fitted[(fitted["condition"] == condition) & (fitted["measure"] == "P(episodic)")]
         )
         yield Finding(
@@ -225,6 +231,7 @@ def _of_familiarity(outcome: Outcome) -> Iterator[Finding]:
             "γ of P(episodic) = a k^-γ, a cohort that comes when attention works",
             show(gamma),
             verdict,
+            note,
             claimed=True,
         )
         source = "People: practice improves what is practised (Newell and Rosenbloom 1981)."
@@ -317,7 +324,7 @@ def people_rows(run: Finished) -> Iterator[Row]:
             yield Row(*words, here, own=False, sentence=why, links=links, claimed=claimed)
             continue
         others = [one for one in by.values() if one is not main]
-        whose = "" if main.condition == "cram" else f" ({CONDITIONS[main.condition]})"
+        whose = f" ({CONDITIONS[main.condition]})" if main.condition.startswith("cram-") else ""
         yield Row(
             f"{title}{whose}: {claim}",
             main.source,
@@ -348,7 +355,8 @@ def people_section(run: Finished) -> Iterator[str]:
     outcome = Outcome.read(run.folder)
     yield f"### {outcome.name.capitalize()}"
     yield ""
-    yield f"{setting(run).capitalize()}; {run.link}."
+    said = setting(run)
+    yield f"{said[0].upper()}{said[1:]}; {run.link}."
     yield ""
     found = findings_of(outcome)
     if not found:
@@ -360,12 +368,13 @@ def people_section(run: Finished) -> Iterator[str]:
         by = {one.condition: one for one in found if one.claim == claim}
         first = next(iter(by.values()))
         cells = (f"**{by[c].verdict}**, {by[c].said}" if c in by else "–" for c in conditions)
-        rows.append(
-            ("the preprint" if first.claimed else "people", f"{claim} ({_lower(first.measured)})", *cells)
-        )
+        whose = "the preprint" if first.claimed else "people"
+        if claim in OF_PREPRINT:
+            whose += ", of another measure"
+        rows.append((whose, f"{claim} ({_lower(first.measured)})", *cells))
     yield from table(("whose claim", "claim", *(CONDITIONS[c] for c in conditions)), rows)
     yield ""
-    yield from figure(f"experiments_{outcome.name}", CAPTIONS[outcome.name])
+    yield from figure(f"experiments_{outcome.name}", CAPTIONS[outcome.name])[:-1]
 
 
 def _lower(text: str) -> str:
