@@ -24,7 +24,7 @@ from replication.experiments import CLAIMS, people_rows
 from replication.redundancy import probe_rows, removal_rows, training_rows
 from replication.results import findings, results
 from replication.rows import ABOUT, HERE, ROOT, Finished, Row, table
-from replication.tables import has_transfer, table_rows
+from replication.tables import has, table_rows
 from replication.verdict import Verdict
 
 PAGE, RESULTS, README = ROOT / "REPLICATION.md", ROOT / "RESULTS.md", ROOT / "README.md"
@@ -67,7 +67,14 @@ UNTESTED: tuple[tuple[str, str, str, Callable[[Finished], bool]], ...] = (
         "Transfer from SRCD to Copy and Associative recall (tables 2 and 3)",
         ".941 right, attention 51 % below training from scratch",
         "Not run; `python -m consolidation.replicate small --tables transfer` decides it at the small size.",
-        has_transfer,
+        lambda run: has(run, "transfer", ", trained"),
+    ),
+    (
+        "Eq 13 is reached at every recurrence",
+        "queries times the share that is novel",
+        "Run at a recurrence of 70 % only; `python -m consolidation.replicate small --tables recurrence` "
+        "decides it at the small size.",
+        lambda run: has(run, "recurrence"),
     ),
     (
         "PhysioNet, MIMIC and Activity (tables 2, 3 and 5)",

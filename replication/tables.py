@@ -98,12 +98,12 @@ def table_rows(run: Finished) -> Iterator[Row]:
             yield _choice(of, what, cells, stated)
 
 
-def has_transfer(run: Finished) -> bool:
-    """Whether a run holds trained cells of the table `transfer`."""
+def has(run: Finished, table: str, ending: str = "") -> bool:
+    """Whether a run holds a cell of a table whose name ends so."""
     if run.kind != "experiments":
         return False
     rows = pd.read_csv(run.folder / "cells.csv")
-    return bool(((rows["table"] == "transfer") & rows["cell"].str.endswith(", trained")).any())
+    return bool(((rows["table"] == table) & rows["cell"].str.endswith(ending)).any())
 
 
 def _transfer(of: Experiments, task: str) -> Row:
