@@ -131,7 +131,7 @@ def power_law_of(fitted: pd.DataFrame) -> tuple[Verdict, Estimate | None, str]:
         return power_law("not compared", None), None, "The power law could not be compared with other forms."
     row = rows.iloc[0]
     gamma = Estimate.read({key: row[f"gamma_{key}"] for key in ("estimate", "lower", "upper", "n")})
-    best = str(fitted.loc[fitted["delta_aicc"].idxmin(), "form"]).replace("_", " ")
+    best = ", ".join(fitted.loc[fitted["delta_aicc"] == 0, "form"]).replace("_", " ")
     note = (
         f"For the mean over seeds the best form is {best}, and the power law's AICc lies "
         f"{row['delta_aicc']:.1f} above it."

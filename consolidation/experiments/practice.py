@@ -6,7 +6,7 @@ pattern, over training, and the error is that of the weights, attention knocked 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -151,9 +151,16 @@ def attending(runs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return found
 
 
+def with_and_without(
+    table: Callable[[Mapping[str, pd.DataFrame]], pd.DataFrame], runs: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """A table of all seeds, and of those that attend; the column `seeds` says which."""
+    parts = [table(some).assign(seeds=name) for name, some in ((ALL, runs), (ATTENDING, attending(runs)))]
+    return pd.concat(parts, ignore_index=True)
+
+
 def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     """The outcome of the runs, by condition."""
-    kept = {ALL: runs, ATTENDING: attending(runs)}
     series = people("error", CLOCK.counts)
     exponential = int((series["advantage"] < 0).sum())
     low, high = float(series["gamma_estimate"].min()), float(series["gamma_estimate"].max())
@@ -219,12 +226,8 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         "averaging": pd.concat(shares, ignore_index=True),
         "halves": pd.concat(half, ignore_index=True),
         "forms": fitted,
-        "against_first": pd.concat(
-            [against_first(some).assign(seeds=name) for name, some in kept.items()], ignore_index=True
-        ),
-        "identification": pd.concat(
-            [identified(some).assign(seeds=name) for name, some in kept.items()], ignore_index=True
-        ),
+        "against_first": with_and_without(against_first, runs),
+        "identification": with_and_without(identified, runs),
         "people": series,
     }
     return Outcome("practice", tuple(claims), tables)
