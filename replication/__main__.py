@@ -23,7 +23,7 @@ from replication.costs import costs
 from replication.experiments import CLAIMS, people_rows
 from replication.redundancy import probe_rows, removal_rows, training_rows
 from replication.results import findings, results
-from replication.rows import ABOUT, HERE, ROOT, Finished, Row, table
+from replication.rows import ABOUT, HERE, REPEAT, ROOT, Finished, Row, table
 from replication.tables import has, table_rows
 from replication.verdict import Verdict
 
@@ -126,6 +126,7 @@ def shipped() -> list[Path]:
         )
     places = ("*/*/summary.json", "*/summary.json", "*/*/fit.json")
     runs = {path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")}
+    runs = {run for run in runs if REPEAT not in run.name}  # read with the run that they repeat
     # people's experiments, whose training runs lie beside them
     people = [path.parent for path in ROOT.glob("*/data/experiments/*/claims.csv")]
     return [*sorted(runs), *sorted(people, key=lambda folder: list(CLAIMS).index(folder.name))]
