@@ -20,51 +20,67 @@ from labbook.escape import cell, markup
 from labbook.run import check_files, opened, replacing, unrepeated
 from replication.consolidation import experiment_rows, fit_rows
 from replication.costs import costs
+from replication.experiments import CLAIMS, people_rows
 from replication.redundancy import probe_rows, removal_rows, training_rows
 from replication.results import findings, results
-from replication.rows import ROOT, Finished, Row
+from replication.rows import ABOUT, HERE, REPEAT, ROOT, Finished, Row, table
+from replication.tables import has, table_rows
 from replication.verdict import Verdict
 
 PAGE, RESULTS, README = ROOT / "REPLICATION.md", ROOT / "RESULTS.md", ROOT / "README.md"
 MARKS = ("<!-- findings: written by python -m replication -->", "<!-- end of findings -->")
 COSTS = ROOT / "docs" / "costs.md"
 COST_MARKS = ("<!-- costs: written by python -m replication -->", "<!-- end of costs -->")
-# the kind of a run by a table that only it has
+# the kind of a run by a file that only it has
 KINDS = {
+    "claims.csv": "people",
     "controls.csv": "probe",
     "trend.csv": "training",
     "removable.csv": "removal",
     "cells.csv": "experiments",
-    "forms.csv": "fit",
+    "fit.json": "fit",
 }
-BUILDERS: dict[str, Callable[[Finished], Iterator[Row]]] = {
-    "probe": probe_rows,
-    "training": training_rows,
-    "removal": removal_rows,
-    "experiments": experiment_rows,
-    "fit": fit_rows,
+Builder = Callable[..., Iterator[Row]]
+BUILDERS: dict[str, tuple[Builder, ...]] = {
+    "probe": (probe_rows,),
+    "training": (training_rows,),
+    "removal": (removal_rows,),
+    "experiments": (experiment_rows, table_rows),
+    "people": (people_rows,),
+    "fit": (fit_rows,),
 }
-# what no shipped run decides, and what would
-UNTESTED = (
+# what no shipped run decides, what would, and which run is one that does
+UNTESTED: tuple[tuple[str, str, str, Callable[[Finished], bool]], ...] = (
     (
         "GPT-2 124M and 355M themselves: R = .84 and .92 (table 6)",
         ".84 / .92",
         "Its weights were not at hand; `python -m redundancy.probe gpt2` (and gpt2-medium) decides it.",
+        lambda run: run.kind == "probe" and "paper" in run.summary,
     ),
     (
         "Tables 1 and 4 at the published size (N = 2048, d = 512, 8 layers)",
         "as above",
         "No GPU was at hand; `python -m consolidation.replicate paper` decides it.",
+        lambda run: False,
     ),
     (
         "Transfer from SRCD to Copy and Associative recall (tables 2 and 3)",
         ".941 right, attention 51 % below training from scratch",
         "Not run; `python -m consolidation.replicate small --tables transfer` decides it at the small size.",
+        lambda run: has(run, "transfer", ", trained"),
+    ),
+    (
+        "Eq 13 is reached at every recurrence",
+        "queries times the share that is novel",
+        "Run at a recurrence of 70 % only; `python -m consolidation.replicate small --tables recurrence` "
+        "decides it at the small size.",
+        lambda run: has(run, "recurrence"),
     ),
     (
         "PhysioNet, MIMIC and Activity (tables 2, 3 and 5)",
         "AUC .900 / .783, accuracy .181",
         "Their data are not in this project.",
+        lambda run: False,
     ),
 )
 RULES = {
@@ -85,7 +101,7 @@ def read_run(folder: Path) -> Finished:
     summary = folder / ("fit.json" if kinds == ["fit"] else "summary.json")
     if len(kinds) != 1 or not summary.is_file():
         raise UserError(
-            f"{folder} is not a finished run (summary.json, or fit.json, and one of {', '.join(KINDS)}). "
+            f"{folder} is not a finished run (summary.json and one of {', '.join(KINDS)}). "
             "Name run folders, or none for those shipped."
         )
     try:
@@ -109,7 +125,11 @@ def shipped() -> list[Path]:
             "--out."
         )
     places = ("*/*/summary.json", "*/summary.json", "*/*/fit.json")
-    return sorted({path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")})
+    runs = {path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")}
+    runs = {run for run in runs if REPEAT not in run.name}  # read with the run that they repeat
+    # people's experiments, whose training runs lie beside them
+    people = [path.parent for path in ROOT.glob("*/data/experiments/*/claims.csv")]
+    return [*sorted(runs), *sorted(people, key=lambda folder: list(CLAIMS).index(folder.name))]
 
 
 def rows_of(runs: Sequence[Finished]) -> list[Row]:
@@ -118,20 +138,20 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
     Raises UserError for a run whose summary lacks what its rows need.
     """
     rows = []
-    for kind, build in BUILDERS.items():
+    for kind, builders in BUILDERS.items():
         for run in runs:
             if run.kind == kind:
                 try:
-                    # what an experiment depends on, the others say
-                    rows += list(experiment_rows(run, runs) if kind == "experiments" else build(run))
+                    # what an experiment depends on, those beside it say
+                    given = (run, runs) if kind == "experiments" else (run,)
+                    rows += [row for build in builders for row in build(*given)]
                 except (KeyError, TypeError, AttributeError, IndexError, StopIteration, OSError) as error:
                     raise UserError(
                         f"{run.folder}: its summary or tables lack what the page needs "
                         f"({type(error).__name__}: {error}). Make the run again with this version."
                     ) from error
-    done = any(run.kind == "probe" and "paper" in run.summary for run in runs)
-    for number, (claim, paper, why) in enumerate(UNTESTED):
-        if number > 0 or not done:
+    for claim, paper, why, decides in UNTESTED:
+        if not any(map(decides, runs)):
             rows.append(
                 Row(claim, paper, "none", "none", "none", Verdict.UNTESTED, own=False, sentence=why, links="")
             )
@@ -146,8 +166,8 @@ def page(rows: Sequence[Row]) -> str:
         "ours",
         "control",
         "model and scale",
-        "there",
-        "verdict",
+        HERE,
+        ABOUT,
         "in a sentence",
         "see",
     )
@@ -156,8 +176,9 @@ def page(rows: Sequence[Row]) -> str:
         "",
         "Claims of arXiv:2602.12204 (CRAM), each beside what was measured here. Written by `python -m "
         "replication` from the linked run folders; numbers are estimate [95 % interval] (n independent "
-        "units). `there` is what the run says about the claim on the model and scale that were run; "
-        "`verdict` is about the preprint's own model and scale.",
+        f"units). There are two verdicts: *{HERE}* is what the run says about the claim at the model and "
+        f"scale of its row; *{ABOUT}* is what is known of the preprint's own model and scale. Claims about "
+        "people are this project's own tests; where the preprint makes one, the column `paper` says so.",
         "",
         *(f"- **{verdict.value}**: {rule}" for verdict, rule in RULES.items()),
         "",
@@ -168,18 +189,13 @@ def page(rows: Sequence[Row]) -> str:
 
 def headline(rows: Sequence[Row]) -> list[str]:
     """The rows that the results page shows, without their sentences."""
-    head = ("claim", "paper", "ours", "control", "model and scale", "there", "verdict")
+    head = ("claim", "paper", "ours", "control", "model and scale", HERE, ABOUT)
     return table(head, [(*_cells(r), f"**{r.verdict}**") for r in rows if r.headline])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     texts = (row.claim, row.paper, row.ours, row.control, row.scale)
     return (*map(cell, texts), f"**{row.here.value}**")
-
-
-def table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    return [f"| {' | '.join(c)} |" for c in (head, ["---"] * len(head), *cells)]
 
 
 def between(text: str, paragraphs: Sequence[str], marks: tuple[str, str] = MARKS) -> str:

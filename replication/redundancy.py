@@ -7,18 +7,22 @@ import pandas as pd
 
 from labbook.console import UserError
 from labbook.estimate import Estimate
+from labbook.run import read_json
 from redundancy.probe.summary import ProbeSummary
-from redundancy.removal.config import ORDERS
-from redundancy.removal.curve import BEYOND, BUDGETS, Removable, best_order
+from redundancy.removal.config import CONTROL, ORDERS
+from redundancy.removal.curve import BEYOND, BUDGETS, DEPLOYABLE, Removable, best_order
 from redundancy.removal.pruning.tables import Answer, MethodTables, against_mlp
 from redundancy.removal.summary import RemovalSummary
+from redundancy.removal.tables import Losses
 from redundancy.training.summary import CourseSummary
 from replication import paper
-from replication.rows import Finished, Row, show
+from replication.rows import REPEAT, Finished, Row, show
 from replication.verdict import Verdict, all_of, at_least, at_most, equals
 
 # nats per token that count as no cost
 BUDGET = BUDGETS[1]
+# what stands beside the order that is claimed
+BESIDE = (CONTROL, "known_relative", "layers_dropped", *BEYOND)
 
 
 def predictable(r: Estimate, stated: float | None) -> Verdict:
@@ -176,19 +180,21 @@ def removal_rows(run: Finished) -> Iterator[Row]:
     s = RemovalSummary.read(run.summary)
     if s.removable:
         at = {order: shares[BUDGET] for order, shares in s.removable.items()}
-        found = compared(s)
+        found, others = compared(s), [(seed, losses.headline) for seed, losses in repeats(run)]
         main = found.main
         yield Row(
             "What is redundant can be removed: 88 % of attention at no cost",
             f"{paper.REDUNDANT} (as R)",
             found.ours,
-            f"random order {at['random'].text()}; order by R {at['known_relative'].text()}; whole layers by "
-            f"cosine, dropped {at['layers_dropped'].text()}"
-            + "".join(f"; {ORDERS[order]} {at[order].text()}" for order in BEYOND if order in at),
+            "; ".join(f"{ORDERS[order]} {at[order].text()}" for order in BESIDE if order in at),
             run.scale,
-            removable_share(at[main]),
+            all_of([removable_share(at[main]), *(removable_share(chosen_share(o)) for _, o in others)]),
             own=False,
-            sentence=f"{found.how} {_tried(s)} Others may spare more.",
+            sentence=f"{found.how} {_tried(s)} Others may spare more."
+            + "".join(
+                f" Made again with seed {seed}, another split of the documents: {compared(other).ours}."
+                for seed, other in others
+            ),
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )
@@ -249,6 +255,28 @@ def cheaper_than_mlp(answer: Answer) -> Verdict:
     }[answer]
 
 
+def repeats(run: Finished) -> list[tuple[int, Losses]]:
+    """The same run with other seeds, by seed: the folders beside it that are called after it.
+
+    Raises UserError where one is of another model.
+    """
+    found = []
+    for folder in sorted(run.folder.parent.glob(f"{run.folder.name}{REPEAT}*")):
+        losses, seed = Losses.read(folder), read_json(folder / "config.json")["seed"]
+        if losses.headline.model != run.summary["model"]:
+            raise UserError(
+                f"{folder} is called as {run.folder.name} made again, and is of {losses.headline.model} "
+                f"instead of {run.summary['model']}. Move it, or name it otherwise."
+            )
+        found.append((int(seed), losses))
+    return found
+
+
+def chosen_share(s: RemovalSummary) -> Removable:
+    """What the order that answers the claim can replace."""
+    return s.removable[compared(s).main][BUDGET]
+
+
 @dataclass(frozen=True)
 class Compared:
     """Which order answers the claim, and beside which others it stands.
@@ -275,8 +303,9 @@ def compared(s: RemovalSummary) -> Compared:
     router = best_order({o: v for o, v in s.removable.items() if o.startswith("predicted")}, BUDGET)
     chosen = s.chosen.get(BUDGET)
     main = chosen or best
+    open_to_a_model = sum(order in DEPLOYABLE for order in at)
     first = (
-        f"order that, of {len(at)} tried, spared most on the validation documents"
+        f"order that, of {open_to_a_model} that a model could follow, spared most on the validation documents"
         if chosen
         else f"best of {len(at)} orders"
     )
@@ -356,12 +385,11 @@ def _loss_aware(run: Finished, s: RemovalSummary) -> Iterator[Row]:
     path = run.folder / "paired.csv"
     if not path.is_file():
         return
-    table = pd.read_csv(path)
     own, other = "predicted_fisher", "predicted_displacement"
-    pair = (table["budget"] == BUDGET) & (table["order"] == other) & (table["minus"] == own)
-    if not pair.any():
+    difference = _more(pd.read_csv(path), own, other)
+    if difference is None:
         return
-    difference = -Estimate.read(table[pair].to_dict("records")[0])
+    others = [(seed, gap) for seed, losses in repeats(run) if (gap := _more(losses.paired, own, other))]
     at = {order: s.removable[order][BUDGET] for order in (own, other)}
     yield Row(
         "A router that predicts the change of the loss spares more than one that predicts the displacement "
@@ -370,11 +398,18 @@ def _loss_aware(run: Finished, s: RemovalSummary) -> Iterator[Row]:
         f"{show(difference, 2, sign=True)} of operations at +{BUDGET} nats per token, paired by document",
         f"{ORDERS[own]} {at[own].text()}; {ORDERS[other]} {at[other].text()}",
         run.scale,
-        spares_more(difference),
+        all_of([spares_more(difference), *(spares_more(gap) for _, gap in others)]),
         own=False,
-        sentence="Both are linear in hidden state and position and were fitted to the same documents.",
+        sentence="Both are linear in hidden state and position and were fitted to the same documents."
+        + "".join(f" With seed {seed}: {show(gap, 2, sign=True)}." for seed, gap in others),
         links=f"{run.figure('removal_ranked')}{run.link}",
     )
+
+
+def _more(paired: pd.DataFrame, own: str, other: str) -> Estimate | None:
+    """By how much one order can replace more than one that stands before it, at the budget."""
+    rows = paired[(paired["budget"] == BUDGET) & (paired["order"] == other) & (paired["minus"] == own)]
+    return None if rows.empty else -Estimate.read(rows.to_dict("records")[0])
 
 
 def _layers(run: Finished) -> str:

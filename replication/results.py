@@ -18,8 +18,9 @@ from redundancy.removal.config import ORDERS
 from redundancy.removal.curve import BUDGETS
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
+from replication.experiments import people_section
 from replication.factorial import Decided, finding, is_factorial, section
-from replication.rows import ROOT, Finished, number, show, window
+from replication.rows import Finished, figure, number, show, table, window
 
 # figures by section, with captions that hold whatever the numbers are
 FIGURES: dict[str, dict[str, str]] = {
@@ -138,7 +139,7 @@ def interval(values: Estimate | None, digits: int = 2) -> str:
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table and a blank line."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)] + [""]
+    return [*table(head, rows), ""]
 
 
 def findings(runs: Sequence[Finished]) -> list[str]:
@@ -238,6 +239,7 @@ def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:
         "training": ("Does training change it", training_section),
         "removal": ("How much can be removed", removal_section),
         "experiments": ("Consolidation", experiment_section),
+        "people": ("The model in people's experiments", people_section),
         "fit": ("Decay exponents", fit_section),
     }
     for kind, (title, write) in sections.items():
@@ -245,9 +247,8 @@ def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:
         lines += [f"## {title}", ""]
         for run in mine:
             lines += [*write(run), ""]
-        for name, caption in FIGURES[kind].items():
-            if (ROOT / "figures" / f"{name}.png").is_file():
-                lines += [f"![{caption}](figures/{name}.png)", "", f"*{caption}*", ""]
+        for name, caption in FIGURES.get(kind, {}).items():
+            lines += figure(name, caption)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -364,11 +365,11 @@ def experiment_section(run: Finished) -> Iterator[str]:
         f"{config['steps']:,} steps; {run.link}. Every number depends on the choice of keys."
     )
     yield ""
-    table = pd.read_csv(run.folder / "cells.csv")
+    found = pd.read_csv(run.folder / "cells.csv")
     first = dict[tuple[tuple[str, ...], int], str]()
     metrics = ("retrieval", "novel", "attention", "at_recurring", "at_novel", "consolidated")
     rows, again = [], list[str]()
-    for (name, cell), part in table.groupby(["table", "cell"], sort=False):
+    for (name, cell), part in found.groupby(["table", "cell"], sort=False):
         by = {str(r["metric"]): number(r) for r in part.to_dict("records")}
         count = max((e.n for e in by.values() if e is not None), default=0)
         numbers = tuple(_of_cell(metric, by.get(metric)) for metric in metrics)

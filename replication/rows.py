@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,10 @@ from labbook.estimate import Estimate
 from replication.verdict import Verdict
 
 ROOT = Path(__file__).parent.parent
+# the two columns of verdicts: on what was run, and on what the preprint speaks of
+HERE, ABOUT = "on the model that was run", "about the preprint's model"
+# a run made again with another seed lies beside it, in a folder with this and the seed behind its name
+REPEAT = "-seed-"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Row:
     here : what the run says about the claim on its own model and scale.
     own : whether that is the model and scale of the claim; if not, the claim itself stays untested.
     headline : whether the results page shows it at the top.
+    claimed : whether the preprint makes the claim; if not, it is one of this project's own tests.
     """
 
     claim: str
@@ -66,13 +71,28 @@ class Row:
     sentence: str
     links: str
     headline: bool = False
+    claimed: bool = True
 
     @property
     def verdict(self) -> str:
         """The verdict on the preprint's claim."""
+        if not self.claimed:
+            return "not one of its claims"
         if self.own or self.here is Verdict.UNTESTED:
             return self.here.value
         return "not tested on the paper's model"
+
+
+def table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(c)} |" for c in (head, ["---"] * len(head), *cells)]
+
+
+def figure(name: str, caption: str) -> list[str]:
+    """The lines of a committed figure with its caption, none where it is not drawn."""
+    if not (ROOT / "figures" / f"{name}.png").is_file():
+        return []
+    return [f"![{caption}](figures/{name}.png)", "", f"*{caption}*", ""]
 
 
 def number(values: Mapping[Any, Any] | None) -> Estimate | None:

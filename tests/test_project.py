@@ -195,6 +195,7 @@ FLOORS = (
     {"replication.rows"},
     {"replication.factorial"},
     {"replication.redundancy", "replication.consolidation"},
+    {"replication.experiments", "replication.tables"},
     {"replication.results", "replication.abstract"},
     {"replication.costs", "replication.gpu.config"},
     {"replication.__main__", "replication.gpu.stages"},
@@ -521,6 +522,8 @@ def test_shipped_runs_are_finished_runs_of_the_models_they_name():
             case "fit":
                 assert folder.parent.name == "fits"
                 assert run.summary["schema"] >= 2
+            case "people":
+                assert run.summary["experiment"] == folder.name
             case kind:
                 assert kind == folder.name
                 assert json.loads((folder / "config.json").read_text())["model"] == folder.parent.name

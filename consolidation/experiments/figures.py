@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from consolidation.decay import humans
 from consolidation.experiments.config import times_of
 from consolidation.experiments.outcome import Outcome
+from consolidation.experiments.practice import ALL
 from consolidation.experiments.retention import CLOCK as ITEMS
 from labbook import style
 
@@ -68,6 +69,7 @@ def practice(outcome: Outcome) -> Figure:
     """
     figure, panels = plt.subplots(3, 1, figsize=(style.WIDTH, 9.6))
     table, effects = outcome.tables["courses"], outcome.tables["identification"]
+    effects = effects[effects["seeds"] == ALL]
     for axes, measure, label in ((panels[0], "knowledge", KNOWN), (panels[1], "probability", USED)):
         ends: list[Any] = []
         for condition, line in zip(table["condition"].unique(), LINES, strict=False):

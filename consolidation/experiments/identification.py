@@ -10,6 +10,8 @@ any function of k alone has no slope on the step, and the other way round. Every
 interval is over seeds.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -62,7 +64,7 @@ def _partial(
     return float(np.linalg.lstsq(design, centred[:, 2], rcond=None)[0][0])
 
 
-def identified(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def identified(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per condition, measure and effect."""
     return pd.DataFrame(
         [

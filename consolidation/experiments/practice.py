@@ -6,7 +6,7 @@ pattern, over training, and the error is that of the weights, attention knocked 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,8 @@ FORMS = (
 CLOCK = Clock("repetition", "count")
 HALF = 0.5
 ESTIMATE = ("estimate", "lower", "upper", "n")
+# all seeds, and without those whose router has given up attention, see `attending`
+ALL, ATTENDING = "all", "that attend"
 
 
 def error_curve(k: Array, error: Array, name: str) -> Curve:
@@ -138,6 +140,25 @@ def against_first(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["condition", "against", "role", "measure", *ESTIMATE])
 
 
+def attending(runs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The runs without the seeds that attend at no query of the cohort `new` when it comes: nobody has seen
+    its patterns, so such a router has given up attention whatever it is asked.
+    """
+    found = {}
+    for condition, table in runs.items():
+        unseen = table[(table["role"] == "new") & (table["age"] == 0)].groupby("seed")["routed"].mean()
+        found[condition] = table[~table["seed"].isin(unseen[unseen == 0].index)]
+    return found
+
+
+def with_and_without(
+    table: Callable[[Mapping[str, pd.DataFrame]], pd.DataFrame], runs: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """A table of all seeds, and of those that attend; the column `seeds` says which."""
+    parts = [table(some).assign(seeds=name) for name, some in ((ALL, runs), (ATTENDING, attending(runs)))]
+    return pd.concat(parts, ignore_index=True)
+
+
 def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     """The outcome of the runs, by condition."""
     series = people("error", CLOCK.counts)
@@ -205,8 +226,8 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
         "averaging": pd.concat(shares, ignore_index=True),
         "halves": pd.concat(half, ignore_index=True),
         "forms": fitted,
-        "against_first": against_first(runs),
-        "identification": identified(dict(runs)),
+        "against_first": with_and_without(against_first, runs),
+        "identification": with_and_without(identified, runs),
         "people": series,
     }
     return Outcome("practice", tuple(claims), tables)

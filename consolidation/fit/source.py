@@ -89,6 +89,13 @@ def _settled(source: Source, config: FitConfig, whose: str) -> Source:
     choice("clock", markup(curve.clock), told)
     if config.measure is not None:
         curve = replace(curve, measure=config.measure)
+    below = int((curve.y < 0).sum()) if curve.measure == "savings" else 0
+    if below:
+        choice(
+            "savings below 0",
+            f"kept, {below} of {len(curve.y)}",
+            "relearning took longer than learning; a form that ends at 0 does not reach them",
+        )
     if config.on_clock is not None:
         curve = _on_clock(curve, config.on_clock, config.on_clock_factor)
     require_size(curve)
@@ -167,10 +174,17 @@ def _within(curve: Curve, config: FitConfig) -> Curve:
 
 def _from_run(run: Path, config: FitConfig) -> Source:
     """P_episodic(k) of a training run on its three clocks, and the change point of its attention at recurring
-    queries.
+    queries. Raises UserError for a model without attention, of which no use of it can fall.
     """
     # first, so that a damaged seed is named before its numbers are used
-    events = trajectory.summaries(run)[0].events
+    seeds = trajectory.summaries(run)
+    events = seeds[0].events
+    attention = _falling_attention(run)
+    if not attention.to_numpy().any():
+        raise UserError(
+            f"{run}: {seeds[0].label} attends nowhere at recurring queries, at no evaluation, so there is no "
+            "P(episodic) that could fall. Name the run of a model with attention."
+        )
     chosen = config.clock or EXPOSURE_CLOCKS[2]
     curves = {clock: episodic_curve(run, clock) for clock in dict.fromkeys((chosen, *EXPOSURE_CLOCKS))}
     if config.window is None:
@@ -187,7 +201,6 @@ def _from_run(run: Path, config: FitConfig) -> Source:
         )
     else:
         curves = {clock: _within(c, config) if clock == chosen else c for clock, c in curves.items()}
-    attention = _falling_attention(run)
     change = None
     if attention.shape[1] > 1:
         change = transition(attention.index.to_numpy(float), attention.to_numpy(float).T, events, config.seed)
@@ -199,8 +212,15 @@ def _from_run(run: Path, config: FitConfig) -> Source:
 def _falling_attention(run: Path) -> pd.DataFrame:
     """Attention at recurring queries from its largest mean on: before that it is being learnt, not given up.
     Index step, one column per seed.
+
+    Raises UserError when no evaluation has recurring queries in every seed.
     """
     attention = trajectory.course(run, "attention", "recurring").dropna()
+    if attention.empty:
+        raise UserError(
+            f"{run}: attention at recurring queries has no number at any evaluation that all seeds share. "
+            "Train with --recurrence above 0."
+        )
     return attention.loc[attention.mean(axis=1).iloc[::-1].idxmax() :]
 
 

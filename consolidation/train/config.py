@@ -152,7 +152,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Command:
-    """Train on SRCD and leave trajectories."""
+    """Train on SRCD and leave trajectories. The first argument is one of four sizes, whose values the options
+    below change.
+
+        size   length  width x layers  steps x batch  minutes a seed
+        tiny       64          32 x 1       500 x 16  under 1, CPU (the default)
+        small     256          64 x 1      4,000 x 8  2 to 4, CPU: the shipped runs
+        base    1,024         256 x 4    10,000 x 32  not measured; for one GPU
+        paper   2,048         512 x 8    10,000 x 32  not measured; published, GPUs
+    """
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
     settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)

@@ -3,7 +3,6 @@
 `commands`   options of every command, from the parsers that the commands use
 `results`    sections, figures and verdicts of RESULTS.md and REPLICATION.md, the shipped run folders
 `registries` human curves
-`experiments` the model in people's experiments
 `formulas`   formulas as MathML
 `docstrings` sections of docstrings as lists
 """
@@ -13,12 +12,12 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from extension import commands, docstrings, experiments, formulas, registries, results
+from extension import commands, docstrings, formulas, registries, results
 
 
 def setup(app: Sphinx) -> dict[str, bool | int]:
     """Register every directive."""
-    for part in (commands, docstrings, experiments, formulas, registries, results):
+    for part in (commands, docstrings, formulas, registries, results):
         part.setup(app)
     # pages that were built by an older state of these files are built again
     state = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))

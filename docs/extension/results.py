@@ -15,6 +15,8 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from replication.rows import ABOUT, HERE
+
 ROOT = Path(__file__).parents[2]
 RESULTS, CLAIMS = "RESULTS.md", "REPLICATION.md"
 PAGES = {RESULTS: "/results/index.md", CLAIMS: "/results/claims.md"}
@@ -133,13 +135,13 @@ class Claims(SphinxDirective):
         self.env.note_dependency(str(ROOT / file))
         lines: list[str] = []
         for row in rows(file):
-            verdict = row["verdict"].strip("*")
-            there = row["there"].strip("*")
+            about = row[ABOUT].strip("*")
+            here = row[HERE].strip("*")
             lines += [
                 f"````{{admonition}} {row['claim']}",
-                f":class: claim verdict-{there.replace(' ', '-')}",
+                f":class: claim verdict-{here.replace(' ', '-')}",
                 "",
-                f"**{there}** here, {verdict}." if there != verdict else f"**{verdict}**.",
+                f"**{here}** {HERE}; {ABOUT}: {about}." if here != about else f"**{about}**.",
                 row.get("in a sentence", ""),
                 "",
             ]
@@ -163,8 +165,8 @@ class Rules(SphinxDirective):
 
 def folders() -> list[Path]:
     """The run folders that come with the project."""
-    places = ("*/data/runs/*/*/summary.json", "*/data/runs/*/summary.json", "*/data/runs/*/*/fit.json")
-    return sorted({path.parent for place in places for path in ROOT.glob(place)})
+    places = ("runs/*/*/summary.json", "runs/*/summary.json", "runs/*/*/fit.json", "experiments/*/claims.csv")
+    return sorted({path.parent for place in places for path in ROOT.glob(f"*/data/{place}")})
 
 
 class Runs(SphinxDirective):
@@ -175,7 +177,13 @@ class Runs(SphinxDirective):
         lines: list[str] = []
         for folder in folders():
             path = folder.relative_to(ROOT).as_posix()
-            lines += [f"({anchor('run', path)})=", f"## {path.split('/data/runs/')[-1]}", "", f"`{path}`", ""]
+            lines += [
+                f"({anchor('run', path)})=",
+                f"## {re.split('/data/(?:runs/)?', path)[-1]}",
+                "",
+                f"`{path}`",
+                "",
+            ]
             about = folder / "provenance.json"
             if about.is_file():
                 self.env.note_dependency(str(about))

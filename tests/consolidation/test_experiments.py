@@ -173,6 +173,33 @@ def test_practice_tells_exponentials_from_power_laws_and_sees_the_artefact():
     assert fits.loc["exponential", "delta_aicc"] == 0
 
 
+def test_effects_are_given_without_seeds_that_gave_up_attention_too():
+    """A seed that never attends lowers P(episodic) whatever is familiar."""
+
+    def used(row, noise):
+        return 1 - 0.2 * np.log10(1 + row["k"])
+
+    runs = {
+        name: planted(lambda row, noise: np.log10(1 + row["k"]) / 5, used) for name in ("cram", "control")
+    }
+    gone = runs["cram"]["seed"] == 0
+    runs["cram"].loc[gone, ["routed", "probability"]] = 0.0
+    kept = practice.attending(runs)
+    assert set(kept["cram"]["seed"]) == {1, 2, 3}
+    assert set(kept["control"]["seed"]) == {0, 1, 2, 3}
+    found = practice.with_and_without(practice.identified, runs)
+    rows = found.query("measure == 'probability' and effect == 'k given step'")
+    by = rows.set_index(["condition", "seeds"])
+    assert by.loc[("cram", "that attend"), "estimate"] == pytest.approx(-0.2)
+    assert by.loc[("cram", "all"), "estimate"] == pytest.approx(-0.15)
+    assert list(by.loc["cram", "n"]) == [SEEDS, SEEDS - 1]
+    assert list(by.loc["control", "n"]) == [SEEDS, SEEDS]
+    found = practice.with_and_without(practice.against_first, runs)
+    reads = found.query("role == 'later' and measure == 'probability'").set_index("seeds")
+    assert reads.loc["all", "estimate"] > 0.05
+    assert reads.loc["that attend", "estimate"] == pytest.approx(0)
+
+
 def test_retention_finds_the_planted_law_and_what_the_load_changes():
     def forgetting(gamma):
         return lambda row, noise: (

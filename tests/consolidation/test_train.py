@@ -395,3 +395,14 @@ def test_tiny_learns(tmp_path):
     assert summary.accuracy["novel"] > 0.85
     assert summary.attention["all"] < summary.static
     assert summary.attention["recurring"] < 0.5 < summary.attention["novel"]
+
+
+def test_help_says_what_the_sizes_are_before_the_options(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    lines = capsys.readouterr().out.split("\n\noptions\n")[0].splitlines()
+    found = {line.split()[0]: " ".join(line.split()) for line in lines if line.startswith("  ")}
+    assert set(PRESETS) < set(found)
+    for name, config in PRESETS.items():
+        sizes = f"{config.benchmark.length:,} {config.cram.width} x {config.cram.layers}"
+        assert found[name].startswith(f"{name} {sizes} {config.steps:,} x {config.batch} ")

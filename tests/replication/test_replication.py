@@ -5,6 +5,7 @@ agreement.
 import itertools
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,13 +14,14 @@ from hypothesis import strategies as st
 
 from labbook.console import UserError
 from labbook.estimate import Estimate
+from labbook.run import opened, sealed
 from redundancy.removal.curve import Removable
 from redundancy.removal.pruning.tables import more_redundant
 from redundancy.removal.summary import RemovalSummary
 from replication import __main__ as pages
 from replication import consolidation, paper, redundancy
 from replication.results import experiment_section
-from replication.rows import ROOT, Row, window
+from replication.rows import REPEAT, ROOT, Row, window
 from replication.verdict import LEAST, Verdict, all_of, at_least, at_most, between, equals
 
 REMOVAL = ROOT / "redundancy" / "data" / "runs" / "embedded" / "removal"
@@ -323,6 +325,27 @@ def test_the_answer_is_the_order_that_was_chosen_on_other_documents():
     assert found.main == "known_fisher"
     assert "best of 4 orders" in found.ours
     assert "chosen on the documents it is scored on, which favours" in found.how
+
+
+def test_a_run_made_again_speaks_in_the_same_row_and_turns_its_verdict(tmp_path, monkeypatch):
+    first, again = tmp_path / "removal", tmp_path / f"removal{REPEAT}1"
+    shutil.copytree(REMOVAL, first)
+    shutil.copytree(REMOVAL.with_name(f"removal{REPEAT}1"), again)
+    run = pages.read_run(first)
+    [(seed, losses)] = redundancy.repeats(run)
+    assert seed == 1
+    share, loss_aware = list(redundancy.removal_rows(run))[:2]
+    assert redundancy.compared(losses.headline).ours in share.sentence
+    assert share.here is FAILS and loss_aware.here is HOLDS and "With seed 1: +0." in loss_aware.sentence
+    # a second seed that says the opposite
+    opposite = replace(losses, paired=losses.paired.assign(estimate=0.2, lower=0.1, upper=0.3))
+    with monkeypatch.context() as patch:
+        patch.setattr(redundancy, "repeats", lambda run: [(1, opposite)])
+        assert list(redundancy.removal_rows(run))[1].here is PARTLY
+    summary = opened(json.loads((again / "summary.json").read_text()), again)
+    (again / "summary.json").write_text(json.dumps(sealed(summary | {"model": "another"})))
+    with pytest.raises(UserError, match="of another instead of embedded"):
+        redundancy.repeats(run)
 
 
 def test_what_was_trained_in_place_is_said_by_what_is_there():

@@ -1,0 +1,201 @@
+"""What the tables `transfer`, `recurrence` and `mode` of `python -m consolidation.replicate` say: tables 2
+and 3 and eq 13 of the preprint, and whether two choices that it leaves open matter. Differences are paired by
+seed, whose patterns, sequences and weights at the start are the same.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from consolidation.experiments.readings import difference, over_seeds
+from consolidation.replicate.cells import metrics
+from consolidation.train import trajectory
+from labbook.estimate import Estimate
+from replication import paper
+from replication.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
+from replication.factorial import Decided
+from replication.rows import Finished, Row, number, show
+from replication.verdict import Verdict, all_of, at_least, equals
+
+TASKS = {"copy": "Copy", "associative": "Associative recall"}
+# reductions of attention that are alike
+REDUCTION_MARGIN = 0.05
+# (what is chosen, the two cells, what the preprint says of it)
+CHOICES = (
+    (
+        "how q is known where attention is skipped: predicted, or by an oracle",
+        ("q predicted", "q oracle"),
+        "not said (eq 6 needs what attention returns)",
+    ),
+    (
+        "whether codes of keys are learned or fixed, and so where a pattern may be stored",
+        ("keys learned", "keys fixed"),
+        "not said",
+    ),
+)
+
+
+def transfers(
+    right: Estimate | None,
+    stated: float | None,
+    gain: Estimate | None,
+    reduction: Estimate | None,
+    stated_reduction: float,
+) -> Verdict:
+    """The trained model with new heads answers as often as stated (where that is printed), more often than a
+    random frozen one, and attends less than one trained from scratch by the stated share.
+    """
+    parts = [] if stated is None else [at_least(right, stated - RETRIEVAL_MARGIN)]
+    return all_of(
+        [
+            *parts,
+            at_least(gain, RETRIEVAL_MARGIN),
+            equals(reduction, stated_reduction, REDUCTION_MARGIN),
+        ]
+    )
+
+
+def at_optimum(cells: Sequence[tuple[Estimate | None, Estimate | None, float]]) -> Verdict:
+    """In every cell (attention, right answers, optimum) attention ends at the optimum of eq 13 and retrieval
+    is complete.
+    """
+    return all_of(
+        [
+            part
+            for attention, right, optimum in cells
+            for part in (equals(attention, optimum, ATTENTION_MARGIN), at_least(right, COMPLETE))
+        ]
+    )
+
+
+def makes_no_difference(attention: Estimate | None, right: Estimate | None) -> Verdict:
+    """Two choices come to the same attention and the same right answers, as differences say."""
+    return all_of([equals(attention, 0.0, ATTENTION_MARGIN), equals(right, 0.0, RETRIEVAL_MARGIN)])
+
+
+def of_seeds(run: Finished, table: str, cell: str, metric: str) -> "pd.Series[float]":
+    """A metric of every seed of a cell; index seed. A cell that changes nothing is the run `cram`.
+
+    Raises UserError when the cell has no finished seed in the run folder.
+    """
+    name = cell.replace(",", "").replace(" ", "-").replace("/", "of")
+    own = run.folder / f"{table}-{name}"
+    seeds = trajectory.summaries(own if own.is_dir() else run.folder / "cram")
+    return pd.Series({seed.seed: metrics(seed)[metric] for seed in seeds}, dtype=float)
+
+
+def table_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
+    """Rows of those of the three tables that the run has; what they depend on, `runs` beside it say."""
+    of = Experiments.of(run, Decided.among((run, *runs)))
+    for task in TASKS:
+        if of.cell("transfer", f"{task}, trained", "retrieval"):
+            yield _transfer(of, task)
+    rows = pd.read_csv(run.folder / "cells.csv")
+    recurrence = rows[rows["table"] == "recurrence"]
+    if len(recurrence):
+        yield _recurrence(of, recurrence)
+    for what, cells, stated in CHOICES:
+        if all(of.cell("mode", cell, "attention") for cell in cells):
+            yield _choice(of, what, cells, stated)
+
+
+def has(run: Finished, table: str, ending: str = "") -> bool:
+    """Whether a run holds a cell of a table whose name ends so."""
+    if run.kind != "experiments":
+        return False
+    rows = pd.read_csv(run.folder / "cells.csv")
+    return bool(((rows["table"] == table) & rows["cell"].str.endswith(ending)).any())
+
+
+def _transfer(of: Experiments, task: str) -> Row:
+    """Trained memory and router with new heads, a random frozen model with new heads, and training from
+    scratch at equal steps.
+    """
+    found = {
+        name: {
+            metric: of.cell("transfer", f"{task}, {name}", metric) for metric in ("retrieval", "attention")
+        }
+        for name in ("trained", "random", "from scratch")
+    }
+
+    def seeds(name: str, metric: str) -> "pd.Series[float]":
+        return of_seeds(of.run, "transfer", f"{task}, {name}", metric)
+
+    gain = reduction = None
+    if found["random"]["retrieval"]:
+        gain = difference(seeds("trained", "retrieval"), seeds("random", "retrieval"))
+    if found["from scratch"]["attention"]:
+        whole = seeds("from scratch", "attention")
+        # a seed that attends nowhere has nothing to reduce
+        reduction = over_seeds(1 - seeds("trained", "attention") / whole.where(whole > 0))
+    stated = paper.EXPERIMENTS.get(("transfer", f"{task}, trained"), {}).get("retrieval")
+    less = paper.TRANSFER_REDUCTION[task]
+    shown = {
+        name: f"{show(by['retrieval'], 3)} right, {show(by['attention'], 4)} of positions"
+        for name, by in found.items()
+    }
+    return Row(
+        f"Memory and router trained on SRCD serve {TASKS[task]} with new heads: "
+        + ("right as often as stated, " if stated else "")
+        + "more often than a random frozen model, with less attention than training from scratch (tables 2 "
+        "and 3)",
+        ("" if stated is None else f"{stated} right, ") + f"{less:.0%} less attention",
+        f"{shown['trained']}; {show(reduction)} less attention; right minus random frozen "
+        f"{show(gain, 3, sign=True)}",
+        f"random frozen: {shown['random']}; from scratch at equal steps: {shown['from scratch']}",
+        of.scale,
+        transfers(found["trained"]["retrieval"], stated, gain, reduction, less),
+        own=False,
+        sentence="Heads alone, and whole models from scratch, train for a quarter of the steps. "
+        f"{of.depends}",
+        links=of.run.link,
+        headline=True,
+    )
+
+
+def _recurrence(of: Experiments, rows: pd.DataFrame) -> Row:
+    """Attention at every recurrence beside eq 13."""
+    cells, shown = [], []
+    for cell, part in rows.groupby("cell", sort=False):
+        by = {str(row["metric"]): row for row in part.to_dict("records")}
+        attention, right = number(by.get("attention")), number(by.get("retrieval"))
+        optimum = float(by["attention"]["optimum"])
+        cells.append((attention, right, optimum))
+        shown.append(f"{cell}: {show(attention, 4)} for {optimum:.4f}, {show(right, 3)} right")
+    return Row(
+        "Attention ends at the optimum of eq 13 whatever share of queries recurs, and retrieval is complete",
+        "queries times the share that is novel",
+        "; ".join(shown),
+        f"best static routing: {of.queries:.3f} of positions",
+        of.scale.replace("; n seeds", ", recurrence as named; n seeds"),
+        at_optimum(cells),
+        own=False,
+        sentence=f"Alike means within {ATTENTION_MARGIN} of positions. {of.depends}",
+        links=of.run.link,
+    )
+
+
+def _choice(of: Experiments, what: str, cells: tuple[str, str], stated: str) -> Row:
+    """Whether a choice that the preprint leaves open changes what comes out."""
+    gaps = {
+        metric: difference(*(of_seeds(of.run, "mode", cell, metric) for cell in cells))
+        for metric in ("attention", "retrieval")
+    }
+    shown = [
+        f"{cell} {show(of.cell('mode', cell, 'attention'), 4)} of positions, "
+        f"{show(of.cell('mode', cell, 'retrieval'), 3)} right"
+        for cell in cells
+    ]
+    return Row(
+        f"It makes no difference {what}",
+        stated,
+        f"{cells[0]} minus {cells[1]}: {show(gaps['attention'], 4, sign=True)} of positions, "
+        f"{show(gaps['retrieval'], 3, sign=True)} right",
+        "; ".join(shown),
+        of.scale,
+        makes_no_difference(gaps["attention"], gaps["retrieval"]),
+        own=False,
+        sentence=f"Alike means within {ATTENTION_MARGIN} of positions and {RETRIEVAL_MARGIN} of answers.",
+        links=of.run.link,
+        claimed=False,
+    )

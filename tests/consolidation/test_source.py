@@ -1,0 +1,59 @@
+"""What `consolidation.fit` reads: values that cannot be fitted are errors, and unusual ones are said."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from consolidation.decay.curve import Clock, Curve
+from consolidation.fit import source
+from consolidation.fit.config import FitConfig
+from consolidation.interface import fit_decay
+from labbook.console import UserError
+
+X = [1, 2, 4, 8, 16, 32, 64, 128]
+FALLING = [0.6, 0.5, 0.3, 0.2, 0.1, 0.08, -0.05, -0.1]
+MISSING = [math.nan] * len(X)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("column", ["x", "value"])
+def test_a_column_without_any_number_is_an_error_that_names_it(tmp_path, ending, column):
+    columns = {"x": X, "value": FALLING} | {column: MISSING}
+    path = tmp_path / f"empty.{ending}"
+    getattr(pd.DataFrame(columns), f"to_{ending}")(path, index=False)
+    with pytest.raises(UserError, match=rf"no number in {column} but nothing \(8 rows in all\)"):
+        source.read(FitConfig(str(path), clock="repetition"))
+    with pytest.raises(UserError, match=rf"no number in {column}"):
+        fit_decay(columns, clock="repetition")
+    with pytest.raises(UserError, match="finite numbers"):
+        Curve("c", *(np.array(v, dtype=float) for v in columns.values()), Clock("repetition", "count"))
+
+
+def test_savings_below_0_are_kept_and_said(capsys):
+    frame = pd.DataFrame({"x": X, "value": FALLING})
+    found = source.given(frame, FitConfig(clock="repetition", measure="savings"))
+    assert found.curve.y.min() == -0.1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "savings below 0 kept, 2 of 8 (relearning took longer than learning" in said
+    source.given(frame.assign(value=frame["value"].abs()), FitConfig(clock="repetition", measure="savings"))
+    assert "below 0" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="no recall is below 0"):
+        source.given(frame, FitConfig(clock="repetition", measure="recall"))
+
+
+def attention(tmp_path, monkeypatch, values):
+    """The fit of a run whose attention at recurring queries is `values` at four evaluations."""
+    table = pd.DataFrame({0: values}, index=pd.Index([1, 2, 4, 8], name="step"), dtype=float)
+    monkeypatch.setattr(source.trajectory, "course", lambda *_: table)
+    about = type("Summary", (), {"events": {}, "label": "Mamba"})()
+    monkeypatch.setattr(source.trajectory, "summaries", lambda _: [about])
+    return source.read(FitConfig(str(tmp_path)))
+
+
+def test_a_run_without_recurring_queries_or_attention_is_an_error_and_no_warning(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"has no number at any evaluation.*--recurrence"):
+        attention(tmp_path, monkeypatch, MISSING[:4])
+    with pytest.raises(UserError, match="Mamba attends nowhere at recurring queries"):
+        attention(tmp_path, monkeypatch, [0.0] * 4)

@@ -1,0 +1,217 @@
+"""Transfer, recurrence and mode on the verdict page: made-up cells bring out every verdict, and differences
+are paired by seed.
+"""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from labbook.console import UserError
+from labbook.estimate import Estimate
+from replication import __main__ as pages
+from replication import tables
+from replication.rows import ROOT, Finished
+from replication.verdict import Verdict
+
+SMALL = ROOT / "consolidation" / "data" / "runs" / "small"
+HOLDS, FAILS, UNDECIDED, PARTLY = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED, Verdict.PARTLY
+TRANSFER = "Transfer from SRCD to Copy and Associative recall (tables 2 and 3)"
+
+
+def tight(value: float, n: int = 8) -> Estimate:
+    return Estimate(value, value - 0.001, value + 0.001, n)
+
+
+def wide(value: float, n: int = 8) -> Estimate:
+    return Estimate(value, value - 9, value + 9, n)
+
+
+CASES = {
+    "transfer": (
+        lambda right, gain, reduction: tables.transfers(right, 0.941, gain, reduction, 0.51),
+        {
+            HOLDS: [(tight(0.95), tight(0.5), tight(0.51)), (tight(1.0), tight(0.1), tight(0.5))],
+            FAILS: [(tight(0.1), tight(0.0), tight(0.0))],
+            PARTLY: [(tight(0.95), tight(0.5), tight(0.0)), (tight(0.95), tight(0.0), tight(0.51))],
+            UNDECIDED: [
+                (tight(0.95), None, tight(0.51)),
+                (tight(0.95), tight(0.5), wide(0.51)),
+                (tight(0.95, 2), tight(0.5, 2), tight(0.51, 2)),
+            ],
+        },
+    ),
+    "transfer to a task whose accuracy is not printed": (
+        lambda gain, reduction: tables.transfers(None, None, gain, reduction, 0.49),
+        {
+            HOLDS: [(tight(0.5), tight(0.49))],
+            FAILS: [(tight(-0.5), tight(0.0))],
+            UNDECIDED: [(tight(0.5), None), (wide(0.5), tight(0.49))],
+        },
+    ),
+    "optimum": (
+        lambda *cells: tables.at_optimum(cells),
+        {
+            HOLDS: [((tight(0.05), tight(0.999), 0.05), (tight(0.001), tight(0.999), 0.0))],
+            FAILS: [((tight(0.5), tight(0.3), 0.05),)],
+            PARTLY: [((tight(0.05), tight(0.999), 0.05), (tight(0.05), tight(0.999), 0.0))],
+            UNDECIDED: [((wide(0.05), tight(0.999), 0.05),), ((None, tight(0.999), 0.05),)],
+            Verdict.UNTESTED: [()],
+        },
+    ),
+    "a choice": (
+        tables.makes_no_difference,
+        {
+            HOLDS: [(tight(0.0), tight(0.0))],
+            FAILS: [(tight(0.1), tight(0.3)), (tight(-0.1), tight(-0.3))],
+            PARTLY: [(tight(0.1), tight(0.0))],
+            UNDECIDED: [(wide(0.0), tight(0.0)), (None, None)],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_claim_can_come_out_each_way(name):
+    judge, cases = CASES[name]
+    assert {HOLDS, FAILS, UNDECIDED} <= set(cases)
+    for verdict, examples in cases.items():
+        for example in examples:
+            assert judge(*example) is verdict, (name, verdict, example)
+
+
+def made_up(folder, cells, seeds=None) -> Finished:
+    """A finished run with cells {(table, cell): {metric: value}}, and copies of shipped seeds by folder."""
+    rows = [
+        {
+            "table": table,
+            "cell": cell,
+            "metric": metric,
+            **{key: getattr(tight(value), key) for key in ("estimate", "lower", "upper", "n")},
+            "paper": math.nan,
+            "optimum": optimum if metric == "attention" else math.nan,
+        }
+        for (table, cell), (optimum, metrics) in cells.items()
+        for metric, value in metrics.items()
+    ]
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_csv(folder / "cells.csv", index=False)
+    for name, source in (seeds or {}).items():
+        for seed in (SMALL / source).glob("seed-*"):
+            place = folder / name / seed.name
+            place.mkdir(parents=True)
+            for file in ("config.json", "summary.json"):
+                shutil.copy(seed / file, place)
+    summary = json.loads((SMALL / "summary.json").read_text())
+    return Finished("experiments", folder, summary)
+
+
+def cell(right: float, attention: float, optimum: float = math.nan):
+    return optimum, {"retrieval": right, "attention": attention}
+
+
+@pytest.mark.parametrize(
+    ("trained", "random", "scratch", "copy", "other"),
+    [
+        ((0.95, 0.1), (0.1, 0.3), (0.99, 0.2), HOLDS, HOLDS),
+        ((0.1, 0.2), (0.1, 0.3), (0.99, 0.2), FAILS, FAILS),
+        ((0.7, 0.1), (0.1, 0.3), (0.99, 0.2), PARTLY, HOLDS),
+        ((0.95, 0.1), (0.1, 0.3), (0.99, 0.0), UNDECIDED, UNDECIDED),
+    ],
+)
+def test_transfer_is_judged_by_its_controls(tmp_path, monkeypatch, trained, random, scratch, copy, other):
+    by = {"trained": trained, "random": random, "from scratch": scratch}
+    cells = {("transfer", f"{task}, {name}"): cell(*v) for task in tables.TASKS for name, v in by.items()}
+
+    def seeds(_, table, cell, metric):
+        assert table == "transfer"
+        value = by[cell.split(", ")[1]][metric == "attention"]
+        # less noise where the value is none, so that nothing is divided by it
+        return pd.Series(np.full(5, value) + (value > 0) * 1e-4 * np.arange(5))
+
+    monkeypatch.setattr(tables, "of_seeds", seeds)
+    run = made_up(tmp_path, cells)
+    first, second = tables.table_rows(run)
+    assert (first.here, second.here) == (copy, other)
+    assert first.verdict == "not tested on the paper's model"
+    assert first.paper == "0.941 right, 51% less attention"
+    assert second.paper == "49% less attention"
+    assert first.scale.startswith("CRAM with learned keys, 100 patterns")
+    assert "random frozen: 0.100" in first.control
+    assert TRANSFER not in [row.claim for row in pages.rows_of([run])]
+
+
+def test_transfer_without_its_controls_is_undecided(tmp_path):
+    cells = {("transfer", "copy, trained"): cell(0.95, 0.1)}
+    (row,) = tables.table_rows(made_up(tmp_path, cells))
+    assert row.here is UNDECIDED
+    assert "random frozen: – right" in row.control
+    run = made_up(tmp_path, {("table1", "cram"): cell(1.0, 0.016)})
+    assert list(tables.table_rows(run)) == []
+    assert TRANSFER in [row.claim for row in pages.rows_of([run])]
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    names = {"trained": "cram", "random": "control", "from scratch": "no-quality"}
+    cells = {("transfer", f"copy, {name}"): cell(1.0, 0.016) for name in names}
+    folders = {f"transfer-copy-{name.replace(' ', '-')}": source for name, source in names.items()}
+    run = made_up(tmp_path, cells, folders)
+    found = {
+        name: [
+            json.loads((SMALL / source / f"seed-{seed}" / "summary.json").read_text())
+            for seed in (0, 1, 2, 3, 4)
+        ]
+        for name, source in names.items()
+    }
+    gain, reduction = (
+        stats.ttest_1samp(values, 0)
+        for values in (
+            [
+                a["accuracy"]["query"] - b["accuracy"]["query"]
+                for a, b in zip(found["trained"], found["random"], strict=True)
+            ],
+            [
+                1 - a["attention"]["all"] / b["attention"]["all"]
+                for a, b in zip(found["trained"], found["from scratch"], strict=True)
+            ],
+        )
+    )
+    (row,) = tables.table_rows(run)
+    low, high = gain.confidence_interval(0.95)
+    assert f"[{low:+.3f}, {high:+.3f}] (n = 5)" in row.ours
+    low, high = reduction.confidence_interval(0.95)
+    assert f"[{low:.2f}, {high:.2f}] (n = 5) less attention" in row.ours
+
+
+@pytest.mark.parametrize(
+    ("attention", "verdict"), [((0.05, 0.015, 0.0), HOLDS), ((0.05, 0.05, 0.05), PARTLY)]
+)
+def test_eq_13_has_to_be_reached_at_every_recurrence(tmp_path, attention, verdict):
+    optima = {"0%": 0.05, "70%": 0.015, "100%": 0.0}
+    cells = {
+        ("recurrence", name): cell(0.999, a, optimum)
+        for (name, optimum), a in zip(optima.items(), attention, strict=True)
+    }
+    (row,) = tables.table_rows(made_up(tmp_path, cells))
+    assert row.here is verdict
+    assert "70%:" in row.ours
+    assert "(n = 8) for 0.0150" in row.ours
+    missing = "Eq 13 is reached at every recurrence"
+    assert missing not in [one.claim for one in pages.rows_of([made_up(tmp_path, cells)])]
+    assert missing in [one.claim for one in pages.rows_of([])]
+
+
+def test_a_choice_that_the_preprint_leaves_open_is_no_claim_of_it(tmp_path):
+    cells = {("mode", name): cell(1.0, 0.016) for name in ("q predicted", "q oracle", "keys fixed")}
+    # the predicted quality is the preset's, so its cell is the run of CRAM
+    run = made_up(tmp_path, cells, {"cram": "cram", "mode-q-oracle": "cram"})
+    (row,) = tables.table_rows(run)
+    assert (row.here, row.verdict) == (HOLDS, "not one of its claims")
+    assert "+0.0000 [+0.0000, +0.0000] (n = 5) of positions" in row.ours
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="holds no finished seed"):
+        list(tables.table_rows(made_up(tmp_path / "other", cells)))
