@@ -40,7 +40,7 @@ KINDS = {
     "cells.csv": "experiments",
     "fit.json": "fit",
 }
-Builder = Callable[[Finished], Iterator[Row]]
+Builder = Callable[..., Iterator[Row]]
 BUILDERS: dict[str, tuple[Builder, ...]] = {
     "probe": (probe_rows,),
     "training": (training_rows,),
@@ -142,7 +142,9 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
         for run in runs:
             if run.kind == kind:
                 try:
-                    rows += [row for build in builders for row in build(run)]
+                    for build in builders:
+                        # what an experiment depends on, the runs beside it say
+                        rows += build(run, runs) if build is experiment_rows else build(run)
                 except (KeyError, TypeError, AttributeError, IndexError, StopIteration, OSError) as error:
                     raise UserError(
                         f"{run.folder}: its summary or tables lack what the page needs "

@@ -20,6 +20,7 @@ from redundancy.probe.tables import Tables
 from redundancy.removal.curve import BUDGETS
 from redundancy.removal.figures import best_of_each_kind
 from redundancy.removal.tables import Losses
+from replication.factorial import is_factorial
 from replication.rows import Finished
 
 PREDICTORS = {
@@ -40,6 +41,8 @@ def graphical_abstract(runs: Sequence[Finished]) -> Figure:
     of = {
         kind: [run for run in runs if run.kind == kind] for kind in ("probe", "removal", "experiments", "fit")
     }
+    # the factorial holds cells and not the models that are compared here
+    of["experiments"] = [run for run in of["experiments"] if not is_factorial(run)]
     missing = [kind for kind, found in of.items() if not found]
     if missing:
         raise ValueError(f"the graphical abstract needs runs of {', '.join(missing)}")

@@ -12,6 +12,7 @@ from scipy import stats
 
 from labbook.estimate import LEVEL, Estimate
 from replication import paper
+from replication.factorial import OF_ABLATION, Decided, contrast_rows, is_factorial
 from replication.rows import Finished, Row, number, show, window
 from replication.verdict import Verdict, all_of, at_least, at_most, equals, states
 
@@ -107,20 +108,21 @@ class Experiments:
     Attributes
     ----------
     cells : (table, cell, metric) -> estimate over seeds.
-    scale, depends : the setting, and what the result depends on.
+    scale : the setting.
+    decided : the factorial with other keys, None where it was not run.
     queries, recurrence : share of positions that are queries, and share of those that recur.
     """
 
     run: Finished
     cells: Mapping[tuple[str, str, str], Estimate | None]
     scale: str
-    depends: str
+    decided: Decided | None
     queries: float
     recurrence: float
 
     @staticmethod
-    def of(run: Finished) -> "Experiments":
-        """Those of a run folder."""
+    def of(run: Finished, decided: Decided | None) -> "Experiments":
+        """Those of a run folder, beside the factorial where there is one."""
         rows = pd.read_csv(run.folder / "cells.csv").to_dict("records")
         config = run.summary["config"]
         benchmark, keys = config["benchmark"], f"{config['cram']['keys']} keys"
@@ -130,11 +132,26 @@ class Experiments:
             scale=f"CRAM with {keys}, {benchmark['patterns']} patterns, N = {benchmark['length']}, d = "
             f"{config['cram']['width']}, {config['cram']['layers']} layer, {config['steps']:,} steps; "
             "n seeds",
-            depends=f"Only with {keys}, where all variants reach the floor and cannot be told apart; first "
-            "trials with other keys came out differently, so this decides nothing about the mechanism.",
+            decided=decided,
             queries=benchmark["queries"],
             recurrence=benchmark["recurrence"],
         )
+
+    def depends(self, ablation: str = "control") -> str:
+        """What the result depends on: whether the variants can be told apart here, and what other keys say to
+        this ablation.
+        """
+        keys = self.run.summary["config"]["cram"]["keys"]
+        whole = self.cell("table4", "cram", "attention")
+        others = [self.cell("table4", name, "attention") for name in ABLATIONS]
+        gaps = [difference(other, whole) for other in others if other and whole]
+        apart = any(gap and (gap.lower > 0 or gap.upper < 0) for gap in gaps)
+        head = f"Only with {keys} keys" + ("" if apart else ", where no variant is told from CRAM")
+        if self.decided is None:
+            return f"{head}; no run here has other keys, so this decides nothing about the mechanism."
+        if ablation not in OF_ABLATION:
+            return f"{head}; no run of it has other keys."
+        return f"{head}. {self.decided.said(OF_ABLATION[ablation])}"
 
     def cell(self, table: str, name: str, metric: str) -> Estimate | None:
         """One estimate, None where it was not run."""
@@ -145,43 +162,114 @@ class Experiments:
         return f"{self.run.figure(name)}{self.run.link}"
 
 
-def experiment_rows(run: Finished) -> Iterator[Row]:
-    """Tables 1 and 4 and theorem 1, from the cells of `python -m consolidation.replicate`."""
-    of = Experiments.of(run)
+def experiment_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
+    """Tables 1 and 4 and theorem 1, from the cells of `python -m consolidation.replicate`; `runs` are those
+    beside it, of which the factorial says what the result depends on.
+    """
+    decided = Decided.among((run, *runs))
+    of = Experiments.of(run, decided)
+    if decided is not None and is_factorial(run):
+        yield from _fixed(of, decided)
+        return
     attention, retrieval = of.cell("table4", "cram", "attention"), of.cell("table4", "cram", "retrieval")
     control, kept = of.cell("table4", "control", "attention"), of.cell("table4", "control", "retrieval")
-    optimum = of.queries * (1 - of.recurrence)
     if attention and retrieval and control and kept:
-        yield Row(
-            "Attention falls to the optimum of eq 13 while retrieval stays complete (tables 1 and 4)",
-            f"{paper.ATTENTION} of positions, {paper.RETRIEVAL:.0%} right",
-            f"{show(attention, 4)} of positions, {show(retrieval, 3)} right",
-            f"no semantic memory: {show(control, 4)}, {show(kept, 3)} right; optimum {optimum:.3f}",
+        beside = f"no semantic memory: {show(control, 4)}, {show(kept, 3)} right"
+        alike = equals(difference(control, attention), 0.0, ATTENTION_MARGIN) is Verdict.HOLDS
+        as_low = "the control without semantic memory ends as low. " if alike else ""
+        yield _optimum(
+            of,
+            (attention, retrieval),
+            beside,
             of.scale,
-            reaches_optimum(attention, retrieval),
-            own=False,
-            sentence="With four published settings changed (price of attention, its ramp, temperature, "
-            f"semantic rank); the control without semantic memory ends as low. {of.depends}",
-            links=of.figure("consolidation_attention"),
-            headline=True,
+            "With four published settings changed (price of attention, its ramp, temperature, semantic "
+            f"rank){'; ' if as_low else '. '}{as_low}{of.depends()}",
         )
         yield from _ablations(of, attention)
-        yield Row(
-            "Theorem 1 as it is used: without consolidation a router attends at no fewer positions than "
-            "there are queries",
-            f"at least {of.queries:.2f} of positions",
-            f"{show(control, 4)} of positions with {show(kept, 3)} right",
-            f"queries {of.queries:.2f}, optimum {optimum:.3f}",
-            of.scale,
-            theorem_1(control, kept, of.queries),
-            own=False,
-            sentence="The proof assumes that every path but attention always fails; weights that "
-            f"remember patterns are outside it. {of.depends}",
-            links=of.figure("consolidation_attention"),
-            headline=True,
-        )
+        yield _theorem(of, (control, kept), of.scale, of.depends())
         yield from _fall(of)
     yield from _rivals(of)
+
+
+def _fixed(of: Experiments, decided: Decided) -> Iterator[Row]:
+    """Tables 1 and 4 and theorem 1 with the factorial's keys."""
+
+    def cell(letter: str, metric: str) -> Estimate | None:
+        if not decided.ran(letter):
+            return None
+        model, patterns = decided.of.seeds(letter)[["model", "patterns"]].iloc[0]
+        return of.cell("factorial", f"{model}, {patterns} patterns", metric)
+
+    found = {x: (cell(x, "attention"), cell(x, "retrieval")) for x in "ABDE"}
+    if all(found["A"]):
+        beside = "; ".join(
+            f"{said}: {show(found[x][0], 4)}, {show(found[x][1], 3)} right"
+            for x, said in (("B", "no semantic memory"), ("D", "four times the patterns"))
+            if found[x][0]
+        )
+        novel = f"Novel queries right: {show(cell('A', 'novel'))}."
+        yield _optimum(of, found["A"], beside, decided.setting("A"), novel, decided.named("A"))
+    yield from contrast_rows(decided)
+    for letter in "BE":
+        if all(found[letter]):
+            novel = f"Novel queries right: {show(cell(letter, 'novel'))}."
+            yield _theorem(of, found[letter], decided.setting(letter), novel, decided.named(letter))
+
+
+def _optimum(
+    of: Experiments,
+    found: tuple[Estimate | None, Estimate | None],
+    beside: str,
+    scale: str,
+    sentence: str,
+    which: str = "tables 1 and 4",
+) -> Row:
+    """Attention and retrieval of CRAM against eq 13 and the paper's share; `which` cells."""
+    attention, retrieval = found
+    optimum = of.queries * (1 - of.recurrence)
+    return Row(
+        f"Attention falls to the optimum of eq 13 while retrieval stays complete ({which})",
+        f"{paper.ATTENTION} of positions, {paper.RETRIEVAL:.0%} right",
+        f"{show(attention, 4)} of positions, {show(retrieval, 3)} right",
+        f"{beside}; optimum {optimum:.3f}",
+        scale,
+        reaches_optimum(attention, retrieval),
+        own=False,
+        sentence=sentence,
+        links=_links(of, "consolidation_attention"),
+        headline=True,
+    )
+
+
+def _theorem(
+    of: Experiments,
+    found: tuple[Estimate | None, Estimate | None],
+    scale: str,
+    sentence: str,
+    which: str = "",
+) -> Row:
+    """Attention of the control against the share of queries; `which` cells."""
+    control, kept = found
+    optimum = of.queries * (1 - of.recurrence)
+    return Row(
+        "Theorem 1 as it is used: without consolidation a router attends at no fewer positions than "
+        "there are queries" + (f" ({which})" if which else ""),
+        f"at least {of.queries:.2f} of positions",
+        f"{show(control, 4)} of positions with {show(kept, 3)} right",
+        f"queries {of.queries:.2f}, optimum {optimum:.3f}",
+        scale,
+        theorem_1(control, kept, of.queries),
+        own=False,
+        sentence="The proof assumes that every path but attention always fails; weights that "
+        f"remember patterns are outside it. {sentence}",
+        links=_links(of, "consolidation_attention"),
+        headline=True,
+    )
+
+
+def _links(of: Experiments, name: str) -> str:
+    """The figure of a run's attention; of the factorial its own."""
+    return of.figure("factorial_memory_and_use" if is_factorial(of.run) else name)
 
 
 def _ablations(of: Experiments, attention: Estimate) -> Iterator[Row]:
@@ -198,7 +286,7 @@ def _ablations(of: Experiments, attention: Estimate) -> Iterator[Row]:
                 of.scale,
                 attention_stays(ablated, attention),
                 own=False,
-                sentence=of.depends,
+                sentence=of.depends(name),
                 links=of.figure("consolidation_tables"),
                 headline=name == "control",
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from consolidation.replicate.factorial import Factorial
 from labbook.estimate import Estimate
 from redundancy.aggregate import CONTROL_NAMES
 from redundancy.probe.summary import ProbeSummary
@@ -18,6 +19,7 @@ from redundancy.removal.curve import BUDGETS
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.experiments import people_section
+from replication.factorial import Decided, finding, is_factorial, section
 from replication.rows import Finished, figure, number, show, table, window
 
 # figures by section, with captions that hold whatever the numbers are
@@ -89,6 +91,16 @@ FIGURES: dict[str, dict[str, str]] = {
             "P(episodic) at recurring queries against the number of earlier exposures, on three clocks; "
             "black, the preprint's figure 4A, whose clock is not defined."
         ),
+        "factorial_memory_and_use": (
+            "Fixed key codes: share of recurring queries that the weights answer with attention knocked out, "
+            "and share that the router reads, over training, by cell of the design; points are the powers of "
+            "two and the last step, at which attention was knocked out. Bottom: the contrasts, with 95 and 90"
+            " % intervals and the zone of ±.05."
+        ),
+        "published_settings": (
+            "From the paper's price of attention, onset of pressure, temperature and semantic rank to ours, "
+            "one step at a time; means and 95 % intervals over seeds."
+        ),
         "consolidation_tables": (
             "Right answers, attention and error of the dynamics beside the preprint's tables 1 (diamonds)"
             " and 4 (squares); ticks are seeds, bars 95 % intervals over seeds."
@@ -151,7 +163,8 @@ def findings(runs: Sequence[Finished]) -> list[str]:
             f"prediction. Their order ({ORDERS[best]}) {how}; others may spare more."
         )
     for run in of["experiments"]:
-        lines.append(_consolidation(run))
+        if not is_factorial(run):
+            lines.append(_consolidation(run, Decided.among(of["experiments"])))
     return lines
 
 
@@ -182,7 +195,8 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
     ]
 
 
-def _consolidation(run: Finished) -> str:
+def _consolidation(run: Finished, decided: Decided | None) -> str:
+    """Attention of CRAM and its control, and what the factorial says where there is one."""
     cells = (
         pd.read_csv(run.folder / "cells.csv")
         .query("table == 'table4' and metric == 'attention'")
@@ -194,8 +208,13 @@ def _consolidation(run: Finished) -> str:
         f"**Consolidation.** Attention of the rebuilt CRAM model falls to {show(found.get('cram'), 4)} of "
         f"positions. In a control without any semantic memory it falls to {show(found.get('control'), 4)}. "
         f"Both were trained with {config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns "
-        f"and {config['steps']:,} steps, and the result depends on these choices. The experiment that "
-        "separates memory from its use is still to be made, so nothing is claimed about the mechanism."
+        f"and {config['steps']:,} steps, and the result depends on these choices. "
+        + (
+            "The experiment that separates memory from its use is still to be made, so nothing is claimed "
+            "about the mechanism."
+            if decided is None
+            else f"{finding(decided)} ([the design](consolidation/design.md), written before its runs.)"
+        )
     )
 
 
@@ -333,8 +352,13 @@ def removal_section(run: Finished) -> Iterator[str]:
 
 
 def experiment_section(run: Finished) -> Iterator[str]:
-    """Cells of the experiments, means over seeds."""
+    """Cells of the experiments, means over seeds; of the factorial its outcomes and contrasts."""
+    if is_factorial(run):
+        yield from section(Decided(run, Factorial.read(run.folder)))
+        return
     config = run.summary["config"]
+    yield "### Cells of the preprint's tables"
+    yield ""
     yield (
         f"{config['cram']['keys'].capitalize()} keys, {config['benchmark']['patterns']} patterns, N = "
         f"{config['benchmark']['length']}, d = {config['cram']['width']}, {config['cram']['layers']} layer, "

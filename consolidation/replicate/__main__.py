@@ -32,6 +32,27 @@ def show(table: "pd.DataFrame") -> None:
         print_table(f"{name}: mean over seeds [95 % interval] (paper)", ["cell", *shown], rows)
 
 
+def show_contrasts(table: "pd.DataFrame") -> None:
+    """The contrasts of the factorial in its primary outcome, paired by seed."""
+    shown = table.query("analysis == 'paired' and outcome == 'attends'")
+    rows = [
+        [
+            row["contrast"],
+            f"{row['estimate']:+.3f} [{row['lower']:+.3f}, {row['upper']:+.3f}]" if row["n"] > 1 else "–",
+            *(
+                f"{row['n']}",
+                f"{row['p_holm']:.2g}",
+                f"{row['p_equivalence']:.2g}",
+                row["by_cell"],
+                row["state"],
+            ),
+        ]
+        for row in shown.to_dict("records")
+    ]
+    head = ["contrast", "difference", "seeds", "p (Holm)", "p equivalence", "not learnt", "state"]
+    print_table("P(attend | recurring), paired by seed [95 % interval]", head, rows)
+
+
 def verdict(table: "pd.DataFrame") -> list[str]:
     """What CRAM reaches here, where it is among the cells."""
     said = []
@@ -69,12 +90,15 @@ def work(command: Command) -> Path | None:
         )
     # torch takes seconds to import: --help and errors of the options do not wait for it
     from consolidation.replicate.experiment import execute
+    from labbook.run import read_table
     from labbook.training import joined
 
     out, table = execute(command)
     if not joined().is_main_process:
         return None
     show(table)
+    if "factorial" in command.tables:
+        show_contrasts(read_table(out / "contrasts.csv"))
     return out
 
 

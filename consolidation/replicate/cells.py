@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from consolidation.config import SRCDConfig
+from consolidation.config import CRAMConfig, SRCDConfig, variant
 from consolidation.train import trajectory
 from consolidation.train.config import TrainConfig
 from labbook.console import UserError
@@ -47,10 +47,15 @@ METRICS = {
     "ratio": "final / first attention share in training",
     "at_recurring": "share of recurring queries that read",
     "at_novel": "share of novel queries that read",
+    "semantic": "share of positions that take the semantic path",
+    "semantic_other": "share of positions without a query that take the semantic path",
     "pairs": "query-key pairs per position, relative to causal attention",
     "learnt": "share of seeds that learnt retrieval",
     "consolidated": "share of seeds that consolidated",
 }
+
+# every published hyperparameter
+PAPERS = TrainConfig()
 
 # models and loads, in units of the preset's patterns, of `consolidation/design.md`
 FACTORIAL = (
@@ -111,6 +116,61 @@ def _changed(table: str, name: str, base: TrainConfig, config: TrainConfig) -> C
         "cram" if config == base else f"{table}-{name.replace(',', '').replace(' ', '-').replace('/', 'of')}"
     )
     return Cell(table, name, folder, config)
+
+
+# what the preset changes of the paper's objective and model, one at a time, back to the paper
+PUBLISHED: dict[str, Callable[[TrainConfig], TrainConfig]] = {
+    "price of attention": lambda base: _weighted(base, attention_penalty=PAPERS.objective.attention_penalty),
+    "onset of pressure": lambda base: replace(
+        base, pressure_start=PAPERS.pressure_start, pressure_ramp=PAPERS.pressure_ramp
+    ),
+    # the paper anneals over the first 3,000 of 10,000 steps
+    "temperature": lambda base: replace(
+        base,
+        temperature=PAPERS.temperature,
+        temperature_steps=round(base.steps * PAPERS.temperature_steps / PAPERS.steps),
+    ),
+    "semantic rank": lambda base: replace(
+        base, cram=replace(base.cram, semantic_rank=PAPERS.cram.semantic_rank)
+    ),
+}
+
+
+def _weighted(base: TrainConfig, **weights: float) -> TrainConfig:
+    return replace(base, objective=replace(base.objective, **weights))
+
+
+def _published(base: TrainConfig) -> list[Cell]:
+    """From the paper's settings to ours, one step at a time: all of `PUBLISHED` together, each of them put
+    back to ours, each of them alone in ours; the temperature annealed over all of training, alone and
+    together; and ours without lambda_S, which pays for the semantic path at every position.
+
+    Cells that `schedule` has share its folders.
+    """
+
+    def of(*names: str) -> TrainConfig:
+        config = base
+        for name in names:
+            config = PUBLISHED[name](config)
+        return config
+
+    def slowly(config: TrainConfig) -> TrainConfig:
+        return replace(config, temperature=PAPERS.temperature, temperature_steps=base.steps)
+
+    conditions = {"all ours": base, "all published": of(*PUBLISHED)}
+    for name in PUBLISHED:
+        conditions[f"published, {name} ours"] = of(*(other for other in PUBLISHED if other != name))
+    for name in PUBLISHED:
+        conditions[f"ours, {name} published"] = of(name)
+    conditions["all published, temperature over all of training"] = slowly(of(*PUBLISHED))
+    conditions["ours, temperature over all of training"] = slowly(base)
+    conditions["ours, no semantic reward"] = _weighted(base, semantic_reward=0.0)
+    there, found = _schedule(base), list[Cell]()
+    for name, config in conditions.items():
+        same = [cell.folder for cell in (*there, *found) if cell.config == config]
+        own = f"published-{name.replace(',', '').replace(' ', '-')}"
+        found.append(Cell("published", name, same[0] if same else own, config))
+    return found
 
 
 def _recurrence(base: TrainConfig) -> list[Cell]:
@@ -208,6 +268,7 @@ TABLES: dict[str, Callable[[TrainConfig], list[Cell]]] = {
     "mode": _mode,
     "transfer": _transfer,
     "factorial": _factorial,
+    "published": _published,
 }
 
 
@@ -224,12 +285,30 @@ def metrics(summary: trajectory.SeedSummary) -> dict[str, float]:
         "ratio": attention["all"] / first if first else math.nan,
         "at_recurring": attention["recurring"],
         "at_novel": attention["novel"],
+        "semantic": summary.semantic if _remembers(summary.model) else math.nan,
         "pairs": summary.pairs / summary.pairs_dense,
         "learnt": float(summary.learnt),
         # without attention there is nothing to consolidate
         "consolidated": float(summary.consolidated) if attention["all"] else math.nan,
     }
     return {name: float(value) for name, value in values.items()}
+
+
+def _remembers(model: str) -> bool:
+    """Whether a model has a semantic path."""
+    chosen = variant(model)
+    return chosen.layer == "cram" and chosen.model(CRAMConfig()).semantic
+
+
+def semantic_elsewhere(run: Path) -> dict[int, float]:
+    """Share of the positions without a query that take the semantic path at the end, by seed; NaN in models
+    without one.
+
+    lambda_S pays for q_t there too, and nothing is lost, so it says nothing about queries.
+    """
+    if not _remembers(trajectory.read_config(trajectory.seeds(run)[0])["model"]):
+        return dict.fromkeys((s.seed for s in trajectory.summaries(run)), math.nan)
+    return dict(trajectory.course(run, "semantic", "other").iloc[-1])
 
 
 def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Estimate:
@@ -247,11 +326,17 @@ def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Es
     return Estimate(mean, max(mean - half, low), min(mean + half, high), n)
 
 
-def tabulate(found: dict[str, list[trajectory.SeedSummary]], listed: list[Cell]) -> pd.DataFrame:
-    """One row per cell and metric: table, cell, metric, estimate, lower, upper, n, paper, optimum."""
+def tabulate(out: Path, found: dict[str, list[trajectory.SeedSummary]], listed: list[Cell]) -> pd.DataFrame:
+    """One row per cell and metric: table, cell, metric, estimate, lower, upper, n, paper, optimum; `found` by
+    the folders in `out`.
+    """
+    elsewhere = {folder: semantic_elsewhere(out / folder) for folder in found}
     rows = []
     for cell in listed:
-        seeds = [metrics(s) for s in found.get(cell.folder, [])]
+        seeds = [
+            metrics(s) | {"semantic_other": elsewhere[cell.folder][s.seed]}
+            for s in found.get(cell.folder, [])
+        ]
         for metric in METRICS:
             values = np.array([s[metric] for s in seeds if not math.isnan(s[metric])])
             if len(values):

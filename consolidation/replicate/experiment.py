@@ -15,10 +15,15 @@ mode        does it matter how q is known, and where a pattern may be stored: q 
             codes fixed and learned
 transfer    do memory and router transfer to Copy and Associative recall with new heads: trained CRAM frozen,
             random frozen, from scratch at equal steps
+factorial   is it CRAM's mechanism: models and memory loads with fixed key codes, 8 seeds, as written down
+            before in `consolidation/design.md`
+published   which of the settings that the preset changes makes it work: from the paper's objective and rank
+            to ours, one step at a time
 
 Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a
 killed command goes on, and cells that several tables share are trained once. `cells.csv` holds one row per
-cell and metric: mean over seeds with its interval, and the paper's number beside it. `runs.csv` says which of
+cell and metric: mean over seeds with its interval, and the paper's number beside it; `factorial` adds
+`outcomes.csv`, `courses.csv` and `contrasts.csv` (see `factorial` and `contrasts`). `runs.csv` says which of
 the planned runs are finished, begun and not run. With --minutes the runs are taken in the order of `budget`.
 """
 
@@ -32,6 +37,7 @@ import pandas as pd
 from consolidation.replicate import budget
 from consolidation.replicate.cells import Cell, cells, finished, tabulate
 from consolidation.replicate.config import Command
+from consolidation.replicate.factorial import Factorial
 from consolidation.train.trainer import Trainer
 from labbook import processes
 from labbook.console import Interrupted, UserError, console
@@ -77,33 +83,53 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
                 raise  # Ctrl-C or SIGTERM
             break
         if joined().is_main_process:
-            run.table("cells.csv", tabulate(finished(out, listed), listed))
-    table = tabulate(finished(out, listed), listed)
+            _write(run, _tables(out, listed, Factorial.measure(out, listed)))
+    decided = Factorial.measure(out, listed)
+    tables = _tables(out, listed, decided)
+    table = tables["cells"]
     course = budget.progress(planned, out)
     if joined().is_main_process and command.seeds:
         run.table("runs.csv", course)
     if bool((course["state"] != "finished").any()):
         if joined().is_main_process:
-            run.table("cells.csv", table)
+            _write(run, tables)
             console.print(f"{budget.said(course)} The same command goes on.")
             if command.settings.report:
-                report(command, table, course).write(out)
+                report(command, table, course, decided).write(out)
         return out, table
-    if joined().is_main_process and not _is_that_of(out, table):
+    if joined().is_main_process and not _is_that_of(out, tables):
         # plotting libraries are slow to import, and only this process draws
+        from consolidation.replicate import cell_figures
         from consolidation.replicate.figures import draw
 
-        draw(out, out)
+        cell_figures.draw(table, decided, out)
+        if set(command.tables) != {"factorial"}:  # whose cells are none of the models that those compare
+            draw(out, out)
         if command.settings.report:
-            report(command, table, course).write(out)
+            report(command, table, course, decided).write(out)
         count = len(table["cell"].unique())
         summary = {"config": command.config.recorded(), "tables": command.tables, "cells": count}
-        run.finish({"cells": table}, summary)
+        run.finish(tables, summary)
     return out, table
 
 
-def report(command: Command, table: pd.DataFrame, course: pd.DataFrame) -> Report:
+def _tables(out: Path, listed: list[Cell], decided: Factorial | None) -> dict[str, pd.DataFrame]:
+    """Of all that is finished, by name: the cells, and what the factorial comes to where it is among them."""
+    return {"cells": tabulate(out, finished(out, listed), listed)} | (decided.tables() if decided else {})
+
+
+def _write(run: Run, tables: dict[str, pd.DataFrame]) -> None:
+    for name, table in tables.items():
+        run.table(f"{name}.csv", table)
+
+
+def report(
+    command: Command, table: pd.DataFrame, course: pd.DataFrame, decided: Factorial | None = None
+) -> Report:
     """What the page of the run folder holds."""
+    main = (
+        [c for c in decided.contrasts if (c.analysis, c.outcome) == ("paired", "attends")] if decided else []
+    )
     cells = table.set_index(["metric", "cell"])["estimate"]
     cram = {name: found.iloc[0] for name in ("retrieval", "attention") if len(found := _of_cram(cells, name))}
     said = [f"{name} {value:.3f}" for name, value in cram.items()]
@@ -112,12 +138,14 @@ def report(command: Command, table: pd.DataFrame, course: pd.DataFrame) -> Repor
         title=f"The experiments of the paper and their controls: {', '.join(command.tables)}",
         verdict=[
             *([f"CRAM here, mean over seeds: {', '.join(said)}."] if said else []),
+            *(contrast.sentence() for contrast in main),
             *([budget.said(course)] if len(course) else []),
         ],
         tables={
             f"{name}: mean over seeds, 95 % interval, the paper's number": rows.drop(columns="table")
             for name, rows in table.groupby("table", sort=False)
         }
+        | (decided.tables() if decided else {})
         | ({"what was run": course} if len(course) else {}),
     )
 
@@ -147,9 +175,12 @@ def _opened(command: Command, out: Path, listed: list[Cell]) -> Run:
     return run
 
 
-def _is_that_of(out: Path, table: pd.DataFrame) -> bool:
-    """Whether the run is finished with this very table, so that nothing is left to draw or to write."""
+def _is_that_of(out: Path, tables: dict[str, pd.DataFrame]) -> bool:
+    """Whether the run is finished with these very tables, so that nothing is left to draw or to write."""
     path = out / "summary.json"
     sums = read_json(path).get(CHECKSUMS, {}) if path.is_file() else {}
     # older runs drew no figures and had no config.json
-    return "config.json" in sums and sums.get("cells.csv") == digest([table.to_csv(index=False).encode()])
+    return "config.json" in sums and all(
+        sums.get(f"{name}.csv") == digest([table.to_csv(index=False).encode()])
+        for name, table in tables.items()
+    )

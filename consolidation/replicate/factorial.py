@@ -1,0 +1,134 @@
+"""What the runs of the factorial of `consolidation/design.md` come to: outcomes by cell and seed, courses
+over training, contrasts.
+
+`outcomes.csv`, one row per finished cell and seed:
+
+| column | meaning |
+|---|---|
+| cell, model, patterns, seed | the letter of the design, and what it stands for |
+| attends, known, novel | see `contrasts.OUTCOMES`, at the end of training |
+| recurring | share of recurring queries answered |
+| attention | share of all positions that attend |
+| semantic_other | share of positions without a query that take the semantic path; empty without one |
+| learnt | whether recurring and novel are at least `contrasts.LEARNT` |
+| change | of attends over the last quarter of training |
+
+`courses.csv`: cell, seed, step, attends, known, novel at every evaluation; known where attention was knocked
+out, which is at powers of two and at the end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from consolidation.replicate.cells import Cell, semantic_elsewhere
+from consolidation.replicate.contrasts import (
+    CELLS,
+    LEARNT,
+    Analysis,
+    Contrast,
+    analyse,
+    of_table,
+    tabulated,
+)
+from consolidation.train import trajectory
+from labbook.run import read_finished
+
+TABLES = ("outcomes", "courses", "contrasts")
+# column of the courses: metric and kind of the trajectory
+COURSES = {
+    "attends": ("attention", "recurring"),
+    "known": ("accuracy_without_attention", "recurring"),
+    "novel": ("accuracy", "novel"),
+}
+
+
+@dataclass(frozen=True)
+class Factorial:
+    """Outcomes and courses as in this module's docstring, and the contrasts of the outcomes."""
+
+    outcomes: pd.DataFrame
+    courses: pd.DataFrame
+    contrasts: tuple[Contrast, ...]
+
+    @classmethod
+    def measure(cls, out: Path, listed: Sequence[Cell]) -> "Factorial | None":
+        """From the finished seeds of the cells of the table `factorial`, in the order of the design; None
+        where there is none.
+
+        Raises UserError for a seed without a trajectory, and for a damaged one.
+        """
+        cells = [cell for cell in listed if cell.table == "factorial"]
+        outcomes, courses = list[pd.DataFrame](), list[pd.DataFrame]()
+        for letter, cell in zip(CELLS, cells, strict=False):
+            run = out / cell.folder
+            if list(run.glob("seed-*/summary.json")):
+                course = _courses(run)
+                outcomes.append(_outcomes(run, cell, course).assign(cell=letter))
+                courses.append(course.assign(cell=letter))
+        if not outcomes:
+            return None
+        found = pd.concat(outcomes, ignore_index=True)
+        order = ["cell", *(name for name in found if name != "cell")]
+        return cls(
+            found[order],
+            pd.concat(courses, ignore_index=True)[["cell", "seed", "step", *COURSES]],
+            analyse(found),
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> "Factorial":
+        """Of a finished run folder. Raises UserError where it is none, or damaged."""
+        _, tables = read_finished(folder, TABLES, "consolidation.replicate --tables factorial")
+        return cls(tables["outcomes"], tables["courses"], of_table(tables["contrasts"]))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """As they are written, by name."""
+        return {"outcomes": self.outcomes, "courses": self.courses, "contrasts": tabulated(self.contrasts)}
+
+    def contrast(self, name: str, analysis: Analysis = "paired", outcome: str = "attends") -> Contrast:
+        """One contrast; of the analysis `change`, one cell."""
+        return next(c for c in self.contrasts if (c.name, c.analysis, c.outcome) == (name, analysis, outcome))
+
+    def seeds(self, cell: str) -> pd.DataFrame:
+        """The outcomes of one cell, by its letter."""
+        return self.outcomes[self.outcomes["cell"] == cell]
+
+
+def _courses(run: Path) -> pd.DataFrame:
+    """seed, step and the COURSES of all finished seeds of a cell."""
+    rows = trajectory.load(run, "trajectory").query("layer == -1")
+    parts = [
+        rows[(rows["metric"] == metric) & (rows["kind"] == kind)]
+        .set_index(["seed", "step"])["value"]
+        .rename(name)
+        for name, (metric, kind) in COURSES.items()
+    ]
+    return pd.concat(parts, axis=1).sort_index().reset_index()
+
+
+def _outcomes(run: Path, cell: Cell, courses: pd.DataFrame) -> pd.DataFrame:
+    """One row per finished seed of a cell."""
+    elsewhere, rows = semantic_elsewhere(run), []
+    for summary in trajectory.summaries(run):
+        course = courses[courses["seed"] == summary.seed].set_index("step")["attends"]
+        before = course[course.index <= 0.75 * summary.steps].iloc[-1]
+        recurring, novel = summary.accuracy["recurring"], summary.accuracy["novel"]
+        rows.append(
+            {
+                "model": summary.model,
+                "patterns": cell.config.benchmark.patterns,
+                "seed": summary.seed,
+                "attends": summary.attention["recurring"],
+                "known": summary.knock_outs["attention, recurring"],
+                "novel": novel,
+                "recurring": recurring,
+                "attention": summary.attention["all"],
+                "semantic_other": elsewhere[summary.seed],
+                "learnt": bool(min(recurring, novel) >= LEARNT),
+                "change": course.iloc[-1] - before,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,255 @@
+"""What the factorial of `consolidation/design.md` says to table 4 and theorem 1 of the preprint: rows,
+sentences and tables, each chosen by the contrasts and their states.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from consolidation.config import VARIANTS
+from consolidation.replicate.cells import over_seeds
+from consolidation.replicate.contrasts import CELLS, FAMILY, LEARNT, MARGIN, OUTCOMES, Contrast
+from consolidation.replicate.factorial import Factorial
+from consolidation.train import trajectory
+from labbook.escape import cell as escaped
+from labbook.estimate import Estimate
+from replication import paper
+from replication.rows import Finished, Row, show
+from replication.verdict import Verdict
+
+PREDICTED = {
+    "B - A": "Without semantic memory the router goes on reading what the weights know (the control that "
+    "decides theorem 1)",
+    "C - A": "Without the consolidation loss the router goes on reading what the weights know",
+    "F - A": "Without q in the router it goes on reading what the weights know",
+}
+# the contrast that belongs to an ablation of table 4
+OF_ABLATION = {CELLS[name[0]][0]: name for name in FAMILY}
+WITHOUT = {
+    "control": "without semantic memory",
+    "no-consolidation": "without the consolidation loss",
+    "no-quality": "without q",
+}
+TESTS = ("p (Holm)", "p by signs", "p of equivalence")
+STATES = {
+    "larger": "reads more recurring queries than CRAM's",
+    "equivalent": f"reads as many recurring queries as CRAM's, give or take {MARGIN}",
+    "smaller": "reads fewer recurring queries than CRAM's",
+    "undecided": "is not told from CRAM's by the recurring queries that it reads",
+}
+
+
+def reads_more(contrast: Contrast) -> Verdict:
+    """The ablated model reads more recurring queries than the whole one; no more is shown by a difference
+    that lies within the margin, or on the other side.
+    """
+    return {
+        "larger": Verdict.HOLDS,
+        "equivalent": Verdict.FAILS,
+        "smaller": Verdict.FAILS,
+        "undecided": Verdict.UNDECIDED,
+    }[contrast.state]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A run of the factorial, with what it says."""
+
+    run: Finished
+    of: Factorial
+
+    @staticmethod
+    def among(runs: Sequence[Finished]) -> "Decided | None":
+        """The first of the runs that is one, None where there is none."""
+        for run in runs:
+            if is_factorial(run):
+                return Decided(run, Factorial.read(run.folder))
+        return None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Of a seed: the run's own is that of the preset, without what the design changes."""
+        return trajectory.read_config(next(self.run.folder.glob("factorial-*/seed-*/config.json")).parent)
+
+    def setting(self, letters: str) -> str:
+        """What was trained, of the cells with these letters."""
+        c, cram = self.config, self.config["cram"]
+        loads = sorted({int(self.of.seeds(cell)["patterns"].iloc[0]) for cell in letters if self.ran(cell)})
+        shape = c.get("learning_rate_schedule", "cosine")
+        start = c["pressure_start"]
+        return (
+            f"{cram['keys']} keys, {' and '.join(map(str, loads))} patterns, N = {c['benchmark']['length']}, "
+            f"d = {cram['width']}, {cram['layers']} layer, {c['steps']:,} steps ({shape} learning rate, "
+            f"attention priced from step {start:,}, fully from {start + c['pressure_ramp']:,}); n seeds"
+        )
+
+    def named(self, cell: str) -> str:
+        """Keys and load of a cell."""
+        patterns = int(self.of.seeds(cell)["patterns"].iloc[0])
+        return f"{self.config['cram']['keys']} keys, {patterns} patterns"
+
+    def ran(self, cell: str) -> bool:
+        """Whether the cell has a finished seed."""
+        return len(self.of.seeds(cell)) > 0
+
+    def mean(self, cell: str, outcome: str) -> Estimate | None:
+        """Over the seeds of a cell; None without any."""
+        values = self.of.seeds(cell)[outcome].to_numpy(float)
+        return over_seeds(values, outcome) if len(values) else None
+
+    def known_and_read(self, cell: str) -> Estimate:
+        """The least share of recurring queries that the weights answer and the router reads all the same:
+        known + attends - 1 (Fréchet's bound), mean over seeds.
+        """
+        rows = self.of.seeds(cell)
+        both = rows["known"].to_numpy(float) + rows["attends"].to_numpy(float) - 1
+        return over_seeds(np.maximum(both, 0), "known")
+
+    def said(self, name: str) -> str:
+        """What a contrast says, in one sentence that names the choices behind it."""
+        one, model = self.of.contrast(name), CELLS[name[0]][0]
+        head = f"With {self.named('A')} and {self.config['steps']:,} steps"
+        if one.number.n < 2:
+            return f"{head} too few seeds of a model {WITHOUT[model]} are finished."
+        failed = f"; {one.not_learnt} of them have not learnt retrieval" if one.not_learnt else ""
+        return (
+            f"{head} a router {WITHOUT[model]} {STATES[one.state]}: P(attend | recurring) "
+            f"differs by {one.number.text(2, sign=True)} ({one.number.n} seeds{failed})."
+        )
+
+    def failed(self, one: Contrast) -> str:
+        """How many seeds have not learnt, and what is left without them; empty where all have."""
+        if not one.not_learnt:
+            return ""
+        left = self.of.contrast(one.name, "paired, learnt seeds")
+        without = (
+            f"Without them {left.number.n} seeds give {left.number.text(2, sign=True)} ({left.state})."
+            if left.number.n > 1
+            else "Without them fewer than two seeds are left."
+        )
+        return (
+            f"In {one.not_learnt} of {one.number.n} seeds a model answers fewer than {LEARNT:.0%} of novel "
+            f"or recurring queries (by cell {one.by_cell}): a router that gives up attention altogether "
+            f"reads little too. {without}"
+        )
+
+
+def is_factorial(run: Finished) -> bool:
+    """Whether a run of experiments holds the factorial."""
+    return (run.folder / "courses.csv").is_file()
+
+
+def contrast_rows(decided: Decided) -> Iterator[Row]:
+    """Table 4 with fixed keys: does what an ablation takes away make the router read less."""
+    for name, claim in PREDICTED.items():
+        ablated, whole = name[0], name[-1]
+        if not (decided.ran(ablated) and decided.ran(whole)):
+            continue
+        one = decided.of.contrast(name)
+        mixed, pairs = decided.of.contrast(name, "mixed model"), one.number.n > 1
+        changes = ", ".join(
+            f"{cell} {show(decided.of.contrast(cell, 'change').number, sign=True)}"
+            for cell in (whole, ablated)
+        )
+        beside = [
+            f"mixed model {show(mixed.number, sign=True)}" if mixed.number.n > 1 else "",
+            f"change over the last quarter of training: {changes}",
+            f"weights alone answer {show(decided.mean(whole, 'known'))} in CRAM, "
+            f"{show(decided.mean(ablated, 'known'))} in the other",
+            _load(decided) if name == "B - A" else "",
+        ]
+        yield Row(
+            f"{claim} (table 4; {decided.named(whole)})",
+            f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
+            f"P(attend | recurring) {show(decided.mean(ablated, 'attends'))}, CRAM "
+            f"{show(decided.mean(whole, 'attends'))}; paired difference {show(one.number, sign=True)}"
+            + (f", p = {one.p_holm:.2g} (Holm), p of equivalence {one.p_equivalence:.2g}" if pairs else ""),
+            "; ".join(text for text in beside if text),
+            decided.setting(f"{whole}{ablated}"),
+            reads_more(one),
+            own=False,
+            sentence=f"{decided.said(name)} {decided.failed(one)} The design was written before the runs: "
+            "consolidation/design.md.".replace("  ", " "),
+            links=f"{decided.run.figure('factorial_memory_and_use')}{decided.run.link}",
+            headline=name == "B - A",
+        )
+
+
+def _load(decided: Decided) -> str:
+    """Whether memory load changes the first contrast."""
+    if not decided.ran("D"):
+        return ""
+    more, change = decided.of.contrast("E - D"), decided.of.contrast("(E - D) - (B - A)")
+    patterns = int(decided.of.seeds("D")["patterns"].iloc[0])
+    return (
+        f"with {patterns} patterns {show(more.number, sign=True)} ({more.state}), which differs by "
+        f"{show(change.number, sign=True)} ({change.state})"
+    )
+
+
+def finding(decided: Decided) -> str:
+    """The README's sentences: memory, and its use."""
+    cells = {cell: decided.known_and_read(cell) for cell in CELLS if decided.ran(cell)}
+    most = max(cells, key=lambda cell: cells[cell].estimate)
+    model, patterns = decided.of.seeds(most)[["model", "patterns"]].iloc[0]
+    both = (
+        f"Knowing is not yet using: {VARIANTS[model].label}, {patterns} patterns, reads at least "
+        f"{show(cells[most])} of the recurring queries that its weights answer without attention."
+        if cells[most].lower > 0
+        else "Whether routers read what the weights answer without attention, the shares of both do not tell."
+    )
+    return f"{decided.said('B - A')} {both}"
+
+
+def section(decided: Decided) -> Iterator[str]:
+    """RESULTS.md: outcomes by cell, and every contrast."""
+    yield "### Memory apart from its use"
+    yield ""
+    yield (
+        f"{decided.setting('ABCDEF')}; {decided.run.link}. The cells, the outcomes and the contrasts were "
+        "written down before the runs, in consolidation/design.md."
+    )
+    yield ""
+    yield from _table(
+        ("cell", "model", "patterns", *OUTCOMES.values(), "semantic path elsewhere", "not learnt", "n"),
+        [_cell(decided, letter) for letter in CELLS if decided.ran(letter)],
+    )
+    rows = [_contrast(one) for one in decided.of.contrasts if one.outcome == "attends" and one.number.n > 1]
+    yield from _table(
+        ("analysis", "contrast", OUTCOMES["attends"], *TESTS, "not learnt", "state"),
+        rows,
+    )
+    yield (
+        f"Equivalent: the 90 % interval lies within ±{MARGIN}. Not learnt: fewer than {LEARNT:.0%} of novel "
+        "or recurring queries answered. The semantic path elsewhere, at positions without a query, is paid "
+        "for by λ_S q and costs nothing there."
+    )
+
+
+def _cell(decided: Decided, letter: str) -> tuple[str, ...]:
+    rows = decided.of.seeds(letter)
+    numbers = [decided.mean(letter, outcome) for outcome in (*OUTCOMES, "semantic_other")]
+    failed = int((~rows["learnt"].astype(bool)).sum())
+    label = VARIANTS[str(rows["model"].iloc[0])].label
+    shown = ("–" if e is None or pd.isna(e.estimate) else _text(e) for e in numbers)
+    return letter, label, str(rows["patterns"].iloc[0]), *shown, str(failed), str(len(rows))
+
+
+def _contrast(one: Contrast) -> tuple[str, ...]:
+    numbers = (one.p_holm, one.p_signs, one.p_equivalence)
+    shown = ("–" if pd.isna(p) else f"{p:.2g}" for p in numbers)
+    head = (one.analysis, one.name, f"{_text(one.number, sign=True)} (n = {one.number.n})")
+    return *head, *shown, one.by_cell, one.state
+
+
+def _text(number: Estimate, *, sign: bool = False) -> str:
+    return number.text(2, sign=sign).replace(", no interval", "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = (map(escaped, head), ["---"] * len(head), *(map(escaped, row) for row in rows))
+    return [f"| {' | '.join(cells)} |" for cells in lines] + [""]

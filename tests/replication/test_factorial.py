@@ -1,0 +1,116 @@
+"""What the pages say of the factorial follows from its contrasts: made-up runs bring out every state."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from consolidation.replicate import cell_figures
+from consolidation.replicate.contrasts import CELLS, analyse
+from labbook.estimate import Estimate
+from replication import __main__ as pages
+from replication import factorial as says
+from replication.consolidation import Experiments, experiment_rows
+from replication.factorial import Decided
+from replication.results import experiment_section, findings
+from replication.rows import ROOT, Finished
+from replication.verdict import Verdict
+from tests.planted_factorial import around, plant
+
+SMALL = ROOT / "consolidation" / "data" / "runs" / "small"
+READS = {"A": 0.2, "B": 0.6, "C": 0.21, "D": 0.6, "E": 0.6, "F": 0.1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Finished:
+    """B reads more than A, C as much, F less; A has not learnt."""
+    by = {cell: around(mean) for cell, mean in READS.items()} | {"F": around(0.1)[:7]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cell_figures, "draw", lambda *_: [])
+        folder = plant(tmp_path_factory.mktemp("runs") / "factorial", by, novel={"A": 0.5}, known={"D": 0.9})
+    return pages.read_run(folder)
+
+
+def changed(run: Finished, **reads) -> Decided:
+    """The run with other P(attend | recurring) by cell."""
+    of = Decided.among([run]).of
+    outcomes = of.outcomes.copy()
+    for cell, values in reads.items():
+        mine = outcomes["cell"] == cell
+        outcomes.loc[mine, "attends"] = values[: int(mine.sum())]
+    return Decided(run, replace(of, outcomes=outcomes, contrasts=analyse(outcomes)))
+
+
+def test_the_run_is_told_from_the_papers_cells(run):
+    assert run.kind == "experiments"
+    assert Decided.among([pages.read_run(SMALL)]) is None
+    assert Decided.among([pages.read_run(SMALL), run]).run is run
+
+
+def test_every_state_gives_its_verdict_and_its_sentence(run):
+    rows = {row.claim.split(" (")[0]: row for row in says.contrast_rows(Decided.among([run]))}
+    assert [row.here for row in rows.values()] == [Verdict.HOLDS, Verdict.FAILS, Verdict.FAILS]
+    more, same, fewer = rows.values()
+    assert "without semantic memory reads more recurring queries" in more.sentence
+    assert "without the consolidation loss reads as many recurring queries" in same.sentence
+    assert "without q reads fewer recurring queries" in fewer.sentence
+    assert "(n = 7)" in fewer.ours  # a seed that is missing is not in the pairs
+    for row in rows.values():
+        assert row.scale.startswith("fixed keys, 20 patterns, N = 64")
+        assert "1,000 steps (cosine learning rate, attention priced from step 150" in row.scale
+        assert "In 8 of 8 seeds" in row.sentence or "In 7 of 7 seeds" in row.sentence
+        assert "Without them fewer than two seeds are left" in row.sentence
+        assert row.verdict == "not tested on the paper's model"
+    assert "with 80 patterns +0.00" in more.control and "(smaller)" in more.control
+    wide = list(np.linspace(0, 1, 8))
+    open_ = next(says.contrast_rows(changed(run, A=wide, B=wide[::-1])))
+    assert open_.here is Verdict.UNDECIDED
+    assert "is not told from CRAM's" in open_.sentence
+
+
+def test_learned_keys_are_read_beside_the_factorial(run):
+    small = pages.read_run(SMALL)
+    alone = {row.claim: row.sentence for row in experiment_rows(small)}
+    beside = {row.claim: row.sentence for row in experiment_rows(small, [small, run])}
+    control, fast = (next(c for c in alone if c.startswith(head)) for head in ("Without sem", "With a ten"))
+    assert "no run here has other keys, so this decides nothing" in alone[control]
+    assert "With fixed keys, 20 patterns and 1,000 steps a router without semantic memory" in beside[control]
+    assert beside[fast].endswith("no run of it has other keys.")
+    # an ablation that attends at far more positions is told from CRAM
+    shipped = Experiments.of(small, None)
+    apart = {("table4", "control", "attention"): Estimate(0.167, 0.16, 0.17, 5)}
+    assert "no variant is told from CRAM" in shipped.depends()
+    assert "no variant is told" not in replace(shipped, cells={**shipped.cells, **apart}).depends()
+
+
+def test_the_pages_hold_the_rows_of_the_factorial(run):
+    rows = pages.rows_of([run])
+    claims = [row.claim for row in rows if row.here is not Verdict.UNTESTED]
+    assert sum(claim.startswith("Theorem 1") for claim in claims) == 2  # at both loads
+    assert sum("optimum of eq 13" in claim for claim in claims) == 1
+    optimum = next(row for row in rows if "optimum of eq 13" in row.claim)
+    assert "Novel queries right: 0.50" in optimum.sentence and optimum.here is Verdict.FAILS
+    theorem = next(row for row in rows if row.claim.startswith("Theorem 1"))
+    assert theorem.here is Verdict.FAILS  # .03 of positions, and .05 are queries
+    assert pages.page(rows)
+    text = "\n".join(experiment_section(run))
+    assert text.startswith("### Memory apart from its use")
+    assert "| paired | B - A | +0.40 [" in text and "| mixed model |" in text and "| change | A |" in text
+    for table in text.split("\n\n"):
+        # a bar within a cell would be one more column
+        assert len({line.replace("\\|", "").count("|") for line in table.splitlines() if "|" in line}) <= 1
+    for cell in CELLS:
+        assert f"\n| {cell} | " in text
+
+
+def test_the_readme_says_what_the_contrasts_say(run):
+    small = pages.read_run(SMALL)
+    (before,) = findings([small])
+    assert "is still to be made, so nothing is claimed about the mechanism" in before
+    (after,) = findings([small, run])
+    assert "still to be made" not in after
+    assert "a router without semantic memory reads more recurring queries than CRAM's" in after
+    # E: the weights answer all of them, and .6 are read
+    assert "Knowing is not yet using: no semantic memory, 20 patterns, reads at least 0.60" in after
+    least = changed(run, **{cell: [0.0] * 8 for cell in CELLS})
+    assert "the shares of both do not tell" in says.finding(least)
