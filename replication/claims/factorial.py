@@ -140,7 +140,7 @@ class Decided:
 
 def is_factorial(run: Finished) -> bool:
     """Whether a run of experiments holds the factorial."""
-    return (run.folder / "courses.csv").is_file()
+    return run.kind == "experiments" and (run.folder / "contrasts.csv").is_file()
 
 
 def contrast_rows(decided: Decided) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from consolidation.replicate.cells import metrics
 from consolidation.train import trajectory
 from labbook.estimate import Estimate
 from replication import paper
-from replication.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
+from replication.claims.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
 from replication.rows import Finished, Row, number, show
 from replication.verdict import Verdict, all_of, at_least, equals
 
