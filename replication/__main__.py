@@ -142,9 +142,9 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
         for run in runs:
             if run.kind == kind:
                 try:
-                    for build in builders:
-                        # what an experiment depends on, the runs beside it say
-                        rows += build(run, runs) if build is experiment_rows else build(run)
+                    # what an experiment depends on, those beside it say
+                    given = (run, runs) if kind == "experiments" else (run,)
+                    rows += [row for build in builders for row in build(*given)]
                 except (KeyError, TypeError, AttributeError, IndexError, StopIteration, OSError) as error:
                     raise UserError(
                         f"{run.folder}: its summary or tables lack what the page needs "

@@ -121,7 +121,7 @@ class Experiments:
     recurrence: float
 
     @staticmethod
-    def of(run: Finished, decided: Decided | None) -> "Experiments":
+    def of(run: Finished, decided: Decided | None = None) -> "Experiments":
         """Those of a run folder, beside the factorial where there is one."""
         rows = pd.read_csv(run.folder / "cells.csv").to_dict("records")
         config = run.summary["config"]
@@ -137,7 +137,12 @@ class Experiments:
             recurrence=benchmark["recurrence"],
         )
 
-    def depends(self, ablation: str = "control") -> str:
+    @property
+    def depends(self) -> str:
+        """What the result depends on, by the control."""
+        return self.depends_for("control")
+
+    def depends_for(self, ablation: str) -> str:
         """What the result depends on: whether the variants can be told apart here, and what other keys say to
         this ablation.
         """
@@ -183,10 +188,10 @@ def experiment_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Ro
             beside,
             of.scale,
             "With four published settings changed (price of attention, its ramp, temperature, semantic "
-            f"rank){'; ' if as_low else '. '}{as_low}{of.depends()}",
+            f"rank){'; ' if as_low else '. '}{as_low}{of.depends}",
         )
         yield from _ablations(of, attention)
-        yield _theorem(of, (control, kept), of.scale, of.depends())
+        yield _theorem(of, (control, kept), of.scale, of.depends)
         yield from _fall(of)
     yield from _rivals(of)
 
@@ -286,7 +291,7 @@ def _ablations(of: Experiments, attention: Estimate) -> Iterator[Row]:
                 of.scale,
                 attention_stays(ablated, attention),
                 own=False,
-                sentence=of.depends(name),
+                sentence=of.depends_for(name),
                 links=of.figure("consolidation_tables"),
                 headline=name == "control",
             )

@@ -18,7 +18,7 @@ from consolidation.train import trajectory
 from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
 from replication import paper
-from replication.rows import Finished, Row, show
+from replication.rows import Finished, Row, show, table
 from replication.verdict import Verdict
 
 PREDICTED = {
@@ -251,5 +251,4 @@ def _text(number: Estimate, *, sign: bool = False) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = (map(escaped, head), ["---"] * len(head), *(map(escaped, row) for row in rows))
-    return [f"| {' | '.join(cells)} |" for cells in lines] + [""]
+    return [*table([*map(escaped, head)], [[*map(escaped, row)] for row in rows]), ""]

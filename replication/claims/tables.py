@@ -13,6 +13,7 @@ from consolidation.train import trajectory
 from labbook.estimate import Estimate
 from replication import paper
 from replication.claims.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
+from replication.claims.factorial import Decided
 from replication.rows import Finished, Row, number, show
 from replication.verdict import Verdict, all_of, at_least, equals
 
@@ -83,9 +84,9 @@ def of_seeds(run: Finished, table: str, cell: str, metric: str) -> "pd.Series[fl
     return pd.Series({seed.seed: metrics(seed)[metric] for seed in seeds}, dtype=float)
 
 
-def table_rows(run: Finished) -> Iterator[Row]:
-    """Rows of those of the three tables that the run has."""
-    of = Experiments.of(run)
+def table_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
+    """Rows of those of the three tables that the run has; what they depend on, `runs` beside it say."""
+    of = Experiments.of(run, Decided.among((run, *runs)))
     for task in TASKS:
         if of.cell("transfer", f"{task}, trained", "retrieval"):
             yield _transfer(of, task)

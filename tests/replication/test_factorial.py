@@ -79,8 +79,8 @@ def test_learned_keys_are_read_beside_the_factorial(run):
     # an ablation that attends at far more positions is told from CRAM
     shipped = Experiments.of(small, None)
     apart = {("table4", "control", "attention"): Estimate(0.167, 0.16, 0.17, 5)}
-    assert "no variant is told from CRAM" in shipped.depends()
-    assert "no variant is told" not in replace(shipped, cells={**shipped.cells, **apart}).depends()
+    assert "no variant is told from CRAM" in shipped.depends
+    assert "no variant is told" not in replace(shipped, cells={**shipped.cells, **apart}).depends
 
 
 def test_the_pages_hold_the_rows_of_the_factorial(run):
