@@ -26,7 +26,7 @@ experiment, step by step.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +43,7 @@ from redundancy.passes import Task, collect, score, solve
 from redundancy.preparation import NOTHING, Given, prepare
 from redundancy.regression.controls import Fitted, PositionAffine, Predictor
 from redundancy.regression.moments import LayerMoments
+from redundancy.regression.network import PositionNetwork
 from redundancy.removal.config import PartName, RemovalConfig
 from redundancy.removal.cost import measure_cost
 from redundancy.removal.curve import DEPLOYABLE, ROUNDS, Evaluated, chosen_orders, crossings
@@ -59,7 +60,7 @@ from redundancy.removal.replacements.sequence import fit_sequential
 from redundancy.removal.replacements.weighted import fit_weighted
 from redundancy.removal.routing.known import KNOWN, KnownNeeds, measure_known
 from redundancy.removal.routing.orders import Routing
-from redundancy.removal.routing.routers import Score, calibrate, of_need, train_networks, without_position
+from redundancy.removal.routing.routers import calibrate, of_need, train_networks, without_position
 from redundancy.removal.routing.trained import train_router
 from redundancy.removal.routing.whole import ExactNeeds, measure_exact
 from redundancy.removal.tables import Losses, tabulate_losses
@@ -131,7 +132,7 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
     evaluated = replace(evaluated, chosen=chosen, floor=floor)
     losses = tabulate_losses(evaluated, scores, needs, cost, bootstrap, prepared.facts, task)
     if processes.rank() == 0:
-        keep(run.folder, fitted, needs, decoder, task, prepared.facts)
+        keep(run.folder, fitted, needs, decoder, task, prepared.facts, routing, chosen)
     if methods is not None:
         found = tabulate_methods(methods, bootstrap, prepared.facts)
         verdict = " ".join([losses.headline.verdict, *sentences(found)])
@@ -262,24 +263,25 @@ def build_routing(
     orders: Sequence[str],
 ) -> Routing:
     """The orders of the curve, with everything they are made of."""
-    scores: dict[str, Mapping[int, Score]] = {}
+    scores: dict[str, dict[int, PositionNetwork]] = {}
     own: dict[str, dict[int, Rule]] = {}
-    predicted = {n: of_need(predictor, "fisher") for n, predictor in needs.predictors.items()}
     if "hidden_fisher" in orders:
         scores["hidden_fisher"] = without_position(needs, decoder.n_heads)
     if "network_fisher" in orders:
-        scores["network_fisher"] = train_networks(decoder, task, needs, maps, moments)
+        networks = train_networks(decoder, task, needs, maps, moments)
+        scores["network_fisher"] = {n: network.fixed() for n, network in networks.items()}
+    predicted = {n: of_need(predictor, "fisher") for n, predictor in needs.predictors.items()}
     for name, together in (("trained_router", False), ("trained_together", True)):
         if name not in orders:
             continue
         trained = train_router(decoder, task, predicted, maps, _spread(moments), together=together)
         gain = f"KL {trained.before:.4f} to {trained.after:.4f} nats"
         choice(name.replace("_", " "), gain, "on the validation documents")
-        scores[name] = trained.scores
+        scores[name] = {n: PositionNetwork(score) for n, score in trained.scores.items()}
         if together:
             own[name] = {n: Rule(trained_map) for n, trained_map in trained.maps.items()}
     if "past_fisher" in orders:
-        scores["past_fisher"] = predicted
+        scores["past_fisher"] = {n: PositionNetwork(score) for n, score in predicted.items()}
         widest = [name for name in replacements.rules if name.startswith("previous_")][-1]
         own["past_fisher"] = replacements.rules[widest]
     exact = ExactNeeds({}, {})

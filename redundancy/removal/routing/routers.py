@@ -8,16 +8,16 @@ intact model.
     network_fisher   a small network for the same, resid_pre and position
     trained ...      see `trained`
 
-The network is predicted_fisher + W_2 gelu(W_1 s + b_1) + b_2, s the standardised hidden state, W_2 = 0 at the
-start, hidden width d_model. What it should tell is the mean of the need y = (g . e)^2 and not that of its
-logarithm, so it minimises y exp(-f) + f, of which f = log E[y] is the minimum (the likelihood of an
-exponential distribution, which is consistent for the mean whatever the distribution is: Gourieroux, Monfort &
-Trognon 1984, Econometrica 52, 681-700). Labels are drawn afresh in every epoch. The weights are kept that are
-best on the validation documents, the start among them.
+The network is predicted_fisher with a network of hidden width d_model beside it (`regression.network`). What
+it should tell is the mean of the need y = (g . e)^2 and not that of its logarithm, so it minimises
+y exp(-f) + f, of which f = log E[y] is the minimum (the likelihood of an exponential distribution, which is
+consistent for the mean whatever the distribution is: Gourieroux, Monfort & Trognon 1984, Econometrica 52,
+681-700). Labels are drawn afresh in every epoch. The weights are kept that are best on the validation
+documents, the start among them.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,21 +32,21 @@ from redundancy.model.substitution import Choose, Site
 from redundancy.passes import Reader, Task
 from redundancy.regression.controls import PositionAffine
 from redundancy.regression.moments import LayerMoments
+from redundancy.regression.network import Correction, PositionNetwork
 from redundancy.removal.gradients import GradientReader, change_by_head, drawn
 from redundancy.removal.need import CALIBRATION_TOKENS, NEEDS, SMALLEST_CHANGE, Needs, first_windows
-from redundancy.removal.replacements.rivals import Correction, read_split
-
-# resid_pre (rows, d_model) and position (rows,) -> score (rows, head)
-Score = Callable[[Tensor, Tensor], Tensor]
+from redundancy.removal.replacements.rivals import read_split
 
 EPOCHS, RATE, MINIBATCH = 3, 1e-3, 1024
 
 
 @dataclass(frozen=True)
 class Router:
-    """Scores by layer, and what they are on the validation documents: (operation,)."""
+    """Scores by layer, (row, head) from resid_pre (row, d_model) and position (row,), and what they are on
+    the validation documents: (operation,).
+    """
 
-    scores: Mapping[int, Score]
+    scores: Mapping[int, PositionNetwork]
     calibrated: Array
 
     def choose(self, share: float) -> Choose:
@@ -72,16 +72,18 @@ def of_need(predictor: PositionAffine, need: str) -> PositionAffine:
     return PositionAffine(predictor.weight[:, own], predictor.bias[:, own], predictor.shift)
 
 
-def without_position(needs: Needs, n_heads: int) -> dict[int, Score]:
-    """The scores of `hidden_fisher`."""
-    own = _columns("fisher", n_heads)
-    return {
-        n: lambda x, position, predictor=predictor: predictor(x)[:, own]  # type: ignore[misc]
-        for n, predictor in needs.hidden.items()
-    }
+def without_position(needs: Needs, n_heads: int) -> dict[int, PositionNetwork]:
+    """The scores of `hidden_fisher`: one intercept for all positions."""
+    own, found = _columns("fisher", n_heads), {}
+    for n, hidden in needs.hidden.items():
+        bias = hidden.bias[own].expand(len(needs.predictors[n].bias), -1)
+        found[n] = PositionNetwork(PositionAffine(hidden.weight[:, own], bias, hidden.shift))
+    return found
 
 
-def calibrate(decoder: Decoder, task: Task, routers: Mapping[str, Mapping[int, Score]]) -> dict[str, Router]:
+def calibrate(
+    decoder: Decoder, task: Task, routers: Mapping[str, Mapping[int, PositionNetwork]]
+) -> dict[str, Router]:
     """Routers of scores. Every process reads the same windows, so all have the same thresholds."""
     few = first_windows(task, "validation", CALIBRATION_TOKENS)
     found: dict[str, list[Tensor]] = {name: [] for name in routers}
@@ -110,6 +112,10 @@ class Network(Correction):
         """Logarithm of the mean need (rows, heads) from x (rows, d_model) and position (rows,)."""
         x = x.float()
         return self.start(x, position) + self.correction(x)
+
+    def fixed(self) -> PositionNetwork:
+        """The scores without what trains them."""
+        return PositionNetwork(self.start, {name: t.detach() for name, t in self.network().items()})
 
     def loss(self, x: Tensor, position: Tensor, need: Tensor) -> Tensor:
         """Mean of y exp(-f) + f over rows and heads; `need` is y."""
