@@ -34,7 +34,9 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution, zero
 from redundancy.passes import collect, solve
 from redundancy.regression.network import PositionNetwork
+from redundancy.removal import experiment
 from redundancy.removal.need import NEEDS, measure_needs
+from redundancy.removal.routing import routers, trained
 from redundancy.removal.routing.known import KnownNeeds
 from redundancy.removal.routing.orders import Routing
 from redundancy.removal.routing.routers import Network, calibrate, of_need
@@ -433,8 +435,11 @@ def test_damaged_files_are_refused(fitted, tmp_path):
 
 
 def test_a_model_made_of_a_removal_run_has_the_loss_of_its_curve(
-    gpt2_folder, text_folder, tokenizer, tmp_path
+    gpt2_folder, text_folder, tokenizer, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(experiment, "ROUNDS", 0)
+    monkeypatch.setattr(routers, "EPOCHS", 1)
+    monkeypatch.setattr(trained, "HOW", with_fields(trained.HOW, epochs=1))
     wanted = {"context": 32, "tokens": 2000, "eval_tokens": 1500, "layers": [0, 2]}
     operations = ("predicted_fisher", "hidden_fisher", "network_fisher", "trained_router", "trained_together")
     orders = (*operations, "heads_fisher", "layers_cosine", "layers_exact", "layers_dropped")

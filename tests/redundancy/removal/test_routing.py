@@ -17,10 +17,18 @@ from redundancy.regression.controls import PositionAffine
 from redundancy.removal.config import MAKERS, ORDERS, PARTS, orders_of
 from redundancy.removal.gradients import sample_labels
 from redundancy.removal.need import NEEDS, LayerNeed, first_windows, measure_needs
+from redundancy.removal.replacements.previous import seen
 from redundancy.removal.routing import routers, trained
 from redundancy.removal.routing.known import DRAWS, measure_known
 from redundancy.removal.routing.orders import Routing
-from redundancy.removal.routing.routers import Router, calibrate, of_need, train_networks, without_position
+from redundancy.removal.routing.routers import (
+    Router,
+    calibrate,
+    of_need,
+    predict_need,
+    train_networks,
+    without_position,
+)
 from redundancy.removal.routing.trained import train_router
 from redundancy.removal.routing.whole import ExactNeeds, measure_exact
 from tests.conftest import TINY, build
@@ -126,6 +134,28 @@ def test_thresholds_replace_the_share_that_is_asked_for(fitted_gpt2):
         some, more = (router.choose(share)(site) for share in (0.2, 0.6))
         assert some.shape == (*site.x.shape[:2], decoder.n_heads)
         assert bool((more | ~some).all())  # what goes early stays gone
+
+
+def test_the_need_of_any_map_is_predicted_as_that_of_the_maps_of_one_token(fitted_gpt2):
+    decoder, t, _, fitted, needs = fitted_gpt2
+    few = first_windows(t, "train", 800)
+    own = measure_needs(decoder, few, fitted, None).predictors
+    maps = placed(fitted)
+    # with the tokens before in view, and maps that make the same error without them
+    wide = {
+        n: Rule(
+            lambda x, position, m=m: m(x[:, : decoder.d_model], position),
+            sees=seen(2, torch.zeros(decoder.d_model)),
+        )
+        for n, m in maps.items()
+    }
+    worse = {n: Rule(lambda x, position, m=m: 10 * m(x, position)) for n, m in maps.items()}
+    found, other = (predict_need(decoder, few, rules, None, "x") for rules in (wide, worse))
+    x, position = torch.randn(7, decoder.d_model), torch.arange(1, 8)
+    for n in t.layers:
+        expected = of_need(own[n], "fisher")(x, position)
+        assert torch.allclose(found[n](x, position), expected, atol=1e-4)
+        assert float((other[n](x, position) - expected).mean()) > 1
 
 
 def test_the_network_is_never_worse_than_its_start_on_the_validation_documents(fitted_gpt2, monkeypatch):
