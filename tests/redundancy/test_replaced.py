@@ -440,14 +440,14 @@ def test_a_model_made_of_a_removal_run_has_the_loss_of_its_curve(
     monkeypatch.setattr(experiment, "ROUNDS", 0)
     monkeypatch.setattr(routers, "EPOCHS", 1)
     monkeypatch.setattr(trained, "HOW", with_fields(trained.HOW, epochs=1))
-    wanted = {"context": 32, "tokens": 2000, "eval_tokens": 1500, "layers": [0, 2]}
+    wanted = {"context": 32, "tokens": 1200, "eval_tokens": 600, "layers": [0, 2]}
     operations = ("predicted_fisher", "hidden_fisher", "network_fisher", "trained_router", "trained_together")
     orders = (*operations, "heads_fisher", "layers_cosine", "layers_exact", "layers_dropped")
     wanted |= {"parts": ["curve", "routers"], "orders": orders, "shares": [0.5]}
     lost = remove_attention(gpt2_folder, corpus=text_folder, **wanted, out=tmp_path / "run")
     table = lost.curve.set_index(["order", "target_share", "metric"])["estimate"].sort_index()
     documents = split_documents(read_corpus(str(text_folder)).documents, 0)["evaluation"]
-    windows = cut_windows(documents, tokenizer, 32, 1500)
+    windows = cut_windows(documents, tokenizer, 32, 600)
 
     def loss(model):
         parts = []

@@ -134,7 +134,7 @@ def train_in_place(
     Raises `Interrupted` when asked to stop, see `descent.descend`.
     """
     learnt = {n: ScaledMap(start[n], scale[n]) for n in task.layers}
-    before, after = _train(decoder, task, learnt, HOW)
+    before, after = train_maps(decoder, task, learnt, HOW)
     return Trained({n: m.affine() for n, m in learnt.items()}, before, after)
 
 
@@ -144,7 +144,7 @@ def train_ranked(
     """The same with slopes of rank RANK; `start` is cut to it where it has more, see `reduced`."""
     learnt = {n: RankedMap(start[n], scale[n], RANK) for n in task.layers}
     how = replace(HOW, label=f"maps of rank {RANK} trained in place, epochs")
-    before, after = _train(decoder, task, learnt, how)
+    before, after = train_maps(decoder, task, learnt, how)
     return Trained({n: m.affine() for n, m in learnt.items()}, before, after)
 
 
@@ -159,7 +159,7 @@ def train_networks_in_place(
         torch.manual_seed(task.seed)
         learnt = {n: NetworkMap(start[n], moments[n].pilot) for n in task.layers}
     how = replace(HOW, label="small networks trained in place, epochs")
-    before, after = _train(decoder, task, learnt, how)
+    before, after = train_maps(decoder, task, learnt, how)
     return Trained({n: m.fixed() for n, m in learnt.items()}, before, after)
 
 
@@ -177,10 +177,13 @@ def reduced(fitted: Fitted, moments: LayerMoments, output: Tensor) -> PositionAf
     return PositionAffine(affine((weight, placed.bias), moments.pilot).weight, bias, placed.shift)
 
 
-def _train(
-    decoder: Decoder, task: Task, learnt: "Mapping[int, ScaledMap | NetworkMap]", how: Descent
+def train_maps(
+    decoder: Decoder, task: Task, learnt: Mapping[int, ScaledMap | NetworkMap], how: Descent
 ) -> tuple[float, float]:
-    """Train modules where they stand; the KL in nats per token before and after."""
+    """Train the maps of all layers where they stand; the KL in nats per token before and after.
+
+    Raises `Interrupted` when asked to stop, see `descent.descend`.
+    """
     maps = nn.ModuleDict({str(n): m for n, m in learnt.items()})
     rates = dict[nn.Parameter, float]()
     for m in learnt.values():

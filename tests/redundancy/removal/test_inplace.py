@@ -1,11 +1,13 @@
 """Maps trained in place: never worse than their start, exact on planted models, the same again."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from redundancy.batches import places
 from redundancy.model.decoder import Decoder
 from redundancy.passes import collect, solve
 from redundancy.removal.need import first_windows
@@ -15,6 +17,7 @@ from redundancy.removal.replacements.inplace import (
     RankedMap,
     reduced,
     train_in_place,
+    train_maps,
     train_networks_in_place,
     train_ranked,
 )
@@ -112,7 +115,7 @@ def test_the_start_of_low_rank_is_reduced_rank_regression_and_that_of_a_network_
 
 def test_attention_of_low_rank_is_found_by_low_rank(tokenizer):
     """Planted: linear attention of rank 4, and a start that is wrong."""
-    decoder, t = Decoder(build(TINY["gpt2"]), "gpt2"), task(tokenizer, tokens=6000, ridge=None)
+    decoder, t = Decoder(build(TINY["gpt2"]), "gpt2"), task(tokenizer, ridge=None)
     for n in t.layers:
         value = decoder.attention(n).c_attn.weight.data[:, -decoder.d_z :]
         u, s, v = torch.linalg.svd(value)
@@ -125,34 +128,35 @@ def test_attention_of_low_rank_is_found_by_low_rank(tokenizer):
     assert found.after < 0.05 * found.before
 
 
-class Bent(torch.nn.Module):
-    """A function in the place of a projection."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 def test_only_a_network_finds_attention_that_is_no_affine_map(tokenizer, monkeypatch):
-    """Planted: z = gelu of an affine map of the hidden state, which a hidden layer of 2 d_model holds."""
-    decoder, t = Decoder(build(TINY["gpt2"]), "gpt2"), task(tokenizer, tokens=6000, ridge=None)
+    """Planted: z is an affine map of the hidden state with a network beside it."""
+    decoder, t = Decoder(build(TINY["gpt2"]), "gpt2"), task(tokenizer, ridge=None)
     plant_linear_attention(decoder)
-    for n in t.layers:
+    moments = collect(decoder, t, None, "model", controls=True)
+    linear, _ = start(solve(decoder, t, moments, "model"), moments)
+    torch.manual_seed(0)
+    truth = {n: NetworkMap(linear[n], moments[n].pilot).requires_grad_(False) for n in t.layers}
+    for n, module in truth.items():
+        torch.nn.init.normal_(module.second.weight)
         attn = decoder.attention(n)
-        linear = attn.c_attn
 
-        def bent(x, linear=linear):
-            return 2 * torch.nn.functional.gelu(8 * linear(x))
+        def forward(hidden_states, attn=attn, module=module, **kwargs):
+            position = places(hidden_states).flatten()
+            z = module(hidden_states.flatten(0, 1), position)
+            return attn.c_proj(z.view_as(hidden_states)), None
 
-        attn.c_attn = Bent(bent)
+        attn.forward = forward
+    # what affine maps can do about it from the best that ridge finds, and a network from a wrong start
     moments = collect(decoder, t, None, "model", controls=True)
     maps, scale = start(solve(decoder, t, moments, "model"), moments)
-    monkeypatch.setattr(inplace, "HOW", replace(inplace.HOW, epochs=12))
+    monkeypatch.setattr(inplace, "HOW", replace(inplace.HOW, epochs=3))
     affine = train_in_place(decoder, t, maps, scale)
-    network = train_networks_in_place(decoder, t, affine.maps, moments)
-    print(affine.before, affine.after, network.before, network.after)
-    assert network.before == pytest.approx(affine.after, rel=1e-3)
-    assert network.after < 0.2 * affine.after
+    wrong = copy.deepcopy(truth)
+    for module in wrong.values():
+        module.requires_grad_(True)
+        module.second.weight.data *= 0.7
+    before, after = train_maps(decoder, t, wrong, replace(inplace.HOW, epochs=6))
+    assert after < 0.05 * before
+    assert after < 0.05 * affine.after
+    exact, same = train_maps(decoder, t, copy.deepcopy(truth), replace(inplace.HOW, epochs=0))
+    assert exact == same == pytest.approx(0, abs=1e-5)

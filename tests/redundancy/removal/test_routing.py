@@ -137,7 +137,7 @@ def test_thresholds_replace_the_share_that_is_asked_for(fitted_gpt2):
 
 
 def test_the_need_of_any_map_is_predicted_as_that_of_the_maps_of_one_token(fitted_gpt2):
-    decoder, t, _, fitted, needs = fitted_gpt2
+    decoder, t, _, fitted, _ = fitted_gpt2
     few = first_windows(t, "train", 800)
     own = measure_needs(decoder, few, fitted, None).predictors
     maps = placed(fitted)
