@@ -75,7 +75,8 @@ def test_python_is_answered_at_once_too(inputs, tmp_path, monkeypatch, capsys):
     first = remove_attention(model, **wanted)
     monkeypatch.setattr("redundancy.preparation.load_config", lambda source: pytest.fail("it was loaded"))
     again = remove_attention(model, **wanted)
-    assert again.substitution.equals(first.substitution)
+    assert again.folder == first.folder
+    assert again.substitution["estimate"].tolist() == pytest.approx(first.substitution["estimate"].tolist())
     assert "nothing is computed again" in capsys.readouterr().out
     with pytest.raises(UserError, match="parts: there"):
         remove_attention(model, **wanted | {"parts": ["all"]})

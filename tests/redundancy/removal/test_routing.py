@@ -14,6 +14,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Site
 from redundancy.passes import collect, solve
 from redundancy.regression.controls import PositionAffine
+from redundancy.regression.ridge import RidgePath
 from redundancy.removal.config import MAKERS, ORDERS, PARTS, orders_of
 from redundancy.removal.gradients import sample_labels
 from redundancy.removal.need import NEEDS, LayerNeed, first_windows, measure_needs
@@ -136,7 +137,9 @@ def test_thresholds_replace_the_share_that_is_asked_for(fitted_gpt2):
         assert bool((more | ~some).all())  # what goes early stays gone
 
 
-def test_the_need_of_any_map_is_predicted_as_that_of_the_maps_of_one_token(fitted_gpt2):
+def test_the_need_of_any_map_is_predicted_as_that_of_the_maps_of_one_token(fitted_gpt2, monkeypatch):
+    # of one need and of all needs together other penalties would be chosen
+    monkeypatch.setattr(RidgePath, "best", lambda self, validation, gram: 1e-3)
     decoder, t, _, fitted, _ = fitted_gpt2
     few = first_windows(t, "train", 800)
     own = measure_needs(decoder, few, fitted, None).predictors
@@ -155,7 +158,7 @@ def test_the_need_of_any_map_is_predicted_as_that_of_the_maps_of_one_token(fitte
     for n in t.layers:
         expected = of_need(own[n], "fisher")(x, position)
         assert torch.allclose(found[n](x, position), expected, atol=1e-4)
-        assert float((other[n](x, position) - expected).mean()) > 1
+        assert float((other[n](x, position) - expected).mean()) > 0.5
 
 
 def test_the_network_is_never_worse_than_its_start_on_the_validation_documents(fitted_gpt2, monkeypatch):
