@@ -19,7 +19,7 @@ from redundancy.model.pair import Pair
 from redundancy.probe.kept import PARTS, About, Probes
 from redundancy.regression.controls import Fitted, PositionAffine
 from redundancy.regression.network import PositionNetwork
-from redundancy.removal.config import ORDERS
+from redundancy.removal.config import MAKERS, ORDERS
 from redundancy.removal.curve import BUDGETS, DEPLOYABLE
 from redundancy.removal.need import NEEDS, Needs
 from redundancy.removal.routing.orders import Routing, ranked_heads, ranked_layers
@@ -158,7 +158,11 @@ def _missing(order: str, folder: str | Path, there: Iterable[str], *, earlier: b
             f"{text}It was made by an earlier version, which kept no other orders. Change router=, or make "
             "the run again."
         )
-    return f"{text}It did not measure {order}; add it to orders=, or change router=."
+    maker = MAKERS.get(order, "curve")
+    return (
+        f"{text}It did not measure {order}, an order of the part {maker}. Change router=, or make the run again "
+        "with that part, and with this order among orders=."
+    )
 
 
 def one_need(predictor: PositionAffine, need: int) -> PositionNetwork:

@@ -516,7 +516,11 @@ def test_what_cannot_be_is_refused(fitted, tmp_path):
     refused(r"share=0\.5 was asked for with loaded probes", model, probes, share=0.5)
     refused("No replaced model can go by past_fisher", model, folder, router="past_fisher", share=0.5)
     refused(
-        "did not measure hidden_fisher; add it to orders=", model, folder, router="hidden_fisher", share=0.5
+        "did not measure hidden_fisher, an order of the part curve",
+        model,
+        folder,
+        router="hidden_fisher",
+        share=0.5,
     )
     refused("Leave one of them out", model, folder, router="heads_fisher", share=0.5, layers=[0])
     refused("probes= is missing", model)

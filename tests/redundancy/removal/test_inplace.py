@@ -83,7 +83,6 @@ def test_ranks_and_networks_end_below_their_start_or_where_they_began(fitted_gpt
     monkeypatch.setattr(inplace, "HOW", replace(inplace.HOW, rate=1e3))
     for name, found in train_each(decoder, few, moments, fitted).items():
         assert better[name].after <= better[name].before == found.before == found.after, name
-    assert better["network"].after < better["network"].before
     assert torch.linalg.matrix_rank(better["rank"].maps[0].weight) == inplace.RANK
 
 
