@@ -160,8 +160,8 @@ def _missing(order: str, folder: str | Path, there: Iterable[str], *, earlier: b
         )
     maker = MAKERS.get(order, "curve")
     return (
-        f"{text}It did not measure {order}, an order of the part {maker}. Change router=, or make the run again "
-        "with that part, and with this order among orders=."
+        f"{text}It did not measure {order}, an order of the part {maker}. Change router=, or make the run "
+        "again with that part, and with this order among orders=."
     )
 
 
