@@ -83,7 +83,8 @@ def test_ranks_and_networks_end_below_their_start_or_where_they_began(fitted_gpt
     monkeypatch.setattr(inplace, "HOW", replace(inplace.HOW, rate=1e3))
     for name, found in train_each(decoder, few, moments, fitted).items():
         assert better[name].after <= better[name].before == found.before == found.after, name
-    assert torch.linalg.matrix_rank(better["rank"].maps[0].weight) == inplace.RANK
+    # float32 rounds the product of the factors
+    assert torch.linalg.matrix_rank(better["rank"].maps[0].weight, rtol=1e-5) == inplace.RANK
 
 
 def test_the_start_of_low_rank_is_reduced_rank_regression_and_that_of_a_network_the_map(fitted_gpt2):
