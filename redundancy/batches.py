@@ -44,6 +44,13 @@ class Batch:
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
+def places(x: Tensor, start: int = 0) -> Tensor:
+    """Place in its window of every token of x (batch, position, ...), the first of which stands at `start`:
+    (batch, position).
+    """
+    return start + torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+
+
 def token_table(train: Windows, limit: int) -> np.ndarray:
     """The `limit` most frequent token ids of the training windows, ascending: those that get a mean of their
     own.

@@ -1,12 +1,21 @@
 """What a run says about its model, its text and its machine."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from labbook.escape import mathtext
+from labbook.estimate import Array
 from redundancy.model.gguf_file import GgufFile
+
+Amount = TypeVar("Amount", float, Array)
+
+
+def bits_per_byte(nats: Amount, bytes_per_token: float) -> Amount:
+    """A loss, or a difference of losses, in nats per token, as bits per byte of UTF-8."""
+    return nats / math.log(2) / bytes_per_token
 
 
 @dataclass(frozen=True)

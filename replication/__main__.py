@@ -18,13 +18,13 @@ from labbook.command import run_command
 from labbook.console import UserError, console
 from labbook.escape import cell, markup
 from labbook.run import check_files, opened, replacing, unrepeated
-from replication.consolidation import experiment_rows, fit_rows
+from replication.claims.consolidation import experiment_rows, fit_rows
+from replication.claims.experiments import CLAIMS, people_rows
+from replication.claims.redundancy import probe_rows, removal_rows, training_rows
+from replication.claims.tables import has, table_rows
 from replication.costs import costs
-from replication.experiments import CLAIMS, people_rows
-from replication.redundancy import probe_rows, removal_rows, training_rows
 from replication.results import findings, results
 from replication.rows import ABOUT, HERE, REPEAT, ROOT, Finished, Row, table
-from replication.tables import has, table_rows
 from replication.verdict import Verdict
 
 PAGE, RESULTS, README = ROOT / "REPLICATION.md", ROOT / "RESULTS.md", ROOT / "README.md"

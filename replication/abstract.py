@@ -20,7 +20,7 @@ from redundancy.probe.tables import Tables
 from redundancy.removal.curve import BUDGETS
 from redundancy.removal.figures import best_of_each_kind
 from redundancy.removal.tables import Losses
-from replication.factorial import is_factorial
+from replication.claims.factorial import is_factorial
 from replication.rows import Finished
 
 PREDICTORS = {

@@ -18,8 +18,8 @@ from redundancy.removal.config import ORDERS
 from redundancy.removal.curve import BUDGETS
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
-from replication.experiments import people_section
-from replication.factorial import Decided, finding, is_factorial, section
+from replication.claims.experiments import people_section
+from replication.claims.factorial import Decided, finding, is_factorial, section
 from replication.rows import Finished, figure, number, show, table, window
 
 # figures by section, with captions that hold whatever the numbers are

@@ -346,7 +346,7 @@ def _replacements(decoder: Decoder, task: Task) -> dict[str, Replacement]:
         "half of the operations": Replacement(
             about,
             maps,
-            need={n: one_need(p, kind, decoder.n_heads) for n, p in needs.predictors.items()},
+            need={n: one_need(p, kind) for n, p in needs.predictors.items()},
             limit=needs.threshold(kind, 0.5, known=False),
         ),
     }

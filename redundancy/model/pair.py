@@ -22,10 +22,11 @@ class Pair:
     Attributes
     ----------
     tensors, about : their names, safetensors and JSON.
-    schema : version of the JSON; other versions are refused.
+    schema : version of the JSON that is written.
     kind : what they hold, for errors.
     instead : what to name instead of a folder without them.
     apart : what is said of two files that do not belong together.
+    older : versions that are read as well, as far as what they hold goes; others are refused.
     """
 
     tensors: str
@@ -34,6 +35,7 @@ class Pair:
     kind: str
     instead: str
     apart: str = "are not of one run"
+    older: tuple[int, ...] = ()
 
     def save(self, folder: str | Path, tensors: "dict[str, Tensor]", about: Mapping[str, Any]) -> Path:
         """Write both files into `folder`, and return it."""
@@ -57,9 +59,11 @@ class Pair:
             raise UserError(f"{folder} holds no {self.kind} (no {' and no '.join(missing)}). {self.instead}")
         tensors, metadata = load_tensors(folder / self.tensors)
         found = read_json(folder / self.about)
-        if found.pop("schema", None) != self.schema:
+        known = (*self.older, self.schema)
+        if found.pop("schema", None) not in known:
             raise UserError(
-                f"{folder / self.about} is of another version than this one reads ({self.schema})."
+                f"{folder / self.about} is of another version than this one reads "
+                f"({', '.join(map(str, known))})."
             )
         stored = json.loads(metadata.get("about", "null"))
         if isinstance(stored, dict):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redundancy.batches import Batch
+from redundancy.batches import Batch, places
 from redundancy.model.capture import Hooks, as_rows
 from redundancy.model.decoder import Decoder
 
@@ -45,7 +45,7 @@ class Site:
     @property
     def position(self) -> Tensor:
         """(batch, position) place in the window of every scored position."""
-        return self.start + torch.arange(self.x.shape[1], device=self.x.device).expand(self.x.shape[:2])
+        return places(self.x, self.start)
 
 
 Choose = Callable[[Site], Tensor]
@@ -132,8 +132,7 @@ class Substitution(Hooks):
                 seen = rule.sees(self._x, self.batch)[:, start:].to(z.device)
             # half-precision models: the probe stays float32
             rows = as_rows(seen)
-            position = torch.arange(start, z.shape[1], device=z.device).repeat(len(z))
-            predicted = rule.predict(rows, position).to(z.dtype).view_as(truth)
+            predicted = rule.predict(rows, places(truth, start).flatten()).to(z.dtype).view_as(truth)
             if rule.permuted:
                 assert self.batch is not None
                 order = _permutation(self.batch)[:, start:].to(z.device) - start

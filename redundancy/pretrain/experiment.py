@@ -22,6 +22,7 @@ from labbook.console import UserError, console
 from labbook.report import Report
 from labbook.run import Run, provenance, readable, replacing
 from labbook.training import joined
+from redundancy.facts import bits_per_byte
 from redundancy.pretrain.config import PretrainConfig, check
 from redundancy.pretrain.packed import SUFFIX, facts_of, pack, unpack
 from redundancy.pretrain.tokens import baselines, encode, spread_windows, tokenise
@@ -32,12 +33,14 @@ from redundancy.text import Corpus, Document, read_corpus, split_documents
 def write_card(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
     """The model card: what it is, what it was trained on, and its losses beside the baselines."""
     c, last = trainer.config, trainer.rows[-1]
-    per_byte = facts["tokens_per_byte"] / math.log(2)
+    bytes_per_token = 1 / facts["tokens_per_byte"]
     rows = [
         ("this model", last["validation_loss"]),
         *((f"Kneser-Ney {k}", v) for k, v in facts["baselines"].items()),
     ]
-    table = "\n".join(f"| {name} | {nats:.4f} | {nats * per_byte:.4f} |" for name, nats in rows)
+    table = "\n".join(
+        f"| {name} | {nats:.4f} | {bits_per_byte(nats, bytes_per_token):.4f} |" for name, nats in rows
+    )
     checkpoints = "\n".join(
         f"| {r['step']:.0f} | {r['tokens']:.0f} | {r['validation_loss']:.4f} |" for r in trainer.rows
     )

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from redundancy.batches import Batch
+from redundancy.batches import Batch, places
 from redundancy.regression.moments import LayerMoments
 from redundancy.regression.ridge import Affine, RidgePath
 
@@ -54,10 +54,9 @@ class Rows:
     @staticmethod
     def of(x: Tensor, batch: Batch) -> "Rows":
         """Select the kept tokens of x (batch, position, d)."""
-        positions = torch.arange(x.shape[1], device=x.device).expand_as(batch.ids)
         before = torch.roll(x, 1, dims=1)[batch.keep]
         return Rows(
-            x[batch.keep], before, batch.previous[batch.keep], positions[batch.keep], batch.slot[batch.keep]
+            x[batch.keep], before, batch.previous[batch.keep], places(x)[batch.keep], batch.slot[batch.keep]
         )
 
 

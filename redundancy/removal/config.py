@@ -39,6 +39,8 @@ ORDERS = {
     "network_fisher": "change of the loss, predicted by a small network",
     "trained_router": "router trained through the loss",
     "trained_together": "router and maps trained through the loss",
+    # the change that the error of these maps makes, not that of the maps of one token; in runs of an earlier
+    # version the router predicted the latter
     "past_fisher": "change of the loss, predicted; maps that see the tokens before",
     "random": "random",
     "heads_relative": "whole heads by relative error",
@@ -91,6 +93,19 @@ class RemovalConfig(Request):
     targets: tuple[Target, ...] = TARGETS
     """What the part `methods` removes whole: attention layers, MLPs, blocks."""
 
+    def require_known(self) -> None:
+        """Raises UserError for a part, order or target that there is not: from Python anything can come."""
+        for kind, asked, there in (
+            ("part", self.parts, PARTS),
+            ("order", self.orders or (), tuple(ORDERS)),
+            ("target", self.targets, TARGETS),
+        ):
+            unknown = [name for name in asked if name not in there]
+            if unknown:
+                raise UserError(
+                    f"there is no {kind} {unknown[0]!r}; there are {', '.join(there)}. Change --{kind}s."
+                )
+
     def curve_orders(self) -> tuple[str, ...]:
         """The orders of the removal curve. Raises UserError for those that the parts cannot make."""
         possible = orders_of(self.parts)
@@ -99,10 +114,6 @@ class RemovalConfig(Request):
         if "curve" not in self.parts:
             raise UserError("--orders was given without --parts curve, whose orders they are. Add curve.")
         for order in self.orders:
-            if order not in ORDERS:
-                raise UserError(
-                    f"there is no order {order!r}; there are {', '.join(ORDERS)}. Change --orders."
-                )
             if order not in possible:
                 raise UserError(
                     f"the order {order} is made by the part {MAKERS[order]}. Add it to --parts, or leave "

@@ -26,6 +26,7 @@ from transformers import AttentionInterface
 
 from labbook.console import progress, warn
 from redundancy.aggregate import TableRow
+from redundancy.batches import places
 from redundancy.model.capture import activations, entering
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Task
@@ -185,7 +186,7 @@ class Skipping:
         def hook(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             z, probe, width = args[0].clone(), self.probe[n], self.decoder.d_head
             x = self.x[n] - probe.shift.to(self.x[n])
-            position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+            position = places(x)
             for h in range(self.decoder.n_heads):
                 rest, columns = ~self.chosen[n][..., h], slice(h * width, (h + 1) * width)
                 if bool(rest.any()):
@@ -276,7 +277,7 @@ def _wanted(needs: Needs, layer: int, kind: int, limit: float, start: int) -> Ca
     predict = PositionAffine(predictor.weight[:, columns], predictor.bias[:, columns], predictor.shift)
 
     def wanted(x: Tensor) -> Tensor:
-        position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
+        position = places(x).flatten()
         chosen = predict(x.flatten(0, 1), position).view(*x.shape[:2], n_heads) > limit
         chosen[:, :start] = True
         return chosen

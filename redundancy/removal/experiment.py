@@ -11,8 +11,8 @@ experiment, step by step.
     all          every layer at once: the same as for layers, and what the next four fit
     previous     probes that see the tokens before, too, see `replacements.previous`; in one layer and in all
     rivals       probes of low rank and a small network, see `replacements.rivals`
-    in_place     the maps of all layers trained together, with the rest of the network frozen, see
-                 `replacements.inplace`
+    in_place     the maps of all layers trained together, with the rest of the network frozen: affine, of low
+                 rank, and with a small network beside, see `replacements.inplace`
     floor        what no replacement that sees one token can get below, see `replacements.floor`
     cumulative   layers 0 to l, which shows how errors add up: probe | hidden state and position | mean per
                  position | training mean | probes refitted in sequence, see `replacements.sequence`
@@ -26,7 +26,7 @@ experiment, step by step.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,9 +40,10 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, hidden_only
 from redundancy.model.updates import require_target
 from redundancy.passes import Task, collect, score, solve
-from redundancy.preparation import NOTHING, Given, prepare
+from redundancy.preparation import NOTHING, Given, prepare, repeated
 from redundancy.regression.controls import Fitted, PositionAffine, Predictor
 from redundancy.regression.moments import LayerMoments
+from redundancy.regression.network import PositionNetwork
 from redundancy.removal.config import PartName, RemovalConfig
 from redundancy.removal.cost import measure_cost
 from redundancy.removal.curve import DEPLOYABLE, ROUNDS, Evaluated, chosen_orders, crossings
@@ -51,7 +52,14 @@ from redundancy.removal.plan import Replacements, plan
 from redundancy.removal.pruning.experiment import measure_methods, stages_of
 from redundancy.removal.pruning.tables import sentences, tabulate_methods
 from redundancy.removal.replacements.floor import Floor, measure_floor
-from redundancy.removal.replacements.inplace import train_in_place
+from redundancy.removal.replacements.inplace import (
+    RANK,
+    Trained,
+    reduced,
+    train_in_place,
+    train_networks_in_place,
+    train_ranked,
+)
 from redundancy.removal.replacements.previous import fit_past
 from redundancy.removal.replacements.rivals import low_rank, train_mlps
 from redundancy.removal.replacements.sampled import resampled_outputs, token_means
@@ -59,7 +67,13 @@ from redundancy.removal.replacements.sequence import fit_sequential
 from redundancy.removal.replacements.weighted import fit_weighted
 from redundancy.removal.routing.known import KNOWN, KnownNeeds, measure_known
 from redundancy.removal.routing.orders import Routing
-from redundancy.removal.routing.routers import Score, calibrate, of_need, train_networks, without_position
+from redundancy.removal.routing.routers import (
+    calibrate,
+    of_need,
+    predict_need,
+    train_networks,
+    without_position,
+)
 from redundancy.removal.routing.trained import train_router
 from redundancy.removal.routing.whole import ExactNeeds, measure_exact
 from redundancy.removal.tables import Losses, tabulate_losses
@@ -80,6 +94,9 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
     without attention.
     """
     orders = _check(config)
+    folder = repeated(config, settings, given)
+    if folder is not None:
+        return Losses.read(folder)
     prepared = prepare(config, settings, given)
     decoder, parts = prepared.decoder, config.parts
     task = _suit_vocabulary(prepared.task(settings), decoder)
@@ -131,7 +148,7 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
     evaluated = replace(evaluated, chosen=chosen, floor=floor)
     losses = tabulate_losses(evaluated, scores, needs, cost, bootstrap, prepared.facts, task)
     if processes.rank() == 0:
-        keep(run.folder, fitted, needs, decoder, task, prepared.facts)
+        keep(run.folder, fitted, needs, decoder, task, prepared.facts, routing, chosen)
     if methods is not None:
         found = tabulate_methods(methods, bootstrap, prepared.facts)
         verdict = " ".join([losses.headline.verdict, *sentences(found)])
@@ -144,6 +161,7 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
 
 def _check(config: RemovalConfig) -> tuple[str, ...]:
     """The orders of the curve. Raises UserError for what no model can serve, before one is loaded."""
+    config.require_known()
     if not config.shares or not all(0 < share <= 1 for share in config.shares):
         raise UserError(
             f"--shares {config.shares} was asked for; shares lie above 0 and up to 1. Change --shares."
@@ -184,8 +202,8 @@ def count_stages(parts: Sequence[PartName], layers: int, targets: Sequence[Targe
     return (
         9
         + ("rivals" in parts)
-        + ("in_place" in parts)
-        + 2 * ("previous" in parts)
+        + 3 * ("in_place" in parts)
+        + 4 * ("previous" in parts)
         + 6 * ("floor" in parts)
         + 6 * layers * ("cumulative" in parts)
         + (ROUNDS + 4) * ("curve" in parts)
@@ -241,14 +259,35 @@ def fit_replacements(
             found.add(name, {n: hidden_only(by_rank[name]) for n, by_rank in ranks.items()})
         found.add("mlp", {n: hidden_only(m) for n, m in train_mlps(decoder, task, fitted, moments).items()})
     if "in_place" in parts:
-        trained = train_in_place(decoder, task, maps, _spread(moments))
-        gain = f"KL {trained.before:.3f} to {trained.after:.3f} nats"
-        choice("maps in place", gain, "on the validation documents")
-        found.add("in_place", trained.maps)
+        _add_in_place(found, decoder, task, fitted, moments)
     if "cumulative" in parts:
         for name, towards_intact in (("sequential", False), ("sequential_intact", True)):
             found.add(name, fit_sequential(decoder, task, state, towards_intact=towards_intact))
     return found
+
+
+def _add_in_place(
+    found: Replacements,
+    decoder: Decoder,
+    task: Task,
+    fitted: dict[int, Fitted],
+    moments: dict[int, LayerMoments],
+) -> None:
+    """The part `in_place`: affine maps, maps of low rank, and networks."""
+    spread = _spread(moments)
+
+    def add(name: str, trained: Trained[PositionAffine] | Trained[PositionNetwork]) -> None:
+        gain = f"KL {trained.before:.3f} to {trained.after:.3f} nats"
+        choice(name.replace("_", " "), gain, "on the validation documents")
+        found.add(name, trained.maps)
+
+    start = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
+    affine = train_in_place(decoder, task, start, spread)
+    add("in_place", affine)
+    if min(decoder.d_model, decoder.d_z) > RANK:
+        narrow = {n: reduced(fitted[n], moments[n], decoder.output_map(n)[0]) for n in task.layers}
+        add(f"in_place_rank_{RANK}", train_ranked(decoder, task, narrow, spread))
+    add("in_place_mlp", train_networks_in_place(decoder, task, affine.maps, moments))
 
 
 def build_routing(
@@ -262,26 +301,30 @@ def build_routing(
     orders: Sequence[str],
 ) -> Routing:
     """The orders of the curve, with everything they are made of."""
-    scores: dict[str, Mapping[int, Score]] = {}
+    scores: dict[str, dict[int, PositionNetwork]] = {}
     own: dict[str, dict[int, Rule]] = {}
-    predicted = {n: of_need(predictor, "fisher") for n, predictor in needs.predictors.items()}
     if "hidden_fisher" in orders:
         scores["hidden_fisher"] = without_position(needs, decoder.n_heads)
     if "network_fisher" in orders:
-        scores["network_fisher"] = train_networks(decoder, task, needs, maps, moments)
+        networks = train_networks(decoder, task, needs, maps, moments)
+        scores["network_fisher"] = {n: network.fixed() for n, network in networks.items()}
+    predicted = {n: of_need(predictor, "fisher") for n, predictor in needs.predictors.items()}
     for name, together in (("trained_router", False), ("trained_together", True)):
         if name not in orders:
             continue
         trained = train_router(decoder, task, predicted, maps, _spread(moments), together=together)
         gain = f"KL {trained.before:.4f} to {trained.after:.4f} nats"
         choice(name.replace("_", " "), gain, "on the validation documents")
-        scores[name] = trained.scores
+        scores[name] = {n: PositionNetwork(score) for n, score in trained.scores.items()}
         if together:
             own[name] = {n: Rule(trained_map) for n, trained_map in trained.maps.items()}
+    past = [name for name in replacements.rules if name.startswith("previous_")]
+    if not past:  # too large to fit, as a warning said
+        orders = [order for order in orders if order != "past_fisher"]
     if "past_fisher" in orders:
-        scores["past_fisher"] = predicted
-        widest = [name for name in replacements.rules if name.startswith("previous_")][-1]
-        own["past_fisher"] = replacements.rules[widest]
+        own["past_fisher"] = replacements.rules[past[-1]]
+        found, label = state / "past-needs.safetensors", "needs with tokens before"
+        scores["past_fisher"] = predict_need(decoder, task, own["past_fisher"], found, label)
     exact = ExactNeeds({}, {})
     if {"layers_exact", "heads_exact"} & set(orders):
         found = state / "exact.safetensors"

@@ -49,6 +49,8 @@ MORE_REPLACEMENTS = {
     "resampled": "output of another token",
     "mlp": "small network",
     "in_place": "trained in place, all layers together",
+    "in_place_rank_16": "trained in place, rank 16",
+    "in_place_mlp": "trained in place, small network",
     "sequential_intact": "refitted in sequence, towards the intact output",
 }
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from labbook.estimate import Array
-from redundancy.batches import Batch
+from redundancy.batches import Batch, places
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Site
 from redundancy.passes import Targets, Task, Visit, collect
@@ -185,7 +185,7 @@ def measure_needs(decoder: Decoder, task: Task, fitted: dict[int, Fitted], state
         replacement = fitted[layer].with_position
         assert replacement is not None
         rows, truth, slope = (t.flatten(0, 1) for t in (x, z, current[0].gradient[layer]))
-        position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
+        position = places(x).flatten()
         predicted = replacement(rows.float(), position)
         at_once = layers[layer].logs(rows, truth, predicted)
         fisher = layers[layer].log_fisher(truth, predicted, slope)
@@ -229,7 +229,7 @@ def _calibrate(
     cosines: dict[int, list[Tensor]] = {n: [] for n in layers}
 
     def gather(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
-        position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
+        position = places(x)[batch.keep]
         rows, truth = x[batch.keep].float(), z[batch.keep].float()
         known[layer].append(targets.of(layer, x, z)[batch.keep].unflatten(-1, (len(NEEDS), -1)).cpu())
         predicted[layer].append(predictors[layer](rows, position).unflatten(-1, (len(NEEDS), -1)).cpu())

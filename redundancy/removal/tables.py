@@ -2,7 +2,6 @@
 a given loss.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from labbook.report import TableResult
 from labbook.run import Run, read_finished, typed
 from redundancy.aggregate import NUMBER, TableRow, part_of, table_row
 from redundancy.evaluation import KINDS, TALLIES, Variant
-from redundancy.facts import Facts
+from redundancy.facts import Facts, bits_per_byte
 from redundancy.passes import Task
 from redundancy.regression.scores import METRICS, LayerScores
 from redundancy.removal.config import ORDERS
@@ -142,7 +141,7 @@ def tabulate_losses(
 ) -> Losses:
     """All tables of a run, from the sums of the intact model and of every variant."""
     changes = measures(evaluated.intact, evaluated.changed, bootstrap.weights)
-    changes["bits_per_byte_increase"] = changes["loss_increase"] / math.log(2) / facts.bytes_per_token
+    changes["bits_per_byte_increase"] = bits_per_byte(changes["loss_increase"], facts.bytes_per_token)
     of_all_tokens = [name for name in changes if name.removeprefix("loss_increase_") not in KINDS]
     curve = [
         table_row(
@@ -230,7 +229,7 @@ def _floor(evaluated: Evaluated, bootstrap: Studentised, facts: Facts) -> list[T
         tokens, loss = (bootstrap.weights @ sums.numpy()).T
         columns = {"part": "floor", "layer": None, "head": None, "replacement": name}
         rise = loss / tokens - intact
-        bits = rise / math.log(2) / facts.bytes_per_token
+        bits = bits_per_byte(rise, facts.bytes_per_token)
         rows.append(table_row(rise, bootstrap, **columns, metric="loss_increase"))
         rows.append(table_row(bits, bootstrap, **columns, metric="bits_per_byte_increase"))
     return rows

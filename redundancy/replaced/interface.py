@@ -34,9 +34,10 @@ def remove(
     probes : the maps that stand for attention: the folder of a run of redundancy.removal or redundancy.probe,
         a repository on the hub, or loaded `Probes`.
     router : which operations go: an order of the removal run, as its table `curve.csv` names it
-        (predicted_fisher, heads_fisher, layers_cosine, ...), or a loaded `Router`. Single (token, head)
-        operations are chosen while the model runs, from hidden state and position, with the threshold of the
-        validation documents of that run.
+        (network_fisher, predicted_fisher, heads_fisher, layers_cosine, ...), or a loaded `Router`; with a
+        share and without a router it is the order that the run chose on its validation documents, which
+        spares most there at +0.05 nats per token. Single (token, head) operations are chosen while the model
+        runs, from hidden state and position, with the threshold of the validation documents of that run.
     share : of the attention operations, above 0 and up to 1, over the layers that have probes. Of whole
         layers or heads, as many go as fit into it.
     layers, heads : instead of a router, the blocks, or block -> heads, that go.
@@ -50,8 +51,8 @@ def remove(
 
     Raises
     ------
-    UserError : for shares outside (0, 1], layers and heads without a probe, an unknown router, a router or
-        probes of another model, and models whose layers cannot be taken out.
+    UserError : for shares outside (0, 1], layers and heads without a probe, a router that the run does not
+        hold, a router or probes of another model, and models whose layers cannot be taken out.
 
     Examples
     --------
@@ -73,13 +74,16 @@ def remove(
                 "redundancy.removal, which keeps them and its routers."
             )
         found = probes if isinstance(probes, Probes) else Probes.from_pretrained(probes)
-        if isinstance(router, str):
+        # a share of the operations without a word on which
+        unnamed = router is None and share is not None and not layers and not heads
+        if isinstance(router, str) or unnamed:
             if isinstance(probes, Probes):
+                asked = f"share={share}" if router is None else f"router={router!r}"
                 raise UserError(
-                    f"router={router!r} was asked for with loaded probes, which bring no routers. Give the "
-                    "folder of a removal run as probes=, or Router.load(folder, name) as router=."
+                    f"{asked} was asked for with loaded probes, which bring no routers. Give the folder of a "
+                    "removal run as probes=, or Router.load(folder, name) as router=."
                 )
-            router = Router.load(probes, router)
+            router = Router.load(probes, router)  # type: ignore[arg-type]
         replacement = chosen(found, router, share, layers, heads)
         return _applied(replacement, model, revision, device, trust_remote_code)
 

@@ -9,6 +9,7 @@ from labbook.console import UserError
 from redundancy.model.pair import Pair
 from redundancy.probe.kept import PARTS, About, Probes
 from redundancy.regression.controls import PositionAffine
+from redundancy.regression.network import PositionNetwork
 from redundancy.replaced.kept import Router
 
 if TYPE_CHECKING:
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 FILES = Pair(
     "replaced.safetensors",
     "replaced.json",
-    schema=1,
+    schema=2,
     kind="replaced model",
     instead="Name a folder that `save` of a replaced model wrote.",
     apart="were not saved together",
+    # needs without networks
+    older=(1,),
 )
 
 
@@ -45,7 +48,7 @@ class Replacement:
     maps: Mapping[int, PositionAffine]
     layers: tuple[int, ...] = ()
     heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    need: Mapping[int, PositionAffine] = field(default_factory=dict)
+    need: Mapping[int, PositionNetwork] = field(default_factory=dict)
     limit: float = float("-inf")
     dropped: bool = False
     order: str | None = None
@@ -66,10 +69,10 @@ class Replacement:
     def save(self, folder: str | Path) -> Path:
         """Write `replaced.safetensors` and `replaced.json` into `folder`, and return it."""
         tensors: dict[str, Tensor] = {}
-        for kind, maps in (("map", self.maps), ("need", self.need)):
-            for n, found in maps.items():
-                # a copy of each: maps may share one shift, and shared memory cannot be saved
-                tensors |= {f"{n}/{kind}/{part}": getattr(found, part).clone() for part in PARTS}
+        maps = {(n, "map"): PositionNetwork(found) for n, found in self.maps.items()}
+        for (n, kind), found in (maps | {(n, "need"): found for n, found in self.need.items()}).items():
+            # a copy of each: maps may share one shift, and shared memory cannot be saved
+            tensors |= {f"{n}/{kind}/{name}": tensor.clone() for name, tensor in found.tensors().items()}
         about = {
             "about": asdict(self.about),
             "layers": list(self.layers),
@@ -90,16 +93,19 @@ class Replacement:
         """
         tensors, found = FILES.load(folder)
 
-        def maps(kind: str) -> dict[int, PositionAffine]:
-            layers = sorted({int(n) for n, k, _ in (name.split("/") for name in tensors) if k == kind})
-            return {n: PositionAffine(*(tensors[f"{n}/{kind}/{part}"] for part in PARTS)) for n in layers}
-
+        parts: dict[str, dict[int, dict[str, Tensor]]] = {"map": {}, "need": {}}
+        for name, tensor in tensors.items():
+            layer, kind, part = name.split("/")
+            parts[kind].setdefault(int(layer), {})[part] = tensor
+        maps, need = (
+            {n: PositionNetwork.of(own) for n, own in sorted(parts[kind].items())} for kind in ("map", "need")
+        )
         return cls(
             about=About.read(found["about"]),
-            maps=maps("map"),
+            maps={n: one.linear for n, one in maps.items()},
             layers=tuple(found["layers"]),
             heads={int(n): tuple(heads) for n, heads in found["heads"]},
-            need=maps("need"),
+            need=need,
             limit=float("inf") if found["limit"] is None else found["limit"],
             dropped=found["dropped"],
             order=found["order"],
@@ -173,7 +179,7 @@ def chosen(
         limit = router.threshold(share)
         return Replacement(
             about,
-            _maps(probes, about.layers),
+            router.maps or _maps(probes, about.layers),
             need=router.need,
             limit=limit,
             order=router.order,

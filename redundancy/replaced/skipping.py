@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from redundancy.model.capture import as_rows, entering
 from redundancy.regression.controls import PositionAffine
+from redundancy.regression.network import PositionNetwork
 
 INTERFACE = "redundancy_replaced"
 SITE = "_replaced_site"
@@ -144,9 +145,6 @@ class Partial(nn.Module):
     weight: Tensor
     bias: Tensor
     shift: Tensor
-    need_weight: Tensor
-    need_bias: Tensor
-    need_shift: Tensor
     first_weight: Tensor | None
     first_bias: Tensor
 
@@ -156,7 +154,7 @@ class Partial(nn.Module):
         probe: PositionAffine,
         n_heads: int,
         heads: Sequence[int] = (),
-        need: PositionAffine | None = None,
+        need: PositionNetwork | None = None,
         limit: float = float("-inf"),
         first: tuple[Tensor, Tensor] | None = None,
     ):
@@ -174,8 +172,11 @@ class Partial(nn.Module):
         self.register_buffer("weight", probe.weight[:, columns])
         self.register_buffer("bias", probe.bias[:, columns])
         self.register_buffer("shift", probe.shift)
-        for name in ("weight", "bias", "shift"):
-            self.register_buffer(f"need_{name}", None if need is None else getattr(need, name))
+        # buffers, so that they move with the block
+        self.need_parts = {} if need is None else {name: f"need_{name}" for name in need.tensors()}
+        for name, buffer in self.need_parts.items():
+            assert need is not None
+            self.register_buffer(buffer, need.tensors()[name])
         for number, name in enumerate(("first_weight", "first_bias")):
             self.register_buffer(name, None if first is None else first[number][..., columns])
         self.x = self.entered = torch.zeros(0)
@@ -191,7 +192,7 @@ class Partial(nn.Module):
         """Before the block runs: resid_pre, and what the router makes of it."""
         self.x = entering(args, kwargs)
         if self.routed:
-            need = PositionAffine(self.need_weight, self.need_bias, self.need_shift)
+            need = PositionNetwork.of({name: getattr(self, at) for name, at in self.need_parts.items()})
             logs = need(as_rows(self.x), self.reading.position.flatten())
             logs = logs.view(*self.x.shape[:2], self.n_heads)
             self.wanted = (logs > self.limit) | self.reading.first.unsqueeze(-1)

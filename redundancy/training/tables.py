@@ -39,7 +39,7 @@ from redundancy.aggregate import (
     table_row,
 )
 from redundancy.evaluation import TALLIES
-from redundancy.facts import Facts
+from redundancy.facts import Facts, bits_per_byte
 from redundancy.passes import Task
 from redundancy.regression.controls import RANDOM
 from redundancy.regression.scores import LayerScores
@@ -210,7 +210,7 @@ def _overall(
 def _with_bits(row: TableRow, bytes_per_token: float) -> TableRow:
     """A loss in nats per token with the same loss in bits per byte beside it."""
     return row | {
-        name: row[column] / np.log(2) / bytes_per_token
+        name: bits_per_byte(row[column], bytes_per_token)
         for name, column in zip(BITS, ("estimate", "lower", "upper"), strict=True)
     }
 

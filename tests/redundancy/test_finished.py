@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from labbook.console import UserError
-from redundancy import probe_model
+from redundancy import measure_training, probe_model, remove_attention
 from redundancy.finished import fingerprint, finished
 from redundancy.probe import __main__ as probe
 from redundancy.probe.config import ProbeConfig, ProbeSettings
@@ -66,6 +66,40 @@ def test_another_request_is_refused_before_anything_is_loaded(run, capsys, monke
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     assert "is not a run folder" in fails(probe.main, capsys, ["--out", str(tmp_path / "notes")])
+
+
+def test_python_is_answered_at_once_too(inputs, tmp_path, monkeypatch, capsys):
+    model, text = inputs
+    wanted = {"corpus": text, "context": 32, "tokens": 2000, "eval_tokens": 1000, "layers": [0]}
+    wanted |= {"parts": ["layers"], "out": tmp_path / "run"}
+    first = remove_attention(model, **wanted)
+    monkeypatch.setattr("redundancy.preparation.load_config", lambda source: pytest.fail("it was loaded"))
+    again = remove_attention(model, **wanted)
+    assert again.folder == first.folder
+    assert again.substitution["estimate"].tolist() == pytest.approx(first.substitution["estimate"].tolist())
+    assert "nothing is computed again" in capsys.readouterr().out
+    with pytest.raises(UserError, match="parts: there"):
+        remove_attention(model, **wanted | {"parts": ["all"]})
+
+
+@pytest.mark.parametrize(
+    ("call", "asked", "said"),
+    [
+        (remove_attention, {"parts": ["layer"]}, "no part 'layer'; there are layers, .*cost. Change parts="),
+        (remove_attention, {"targets": ["mpl"]}, "no target 'mpl'; there are attention, mlp, .* targets="),
+        (remove_attention, {"orders": ["fisher"]}, "no order 'fisher'; there are known.* Change orders="),
+        (
+            probe_model,
+            {"target": "attn"},
+            "no target 'attn'; there are attention, mlp, block. Change target=",
+        ),
+        (measure_training, {"target": "attn"}, "no target 'attn'"),
+    ],
+)
+def test_names_that_there_are_not_are_refused_before_anything_is_loaded(monkeypatch, call, asked, said):
+    monkeypatch.setattr("redundancy.preparation.load_config", lambda source: pytest.fail("it was loaded"))
+    with pytest.raises(UserError, match=said):
+        call("embedded", **asked)
 
 
 def test_what_is_not_known_yet_is_no_clash(run):

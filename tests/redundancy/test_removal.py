@@ -43,7 +43,16 @@ def test_a_run_folder_holds_tables_and_figures(finished):
     every = losses.substitution[losses.substitution["metric"] == "loss_increase"]
     assert (every["part"] == "heads").sum() == 3 * 3 * 4
     everywhere = {"probe", "weighted", "token_mean", "resampled", "training_mean", "zero", "shuffled", "mlp"}
-    everywhere |= {"rank_4", "in_place", "sequential", "sequential_intact", "previous_1", "previous_8"}
+    everywhere |= {
+        "rank_4",
+        "in_place",
+        "in_place_rank_16",
+        "in_place_mlp",
+        "sequential",
+        "sequential_intact",
+        "previous_1",
+        "previous_8",
+    }
     assert everywhere <= set(every[every["part"] == "all"]["replacement"])
     assert {"previous_8", "weighted", "resampled"} <= set(every[every["part"] == "layers"]["replacement"])
     assert set(every[every["part"] == "floor"]["replacement"]) == {"bigram", "network"}

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace as with_fields
@@ -32,10 +33,17 @@ from redundancy.facts import Facts
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution, zero
 from redundancy.passes import collect, solve
+from redundancy.regression.network import PositionNetwork
+from redundancy.removal import experiment
 from redundancy.removal.need import NEEDS, measure_needs
+from redundancy.removal.routing import routers, trained
+from redundancy.removal.routing.known import KnownNeeds
+from redundancy.removal.routing.orders import Routing
+from redundancy.removal.routing.routers import Network, calibrate, of_need
+from redundancy.removal.routing.whole import ExactNeeds
 from redundancy.replaced import interface, skipping
 from redundancy.replaced.cache import size
-from redundancy.replaced.kept import GRID, Router, keep
+from redundancy.replaced.kept import FILES, GRID, Router, keep
 from redundancy.replaced.model import ReplacedModel
 from redundancy.replaced.replacement import Replacement
 from redundancy.text import cut_windows, read_corpus, split_documents
@@ -69,6 +77,8 @@ WAYS = {
     "heads": {"heads": {0: [1, 2], 1: [0, 1]}},
     "a layer and heads": {"layers": [0], "heads": {1: [3]}},
     "operations": {"router": "predicted_fisher", "share": 0.4},
+    "operations by a network": {"router": "network_fisher", "share": 0.4},
+    "operations and maps of their own": {"router": "trained_together", "share": 0.4},
     "heads in order": {"router": "heads_displacement", "share": 0.5},
     "dropped": {"router": "layers_dropped", "share": 0.5},
 }
@@ -82,16 +92,50 @@ def fitted(tokenizer, tmp_path_factory):
     def fit(name, *, start=1):
         if (name, start) not in done:
             decoder, t = Decoder(build(MORE[name]), name), task(tokenizer, start=start)
-            probes = solve(decoder, t, collect(decoder, t, None, "model", controls=True), "model")
+            moments = collect(decoder, t, None, "model", controls=True)
+            probes = solve(decoder, t, moments, "model")
             needs = measure_needs(decoder, t, probes, None)
-            folder = tmp_path_factory.mktemp(name)
-            keep(folder, probes, needs, decoder, t, facts(name, decoder.weight_hash()))
+            routing = routed(decoder, t, moments, probes, needs)
+            folder, chosen = tmp_path_factory.mktemp(name), {0.01: "heads_fisher", 0.05: "network_fisher"}
+            about = facts(name, decoder.weight_hash())
+            keep(folder, probes, needs, decoder, t, about, routing, chosen)
             done[name, start] = SimpleNamespace(
-                model=decoder.model, decoder=decoder, probes=probes, needs=needs, folder=folder
+                model=decoder.model,
+                decoder=decoder,
+                task=t,
+                probes=probes,
+                needs=needs,
+                routing=routing,
+                folder=folder,
             )
         return done[name, start]
 
     return fit
+
+
+def routed(decoder, t, moments, probes, needs):
+    """Orders with a router of their own: a network with weights drawn at random, and maps that differ."""
+    maps = {n: f.with_position for n, f in probes.items()}
+    scores = {"network_fisher": {}, "trained_together": {}, "past_fisher": {}}
+    torch.manual_seed(0)
+    for n, predictor in needs.predictors.items():
+        network = Network(of_need(predictor, "fisher"), moments[n].pilot)
+        torch.nn.init.normal_(network.second.weight, std=0.5)
+        scores["network_fisher"][n] = network.fixed()
+        for order in ("trained_together", "past_fisher"):
+            scores[order][n] = PositionNetwork(of_need(predictor, "relative"))
+    own = {n: Rule(with_fields(m, weight=0.5 * m.weight)) for n, m in maps.items()}
+    return Routing(
+        tuple(scores),
+        t,
+        decoder.n_heads,
+        maps,
+        needs,
+        KnownNeeds(t.layers, {}, {}),
+        ExactNeeds({0: 0.2, 1: 0.1}, {(n, h): n - h for n in t.layers for h in range(decoder.n_heads)}),
+        calibrate(decoder, t, scores),
+        {"trained_together": own},
+    )
 
 
 def facts(name, weight_hash):
@@ -124,7 +168,10 @@ def by_hooks(found, replacement, ids, start=1):
         n: Rule(zero, dropped=True) if replacement.dropped else Rule(probe[n]) for n in replacement.layers
     }
     rules |= {n: Rule(probe[n], heads=some) for n, some in replacement.heads.items()}
-    if replacement.need:
+    if replacement.order in found.routing.routers:
+        (point,) = found.routing.points(replacement.order, [replacement.share])
+        rules = point.rules
+    elif replacement.need:
         kind = NEEDS.index(replacement.order.removeprefix("predicted_"))
         limit = found.needs.threshold(kind, replacement.share, known=False)
         rules = {
@@ -388,15 +435,19 @@ def test_damaged_files_are_refused(fitted, tmp_path):
 
 
 def test_a_model_made_of_a_removal_run_has_the_loss_of_its_curve(
-    gpt2_folder, text_folder, tokenizer, tmp_path
+    gpt2_folder, text_folder, tokenizer, tmp_path, monkeypatch
 ):
-    wanted = {"context": 32, "tokens": 2000, "eval_tokens": 1500, "layers": [0, 2]}
-    lost = remove_attention(
-        gpt2_folder, corpus=text_folder, parts=["curve"], shares=[0.5], **wanted, out=tmp_path / "run"
-    )
+    monkeypatch.setattr(experiment, "ROUNDS", 0)
+    monkeypatch.setattr(routers, "EPOCHS", 1)
+    monkeypatch.setattr(trained, "HOW", with_fields(trained.HOW, epochs=1))
+    wanted = {"context": 32, "tokens": 1200, "eval_tokens": 600, "layers": [0, 2]}
+    operations = ("predicted_fisher", "hidden_fisher", "network_fisher", "trained_router", "trained_together")
+    orders = (*operations, "heads_fisher", "layers_cosine", "layers_exact", "layers_dropped")
+    wanted |= {"parts": ["curve", "routers"], "orders": orders, "shares": [0.5]}
+    lost = remove_attention(gpt2_folder, corpus=text_folder, **wanted, out=tmp_path / "run")
     table = lost.curve.set_index(["order", "target_share", "metric"])["estimate"].sort_index()
     documents = split_documents(read_corpus(str(text_folder)).documents, 0)["evaluation"]
-    windows = cut_windows(documents, tokenizer, 32, 1500)
+    windows = cut_windows(documents, tokenizer, 32, 600)
 
     def loss(model):
         parts = []
@@ -408,11 +459,18 @@ def test_a_model_made_of_a_removal_run_has_the_loss_of_its_curve(
         return float(torch.cat(parts).mean())
 
     intact = loss(build(TINY["gpt2"]))
-    for order in ("predicted_fisher", "heads_fisher", "layers_cosine", "layers_dropped"):
+    for order in orders:
         replaced = remove(gpt2_folder, lost.folder, router=order, share=0.5)
         stated = table[order, 0.5]
         assert loss(replaced) - intact == pytest.approx(stated["loss_increase"], rel=1e-3, abs=1e-5)
         assert replaced.realised_share == pytest.approx(stated["share"], abs=1e-6)
+    unnamed = remove(gpt2_folder, lost.folder, share=0.5).replacement
+    assert unnamed.order == lost.headline.chosen[0.05]
+    # that what is kept of networks and maps is what was trained shows only if training changed something
+    network = Router.load(lost.folder, "network_fisher").need[0].network
+    assert float(network["second_weight"].abs().max()) > 0
+    mapped = Router.load(lost.folder, "trained_together").maps
+    assert sorted(mapped) == [0, 2]
 
 
 def test_a_router_has_the_thresholds_and_orders_of_its_run(fitted):
@@ -426,6 +484,14 @@ def test_a_router_has_the_thresholds_and_orders_of_its_run(fitted):
         ranked = Router.load(found.folder, f"heads_{need}").ranked
         assert list(ranked) == needs.heads(kind, (0, 1))
     assert len(GRID) == 10_001
+    for order, own in found.routing.routers.items():
+        if order != "past_fisher":
+            kept = Router.load(found.folder, order)
+            for share in (0.0001, 0.27, 0.9):
+                assert kept.threshold(share) == np.quantile(own.calibrated, share)
+    assert Router.load(found.folder).order == "network_fisher"
+    assert Router.load(found.folder, "heads_exact").ranked[:2] == ((0, 3), (0, 2))
+    assert Router.load(found.folder, "layers_exact").ranked == ((1,), (0,))
     cosines = Router.load(found.folder, "layers_cosine").ranked
     assert [n for (n,) in cosines] == sorted(needs.cosine, key=lambda n: -needs.cosine[n])
 
@@ -447,7 +513,15 @@ def test_what_cannot_be_is_refused(fitted, tmp_path):
     refused("layer 2 was asked for; there are probes of 0, 1", model, folder, layers=[0, 2])
     refused("head 4 of layer 1 .* heads 0 to 3", model, folder, heads={1: [4]})
     refused("nothing was asked", model, folder)
-    refused("without a router=", model, folder, share=0.5)
+    refused(r"share=0\.5 was asked for with loaded probes", model, probes, share=0.5)
+    refused("No replaced model can go by past_fisher", model, folder, router="past_fisher", share=0.5)
+    refused(
+        "did not measure hidden_fisher, an order of the part curve",
+        model,
+        folder,
+        router="hidden_fisher",
+        share=0.5,
+    )
     refused("Leave one of them out", model, folder, router="heads_fisher", share=0.5, layers=[0])
     refused("probes= is missing", model)
     refused("bring no routers", model, probes, router="heads_fisher", share=0.5)
@@ -471,6 +545,24 @@ def test_what_cannot_be_is_refused(fitted, tmp_path):
     spread = build(TINY["gpt2"])
     spread.hf_device_map = {"a": 0, "b": 1}
     refused("several devices", spread, folder, layers=[0])
+
+
+def test_runs_without_a_choice_and_of_an_earlier_version_say_so(fitted, tmp_path):
+    found = fitted("fused")
+    about = facts("fused", found.decoder.weight_hash())
+    keep(tmp_path / "plain", found.probes, found.needs, found.decoder, found.task, about)
+    with pytest.raises(UserError, match=r"chose no order, which the part curve does. Name one of predicted"):
+        remove(found.model, tmp_path / "plain", share=0.5)
+    tensors, stored = FILES.load(found.folder)
+    stored = {name: value for name, value in stored.items() if name not in ("learnt", "chosen")}
+    shutil.copytree(tmp_path / "plain", tmp_path / "old")
+    with_fields(FILES, schema=1).save(tmp_path / "old", tensors, stored)
+    for way in ({"share": 0.5}, {"share": 0.5, "router": "network_fisher"}):
+        with pytest.raises(UserError, match="made by an earlier version"):
+            remove(found.model, tmp_path / "old", **way)
+    replaced, ids = remove(found.model, tmp_path / "old", **WAYS["operations"]), tokens()
+    with torch.no_grad():
+        assert torch.allclose(replaced(ids).logits, by_hooks(found, replaced.replacement, ids)[0], atol=1e-5)
 
 
 def test_a_damaged_router_is_no_router(fitted, tmp_path):

@@ -11,7 +11,7 @@ from consolidation.experiments.practice import ALL, ATTENDING
 from labbook.estimate import Estimate
 from labbook.run import Run
 from replication import __main__ as pages
-from replication import experiments
+from replication.claims import experiments
 from replication.rows import ROOT
 from replication.verdict import Verdict
 

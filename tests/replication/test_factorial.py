@@ -9,9 +9,9 @@ from consolidation.replicate import cell_figures
 from consolidation.replicate.contrasts import CELLS, analyse
 from labbook.estimate import Estimate
 from replication import __main__ as pages
-from replication import factorial as says
-from replication.consolidation import Experiments, experiment_rows
-from replication.factorial import Decided
+from replication.claims import factorial as says
+from replication.claims.consolidation import Experiments, experiment_rows
+from replication.claims.factorial import Decided
 from replication.results import experiment_section, findings
 from replication.rows import ROOT, Finished
 from replication.verdict import Verdict

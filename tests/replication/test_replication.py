@@ -19,7 +19,8 @@ from redundancy.removal.curve import Removable
 from redundancy.removal.pruning.tables import more_redundant
 from redundancy.removal.summary import RemovalSummary
 from replication import __main__ as pages
-from replication import consolidation, paper, redundancy
+from replication import paper
+from replication.claims import consolidation, redundancy
 from replication.results import experiment_section
 from replication.rows import REPEAT, ROOT, Row, window
 from replication.verdict import LEAST, Verdict, all_of, at_least, at_most, between, equals

@@ -14,7 +14,7 @@ from scipy import stats
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from replication import __main__ as pages
-from replication import tables
+from replication.claims import tables
 from replication.rows import ROOT, Finished
 from replication.verdict import Verdict
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from labbook import processes
-from redundancy.batches import Batch
+from redundancy.batches import Batch, places
 from redundancy.model.decoder import Decoder
 from redundancy.model.updates import Put, Unit, UpdateCapture, Updates, nothing
 from redundancy.passes import Pass, Reader, Targets, Task, Visit, collect, each_batch
@@ -51,8 +51,7 @@ class Maps:
         """What stands for y under a replacement. Raises KeyError for `span`, which no single unit has."""
 
         def at_positions(x: Tensor, y: Tensor) -> Tensor:
-            position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
-            return self.placed(wide(x).flatten(0, 1), position).view_as(y)
+            return self.placed(wide(x).flatten(0, 1), places(x).flatten()).view_as(y)
 
         puts: dict[str, Put] = {
             "nothing": nothing,

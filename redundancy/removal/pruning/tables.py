@@ -15,7 +15,7 @@ from labbook.estimate import Array, Estimate, Studentised
 from labbook.run import read_table
 from labbook.view import print_table
 from redundancy.aggregate import NUMBER, Sampled, TableRow, table_row
-from redundancy.facts import Facts
+from redundancy.facts import Facts, bits_per_byte
 from redundancy.removal.curve import BUDGETS, Removable, measures, removable
 from redundancy.removal.pruning.experiment import Measured, Point
 from redundancy.removal.pruning.methods import METHODS, Removes
@@ -86,7 +86,7 @@ class MethodTables:
 def tabulate_methods(measured: Measured, bootstrap: Studentised, facts: Facts) -> MethodTables:
     """All tables, from the sums of the intact model and of every way to run it."""
     changes = measures(measured.intact, measured.changed, bootstrap.weights)
-    changes["bits_per_byte_increase"] = changes["loss_increase"] / math.log(2) / facts.bytes_per_token
+    changes["bits_per_byte_increase"] = bits_per_byte(changes["loss_increase"], facts.bytes_per_token)
     loss = {(p.removes, p.method, p.count): _over_draws(changes["loss_increase"], p) for p in measured.points}
     totals = {p.removes: p.total for p in measured.points}
     rows = {

@@ -117,9 +117,12 @@ def descend_without(
     decoder: Decoder,
     task: Task,
     how: Descent,
+    rates: Mapping[nn.Parameter, float] | None = None,
 ) -> tuple[float, float]:
     """Train the parameters of `module` that require a gradient, so that `changed`, with `rules` in the place
     of attention, comes near the intact `decoder`; the divergence in nats per token before and after.
+
+    rates : steps of Adam by parameter; None is `relative_rates` of all.
     """
 
     def objective(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -128,7 +131,8 @@ def descend_without(
     def judge() -> float:
         return mean_over(task, decoder, objective)
 
-    rates = relative_rates((p for p in module.parameters() if p.requires_grad), how.rate)
+    if rates is None:
+        rates = relative_rates((p for p in module.parameters() if p.requires_grad), how.rate)
     with detached(changed, task.layers):
         return descend(module, rates, objective, judge, decoder, task, how)
 

@@ -2,10 +2,9 @@
 small network).
 
 rank_r   the probe restricted to rank r in the layer output (`RidgePath.solve_rank`)
-mlp      probe + W_2 gelu(W_1 s + b_1) + b_2 with s the standardised hidden state, hidden width 2 d_model,
-         W_2 = 0 at the start; Adam on |(z - prediction) W_O|^2 over the training documents, the weights kept
-         that had the smallest error on the validation documents, stopped after PATIENCE epochs without a
-         smaller one
+mlp      the probe with a network of hidden width 2 d_model beside it (`regression.network`); Adam on
+         |(z - prediction) W_O|^2 over the training documents, the weights kept that had the smallest error on
+         the validation documents, stopped after PATIENCE epochs without a smaller one
 """
 
 import copy
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from labbook.console import Interrupted, progress, stopping
 from redundancy.batches import Batch
@@ -21,6 +20,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.passes import Reader, Task
 from redundancy.regression.controls import Fitted, affine
 from redundancy.regression.moments import LayerMoments
+from redundancy.regression.network import Correction
 from redundancy.regression.ridge import Affine, RidgePath
 
 RANKS = (1, 4, 16, 64)
@@ -32,27 +32,6 @@ def low_rank(sums: LayerMoments, alpha: float, output: Tensor) -> dict[str, Affi
     path = RidgePath(sums.moments("train", "current"))
     full = min(len(path.spectrum), *output.shape)
     return {f"rank_{r}": affine(path.solve_rank(alpha, output, r), sums.pilot) for r in RANKS if r < full}
-
-
-class Correction(nn.Module):
-    """W_2 gelu(W_1 s + b_1) + b_2 beside a linear map, s the standardised hidden state; W_2 = 0 at the start.
-
-    start : (d_model, k) weights of that map.
-    """
-
-    def __init__(self, start: Tensor, width: int, pilot: Mapping[str, Tensor]):
-        super().__init__()
-        self.shift, self.scale = pilot["shift_x"].float(), pilot["scale_x"].float()
-        d, k = start.shape
-        self.first = nn.Linear(d, width, device=start.device)
-        self.second = nn.Linear(width, k, device=start.device)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
-
-    def correction(self, x: Tensor) -> Tensor:
-        """(rows, k) from x (rows, d_model), float32."""
-        found: Tensor = self.second(nn.functional.gelu(self.first((x - self.shift) / self.scale)))
-        return found
 
 
 class Mlp(Correction):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from labbook import processes
-from redundancy.batches import Batch
+from redundancy.batches import Batch, places
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Pass, Saved, Task, each_batch
 from redundancy.regression.controls import Fitted, PositionAffine
@@ -86,7 +86,7 @@ def fit_weighted(
 
         def add(n: int, x: Tensor, z: Tensor, batch: Batch, split: str = split) -> None:
             rows, truth = x[batch.keep].float(), z[batch.keep].float()
-            position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
+            position = places(x)[batch.keep]
             rest = (truth - start[n](rows, position)).unflatten(-1, (heads, d_head))
             slope = reader[0].gradient[n][batch.keep].float().unflatten(-1, (heads, d_head))
             pilot = moments[n].pilot

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from labbook import processes
-from redundancy.batches import Batch
+from redundancy.batches import Batch, places
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Choose, Site
 from redundancy.passes import Pass, Task, each_batch
@@ -86,7 +86,7 @@ def _measure(
 
     def visit(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
         rows = x.flatten(0, 1)
-        position = torch.arange(x.shape[1], device=x.device).repeat(len(x))
+        position = places(x).flatten()
         error = maps[layer](rows.float(), position) - z.flatten(0, 1).float()
 
         def change(slope: Tensor) -> Tensor:

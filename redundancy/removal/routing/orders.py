@@ -17,6 +17,22 @@ from redundancy.removal.routing.routers import Router
 from redundancy.removal.routing.whole import ExactNeeds
 
 
+def ranked_heads(
+    order: str, layers: tuple[int, ...], needs: Needs, exact: ExactNeeds
+) -> list[tuple[int, int]]:
+    """Every (layer, head) of an order of whole heads, what goes first first."""
+    if order == "heads_exact":
+        return sorted(exact.heads, key=lambda place: exact.heads[place])
+    return needs.heads(NEEDS.index(order.removeprefix("heads_")), layers)
+
+
+def ranked_layers(order: str, layers: tuple[int, ...], needs: Needs, exact: ExactNeeds) -> list[int]:
+    """The layers of an order of whole layers, what goes first first."""
+    if order == "layers_exact":
+        return sorted(layers, key=lambda n: exact.layers[n])
+    return sorted(layers, key=lambda n: -needs.cosine[n])
+
+
 @dataclass(frozen=True)
 class Routing:
     """Everything that orders are made of.
@@ -53,19 +69,14 @@ class Routing:
     def _rules(self, order: str, shares: Sequence[float]) -> Iterator[tuple[float, dict[int, Rule]]]:
         layers = self.task.layers
         if order.startswith("heads"):
-            ranked = self._ranked_heads(order)
+            ranked = ranked_heads(order, layers, self.needs, self.exact)
             for count in counts(len(ranked), shares):
                 gone = {n: tuple(h for m, h in ranked[:count] if m == n) for n in layers}
                 rules = {n: Rule(self.maps[n], heads=heads) for n, heads in gone.items() if heads}
                 yield count / len(ranked), self._everything if count == len(ranked) else rules
         elif order.startswith("layers"):
-            cost = (
-                self.exact.layers
-                if order == "layers_exact"
-                else {n: -c for n, c in self.needs.cosine.items()}
-            )
             for count in counts(len(layers), shares):
-                first = sorted(layers, key=lambda n: cost[n])[:count]
+                first = ranked_layers(order, layers, self.needs, self.exact)[:count]
                 if order == "layers_dropped":
                     yield count / len(layers), {n: Rule(zero, dropped=True) for n in first}
                 else:
@@ -78,11 +89,6 @@ class Routing:
                 else:
                     choose = self._chooser(order, share)
                     yield share, {n: replace(whole[n], choose=choose) for n in layers}
-
-    def _ranked_heads(self, order: str) -> list[tuple[int, int]]:
-        if order == "heads_exact":
-            return sorted(self.exact.heads, key=lambda place: self.exact.heads[place])
-        return self.needs.heads(NEEDS.index(order.removeprefix("heads_")), self.task.layers)
 
     def _chooser(self, order: str, share: float) -> Choose:
         """Which operations a continuous order replaces at a share."""

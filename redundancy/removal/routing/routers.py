@@ -7,18 +7,22 @@ intact model.
     hidden_fisher    ridge of the logarithm of the change of the loss (see `need`) on resid_pre alone
     network_fisher   a small network for the same, resid_pre and position
     trained ...      see `trained`
+    past_fisher      ridge like predicted_fisher, on resid_pre and position of the one token, of the change
+                     by another error: that of the maps that see the tokens before (`replacements.previous`)
+                     and stand for attention in this order
 
-The network is predicted_fisher + W_2 gelu(W_1 s + b_1) + b_2, s the standardised hidden state, W_2 = 0 at the
-start, hidden width d_model. What it should tell is the mean of the need y = (g . e)^2 and not that of its
-logarithm, so it minimises y exp(-f) + f, of which f = log E[y] is the minimum (the likelihood of an
-exponential distribution, which is consistent for the mean whatever the distribution is: Gourieroux, Monfort &
-Trognon 1984, Econometrica 52, 681-700). Labels are drawn afresh in every epoch. The weights are kept that are
-best on the validation documents, the start among them.
+The network is predicted_fisher with a network of hidden width d_model beside it (`regression.network`). What
+it should tell is the mean of the need y = (g . e)^2 and not that of its logarithm, so it minimises
+y exp(-f) + f, of which f = log E[y] is the minimum (the likelihood of an exponential distribution, which is
+consistent for the mean whatever the distribution is: Gourieroux, Monfort & Trognon 1984, Econometrica 52,
+681-700). Labels are drawn afresh in every epoch. The weights are kept that are best on the validation
+documents, the start among them.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,27 +30,28 @@ from torch import Tensor, nn
 
 from labbook.console import progress
 from labbook.estimate import Array
-from redundancy.batches import Batch
+from redundancy.batches import Batch, places
+from redundancy.model.capture import as_rows
 from redundancy.model.decoder import Decoder
-from redundancy.model.substitution import Choose, Site
-from redundancy.passes import Reader, Task
-from redundancy.regression.controls import PositionAffine
+from redundancy.model.substitution import Choose, Rule, Site
+from redundancy.passes import Reader, Targets, Task, Visit, collect
+from redundancy.regression.controls import PositionAffine, fit_with_position
 from redundancy.regression.moments import LayerMoments
+from redundancy.regression.network import Correction, PositionNetwork
 from redundancy.removal.gradients import GradientReader, change_by_head, drawn
 from redundancy.removal.need import CALIBRATION_TOKENS, NEEDS, SMALLEST_CHANGE, Needs, first_windows
-from redundancy.removal.replacements.rivals import Correction, read_split
-
-# resid_pre (rows, d_model) and position (rows,) -> score (rows, head)
-Score = Callable[[Tensor, Tensor], Tensor]
+from redundancy.removal.replacements.rivals import read_split
 
 EPOCHS, RATE, MINIBATCH = 3, 1e-3, 1024
 
 
 @dataclass(frozen=True)
 class Router:
-    """Scores by layer, and what they are on the validation documents: (operation,)."""
+    """Scores by layer, (row, head) from resid_pre (row, d_model) and position (row,), and what they are on
+    the validation documents: (operation,).
+    """
 
-    scores: Mapping[int, Score]
+    scores: Mapping[int, PositionNetwork]
     calibrated: Array
 
     def choose(self, share: float) -> Choose:
@@ -72,23 +77,61 @@ def of_need(predictor: PositionAffine, need: str) -> PositionAffine:
     return PositionAffine(predictor.weight[:, own], predictor.bias[:, own], predictor.shift)
 
 
-def without_position(needs: Needs, n_heads: int) -> dict[int, Score]:
-    """The scores of `hidden_fisher`."""
-    own = _columns("fisher", n_heads)
-    return {
-        n: lambda x, position, predictor=predictor: predictor(x)[:, own]  # type: ignore[misc]
-        for n, predictor in needs.hidden.items()
-    }
+def without_position(needs: Needs, n_heads: int) -> dict[int, PositionNetwork]:
+    """The scores of `hidden_fisher`: one intercept for all positions."""
+    own, found = _columns("fisher", n_heads), {}
+    for n, hidden in needs.hidden.items():
+        bias = hidden.bias[own].expand(len(needs.predictors[n].bias), -1)
+        found[n] = PositionNetwork(PositionAffine(hidden.weight[:, own], bias, hidden.shift))
+    return found
 
 
-def calibrate(decoder: Decoder, task: Task, routers: Mapping[str, Mapping[int, Score]]) -> dict[str, Router]:
+def predict_need(
+    decoder: Decoder, task: Task, rules: Mapping[int, Rule], state: Path | None, label: str
+) -> dict[int, PositionNetwork]:
+    """Ridge on resid_pre and position of the log of (g . e)^2, the squared first-order change of the loss by
+    the error e of each head under `rules`, as `need` has it for the maps of all other orders; by layer.
+
+    One backward pass over training and validation documents. Raises Interrupted when asked to stop; `state`
+    keeps the sums.
+    """
+    current: list[GradientReader] = []
+    windows: list[Batch] = []
+
+    def read(decoder: Decoder, task: Task, visit: Visit) -> GradientReader:
+        def remember(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
+            windows[:] = [batch]
+            visit(layer, x, z, batch)
+
+        current[:] = [GradientReader(decoder, task, remember)]
+        return current[0]
+
+    def logs(layer: int, x: Tensor, z: Tensor) -> Tensor:
+        rule = rules[layer]
+        seen = as_rows(x if rule.sees is None else rule.sees(x, windows[0]))
+        error = rule.predict(seen, places(x).flatten()) - z.flatten(0, 1).float()
+        change = change_by_head(current[0].gradient[layer].flatten(0, 1), error, decoder.n_heads)
+        return change.square().clamp_min(SMALLEST_CHANGE).log().unflatten(0, x.shape[:2])
+
+    targets = Targets(logs, decoder.n_heads, read)
+    moments = collect(decoder, task, state, label, controls=False, targets=targets)
+    found = {}
+    for n, sums in moments.items():
+        identity = torch.eye(decoder.n_heads, dtype=torch.float64, device=sums.device)
+        found[n] = PositionNetwork(fit_with_position(sums, identity, None)[0])
+    return found
+
+
+def calibrate(
+    decoder: Decoder, task: Task, routers: Mapping[str, Mapping[int, PositionNetwork]]
+) -> dict[str, Router]:
     """Routers of scores. Every process reads the same windows, so all have the same thresholds."""
     few = first_windows(task, "validation", CALIBRATION_TOKENS)
     found: dict[str, list[Tensor]] = {name: [] for name in routers}
 
     @torch.no_grad()
     def gather(layer: int, x: Tensor, z: Tensor, batch: Batch) -> None:
-        position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
+        position = places(x)[batch.keep]
         rows = x[batch.keep].float()
         for name, scores in routers.items():
             found[name].append(scores[layer](rows, position).flatten().double().cpu())
@@ -110,6 +153,10 @@ class Network(Correction):
         """Logarithm of the mean need (rows, heads) from x (rows, d_model) and position (rows,)."""
         x = x.float()
         return self.start(x, position) + self.correction(x)
+
+    def fixed(self) -> PositionNetwork:
+        """The scores without what trains them."""
+        return PositionNetwork(self.start, {name: t.detach() for name, t in self.network().items()})
 
     def loss(self, x: Tensor, position: Tensor, need: Tensor) -> Tensor:
         """Mean of y exp(-f) + f over rows and heads; `need` is y."""
@@ -141,7 +188,7 @@ def train_networks(
 
     def needed(layer: int, x: Tensor, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         rows, truth = x[batch.keep].float(), z[batch.keep].float()
-        position = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])[batch.keep]
+        position = places(x)[batch.keep]
         slope, error = reader[0].gradient[layer][batch.keep], maps[layer](rows, position) - truth
         return rows, position, change_by_head(slope, error, decoder.n_heads).square()
 

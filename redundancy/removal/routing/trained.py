@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from redundancy.batches import Batch
+from redundancy.batches import Batch, places
 from redundancy.evaluation import next_token_log_p
 from redundancy.model.capture import entering
 from redundancy.model.decoder import Decoder
@@ -104,7 +104,7 @@ class _Gates:
         def hook(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             z, start = args[0], self.start
             x, truth = self._x[n][:, start:].flatten(0, 1), z[:, start:].flatten(0, 1)
-            position = torch.arange(start, z.shape[1], device=z.device).repeat(len(z))
+            position = places(z[:, start:], start).flatten()
             score = self.scores[n](x, position)
             self.seen[n] = score.detach().flatten()
             soft = torch.sigmoid(score - self.threshold)

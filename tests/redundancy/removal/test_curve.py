@@ -203,7 +203,6 @@ def test_orders_are_those_asked_for_and_their_control():
     assert RemovalConfig().curve_orders() == tuple(ORDERS)
     for wrong, said in (
         ({"parts": ("curve",), "orders": ("network_fisher",)}, "made by the part routers"),
-        ({"parts": ("curve",), "orders": ("fisher",)}, "there is no order 'fisher'"),
         ({"parts": ("layers",), "orders": ("random",)}, "Add curve"),
     ):
         with pytest.raises(UserError, match=said):

@@ -14,13 +14,22 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Site
 from redundancy.passes import collect, solve
 from redundancy.regression.controls import PositionAffine
+from redundancy.regression.ridge import RidgePath
 from redundancy.removal.config import MAKERS, ORDERS, PARTS, orders_of
 from redundancy.removal.gradients import sample_labels
 from redundancy.removal.need import NEEDS, LayerNeed, first_windows, measure_needs
+from redundancy.removal.replacements.previous import seen
 from redundancy.removal.routing import routers, trained
 from redundancy.removal.routing.known import DRAWS, measure_known
 from redundancy.removal.routing.orders import Routing
-from redundancy.removal.routing.routers import Router, calibrate, of_need, train_networks, without_position
+from redundancy.removal.routing.routers import (
+    Router,
+    calibrate,
+    of_need,
+    predict_need,
+    train_networks,
+    without_position,
+)
 from redundancy.removal.routing.trained import train_router
 from redundancy.removal.routing.whole import ExactNeeds, measure_exact
 from tests.conftest import TINY, build
@@ -126,6 +135,32 @@ def test_thresholds_replace_the_share_that_is_asked_for(fitted_gpt2):
         some, more = (router.choose(share)(site) for share in (0.2, 0.6))
         assert some.shape == (*site.x.shape[:2], decoder.n_heads)
         assert bool((more | ~some).all())  # what goes early stays gone
+
+
+def test_the_need_of_any_map_is_predicted_as_that_of_the_maps_of_one_token(fitted_gpt2, monkeypatch):
+    # of one need and of all needs together other penalties would be chosen
+    monkeypatch.setattr(RidgePath, "best", lambda self, validation, gram: 1e-3)
+    decoder, t, _, fitted, _ = fitted_gpt2
+    few = first_windows(t, "train", 800)
+    own = measure_needs(decoder, few, fitted, None).predictors
+    maps = placed(fitted)
+    # with the tokens before in view, and maps that make the same error without them
+    wide = {
+        n: Rule(
+            lambda x, position, m=m: m(x[:, : decoder.d_model], position),
+            sees=seen(2, torch.zeros(decoder.d_model)),
+        )
+        for n, m in maps.items()
+    }
+    worse = {n: Rule(lambda x, position, m=m: 10 * m(x, position)) for n, m in maps.items()}
+    found, other = (predict_need(decoder, few, rules, None, "x") for rules in (wide, worse))
+    for n in t.layers:
+        expected, slope = of_need(own[n], "fisher"), found[n].linear.weight
+        assert torch.allclose(slope, expected.weight, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
+        # intercepts are shrunk in the company of other needs; their mean is not
+        mean = found[n].linear.bias.mean(0)
+        assert torch.allclose(mean, expected.bias.mean(0), atol=0.05)
+        assert float((other[n].linear.bias.mean(0) - mean).mean()) > 0.5
 
 
 def test_the_network_is_never_worse_than_its_start_on_the_validation_documents(fitted_gpt2, monkeypatch):

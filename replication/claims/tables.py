@@ -12,8 +12,8 @@ from consolidation.replicate.cells import metrics
 from consolidation.train import trajectory
 from labbook.estimate import Estimate
 from replication import paper
-from replication.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
-from replication.factorial import Decided
+from replication.claims.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
+from replication.claims.factorial import Decided
 from replication.rows import Finished, Row, number, show
 from replication.verdict import Verdict, all_of, at_least, equals
 

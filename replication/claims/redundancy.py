@@ -352,6 +352,8 @@ def _replaced(s: RemovalSummary) -> str:
     """How the replacements of all layers were fitted, and what they can be compared with."""
     trained = {
         "in_place": "together, in place",
+        "in_place_rank_16": "together, in place, with slopes of rank 16",
+        "in_place_mlp": "together, in place, with a small network beside",
         "sequential": "in sequence, each behind those before it",
     }
     there = [how for name, how in trained.items() if name in s.all_layers]

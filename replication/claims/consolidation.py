@@ -12,7 +12,7 @@ from scipy import stats
 
 from labbook.estimate import LEVEL, Estimate
 from replication import paper
-from replication.factorial import OF_ABLATION, Decided, contrast_rows, is_factorial
+from replication.claims.factorial import OF_ABLATION, Decided, contrast_rows, is_factorial
 from replication.rows import Finished, Row, number, show, window
 from replication.verdict import Verdict, all_of, at_least, at_most, equals, states
 
