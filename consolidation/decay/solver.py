@@ -30,6 +30,8 @@ STARTS = 12
 FIRST_ITERATIONS, GOING_ON = 30, 3
 # relative to the curvature; smaller damping changes no step
 UNDAMPED = 1e-8
+# relative rounding of the objective, where residuals are small beside y
+HIDDEN = 1e-12
 PROBABILITY_FLOOR = 1e-12
 # how many more different x than parameters a fit needs
 MORE_POINTS = 2
@@ -233,17 +235,19 @@ def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations
         trial = inner[active].copy()
         trial[:, free] = np.clip(trial[:, free] + step / scale, lower[..., free], upper[..., free])
         values = objective(rows, form.value(rows.x, axes.natural(trial)))
-        better = values <= loss[active]
+        size = np.abs(loss[active])
         moved = np.abs(trial - inner[active]) / (np.abs(inner[active]) + 1e-8)
         # nan when both are infinite: outside the domain of the error model, not a small change
         change = np.abs(values - loss[active])
-        small = (moved.max(-1) < TOLERANCE**0.5) & (change <= TOLERANCE * (np.abs(loss[active]) + 1e-300))
+        promised = 0.5 * np.sum(gradient * step / scale, -1)
+        # close to the optimum the objective's rounding hides whether a step wins; the gradient still knows
+        better = (values <= loss[active]) | ((promised <= HIDDEN * size) & (change <= HIDDEN * size))
         # a step that is small because it is damped says nothing
+        small = (moved.max(-1) < TOLERANCE**0.5) & (change <= TOLERANCE * (size + 1e-300))
         small &= damping[active] <= UNDAMPED
         # what the step could win at best is below the last digit: the optimum is reached, whether or not
         # rounding let it win
-        promised = 0.5 * np.sum(gradient * step / scale, -1)
-        stuck = (promised <= TOLERANCE * np.abs(loss[active])) | (~better & (damping[active] > 1e12))
+        stuck = (promised <= TOLERANCE * size) | (~better & (damping[active] > 1e12))
         chosen = active[better]
         inner[chosen], loss[chosen] = trial[better], values[better]
         p[chosen] = axes.natural(inner[chosen])
