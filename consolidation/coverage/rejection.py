@@ -3,7 +3,7 @@
 Curves of independent points at 12 or 20 x from 1 to 100, a x^-gamma with a = .9 and gamma = .4 or a exp(-x /
 tau) with tau = 30, with noise of equal size or relative to y; all forms are fitted. Beside the rule of
 `decay.comparison` stands the one that knows noise of equal size only. `figures/rejection.csv` is the
-committed table, of `rates(300)`.
+committed table, of `rates(40)`.
 """
 
 import itertools
