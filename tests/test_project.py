@@ -187,7 +187,11 @@ FLOORS = (
     {"consolidation.fit.experiment"},
     {"consolidation.fit.__main__"},
     {"consolidation.benchmark.config", "consolidation.coverage.config"},
-    {"consolidation.benchmark.experiment", "consolidation.coverage.simulation"},
+    {
+        "consolidation.benchmark.experiment",
+        "consolidation.coverage.simulation",
+        "consolidation.coverage.rejection",
+    },
     {"consolidation.humans", "consolidation.benchmark.__main__", "consolidation.coverage.__main__"},
     {"consolidation.interface"},
     {"consolidation.__main__"},

@@ -233,10 +233,10 @@ def _overdispersion(curve: Curve, form: str) -> tuple[Overdispersion | None, dic
 
 
 def _cautions(
-    curve: Curve, comparison: Comparison, head: ExponentRow, scatter: Overdispersion | None
+    curve: Curve, comparison: Comparison, exponents: pd.DataFrame, scatter: Overdispersion | None
 ) -> tuple[str, ...]:
     """What has to stand beside the exponent."""
-    said = []
+    said, head = [], headline(curve, exponents)
     if head.gamma < 0:
         sure = np.isfinite(head.upper) and head.upper < 0
         said.append(
@@ -264,6 +264,16 @@ def _cautions(
             "and not what follows"
         )
     standing = comparison.standing(head.form)
+    equal, relative = (comparison.under.get(e, {}).get(head.form, np.nan) for e in ("gaussian", "lognormal"))
+    # the deviations of a rejected form are no noise
+    by_points = head.estimator == "nls" and head.method == "profile"
+    if by_points and equal - relative > 2 and standing.state != "does not survive":
+        rows = exponent_rows(exponents[exponents["form"] == head.form])
+        other = next((f"gamma = {r.number.text()}" for r in rows if r.estimator == "loglog"), "not known")
+        said.append(
+            f"the noise is relative to y and not of equal size (AICc {equal - relative:.1f} lower for "
+            f"{head.form}), which the interval by nls over points takes it to be; by loglog {other}"
+        )
     if standing.state == "not compared":
         said.append("the form is compared with no other")
     elif standing.state == "not tested":
@@ -310,7 +320,8 @@ class Choices:
     unit : what the curve's units are (seed, pattern, list, subject), for the bootstrap; None uses profile
         likelihood.
     human : series to compare with; None is all on the same clock.
-    estimator : of the comparison of forms; None is `ml` where trials are counted, else `nls`.
+    estimator : whose error model alone is used to compare forms; None is each that the data allow
+        (`comparison.estimators`).
     clocks : the same data read by other clocks; they join the multiverse.
     change : carried along into the report.
     margin : of the equivalence tests; None is the standard deviation between the human studies.
@@ -343,8 +354,8 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
         raise UserError(
             f"{curve.name}: all y are {curve.y[0]:g}; what does not change has no exponent. Check --y."
         )
-    estimator = choices.estimator or ("ml" if curve.count is not None else "nls")
-    comparison = compare(curve, tuple(FORMS) if choices.forms is None else choices.forms, estimator)
+    forms = tuple(FORMS) if choices.forms is None else choices.forms
+    comparison = compare(curve, forms, choices.estimator)
     exponents, missing = _exponents(curve, choices.unit, choices.seed, choices.replicates)
     missing |= {f"form {name}": reason for name, reason in comparison.reasons.items()}
     found_averaging = None
@@ -372,7 +383,7 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
         shown=beside.shown,
         change=choices.change,
         missing=missing | beside.missing | none,
-        cautions=_cautions(curve, comparison, head, scatter),
+        cautions=_cautions(curve, comparison, exponents, scatter),
         seed=choices.seed,
         replicates=choices.replicates,
         overdispersion=scatter,

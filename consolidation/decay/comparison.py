@@ -1,6 +1,9 @@
 """Rival forms side by side, a verdict in words, and the averaging artefact.
 
 AICc, BIC    of the points, the error variance counted as a parameter (Hurvich & Tsai 1989; Schwarz 1978)
+error model  equal variance of y, or of ln y (noise relative to y), or binomial where trials are counted. The
+             likelihood of ln y is that of y with the Jacobian 1 / y of the logarithm, so AICc compares forms
+             and error models at once; a form stands with the better of its two
 held_out     root mean squared error of points predicted by a fit without them, one x at a time (one unit at a
              time where there are at least 5 units)
 last_decade  the same for all x within a factor of ten of the largest, predicted from the x before
@@ -11,9 +14,9 @@ averaging    the mean of exponentials can look like a power law (Anderson & Twen
              Mewhort 2000)
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +24,9 @@ import pandas as pd
 from scipy import stats
 from scipy.stats import binomtest
 
-from consolidation.decay.curve import Curve
+from consolidation.decay.curve import Curve, ErrorModel
 from consolidation.decay.forms import form
-from consolidation.decay.inference import Estimator, Fit, fit, fit_many, labels, units_of
+from consolidation.decay.inference import ERRORS, Estimator, Fit, fit, fit_many, labels, units_of
 from consolidation.decay.solver import MORE_POINTS, Data, fit_best, solve
 from labbook.console import UserError
 from labbook.estimate import Array
@@ -37,6 +40,31 @@ WORDS = (
     (10.0, "is clearly better than"),
     (np.inf, "is decisively better than"),
 )
+# how a verdict says with which noise a form stands
+NOISE: dict[ErrorModel, str] = {
+    "gaussian": "noise of equal size",
+    "lognormal": "noise relative to y",
+    "binomial": "binomial noise",
+}
+
+
+def estimators(curve: Curve) -> tuple[Estimator, ...]:
+    """The estimators whose error models a curve allows: binomial where trials are counted; else equal
+    variance of y and, where every y is positive, of ln y.
+    """
+    if curve.count is not None:
+        return ("ml",)
+    return ("nls", "loglog") if (curve.y > 0).all() else ("nls",)
+
+
+def _observed(curve: Curve, estimator: Estimator) -> Curve:
+    """The curve as an estimator of the comparison sees it: for `loglog` every y is the mean at its x, so that
+    both error models are of the same numbers.
+    """
+    if estimator != "loglog":
+        return curve
+    _, place = np.unique(curve.x, return_inverse=True)
+    return replace(curve, y=(np.bincount(place, curve.y) / np.bincount(place))[place])
 
 
 def vuong(first: Fit, second: Fit) -> tuple[float, float]:
@@ -56,9 +84,8 @@ def _rmse(
     there is none.
     """
     errors = []
-    for keep, one in zip(
-        keeps, fit_many([(curve.rows(keep), estimator) for keep in keeps], form_name), strict=True
-    ):
+    wanted = [(_observed(curve.rows(keep), estimator), estimator) for keep in keeps]
+    for keep, one in zip(keeps, fit_many(wanted, form_name), strict=True):
         off = np.nan if isinstance(one, UserError) else curve.y[~keep] - one.predict(curve.x[~keep])
         errors.append(float(np.sqrt(np.mean(np.square(off)))))
     return errors
@@ -90,7 +117,7 @@ def fit_all(
     fits, reasons = {}, {}
     for name in forms:
         try:
-            fits[name] = fit(curve, name, estimator)
+            fits[name] = fit(_observed(curve, estimator), name, estimator)
         except UserError as error:
             reasons[name] = str(error)
     return fits, reasons
@@ -98,7 +125,8 @@ def fit_all(
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a form survives the comparison with its rivals, and its AICc above that of the best.
+    """Whether a form survives the comparison with its rivals, its AICc above that of the best, and the error
+    model under which it is smallest.
 
     `not tested` is a form that none of the rivals beats where no rival with an asymptote could be among them;
     `why` says for how many forms there are points enough.
@@ -107,6 +135,7 @@ class Standing:
     state: Literal["survives", "is weakened", "does not survive", "not compared", "not tested"]
     gap: float
     why: str = ""
+    error: ErrorModel | None = None
 
 
 @dataclass(frozen=True)
@@ -115,12 +144,13 @@ class Comparison:
 
     Attributes
     ----------
-    table : one row per form; `fits` the fits, `reasons` why a form has none or takes no part. Its `k` is the
-        number of the form's own parameters; AICc and BIC count the error variance besides, except for
-        binomial likelihood, which has none.
+    table : one row per form, of its better error model (column `error`); `fits` the fits, `reasons` why a
+        form has none or takes no part. Its `k` is the number of the form's own parameters; AICc and BIC count
+        the error variance besides, except for binomial likelihood, which has none.
     best : the form of the smallest AICc; None when there are too few points to compare forms.
     verdict : it in words.
     untested : "5 points allow 5 of 13 forms" where that leaves no form with an asymptote; else empty.
+    under : AICc of every form that has one, by error model.
     """
 
     table: pd.DataFrame
@@ -129,6 +159,27 @@ class Comparison:
     best: str | None
     verdict: str
     untested: str = ""
+    under: dict[ErrorModel, dict[str, float]] = field(default_factory=dict)
+
+    def error(self, name: str | None) -> ErrorModel | None:
+        """The error model with which a form stands; None for a form without a fit."""
+        return ERRORS[self.fits[name].estimator] if name in self.fits else None
+
+    def noise(self, name: str) -> str:
+        """The same in words."""
+        return _noise(self.fits[name])
+
+    def alone(self, name: str) -> dict[ErrorModel, dict[str, Any]]:
+        """By error model, were it the only one: the best form, its AICc, and how far `name` is above it."""
+        return {
+            error: {
+                "best_form": min(found, key=lambda one: found[one]),
+                "aicc": min(found.values()),
+                "delta_aicc": found.get(name, float("nan")) - min(found.values()),
+            }
+            for error, found in self.under.items()
+            if found
+        }
 
     def standing(self, name: str) -> Standing:
         """How a form stands against the best one."""
@@ -137,7 +188,7 @@ class Comparison:
         if self.best is None or not np.isfinite(gap):
             return Standing("not compared", gap)
         state = _state(gap, self.untested)
-        return Standing(state, gap, self.untested if state == "not tested" else "")
+        return Standing(state, gap, self.untested if state == "not tested" else "", self.error(name))
 
 
 def _state(gap: float, untested: str) -> Literal["survives", "is weakened", "does not survive", "not tested"]:
@@ -161,15 +212,42 @@ def _untested(curve: Curve, forms: Sequence[str], estimator: Estimator) -> str:
     return f"{points} points allow {len(allowed)} of {len(asked)} forms"
 
 
-def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") -> Comparison:
-    """Fit every form and rank them. Raises UserError when none can be fitted."""
+def best_of(found: Sequence[Mapping[str, Fit]]) -> dict[str, Fit]:
+    """Every form with the error model under which its AICc is smallest; fits that did not converge last."""
+    names = dict.fromkeys(name for fits in found for name in fits)
+    several = {name: [fits[name] for fits in found if name in fits] for name in names}
+    return {
+        name: min(of, key=lambda one: ("did not converge" in one.failures, one.aicc))
+        for name, of in several.items()
+    }
+
+
+def compare(curve: Curve, forms: Sequence[str], estimator: Estimator | None = None) -> Comparison:
+    """Fit every form and rank them.
+
+    Parameters
+    ----------
+    estimator : whose error model alone is used; None is each that the curve allows (`estimators`).
+
+    Raises UserError when no form can be fitted.
+    """
     for name in forms:
         form(name)  # an unknown name is an error, a form that does not fit this curve a reason
-    fits, reasons = fit_all(curve, forms, estimator)
+    ways = estimators(curve) if estimator is None else (estimator,)
+    found, all_reasons = zip(*(fit_all(curve, forms, way) for way in ways), strict=True)
+    fits, reasons = best_of(found), all_reasons[0]
     converged = {name: f for name, f in fits.items() if "did not converge" not in f.failures}
     if not converged:
         raise UserError(f"{curve.name}: no form could be fitted. {_why_none(curve, forms, reasons)}")
     sound = {name: f for name, f in converged.items() if np.isfinite(f.aicc)}
+    under = {
+        ERRORS[way]: {
+            name: f.aicc
+            for name, f in of.items()
+            if "did not converge" not in f.failures and np.isfinite(f.aicc)
+        }
+        for way, of in zip(ways, found, strict=True)
+    }
     undefined = [name for name in converged if name not in sound]
     for name in undefined:
         f = fits[name]
@@ -189,7 +267,7 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
         if (
             best is not None
             and name != best
-            and not f.form.nested(sound[best].form)
+            and not (f.estimator == sound[best].estimator and f.form.nested(sound[best].form))
             and f.points >= VUONG_LEAST
         ):
             z, p = vuong(f, sound[best])
@@ -204,12 +282,13 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
                 "delta_aicc": f.aicc - lowest,
                 "weight": weight.get(name, 0.0) / total,
                 "bic": f.bic,
-                "held_out_rmse": held_out(curve, name, estimator),
-                "last_decade_rmse": last_decade(curve, name, estimator),
+                "held_out_rmse": held_out(curve, name, f.estimator),
+                "last_decade_rmse": last_decade(curve, name, f.estimator),
                 "vuong_z_against_best": z,
                 "vuong_p": p,
                 "failures": "; ".join(f.failures),
                 "impossible": f.impossible,
+                "error": ERRORS[f.estimator],
             }
         )
     table = pd.DataFrame(rows)
@@ -220,8 +299,9 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator = "nls") ->
             "form that changes."
         )
         return Comparison(table, fits, reasons, None, verdict)
-    untested = _untested(curve, forms, estimator)
-    return Comparison(table, fits, reasons, best, _verdict(curve, sound, best, untested), untested)
+    untested = _untested(curve, forms, ways[0])
+    verdict = _verdict(curve, sound, best, untested)
+    return Comparison(table, fits, reasons, best, verdict, untested, under)
 
 
 def _why_none(curve: Curve, forms: Sequence[str], reasons: dict[str, str]) -> str:
@@ -236,10 +316,14 @@ def _why_none(curve: Curve, forms: Sequence[str], reasons: dict[str, str]) -> st
     return " ".join(said) or "None of the fits converged."
 
 
+def _noise(of: Fit) -> str:
+    return NOISE[ERRORS[of.estimator]]
+
+
 def _verdict(curve: Curve, sound: dict[str, Fit], best: str, untested: str) -> str:
     """Which form is best, how decisively, and whether the power law survives."""
     ranked = sorted(sound, key=lambda name: sound[name].aicc)
-    text = f"{curve.name}: the best form is {best} ({sound[best].form.formula})"
+    text = f"{curve.name}: the best form is {best} ({sound[best].form.formula}) with {_noise(sound[best])}"
     if sound[best].impossible:
         text += f", though it {sound[best].impossible}"
     if len(ranked) > 1:
@@ -251,7 +335,9 @@ def _verdict(curve: Curve, sound: dict[str, Fit], best: str, untested: str) -> s
         gap = sound["power"].aicc - sound[best].aicc
         state = _state(gap, untested)
         said = f"is not tested: {untested}, none with an asymptote" if state == "not tested" else state
-        text += f"; the pure power law {said} (AICc {gap:+.1f} against the best)"
+        text += (
+            f"; the pure power law {said} (AICc {gap:+.1f} against the best, with {_noise(sound['power'])})"
+        )
         if gap > 2 and powers and powers[0] != "power" and sound[powers[0]].aicc - sound[best].aicc <= 2:
             text += f", but one with more parameters ({powers[0]}) does"
     return text + "."

@@ -2,6 +2,8 @@
 
 A form is y = f(x; parameters) with its analytic gradient. A new one is a value, a gradient and one entry;
 fits, comparison, multiverse, simulated coverage, figures and the table of the documentation follow from it.
+A form `holds` those that it becomes for some of its parameters; its fits start from theirs too, so that it
+never fits worse.
 Scales are solved for on a logarithmic axis, and linear parameters by least squares, so that good starts need
 a grid over the others only.
 """
@@ -28,7 +30,7 @@ class Parameter:
     linear : y is linear in it.
     positive : it is solved for on a logarithmic axis.
     limits : beyond these the curve is a step or a constant for any data; None for a scale on the axis of x,
-        which goes from 1e-6 of the smallest positive x to 1e6 of the largest.
+        whose limits are those of `functions.scales`.
     """
 
     name: str
@@ -55,8 +57,9 @@ class Form:
     asymptote : the parameter to which y tends for large x, if the form has one.
     exponent : the parameter that is compared between curves, if the form has one.
     power_law : it is a power law, or one with more parameters.
-    nested_with : forms of which it is a special case or which are special cases of it; the null model, which
-        does not change with x, is one of every form and names none.
+    holds : its special cases by name, each with the function from x and the parameters of the case to its
+        own; those that a case holds itself need not be named again.
+    nested_with : limiting cases that its bounds leave out, and forms that hold it without saying so.
     positive_x : it takes the logarithm of x.
     null : it is the null model.
     """
@@ -73,6 +76,7 @@ class Form:
     exponent: str | None = None
     asymptote: str | None = None
     power_law: bool = False
+    holds: dict[str, f.Values] = field(default_factory=dict, repr=False)
     nested_with: tuple[str, ...] = ()
     positive_x: bool = False
     null: bool = False
@@ -99,7 +103,7 @@ class Form:
 
     def limits(self, x: Array) -> tuple[Array, Array]:
         """Lower and upper bound of every parameter for data at x (..., n): (..., k) each."""
-        scale = 1e-6 * np.where(x > 0, x, np.inf).min(-1), 1e6 * x.max(-1)
+        scale = f.scales(x)
 
         def bounds(side: int) -> Array:
             sides = [scale[side] if p.limits is None else p.limits[side] for p in self.arguments]
@@ -120,7 +124,14 @@ class Form:
 
     def nested(self, other: "Form") -> bool:
         """Whether one is a special case of the other: a likelihood-ratio test and not Vuong's applies."""
-        return self.null or other.null or other.name in self.nested_with or self.name in other.nested_with
+        pairs = ((self, other), (other, self))
+        return any(a.null or b.name in (*a.cases, *a.nested_with) for a, b in pairs)
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Names of all forms that it holds, those that they hold included."""
+        inner = [name for held in self.holds for name in FORMS[held].cases]
+        return tuple(dict.fromkeys((*self.holds, *inner)))
 
 
 def _level(name: str, planted: float) -> Parameter:
@@ -167,7 +178,7 @@ FORMS = {
             source="Newell & Rosenbloom 1981; Wixted & Ebbesen 1991",
             exponent="gamma",
             power_law=True,
-            nested_with=("power_asymptote", "broken_power"),
+            holds={"constant": f.and_nothing},
             positive_x=True,
         ),
         Form(
@@ -183,6 +194,7 @@ FORMS = {
             exponent="gamma",
             asymptote="c",
             power_law=True,
+            holds={"power": f.and_nothing},
             positive_x=True,
         ),
         Form(
@@ -197,18 +209,13 @@ FORMS = {
             source="Wickelgren 1974; Pareto II (Lomax 1954)",
             exponent="gamma",
             power_law=True,
-            nested_with=("hyperbolic", "power"),
+            holds={"power": f.without_offset, "hyperbolic": f.of_one},
         ),
         Form(
             name="general_power",
             formula="c + a (1 + x / tau)^-gamma",
             latex=r"c + a\,(1 + x / \tau)^{-\gamma}",
-            arguments=(
-                _level("a", 0.75),
-                _shape("gamma", 0.9),
-                _scale("tau", 3.0),
-                _level("c", 0.15),
-            ),
+            arguments=(_level("a", 0.75), _shape("gamma", 0.9), _scale("tau", 3.0), _level("c", 0.15)),
             checked="gamma",
             value=f.with_asymptote(f.shifted),
             gradient=f.with_asymptote_gradient(f.shifted_gradient),
@@ -217,32 +224,21 @@ FORMS = {
             exponent="gamma",
             asymptote="c",
             power_law=True,
-            nested_with=(
-                "shifted_power",
-                "power_asymptote",
-                "power",
-                "hyperbolic",
-                "exponential",
-                "exponential_asymptote",
-            ),
+            holds={"shifted_power": f.and_nothing, "power_asymptote": f.without_offset},
+            nested_with=("exponential", "exponential_asymptote"),
         ),
         Form(
             name="apex",
             formula="c + a x^-gamma exp(-x / tau)",
             latex=r"c + a\,x^{-\gamma} e^{-x / \tau}",
-            arguments=(
-                _level("a", 0.75),
-                _shape("gamma", 0.2),
-                _scale("tau", 40.0),
-                _level("c", 0.1),
-            ),
+            arguments=(_level("a", 0.75), _shape("gamma", 0.2), _scale("tau", 40.0), _level("c", 0.1)),
             checked="gamma",
             value=f.with_asymptote(f.apex),
             gradient=f.with_asymptote_gradient(f.apex_gradient),
             grid=lambda x: _product(APEX_EXPONENTS, np.append(_scales(x), 1e4 * x.max())),
             source="Heathcote, Brown & Mewhort 2000",
             asymptote="c",
-            nested_with=("power", "power_asymptote", "exponential", "exponential_asymptote"),
+            holds={"power_asymptote": f.apex_power, "exponential_asymptote": f.apex_exponential},
             positive_x=True,
         ),
         Form(
@@ -255,7 +251,7 @@ FORMS = {
             gradient=f.exponential_gradient,
             grid=lambda x: _scales(x)[:, None],
             source="Heathcote, Brown & Mewhort 2000",
-            nested_with=("exponential_asymptote", "stretched_exponential", "double_exponential"),
+            holds={"constant": f.never_falling},
         ),
         Form(
             name="exponential_asymptote",
@@ -268,6 +264,7 @@ FORMS = {
             grid=lambda x: _scales(x)[:, None],
             source="Heathcote, Brown & Mewhort 2000",
             asymptote="c",
+            holds={"exponential": f.and_nothing},
         ),
         Form(
             name="stretched_exponential",
@@ -283,6 +280,7 @@ FORMS = {
             gradient=f.stretched_gradient,
             grid=lambda x: _product(_scales(x), np.array([0.1, 0.25, 0.5, 1.0, 2.0])),
             source="Kohlrausch 1854; Rubin & Wenzel 1996",
+            holds={"exponential": f.and_one},
             positive_x=True,
         ),
         Form(
@@ -295,6 +293,7 @@ FORMS = {
             gradient=f.logarithmic_gradient,
             grid=lambda x: np.zeros((1, 0)),
             source="Woodworth 1938; Rubin & Wenzel 1996",
+            holds={"constant": f.and_nothing},
             positive_x=True,
         ),
         Form(
@@ -307,7 +306,7 @@ FORMS = {
             gradient=f.hyperbolic_gradient,
             grid=lambda x: _scales(x)[:, None],
             source="Mazur & Hastie 1978",
-            nested_with=("logistic",),
+            holds={"constant": f.never_falling},
         ),
         Form(
             name="double_exponential",
@@ -319,6 +318,7 @@ FORMS = {
             gradient=f.double_gradient,
             grid=lambda x: np.array([(s, t) for s in _scales(x) for t in _scales(x) if s < t]),
             source="Rubin, Hinton & Wenzel 1999",
+            holds={"exponential": f.single},
         ),
         Form(
             name="logistic",
@@ -330,6 +330,7 @@ FORMS = {
             gradient=f.logistic_gradient,
             grid=lambda x: _product(_scales(x), np.array([0.5, 1.0, 2.0, 5.0, 10.0])),
             source="logistic in ln x",
+            holds={"hyperbolic": f.and_one},
             positive_x=True,
         ),
         Form(
@@ -348,6 +349,7 @@ FORMS = {
             grid=lambda x: _product(EXPONENTS[3:10:2], EXPONENTS[3:10:2], _scales(x)[3:-3]),
             source="Donner & Hardy 2015",
             power_law=True,
+            holds={"power": f.unbroken},
             positive_x=True,
         ),
         Form(

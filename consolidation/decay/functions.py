@@ -1,5 +1,6 @@
 """Values and gradients of the forms of decay: x (..., n) and p (..., k) give (..., n) and (..., n, k), the
-gradient by every parameter in the order of p.
+gradient by every parameter in the order of p; and where a form lies within one that holds it: x and p give
+the parameters of the larger form, (..., k of it).
 """
 
 from collections.abc import Callable
@@ -9,6 +10,20 @@ import numpy as np
 from labbook.estimate import Array
 
 Values = Callable[[Array, Array], Array]
+
+# how far a scale on the axis of x may lie below the smallest and above the largest x, as a factor: at the end
+# 1 + x / tau is x / tau, and exp(-x / tau) is 1, to nine digits
+FAR = 1e9
+
+
+def scales(x: Array) -> tuple[Array, Array]:
+    """The smallest and the largest scale for data at x (..., n): (...) each."""
+    return np.where(x > 0, x, np.inf).min(-1) / FAR, x.max(-1) * FAR
+
+
+def _largest(x: Array, p: Array) -> Array:
+    """The largest scale for every row of p: (...)."""
+    return np.broadcast_to(scales(x)[1], p.shape[:-1])
 
 
 def _columns(p: Array) -> list[Array]:
@@ -183,3 +198,56 @@ def constant(x: Array, p: Array) -> Array:
 def constant_gradient(x: Array, p: Array) -> Array:
     """By a."""
     return np.ones((*np.broadcast_shapes(p.shape[:-1], x.shape[:-1]), x.shape[-1], 1))
+
+
+def and_nothing(x: Array, p: Array) -> Array:
+    """The same with a last parameter that is 0: an asymptote, an exponent, a slope."""
+    return np.concatenate([p, np.zeros_like(p[..., :1])], -1)
+
+
+def and_one(x: Array, p: Array) -> Array:
+    """The same with a last parameter that is 1: a power to which something is raised."""
+    return np.concatenate([p, np.ones_like(p[..., :1])], -1)
+
+
+def never_falling(x: Array, p: Array) -> Array:
+    """The constant as a curve that falls on the largest scale: a, tau."""
+    return np.stack([p[..., 0], _largest(x, p)], -1)
+
+
+def without_offset(x: Array, p: Array) -> Array:
+    """a x^-gamma (and c) as a' (1 + x / tau)^-gamma (and c), equal at the smallest x, with the smallest tau
+    for which a' does not overflow.
+    """
+    a, g = p[..., 0], p[..., 1]
+    least = scales(x)[0] * FAR
+    far = np.minimum(np.log(FAR), 600 / np.maximum(np.abs(g), 1e-9))
+    size = a * np.exp(np.clip(g * (np.log1p(np.exp(far)) - np.log(least)), -700, 700))
+    return np.concatenate([np.stack([size, g, least * np.exp(-far)], -1), p[..., 2:]], -1)
+
+
+def of_one(x: Array, p: Array) -> Array:
+    """a / (1 + x / tau) as a (1 + x / tau)^-gamma: a, gamma = 1, tau."""
+    return np.stack([p[..., 0], np.ones(p.shape[:-1]), p[..., 1]], -1)
+
+
+def apex_power(x: Array, p: Array) -> Array:
+    """c + a x^-gamma as the form of APEX whose exponential never falls: a, gamma, tau, c."""
+    return np.stack([p[..., 0], p[..., 1], _largest(x, p), p[..., 2]], -1)
+
+
+def apex_exponential(x: Array, p: Array) -> Array:
+    """c + a exp(-x / tau) as the form of APEX with the exponent 0: a, gamma, tau, c."""
+    return np.stack([p[..., 0], np.zeros(p.shape[:-1]), p[..., 1], p[..., 2]], -1)
+
+
+def single(x: Array, p: Array) -> Array:
+    """a exp(-x / tau) as two of the same scale, the second of no size: a_1, tau_1, a_2, tau_2."""
+    return np.stack([p[..., 0], p[..., 1], np.zeros(p.shape[:-1]), p[..., 1]], -1)
+
+
+def unbroken(x: Array, p: Array) -> Array:
+    """a x^-gamma as a power law that breaks between two equal exponents, in the middle of ln x."""
+    middle = np.exp(np.mean(np.log(x), -1))
+    a = p[..., 0] * np.exp(np.clip(-p[..., 1] * np.log(middle), -700, 700))
+    return np.stack([a, p[..., 1], p[..., 1], np.broadcast_to(middle, a.shape)], -1)

@@ -171,7 +171,8 @@ class Fit:
             )
         scale = self.weight / self.weight.mean()
         # below the rounding of y one fit is as good as another: no form wins by the last digits
-        floor = float(np.mean(scale)) * (ROUNDING * float(np.abs(y).max())) ** 2
+        largest = 1.0 if self.estimator == "loglog" else float(np.abs(y).max())
+        floor = float(np.mean(scale)) * (ROUNDING * largest) ** 2
         variance = max(float(np.mean(scale * (y - f) ** 2)), floor, 1e-300)
         jacobian = -np.log(self.y) if self.estimator == "loglog" else 0.0
         return np.asarray(

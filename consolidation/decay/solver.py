@@ -6,7 +6,8 @@
     binomial    -sum m (y ln f + (1 - y) ln(1 - f)),  m trials per point; Fisher scoring
 
 Scale parameters are solved for on a logarithmic axis. Steps are clipped at the bounds of the form, and a fit
-that ends at one says so.
+that ends at one says so. Fits start from the best points of a grid, and from the fits of the forms that are
+special cases, so that no form fits worse than one that it holds.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from consolidation.decay.curve import Curve, ErrorModel
-from consolidation.decay.forms import Form
+from consolidation.decay.forms import FORMS, Form
 from labbook.console import UserError
 from labbook.estimate import Array
 
@@ -27,6 +28,10 @@ TOLERANCE = 1e-14
 STARTS = 12
 # after this many iterations only the best of the starts go on, and only if the best of all has not converged
 FIRST_ITERATIONS, GOING_ON = 30, 3
+# relative to the curvature; smaller damping changes no step
+UNDAMPED = 1e-8
+# relative rounding of the objective, where residuals are small beside y
+HIDDEN = 1e-12
 PROBABILITY_FLOOR = 1e-12
 # how many more different x than parameters a fit needs
 MORE_POINTS = 2
@@ -224,20 +229,25 @@ def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations
         if not len(active):
             break
         rows = data.rows(active)
-        gradient, scale, step = _step(form, rows, p[active], axes.positive, free, damping[active])
-        trial = inner[active].copy()
         lower, upper = axes.rows(active)
+        stays = (inner[active] <= lower, inner[active] >= upper)
+        gradient, scale, step = _step(form, rows, p[active], axes.positive, free, stays, damping[active])
+        trial = inner[active].copy()
         trial[:, free] = np.clip(trial[:, free] + step / scale, lower[..., free], upper[..., free])
         values = objective(rows, form.value(rows.x, axes.natural(trial)))
-        better = values <= loss[active]
+        size = np.abs(loss[active])
         moved = np.abs(trial - inner[active]) / (np.abs(inner[active]) + 1e-8)
         # nan when both are infinite: outside the domain of the error model, not a small change
         change = np.abs(values - loss[active])
-        small = (moved.max(-1) < TOLERANCE**0.5) & (change <= TOLERANCE * (np.abs(loss[active]) + 1e-300))
+        promised = 0.5 * np.sum(gradient * step / scale, -1)
+        # close to the optimum the objective's rounding hides whether a step wins; the gradient still knows
+        better = (values <= loss[active]) | ((promised <= HIDDEN * size) & (change <= HIDDEN * size))
+        # a step that is small because it is damped says nothing
+        small = (moved.max(-1) < TOLERANCE**0.5) & (change <= TOLERANCE * (size + 1e-300))
+        small &= damping[active] <= UNDAMPED
         # what the step could win at best is below the last digit: the optimum is reached, whether or not
         # rounding let it win
-        promised = 0.5 * np.sum(gradient * step / scale, -1)
-        stuck = (promised <= TOLERANCE * np.abs(loss[active])) | (~better & (damping[active] > 1e12))
+        stuck = (promised <= TOLERANCE * size) | (~better & (damping[active] > 1e12))
         chosen = active[better]
         inner[chosen], loss[chosen] = trial[better], values[better]
         p[chosen] = axes.natural(inner[chosen])
@@ -254,15 +264,19 @@ def _step(
     p: Array,
     positive: npt.NDArray[np.bool_],
     free: npt.NDArray[np.bool_],
+    at: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]],
     damping: Array,
 ) -> tuple[Array, Array, Array]:
     """Gradient, the scale of every free parameter, and the damped step in units of the scales: (batch, k)
-    each.
+    each. A parameter `at` its lower or upper bound that would leave it stays, and the others move without it.
     """
     f = form.value(rows.x, p)
     jacobian = (form.gradient(rows.x, p) * np.where(positive, p, 1.0)[:, None, :])[..., free]
     jacobian = np.broadcast_to(jacobian, (len(p), f.shape[-1], int(free.sum())))
     gradient, curvature = _system(rows, f, jacobian)
+    moves = ~((at[0][:, free] & (gradient < 0)) | (at[1][:, free] & (gradient > 0)))
+    gradient = np.where(moves, gradient, 0.0)
+    curvature = curvature * (moves[:, :, None] & moves[:, None, :])
     scale = np.sqrt(np.maximum(np.einsum("bii->bi", curvature), 1e-300))
     unit = curvature / scale[:, :, None] / scale[:, None, :]
     damped = unit + (damping[:, None, None] + 1e-15) * np.eye(unit.shape[-1])
@@ -304,16 +318,41 @@ def _ranked(loss: Array) -> npt.NDArray[np.intp]:
 
 
 def fit_best(form: Form, data: Data) -> tuple[Solutions, Array]:
-    """The best fit of every row of data that share x (n,) and their weights, from several starts; and the
-    starts: (batch, starts, k).
+    """The best fit of every row of data that share x (n,) and their weights, from several starts; and those
+    starts that are of the grid: (batch, starts, k).
     """
     return fit_stack(form, [data])
 
 
 def fit_stack(form: Form, parts: Sequence[Data]) -> tuple[Solutions, Array]:
     """`fit_best` of several such batches of one error model, solved at once; x and weights may differ."""
-    first = np.concatenate([starts(form, part) for part in parts])
     whole = parts[0] if len(parts) == 1 else Data.stacked(parts)
+    first: dict[str, Array] = {}
+    return _fit_stack(form, parts, whole, {}, first), first[form.name]
+
+
+def _fit_stack(
+    form: Form, parts: Sequence[Data], whole: Data, known: dict[str, Solutions], first: dict[str, Array]
+) -> Solutions:
+    """The best fits of a form, after those of its special cases; both are kept in `known`, the starts of the
+    grid in `first`.
+    """
+    if form.name in known:
+        return known[form.name]
+    first[form.name] = np.concatenate([starts(form, part) for part in parts])
+    first_of_all = [first[form.name]]
+    for name, embedded in form.holds.items():
+        case = FORMS[name]
+        if not (case.positive_x and (whole.x <= 0).any()):
+            inner = _fit_stack(case, parts, whole, known, first).parameters
+            with np.errstate(over="ignore", invalid="ignore"):
+                first_of_all.append(embedded(whole.x, inner)[:, None])
+    known[form.name] = _from_starts(form, whole, np.concatenate(first_of_all, 1))
+    return known[form.name]
+
+
+def _from_starts(form: Form, whole: Data, first: Array) -> Solutions:
+    """The best fit of every row from its starts (batch, starts, k)."""
     batch, several, k = first.shape
 
     def solved(rows: npt.NDArray[np.intp], start: Array, iterations: int) -> Solutions:
@@ -333,4 +372,4 @@ def fit_stack(form: Form, parts: Sequence[Data]) -> tuple[Solutions, Array]:
         again = found.parameters[order[left, :going]]
         found = solved(left, again, ITERATIONS)
         chosen = chosen.replaced(left, found.rows(best(found, going)[:, 0]))
-    return chosen, first
+    return chosen

@@ -48,9 +48,9 @@ def summary(found: Analysis) -> str:
         values = ", ".join(f"{k} = {v:.4g}" for k, v in fitted.parameters.items())
         note = "".join(f"  !! {said}" for said in (row["failures"], row["impossible"]) if said)
         lines.append(
-            f"    {row['form']:<22} AICc {row['aicc']:9.2f} (+{row['delta_aicc']:.2f}, weight "
-            f"{row['weight']:.2f})  BIC {row['bic']:9.2f}  held out {row['held_out_rmse']:.4g}  last decade "
-            f"{row['last_decade_rmse']:.4g}  {values}{note}"
+            f"    {row['form']:<22} {row['error']:<9} AICc {row['aicc']:9.2f} (+{row['delta_aicc']:.2f}, "
+            f"weight {row['weight']:.2f})  BIC {row['bic']:9.2f}  held out {row['held_out_rmse']:.4g}  "
+            f"last decade {row['last_decade_rmse']:.4g}  {values}{note}"
         )
     lines.append(f"    {found.comparison.verdict}")
     if curve.name == humans.PAPER_SERIES:
@@ -139,6 +139,8 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "best_form": found.comparison.best,
         "forms_verdict": found.comparison.verdict,
         "standing": vars(found.comparison.standing(found.headline.form)),
+        "error_model": found.comparison.error(found.comparison.best),
+        "error_models": found.comparison.alone(found.headline.form),
         "cautions": list(found.cautions),
         "multiverse": found.multiverse.summary,
         "together": None if found.together is None else found.together.to_json(),
@@ -188,6 +190,8 @@ def read_fit(path: Path) -> dict[str, Any]:
         "population": None,
         "cautions": [],
         "standing": None,
+        "error_model": None,
+        "error_models": {},
         **found,
     }
 
@@ -254,7 +258,7 @@ def latex(found: Analysis) -> str:
         rivals = escape.latex(comparison.verdict.removeprefix(f"{curve.name}: ").rstrip("."))
     else:
         best = escape.latex(comparison.best.replace("_", " "))
-        rivals = f"the best of the rival forms is {best}"
+        rivals = f"the best of the rival forms is {best} with {comparison.noise(comparison.best)}"
         if comparison.best != head.form:
             rivals += f", AICc {standing.gap:.1f} lower" if np.isfinite(standing.gap) else ""
     openings = {

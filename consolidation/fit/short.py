@@ -34,7 +34,8 @@ def _best(found: Analysis) -> str:
     row = comparison.table.set_index("form").loc[comparison.best]
     note = f"; the fit reports: {row['failures']}" if row["failures"] else ""
     note += f"; it {row['impossible']}" if row["impossible"] else ""
-    return f"best form: {comparison.best} (AICc {row['aicc']:.2f}, weight {row['weight']:.2f}){note}"
+    weight = f"AICc {row['aicc']:.2f}, weight {row['weight']:.2f}"
+    return f"best form: {comparison.best} with {comparison.noise(comparison.best)} ({weight}){note}"
 
 
 def _said(one: ExponentRow, of: str = "") -> str:
