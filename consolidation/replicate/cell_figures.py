@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consolidation.config import VARIANTS
-from consolidation.replicate.contrasts import CELLS, CONTRASTS, MARGIN, OUTCOMES, Analysis
+from consolidation.replicate.contrasts import CELLS, CONTRASTS, LEAST_SEEDS, MARGIN, OUTCOMES, Analysis
 from consolidation.replicate.factorial import Factorial
 from consolidation.train.figures import draw_what_is_possible
 from labbook import style
@@ -82,16 +82,18 @@ def _contrasts(axes: Axes, of: Factorial) -> None:
     axes.axvspan(-MARGIN, MARGIN, color="0.9", lw=0)
     axes.axvline(0, color="0.6", lw=0.8)
     colours = dict(zip(ANALYSES, (style.PALETTE[0], style.PALETTE[1], style.PALETTE[7]), strict=True))
+    drawn = set[str]()
     for place, name in enumerate(CONTRASTS):
         for below, (analysis, said) in enumerate(ANALYSES.items()):
             one, colour = of.contrast(name, analysis), colours[analysis]
             height = -place + 0.24 - 0.22 * below
-            if one.number.n > 1:
-                axes.plot([one.number.lower, one.number.upper], [height, height], color=colour, lw=1)
-                axes.plot([one.lower_90, one.upper_90], [height, height], color=colour, lw=3)
-            axes.plot(
-                one.number.estimate, height, "o", ms=5, color=colour, label=said if place == 0 else None
-            )
+            if one.number.n < LEAST_SEEDS:  # which decide nothing
+                continue
+            axes.plot([one.number.lower, one.number.upper], [height, height], color=colour, lw=1)
+            axes.plot([one.lower_90, one.upper_90], [height, height], color=colour, lw=3)
+            label = None if said in drawn else said
+            axes.plot(one.number.estimate, height, "o", ms=5, color=colour, label=label)
+            drawn.add(said)
         main = of.contrast(name)
         text = f"{main.state} (n = {main.number.n})\nnot learnt:\n{main.by_cell}"
         axes.text(1.01, -place, text, transform=axes.get_yaxis_transform(), fontsize=7, va="center")

@@ -51,6 +51,7 @@ CONTRASTS: dict[str, dict[str, int]] = {
     "E - D": {"E": 1, "D": -1},
     "(E - D) - (B - A)": {"E": 1, "D": -1, "B": -1, "A": 1},
 }
+FAMILY_CELLS = {cell for name in FAMILY for cell in CONTRASTS[name]}
 State = Literal["larger", "equivalent", "smaller", "undecided"]
 Analysis = Literal["paired", "paired, learnt seeds", "mixed model", "change"]
 
@@ -222,7 +223,8 @@ def analyse(outcomes: pd.DataFrame) -> tuple[Contrast, ...]:
     Parameters
     ----------
     outcomes : one row per finished cell and seed: cell (a letter), seed, the OUTCOMES, learnt, change. A seed
-        that lacks a cell is left out of the contrasts that need it, and of the mixed model, which needs all.
+        that lacks a cell is left out of the contrasts that need it, and of the mixed model, which needs all
+        cells of the family, or of the design for the contrasts of the load.
     """
     learnt = _wide(outcomes, "learnt").fillna(0).astype(bool)
     found = list[Contrast]()
@@ -239,14 +241,14 @@ def analyse(outcomes: pd.DataFrame) -> tuple[Contrast, ...]:
                 tested[name], signs[name] = paired(differences), p_signs(differences)
                 seeds[name] = learnt.loc[kept.index, list(weights)]
             found += _judged(analysis, outcome, tested, signs, seeds)
-        whole = values.dropna()
-        by = {
-            name: np.array([weights.get(cell, 0) for cell in CELLS], float)
-            for name, weights in CONTRASTS.items()
-        }
-        tested = {name: mixed(whole.to_numpy(float), weights) for name, weights in by.items()}
-        seeds = {name: learnt.loc[whole.index, list(CONTRASTS[name])] for name in by}
-        found += _judged("mixed model", outcome, tested, dict.fromkeys(by, math.nan), seeds)
+        tested, seeds = {}, {}
+        for name, weights in CONTRASTS.items():
+            # one model of the cells of the family, one of all: seeds without the other load stay in the first
+            whole = values[[c for c in CELLS if c in FAMILY_CELLS or name not in FAMILY]].dropna()
+            placed = np.array([weights.get(cell, 0) for cell in whole], float)
+            tested[name] = mixed(whole.to_numpy(float), placed)
+            seeds[name] = learnt.loc[whole.index, list(weights)]
+        found += _judged("mixed model", outcome, tested, dict.fromkeys(tested, math.nan), seeds)
     for cell in CELLS:
         change = _wide(outcomes, "change")[cell].dropna()
         differences = change.to_numpy(float)

@@ -12,7 +12,15 @@ import pandas as pd
 
 from consolidation.config import VARIANTS
 from consolidation.replicate.cells import over_seeds
-from consolidation.replicate.contrasts import CELLS, FAMILY, LEARNT, MARGIN, OUTCOMES, Contrast
+from consolidation.replicate.contrasts import (
+    CELLS,
+    FAMILY,
+    LEARNT,
+    LEAST_SEEDS,
+    MARGIN,
+    OUTCOMES,
+    Contrast,
+)
 from consolidation.replicate.factorial import Factorial
 from consolidation.train import trajectory
 from labbook.escape import cell as escaped
@@ -193,16 +201,24 @@ def _load(decided: Decided) -> str:
 
 def finding(decided: Decided) -> str:
     """The README's sentences: memory, and its use."""
-    cells = {cell: decided.known_and_read(cell) for cell in CELLS if decided.ran(cell)}
-    most = max(cells, key=lambda cell: cells[cell].estimate)
-    model, patterns = decided.of.seeds(most)[["model", "patterns"]].iloc[0]
-    both = (
-        f"Knowing is not yet using: {VARIANTS[model].label}, {patterns} patterns, reads at least "
-        f"{show(cells[most])} of the recurring queries that its weights answer without attention."
-        if cells[most].lower > 0
-        else "Whether routers read what the weights answer without attention, the shares of both do not tell."
-    )
-    return f"{decided.said('B - A')} {both}"
+    enough = [cell for cell in CELLS if len(decided.of.seeds(cell)) >= LEAST_SEEDS]
+    text = decided.said("B - A")
+    if {"A", "B"} <= set(enough):
+        text += (
+            " Novel queries, which only attention can answer, are answered at "
+            f"{show(decided.mean('A', 'novel'))} by CRAM and at {show(decided.mean('B', 'novel'))} without "
+            "semantic memory."
+        )
+    cells = {cell: decided.known_and_read(cell) for cell in enough}
+    if cells:
+        most = max(cells, key=lambda cell: cells[cell].lower)
+        model, patterns = decided.of.seeds(most)[["model", "patterns"]].iloc[0]
+        if cells[most].lower > 0:
+            text += (
+                f" Knowing is not yet using: {VARIANTS[model].label}, {patterns} patterns, reads at least "
+                f"{show(cells[most])} of the recurring queries that its weights answer without attention."
+            )
+    return text
 
 
 def section(decided: Decided) -> Iterator[str]:
