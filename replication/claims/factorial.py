@@ -204,10 +204,11 @@ def finding(decided: Decided) -> str:
     enough = [cell for cell in CELLS if len(decided.of.seeds(cell)) >= LEAST_SEEDS]
     text = decided.said("B - A")
     if {"A", "B"} <= set(enough):
+        novel = decided.of.contrast("B - A", outcome="novel")
         text += (
             " Novel queries, which only attention can answer, are answered at "
             f"{show(decided.mean('A', 'novel'))} by CRAM and at {show(decided.mean('B', 'novel'))} without "
-            "semantic memory."
+            f"semantic memory: paired, {show(novel.number, sign=True)} ({novel.state})."
         )
     cells = {cell: decided.known_and_read(cell) for cell in enough}
     if cells:
