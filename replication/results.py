@@ -213,7 +213,8 @@ def _consolidation(run: Finished, decided: Decided | None) -> str:
             "The experiment that separates memory from its use is still to be made, so nothing is claimed "
             "about the mechanism."
             if decided is None
-            else f"{finding(decided)} ([the design](consolidation/design.md), written before its runs.)"
+            else f"{finding(decided)} ([The design](consolidation/design.md) was written before its runs; "
+            "what was added or cut afterwards is dated there.)"
         )
     )
 

@@ -4,9 +4,11 @@ may be said of each.
 paired                 Student's interval over the differences of equal seeds, which saw the same sequences
 paired, learnt seeds   the same without the seeds in which a cell of the contrast has not learnt
 mixed model            y = cell + seed + error, cells (model x load) fixed, seeds a random intercept, by REML
-change                 of a cell itself over the last quarter of training: is its end the end
+change                 of a cell itself over the last quarter of training, from the last evaluation before it
+                       to the end: is its end the end
 
-p-values of the first three contrasts are corrected by Holm (1979) within each analysis and outcome. A
+p-values of the first three contrasts, and those of the change of all cells, are corrected by Holm (1979)
+within each analysis and outcome. A
 difference is equivalent to none when both one-sided tests at +-MARGIN reject (Schuirmann 1987), which is when
 its 90 % interval lies within; larger or smaller when the corrected p is below .05; else undecided. Both may
 hold at once: a difference that is real and too small to matter counts as equivalent. Outcomes pile up at 0
@@ -249,12 +251,11 @@ def analyse(outcomes: pd.DataFrame) -> tuple[Contrast, ...]:
             tested[name] = mixed(whole.to_numpy(float), placed)
             seeds[name] = learnt.loc[whole.index, list(weights)]
         found += _judged("mixed model", outcome, tested, dict.fromkeys(tested, math.nan), seeds)
-    for cell in CELLS:
-        change = _wide(outcomes, "change")[cell].dropna()
-        differences = change.to_numpy(float)
-        tested, signs = {cell: paired(differences)}, {cell: p_signs(differences)}
-        found += _judged("change", "attends", tested, signs, {cell: learnt.loc[change.index, [cell]]})
-    return tuple(found)
+    change = {cell: column.dropna() for cell, column in _wide(outcomes, "change").items()}
+    ends = {cell: paired(values.to_numpy(float)) for cell, values in change.items()}
+    signs = {cell: p_signs(values.to_numpy(float)) for cell, values in change.items()}
+    seeds = {cell: learnt.loc[values.index, [cell]] for cell, values in change.items()}
+    return (*found, *_judged("change", "attends", ends, signs, seeds))
 
 
 def _wide(outcomes: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -271,7 +272,9 @@ def _judged(
 ) -> list[Contrast]:
     """Contrasts of one analysis with their corrected p; `learnt` (seed, cell) by contrast."""
     p = {name: one.p for name, one in tested.items()}
-    corrected = p | holm({name: p[name] for name in FAMILY if name in p})
+    # of a change every cell with a p is one of the family
+    family = FAMILY if analysis != "change" else [name for name in p if not math.isnan(p[name])]
+    corrected = p | holm({name: p[name] for name in family})
     found = []
     for name, one in tested.items():
         number = Estimate(one.estimate, *one.interval(LEVEL), one.n)

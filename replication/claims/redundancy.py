@@ -21,6 +21,8 @@ from replication.verdict import Verdict, all_of, at_least, at_most, equals
 
 # nats per token that count as no cost
 BUDGET = BUDGETS[1]
+# routers trained through the loss, and the share up to which one is where it started
+TRAINED, UNMOVED = ("trained_router", "trained_together"), 0.001
 # what stands beside the order that is claimed
 BESIDE = (CONTROL, "known_relative", "layers_dropped", *BEYOND)
 
@@ -192,9 +194,11 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             own=False,
             sentence=f"{found.how} {_tried(s)} Others may spare more."
             + "".join(
-                f" Made again with seed {seed}, another split of the documents: {compared(other).ours}."
+                f" Made again with seed {seed}, the same model and another split of the same documents, some "
+                f"of which are scored in both: {compared(other).ours}."
                 for seed, other in others
-            ),
+            )
+            + _network(run),
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )
@@ -326,12 +330,23 @@ def compared(s: RemovalSummary) -> Compared:
     return Compared(main, ours, how)
 
 
+def _trained(s: RemovalSummary) -> str:
+    """Whether training through the loss moved the routers away from the one they start from."""
+    at = {o: s.removable[o][BUDGET].share.estimate for o in ("predicted_fisher", *TRAINED)}
+    if any(abs(at[name] - at["predicted_fisher"]) > UNMOVED for name in TRAINED):
+        return "."
+    return (
+        f"; these end within {UNMOVED} of the linear one they start from, which competes on the validation "
+        "documents, so training found nothing better."
+    )
+
+
 def _tried(s: RemovalSummary) -> str:
     """Which criteria the orders stand for, and how the maps of the curve were fitted."""
     if "trained_together" in s.removable:
         return (
             "Among them are routers that predict the change of the loss, linearly and by a network, and "
-            "routers trained through the loss, alone and together with the maps."
+            "routers trained through the loss, alone and together with the maps" + _trained(s)
         )
     orders = (name for name in s.removable if name.startswith(("known", "predicted")) and name not in BEYOND)
     criteria = {name.split("_", 1)[1] for name in orders}
@@ -406,6 +421,18 @@ def _loss_aware(run: Finished, s: RemovalSummary) -> Iterator[Row]:
         + "".join(f" With seed {seed}: {show(gap, 2, sign=True)}." for seed, gap in others),
         links=f"{run.figure('removal_ranked')}{run.link}",
     )
+
+
+def _network(run: Finished) -> str:
+    """By how much the small network replaces more than the linear router, in every seed."""
+    path, (own, other) = run.folder / "paired.csv", ("network_fisher", "predicted_fisher")
+    first = _more(pd.read_csv(path), own, other) if path.is_file() else None
+    if first is None:
+        return ""
+    gaps = [("here", first)]
+    gaps += [(f"seed {n}", gap) for n, again in repeats(run) if (gap := _more(again.paired, own, other))]
+    said = "; ".join(f"{where} {show(gap, 3, sign=True)}" for where, gap in gaps)
+    return f" The network replaces more than the linear router by, paired: {said}."
 
 
 def _more(paired: pd.DataFrame, own: str, other: str) -> Estimate | None:
