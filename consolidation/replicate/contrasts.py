@@ -246,12 +246,14 @@ def analyse(outcomes: pd.DataFrame) -> tuple[Contrast, ...]:
         tested, seeds = {}, {}
         for name, weights in CONTRASTS.items():
             # one model of the cells of the family, one of all: seeds without the other load stay in the first
-            whole = values[[c for c in CELLS if c in FAMILY_CELLS or name not in FAMILY]].dropna()
-            placed = np.array([weights.get(cell, 0) for cell in whole], float)
-            tested[name] = mixed(whole.to_numpy(float), placed)
+            cells = [c for c in CELLS if c in FAMILY_CELLS or name not in FAMILY]
+            whole = values[cells].dropna()
+            placed = np.array([weights.get(cell, 0) for cell in cells], dtype=np.float64)
+            tested[name] = mixed(whole.to_numpy(np.float64), placed)
             seeds[name] = learnt.loc[whole.index, list(weights)]
         found += _judged("mixed model", outcome, tested, dict.fromkeys(tested, math.nan), seeds)
-    change = {cell: column.dropna() for cell, column in _wide(outcomes, "change").items()}
+    wide = _wide(outcomes, "change")
+    change = {cell: wide[cell].dropna() for cell in CELLS}
     ends = {cell: paired(values.to_numpy(float)) for cell, values in change.items()}
     signs = {cell: p_signs(values.to_numpy(float)) for cell, values in change.items()}
     seeds = {cell: learnt.loc[values.index, [cell]] for cell, values in change.items()}

@@ -220,8 +220,8 @@ def _fixed(of: Experiments, decided: Decided) -> Iterator[Row]:
             seeds = decided.of.seeds(letter)
             failed = int((~seeds["learnt"].astype(bool)).sum())
             novel = (
-                f"{failed} of {len(seeds)} seeds have not learnt retrieval, which the theorem speaks of; novel "
-                f"queries right: {show(cell(letter, 'novel'))}."
+                f"{failed} of {len(seeds)} seeds have not learnt retrieval, which the theorem speaks of; "
+                f"novel queries right: {show(cell(letter, 'novel'))}."
             )
             yield _theorem(of, found[letter], decided.setting(letter), novel, decided.named(letter))
 

@@ -95,7 +95,9 @@ def test_the_pages_hold_the_rows_of_the_factorial(run):
     assert pages.page(rows)
     text = "\n".join(experiment_section(run))
     assert text.startswith("### Memory apart from its use")
-    assert "| paired | B - A | +0.40 [" in text and "| mixed model |" in text and "| change | A |" in text
+    assert "| paired | B - A | P(attend \\| recurring) | +0.40 [" in text
+    assert "| mixed model |" in text and "| change | A |" in text
+    assert "| paired | B - A | share of novel queries answered |" in text
     for table in text.split("\n\n"):
         # a bar within a cell would be one more column
         assert len({line.replace("\\|", "").count("|") for line in table.splitlines() if "|" in line}) <= 1
