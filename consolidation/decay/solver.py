@@ -28,8 +28,6 @@ TOLERANCE = 1e-14
 STARTS = 12
 # after this many iterations only the best of the starts go on, and only if the best of all has not converged
 FIRST_ITERATIONS, GOING_ON = 30, 3
-# relative to the curvature; smaller damping changes no step
-UNDAMPED = 1e-8
 # relative rounding of the objective, where residuals are small beside y
 HIDDEN = 1e-12
 # relative error of a form's value, computed
@@ -257,9 +255,7 @@ def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations
         promised = 0.5 * np.sum(gradient * step / scale, -1)
         # close to the optimum the objective's rounding hides whether a step wins; the gradient still knows
         better = (values <= loss[active]) | ((promised <= HIDDEN * size) & (change <= HIDDEN * size))
-        # a step that is small because it is damped says nothing
         small = (moved.max(-1) < TOLERANCE**0.5) & (change <= TOLERANCE * (size + 1e-300))
-        small &= damping[active] <= UNDAMPED
         # what the step could win at best is below the last digit: the optimum is reached, whether or not
         # rounding let it win
         stuck = (promised <= TOLERANCE * size) | (~better & (damping[active] > 1e12))
