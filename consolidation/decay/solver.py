@@ -30,8 +30,6 @@ STARTS = 12
 FIRST_ITERATIONS, GOING_ON = 30, 3
 # relative rounding of the objective, where residuals are small beside y
 HIDDEN = 1e-12
-# relative error of a form's value, computed
-ROUNDED = 8 * np.finfo(float).eps
 PROBABILITY_FLOOR = 1e-12
 # how many more different x than parameters a fit needs
 MORE_POINTS = 2
@@ -151,18 +149,6 @@ def objective(data: Data, f: Array) -> Array:
     return np.where(inside, -np.sum(w * (y * np.log(p) + (1 - y) * np.log1p(-p)), -1), np.inf)
 
 
-def rounding(data: Data) -> Array:
-    """The objective of a fit that goes through every point but for the rounding of y and form: (batch,).
-
-    No data but those of a deterministic curve come so close; of trials, whose objective is no sum of squares,
-    it is 0.
-    """
-    if data.error == "binomial":
-        return np.zeros(len(data.y))
-    size = 1 + np.abs(np.log(data.y)) if data.error == "lognormal" else np.abs(data.y)
-    return 0.5 * np.sum(data.w * (ROUNDED * size) ** 2, -1)
-
-
 def _system(data: Data, f: Array, jacobian: Array) -> tuple[Array, Array]:
     """Descent direction J' W r and curvature J' W J of the objective: (batch, k), (batch, k, k)."""
     y, w = data.y, data.w
@@ -236,7 +222,6 @@ def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations
     p = axes.natural(inner)
     loss = objective(data, form.value(data.x, p))
     damping, converged = np.full(len(inner), 1e-3), np.zeros(len(inner), dtype=bool)
-    exact = rounding(data)
     active = np.arange(len(inner))
     for _ in range(iterations):
         if not len(active):
@@ -263,7 +248,7 @@ def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations
         inner[chosen], loss[chosen] = trial[better], values[better]
         p[chosen] = axes.natural(inner[chosen])
         damping[active] = np.where(better, np.maximum(damping[active] / 10, 1e-14), damping[active] * 10)
-        done = (better & small) | stuck | (loss[active] <= exact[active])
+        done = (better & small) | stuck
         converged[active[done]] = True
         active = active[~done]
     return Solutions(p, loss, converged & np.isfinite(loss), (axes.at_bound(inner) & free).any(-1))
