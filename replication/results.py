@@ -350,6 +350,8 @@ def removal_section(run: Finished) -> Iterator[str]:
         yield from markdown(
             ("share of attention operations removable", *(f"at +{b} nats" for b in BUDGETS)), cells
         )
+        yield "`next`: of whole heads and layers, the next share that was measured, which costs more."
+        yield ""
 
 
 def experiment_section(run: Finished) -> Iterator[str]:

@@ -24,7 +24,10 @@ class Command:
         "mode",
         "transfer",
     )
-    """Which tables."""
+    """Which tables: of the preprint and beside them keys, table1, table4, schedule, recurrence, novel, mode,
+    transfer; factorial, the experiment of consolidation/design.md; published, from the preprint's settings to
+    ours one step at a time.
+    """
     seeds: int = 5
     """Seeds of every cell that have to be finished; 0 only tabulates what is there."""
     minutes: float | None = None

@@ -229,7 +229,7 @@ def section(decided: Decided) -> Iterator[str]:
     yield ""
     yield (
         f"{decided.setting('ABCDEF')}; {decided.run.link}. The cells, the outcomes and the paired contrasts "
-        "were written down before the runs, in consolidation/design.md; what was added or cut afterwards, "
+        "were written down before the runs, in [the design](consolidation/design.md); what was added or cut afterwards, "
         "the number of seeds and the other analyses among it, is dated there."
     )
     yield ""
@@ -251,7 +251,9 @@ def section(decided: Decided) -> Iterator[str]:
         f"Equivalent: the 90 % interval lies within ±{MARGIN}. Not learnt: fewer than {LEARNT:.0%} of novel "
         "or recurring queries answered (cells.csv counts by .95). p is corrected over the first three "
         "contrasts, and over the cells for their change. The semantic path elsewhere, at positions without a "
-        "query, is paid for by λ_S q and costs nothing there."
+        "query, is rewarded by λ_S q and costs nothing there. A state is of the first cell against the second, or "
+        "of the end against what was before; a small p of equivalence says that the difference lies within the "
+        "margin; p by signs is that of all changes of sign."
     )
 
 
