@@ -229,8 +229,8 @@ def section(decided: Decided) -> Iterator[str]:
     yield ""
     yield (
         f"{decided.setting('ABCDEF')}; {decided.run.link}. The cells, the outcomes and the paired contrasts "
-        "were written down before the runs, in [the design](consolidation/design.md); what was added or cut afterwards, "
-        "the number of seeds and the other analyses among it, is dated there."
+        "were written down before the runs, in [the design](consolidation/design.md); what was added or cut "
+        "afterwards, the number of seeds and the other analyses among it, is dated there."
     )
     yield ""
     yield from _table(
