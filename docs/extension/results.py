@@ -43,6 +43,8 @@ def relinked(text: str) -> str:
             return f"[{words}]({PAGES[target]})"
         if target.startswith("figures/"):
             return f"[{words}](#{anchor('figure', target.removeprefix('figures/').removesuffix('.png'))})"
+        if (ROOT / target).is_file():  # a file of the repository that is no page
+            return f"{words} (`{target}`)"
         assert (ROOT / target).is_dir(), target
         return f"[{words}](#{anchor('run', target)})"
 

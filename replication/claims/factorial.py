@@ -251,9 +251,9 @@ def section(decided: Decided) -> Iterator[str]:
         f"Equivalent: the 90 % interval lies within ±{MARGIN}. Not learnt: fewer than {LEARNT:.0%} of novel "
         "or recurring queries answered (cells.csv counts by .95). p is corrected over the first three "
         "contrasts, and over the cells for their change. The semantic path elsewhere, at positions without a "
-        "query, is rewarded by λ_S q and costs nothing there. A state is of the first cell against the second, or "
-        "of the end against what was before; a small p of equivalence says that the difference lies within the "
-        "margin; p by signs is that of all changes of sign."
+        "query, is rewarded by λ_S q and costs nothing there. A state is of the first cell against the "
+        "second, or of the end against what was before; a small p of equivalence says that the difference "
+        "lies within the margin; p by signs is that of all changes of sign."
     )
 
 
