@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from consolidation.decay.comparison import NOISE
 from labbook.estimate import LEVEL, Estimate
 from replication import paper
 from replication.claims.factorial import OF_ABLATION, Decided, contrast_rows, is_factorial
@@ -365,7 +366,7 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         scale,
         power_law(s["standing"]["state"], gamma),
         own=own,
-        sentence=f"{s['forms_verdict']} {'' if own else _same_clock(s)}".strip(),
+        sentence=f"{s['forms_verdict']} {_each_noise(s)} {'' if own else _same_clock(s)}".strip(),
         links=f"{run.figure('decay_fits' if own else 'decay_reference_fits')}{run.link}",
         headline=True,
     )
@@ -417,6 +418,16 @@ def _exponents(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> st
         gamma = Estimate(row["gamma"], row["lower"], row["upper"], row["n"])
         shown.append(f"{row['form'].replace('_', ' ')} by {row['estimator']} {gamma.text(2)}")
     return "; ".join(shown)
+
+
+def _each_noise(summary: Mapping[str, Any]) -> str:
+    """How far the power law is behind were each error model the only one; empty in older fits."""
+    alone = [
+        f"{found['delta_aicc']:.1f} above {found['best_form'].replace('_', ' ')} with {NOISE[error]} alone"
+        for error, found in (summary.get("error_models") or {}).items()
+        if error in NOISE and found["best_form"] and found["delta_aicc"] is not None
+    ]
+    return f"The AICc of the power law is {' and '.join(alone)}." if alone else ""
 
 
 def _same_clock(summary: Mapping[str, Any]) -> str:
