@@ -12,6 +12,7 @@ import pandas as pd
 
 from consolidation.replicate.factorial import Factorial
 from labbook.estimate import Estimate
+from labbook.run import read_json
 from redundancy.aggregate import CONTROL_NAMES
 from redundancy.probe.summary import ProbeSummary
 from redundancy.removal.config import ORDERS
@@ -157,8 +158,10 @@ def findings(runs: Sequence[Finished]) -> list[str]:
             if removal.chosen
             else "is the best on the documents that it is scored on, which is optimistic"
         )
+        config = read_json(run.folder / "config.json")
         lines.append(
-            f"**How much can go.** The loss of {removal.model} may rise by {BUDGETS[1]} nats per token. Then "
+            f"**How much can go.** The loss of {removal.model} (windows of {config['context']} tokens, "
+            f"{config['dtype']}) may rise by {BUDGETS[1]} nats per token. Then "
             f"{at.text()} (n = {at.share.n}) of its attention operations can be replaced by a linear "
             f"prediction. Their order ({ORDERS[best]}) {how}; others may spare more."
         )
@@ -268,7 +271,8 @@ def probe_section(run: Finished) -> Iterator[str]:
     }
     rows = [(title, *(interval(values[m]) for m in PREDICTORS)) for title, values in sources.items()]
     yield from markdown(
-        ("predictor", "R (Definition 1)", "centred R²", "cosine", "operations with an error below 20 %"), rows
+        ("predictor", "R (Definition 1)", "centred R²", "cosine", "operations with an error below 20 %"),
+        rows,
     )
     difference = s.differences["random_weights"]
     yield (

@@ -13,6 +13,7 @@ from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Substitution
 from redundancy.passes import Task
 from redundancy.text import cut_windows, read_corpus, split_documents
+from replication.verdict import Verdict
 from tests.conftest import SIZE, TINY
 
 ALPHA = 1e-3
@@ -199,3 +200,11 @@ NORMED = {
     ),
     "gpt2": TINY["gpt2"],
 }
+
+
+def comes_out_each_way(judge, cases) -> None:
+    """A claim is judged as its made-up examples say, verdict -> arguments; three verdicts are among them."""
+    assert {Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED} <= set(cases)
+    for verdict, examples in cases.items():
+        for example in examples:
+            assert judge(*example) is verdict, (verdict, example)

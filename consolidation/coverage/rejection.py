@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from consolidation.decay.comparison import best_of, estimators
+from consolidation.decay.comparison import REJECTED, SURVIVES, best_of, estimators
 from consolidation.decay.curve import Clock, Curve, ErrorModel
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import Estimator, Fit, fit_many
@@ -29,8 +29,6 @@ NOISES: tuple[tuple[ErrorModel, float], ...] = (
     ("lognormal", 0.2),
 )
 POINTS = (12, 20)
-# AICc above that of the best form, see `decay.comparison`
-SURVIVES, REJECTED = 2, 10
 
 
 def planted(
@@ -58,9 +56,7 @@ def gaps(curves: Sequence[Curve]) -> tuple[Array, Array]:
                     found[place][way][name] = one
 
     def gap(fits: dict[str, Fit]) -> float:
-        return fits["power"].aicc - min(
-            one.aicc for one in fits.values() if "did not converge" not in one.failures
-        )
+        return fits["power"].aicc - min(one.aicc for one in fits.values() if one.converged)
 
     equal = [gap(best_of([of["nls"]])) for of in found]
     return np.array(equal), np.array([gap(best_of(list(of.values()))) for of in found])

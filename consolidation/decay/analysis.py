@@ -233,10 +233,14 @@ def _overdispersion(curve: Curve, form: str) -> tuple[Overdispersion | None, dic
 
 
 def _cautions(
-    curve: Curve, comparison: Comparison, exponents: pd.DataFrame, scatter: Overdispersion | None
+    curve: Curve,
+    comparison: Comparison,
+    exponents: pd.DataFrame,
+    head: ExponentRow,
+    scatter: Overdispersion | None,
 ) -> tuple[str, ...]:
-    """What has to stand beside the exponent."""
-    said, head = [], headline(curve, exponents)
+    """What has to stand beside the exponent `head`, one of `exponents`."""
+    said = []
     if head.gamma < 0:
         sure = np.isfinite(head.upper) and head.upper < 0
         said.append(
@@ -383,7 +387,7 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
         shown=beside.shown,
         change=choices.change,
         missing=missing | beside.missing | none,
-        cautions=_cautions(curve, comparison, exponents, scatter),
+        cautions=_cautions(curve, comparison, exponents, head, scatter),
         seed=choices.seed,
         replicates=choices.replicates,
         overdispersion=scatter,

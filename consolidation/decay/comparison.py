@@ -40,6 +40,8 @@ WORDS = (
     (10.0, "is clearly better than"),
     (np.inf, "is decisively better than"),
 )
+# AICc above that of the best form up to which a form survives, and beyond which it does not
+SURVIVES, REJECTED = 2, 10
 # how a verdict says with which noise a form stands
 NOISE: dict[ErrorModel, str] = {
     "gaussian": "noise of equal size",
@@ -195,9 +197,9 @@ def _state(gap: float, untested: str) -> Literal["survives", "is weakened", "doe
     """How a form stands whose AICc is `gap` above that of the best one. More rivals could only take from it,
     so one that is beaten already needs no more of them.
     """
-    if gap <= 2:
+    if gap <= SURVIVES:
         return "not tested" if untested else "survives"
-    return "is weakened" if gap <= 10 else "does not survive"
+    return "is weakened" if gap <= REJECTED else "does not survive"
 
 
 def _untested(curve: Curve, forms: Sequence[str], estimator: Estimator) -> str:
@@ -216,10 +218,7 @@ def best_of(found: Sequence[Mapping[str, Fit]]) -> dict[str, Fit]:
     """Every form with the error model under which its AICc is smallest; fits that did not converge last."""
     names = dict.fromkeys(name for fits in found for name in fits)
     several = {name: [fits[name] for fits in found if name in fits] for name in names}
-    return {
-        name: min(of, key=lambda one: ("did not converge" in one.failures, one.aicc))
-        for name, of in several.items()
-    }
+    return {name: min(of, key=lambda one: (not one.converged, one.aicc)) for name, of in several.items()}
 
 
 def compare(curve: Curve, forms: Sequence[str], estimator: Estimator | None = None) -> Comparison:
@@ -236,16 +235,12 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator | None = No
     ways = estimators(curve) if estimator is None else (estimator,)
     found, all_reasons = zip(*(fit_all(curve, forms, way) for way in ways), strict=True)
     fits, reasons = best_of(found), all_reasons[0]
-    converged = {name: f for name, f in fits.items() if "did not converge" not in f.failures}
+    converged = {name: f for name, f in fits.items() if f.converged}
     if not converged:
         raise UserError(f"{curve.name}: no form could be fitted. {_why_none(curve, forms, reasons)}")
     sound = {name: f for name, f in converged.items() if np.isfinite(f.aicc)}
     under = {
-        ERRORS[way]: {
-            name: f.aicc
-            for name, f in of.items()
-            if "did not converge" not in f.failures and np.isfinite(f.aicc)
-        }
+        ERRORS[way]: {name: f.aicc for name, f in of.items() if f.converged and np.isfinite(f.aicc)}
         for way, of in zip(ways, found, strict=True)
     }
     undefined = [name for name in converged if name not in sound]

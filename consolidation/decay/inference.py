@@ -30,6 +30,7 @@ from labbook.estimate import LEVEL, REPLICATES, Array, Estimate, resamples
 
 Estimator = Literal["loglog", "nls", "weighted", "ml"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+UNCONVERGED = "did not converge"
 ERRORS: dict[Estimator, ErrorModel] = {
     "loglog": "lognormal",
     "nls": "gaussian",
@@ -141,6 +142,11 @@ class Fit:
     bic: float
     units: int
     failures: tuple[str, ...]
+
+    @property
+    def converged(self) -> bool:
+        """Whether the solver reached an optimum."""
+        return UNCONVERGED not in self.failures
 
     @property
     def points(self) -> int:
@@ -266,7 +272,7 @@ def _assembled(
     p = found.parameters[0]
     failures = []
     if not found.converged[0]:
-        failures.append("did not converge")
+        failures.append(UNCONVERGED)
     if found.at_bound[0]:
         failures.append("a parameter is at its bound")
     if (

@@ -16,6 +16,7 @@ from scipy import stats
 from scipy.optimize import isotonic_regression
 
 from consolidation.decay import humans
+from consolidation.decay.comparison import REJECTED
 from consolidation.decay.curve import Curve
 from consolidation.decay.inference import Fit, fit, profile
 from consolidation.experiments.config import ROLES
@@ -28,8 +29,6 @@ CLOCKS = ("age", "k", "lag", "others")
 # right answers without attention and with it, probability of the right answer without attention, P(episodic),
 # and the share that the router sends to attention
 MEASURES = ("knowledge", "accuracy", "recall", "probability", "routed")
-# AICc above that of the best form from which on a form does not survive, see `decay.comparison`
-REJECTED = 10
 
 
 def read(run: Path) -> pd.DataFrame:
@@ -222,7 +221,7 @@ def fit_forms(seeds: Sequence[Curve], mean: Curve, forms: Sequence[str]) -> pd.D
 
 def _least(fits: Mapping[str, Fit]) -> float:
     """The smallest AICc of fits that converged."""
-    return min((f.aicc for f in fits.values() if "did not converge" not in f.failures), default=math.nan)
+    return min((f.aicc for f in fits.values() if f.converged), default=math.nan)
 
 
 def objection(fitted: pd.DataFrame) -> str:

@@ -15,7 +15,11 @@ from labbook.console import UserError
 from labbook.view import print_table, print_verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+
+    from consolidation.replicate.contrasts import Contrast
 
 
 def show(table: "pd.DataFrame") -> None:
@@ -32,22 +36,18 @@ def show(table: "pd.DataFrame") -> None:
         print_table(f"{name}: mean over seeds [95 % interval] (paper)", ["cell", *shown], rows)
 
 
-def show_contrasts(table: "pd.DataFrame") -> None:
-    """The contrasts of the factorial in its primary outcome, paired by seed."""
-    shown = table.query("analysis == 'paired' and outcome == 'attends'")
+def show_contrasts(contrasts: "Sequence[Contrast]") -> None:
+    """The contrasts of the factorial that decide."""
     rows = [
         [
-            row["contrast"],
-            f"{row['estimate']:+.3f} [{row['lower']:+.3f}, {row['upper']:+.3f}]" if row["n"] > 1 else "–",
-            *(
-                f"{row['n']}",
-                f"{row['p_holm']:.2g}",
-                f"{row['p_equivalence']:.2g}",
-                row["by_cell"],
-                row["state"],
-            ),
+            one.name,
+            one.number.text(sign=True) if one.number.n > 1 else "–",
+            str(one.number.n),
+            *(f"{p:.2g}" for p in (one.p_holm, one.p_equivalence)),
+            one.by_cell,
+            one.state,
         ]
-        for row in shown.to_dict("records")
+        for one in contrasts
     ]
     head = ["contrast", "difference", "seeds", "p (Holm)", "p equivalence", "not learnt", "state"]
     print_table("P(attend | recurring), paired by seed [95 % interval]", head, rows)
@@ -89,6 +89,7 @@ def work(command: Command) -> Path | None:
             f"({', '.join(VARIANTS)}). Leave it out."
         )
     # torch takes seconds to import: --help and errors of the options do not wait for it
+    from consolidation.replicate.contrasts import of_table, primary
     from consolidation.replicate.experiment import execute
     from labbook.run import read_table
     from labbook.training import joined
@@ -97,8 +98,9 @@ def work(command: Command) -> Path | None:
     if not joined().is_main_process:
         return None
     show(table)
-    if "factorial" in command.tables:
-        show_contrasts(read_table(out / "contrasts.csv"))
+    contrasts = out / "contrasts.csv"
+    if "factorial" in command.tables and contrasts.is_file():  # no cell may be finished yet
+        show_contrasts(primary(of_table(read_table(contrasts))))
     return out
 
 

@@ -70,9 +70,9 @@ def _course(axes: Axes, of: Factorial, letter: str) -> None:
     axes.plot(mean["known"], mean["attends"], ".-", ms=4, color=colour, lw=1.8)
     axes.plot(*mean.iloc[0], "o", ms=6, mfc="white", color=colour, zorder=3)
     axes.plot(*mean.iloc[-1], "o", ms=7, color=colour, mec="black", mew=0.8, zorder=4, clip_on=False)
-    failed = int((~seeds["learnt"].astype(bool)).sum())
     axes.set_title(
-        f"{letter}: {VARIANTS[model].label}, {patterns} patterns\nn = {len(seeds)}, {failed} not learnt",
+        f"{letter}: {VARIANTS[model].label}, {patterns} patterns\nn = {len(seeds)}, "
+        f"{of.not_learnt(letter)} not learnt",
         fontsize=8,
     )
 

@@ -318,6 +318,11 @@ def tabulated(contrasts: Sequence[Contrast]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def primary(contrasts: Sequence[Contrast]) -> tuple[Contrast, ...]:
+    """Those that decide: of the primary outcome, paired by seed."""
+    return tuple(c for c in contrasts if (c.analysis, c.outcome) == ("paired", "attends"))
+
+
 def of_table(table: pd.DataFrame) -> tuple[Contrast, ...]:
     """The contrasts of a table that `tabulated` made."""
     return tuple(_of_row(row) for row in table.to_dict("records"))

@@ -37,6 +37,7 @@ import pandas as pd
 from consolidation.replicate import budget
 from consolidation.replicate.cells import Cell, cells, finished, tabulate
 from consolidation.replicate.config import Command
+from consolidation.replicate.contrasts import primary
 from consolidation.replicate.factorial import Factorial
 from consolidation.train.trainer import Trainer
 from labbook import processes
@@ -127,9 +128,6 @@ def report(
     command: Command, table: pd.DataFrame, course: pd.DataFrame, decided: Factorial | None = None
 ) -> Report:
     """What the page of the run folder holds."""
-    main = (
-        [c for c in decided.contrasts if (c.analysis, c.outcome) == ("paired", "attends")] if decided else []
-    )
     cells = table.set_index(["metric", "cell"])["estimate"]
     cram = {name: found.iloc[0] for name in ("retrieval", "attention") if len(found := _of_cram(cells, name))}
     said = [f"{name} {value:.3f}" for name, value in cram.items()]
@@ -138,7 +136,7 @@ def report(
         title=f"The experiments of the paper and their controls: {', '.join(command.tables)}",
         verdict=[
             *([f"CRAM here, mean over seeds: {', '.join(said)}."] if said else []),
-            *(contrast.sentence() for contrast in main),
+            *(contrast.sentence() for contrast in (primary(decided.contrasts) if decided else ())),
             *([budget.said(course)] if len(course) else []),
         ],
         tables={

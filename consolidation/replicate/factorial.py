@@ -96,6 +96,10 @@ class Factorial:
         """The outcomes of one cell, by its letter."""
         return self.outcomes[self.outcomes["cell"] == cell]
 
+    def not_learnt(self, cell: str) -> int:
+        """How many seeds of a cell have not learnt retrieval."""
+        return int((~self.seeds(cell)["learnt"].astype(bool)).sum())
+
 
 def _courses(run: Path) -> pd.DataFrame:
     """seed, step and the COURSES of all finished seeds of a cell."""

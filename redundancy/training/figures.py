@@ -182,7 +182,9 @@ def training_drivers(course: Course) -> Figure:
         bottom = bottom + rows["estimate"]
     panels[0].set_xticks(range(len(steps)), [f"{s:,}" for s in steps])
     panels[0].set(
-        xlabel="training step", ylabel="share of the energy\nΣ‖a‖² explained", xlim=(-0.6, len(steps) - 0.4)
+        xlabel="training step",
+        ylabel="share of the energy\nΣ‖a‖² explained",
+        xlim=(-0.6, len(steps) - 0.4),
     )
     style.name_lines(panels[0], parts, 8)
     spread = course.attention[course.attention["layer"] == "mean"]

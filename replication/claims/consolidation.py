@@ -159,6 +159,11 @@ class Experiments:
             return f"{head}; no run of it has other keys."
         return f"{head}. {self.decided.said(OF_ABLATION[ablation])}"
 
+    @property
+    def optimum(self) -> float:
+        """Share of positions that attends by eq 13."""
+        return self.queries * (1 - self.recurrence)
+
     def cell(self, table: str, name: str, metric: str) -> Estimate | None:
         """One estimate, None where it was not run."""
         return self.cells.get((table, name, metric))
@@ -218,11 +223,9 @@ def _fixed(of: Experiments, decided: Decided) -> Iterator[Row]:
     yield from contrast_rows(decided)
     for letter in "BE":
         if all(found[letter]):
-            seeds = decided.of.seeds(letter)
-            failed = int((~seeds["learnt"].astype(bool)).sum())
             novel = (
-                f"{failed} of {len(seeds)} seeds have not learnt retrieval, which the theorem speaks of; "
-                f"novel queries right: {show(cell(letter, 'novel'))}."
+                f"{decided.of.not_learnt(letter)} of {len(decided.of.seeds(letter))} seeds have not learnt "
+                f"retrieval, which the theorem speaks of; novel queries right: {show(cell(letter, 'novel'))}."
             )
             yield _theorem(of, found[letter], decided.setting(letter), novel, decided.named(letter))
 
@@ -236,15 +239,13 @@ def _optimum(
     which: str = "tables 1 and 4",
 ) -> Row:
     """Attention and retrieval of CRAM against eq 13 and the paper's share; `which` cells."""
-    attention, retrieval = found
-    optimum = of.queries * (1 - of.recurrence)
     return Row(
         f"Attention falls to the optimum of eq 13 while retrieval stays complete ({which})",
         f"{paper.ATTENTION} of positions, {paper.RETRIEVAL:.0%} right",
-        f"{show(attention, 4)} of positions, {show(retrieval, 3)} right",
-        f"{beside}; optimum {optimum:.3f}",
+        _share_and_right(found),
+        f"{beside}; optimum {of.optimum:.3f}",
         scale,
-        reaches_optimum(attention, retrieval),
+        reaches_optimum(*found),
         own=False,
         sentence=sentence,
         links=_links(of, "consolidation_attention"),
@@ -260,22 +261,26 @@ def _theorem(
     which: str = "",
 ) -> Row:
     """Attention of the control against the share of queries; `which` cells."""
-    control, kept = found
-    optimum = of.queries * (1 - of.recurrence)
     return Row(
         "Theorem 1 as it is used: without consolidation a router attends at no fewer positions than "
         "there are queries" + (f" ({which})" if which else ""),
         f"at least {of.queries:.2f} of positions",
-        f"{show(control, 4)} of positions with {show(kept, 3)} right",
-        f"queries {of.queries:.2f}, optimum {optimum:.3f}",
+        _share_and_right(found),
+        f"queries {of.queries:.2f}, optimum {of.optimum:.3f}",
         scale,
-        theorem_1(control, kept, of.queries),
+        theorem_1(*found, of.queries),
         own=False,
         sentence="The proof assumes that every path but attention always fails; weights that "
         f"remember patterns are outside it. {sentence}",
         links=_links(of, "consolidation_attention"),
         headline=True,
     )
+
+
+def _share_and_right(found: tuple[Estimate | None, Estimate | None]) -> str:
+    """Positions that attend, and right answers, in words."""
+    attention, retrieval = found
+    return f"{show(attention, 4)} of positions, {show(retrieval, 3)} right"
 
 
 def _links(of: Experiments, name: str) -> str:
@@ -291,7 +296,7 @@ def _ablations(of: Experiments, attention: Estimate) -> Iterator[Row]:
             yield Row(
                 f"{claim} (table 4)",
                 f"share × {paper.ABLATED_ATTENTION}, {paper.RETRIEVAL:.0%} right",
-                f"{show(ablated, 4)} of positions, {show(right, 3)} right",
+                _share_and_right((ablated, right)),
                 f"full CRAM {show(attention, 4)}; difference "
                 f"{show(difference(ablated, attention), 4, sign=True)}",
                 of.scale,
@@ -361,8 +366,8 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         f"γ = {paper.GAMMA} ± {paper.GAMMA_SPREAD}",
         f"the power law {s['standing']['state']} (best form "
         f"{(s['best_form'] or 'not decided').replace('_', ' ')}); γ = {show(gamma)} by {head['estimator']}",
-        f"{others}; the middle half of {spread['fitted']} specifications, some of which change what γ means, "
-        f"{spread['lower_quartile']:.2f} to {spread['upper_quartile']:.2f}",
+        f"{others}; the middle half of {spread['fitted']} specifications, some of which change what γ "
+        f"means, {spread['lower_quartile']:.2f} to {spread['upper_quartile']:.2f}",
         scale,
         power_law(s["standing"]["state"], gamma),
         own=own,

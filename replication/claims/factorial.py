@@ -83,16 +83,22 @@ class Decided:
         """Of a seed: the run's own is that of the preset, without what the design changes."""
         return trajectory.read_config(next(self.run.folder.glob("factorial-*/seed-*/config.json")).parent)
 
+    @property
+    def price(self) -> float:
+        """lambda_E, by which every position that attends is priced."""
+        return float(self.config["objective"]["attention_penalty"])
+
     def setting(self, letters: str) -> str:
         """What was trained, of the cells with these letters."""
         c, cram = self.config, self.config["cram"]
         loads = sorted({int(self.of.seeds(cell)["patterns"].iloc[0]) for cell in letters if self.ran(cell)})
         shape = c.get("learning_rate_schedule", "cosine")
-        start = c["pressure_start"]
+        start, price = c["pressure_start"], self.price
         return (
             f"{cram['keys']} keys, {' and '.join(map(str, loads))} patterns, N = {c['benchmark']['length']}, "
             f"d = {cram['width']}, {cram['layers']} layer, {c['steps']:,} steps ({shape} learning rate, "
-            f"attention priced from step {start:,}, fully from {start + c['pressure_ramp']:,}); n seeds"
+            f"attention priced at {price:g} from step {start:,}, fully from "
+            f"{start + c['pressure_ramp']:,}); n seeds"
         )
 
     def named(self, cell: str) -> str:
@@ -120,7 +126,9 @@ class Decided:
     def said(self, name: str) -> str:
         """What a contrast says, in one sentence that names the choices behind it."""
         one, model = self.of.contrast(name), CELLS[name[0]][0]
-        head = f"With {self.named('A')} and {self.config['steps']:,} steps"
+        head = (
+            f"With {self.named('A')}, attention priced at {self.price:g}, and {self.config['steps']:,} steps"
+        )
         if one.number.n < 2:
             return f"{head} too few seeds of a model {WITHOUT[model]} are finished."
         failed = f"; in {one.not_learnt} of them one of the two, or both, have not learnt retrieval"
@@ -260,10 +268,10 @@ def section(decided: Decided) -> Iterator[str]:
 def _cell(decided: Decided, letter: str) -> tuple[str, ...]:
     rows = decided.of.seeds(letter)
     numbers = [decided.mean(letter, outcome) for outcome in (*OUTCOMES, "semantic_other")]
-    failed = int((~rows["learnt"].astype(bool)).sum())
     label = VARIANTS[str(rows["model"].iloc[0])].label
     shown = ("–" if e is None or pd.isna(e.estimate) else _text(e) for e in numbers)
-    return letter, label, str(rows["patterns"].iloc[0]), *shown, str(failed), str(len(rows))
+    counts = (decided.of.not_learnt(letter), len(rows))
+    return letter, label, str(rows["patterns"].iloc[0]), *shown, *map(str, counts)
 
 
 def _contrast(one: Contrast) -> tuple[str, ...]:

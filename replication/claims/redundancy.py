@@ -22,7 +22,9 @@ from replication.verdict import Verdict, all_of, at_least, at_most, equals
 # nats per token that count as no cost
 BUDGET = BUDGETS[1]
 # routers trained through the loss, and the share up to which one is where it started
-TRAINED, UNMOVED = ("trained_router", "trained_together"), 0.001
+START, TRAINED, UNMOVED = "predicted_fisher", ("trained_router", "trained_together"), 0.001
+# runs made again, by seed
+Repeats = list[tuple[int, Losses]]
 # what stands beside the order that is claimed
 BESIDE = (CONTROL, "known_relative", "layers_dropped", *BEYOND)
 
@@ -182,7 +184,8 @@ def removal_rows(run: Finished) -> Iterator[Row]:
     s = RemovalSummary.read(run.summary)
     if s.removable:
         at = {order: shares[BUDGET] for order, shares in s.removable.items()}
-        found, others = compared(s), [(seed, losses.headline) for seed, losses in repeats(run)]
+        found, again = compared(s), repeats(run)
+        others = [(seed, losses.headline) for seed, losses in again]
         main = found.main
         yield Row(
             "What is redundant can be removed: 88 % of attention at no cost",
@@ -198,11 +201,11 @@ def removal_rows(run: Finished) -> Iterator[Row]:
                 f"of which are scored in both: {compared(other).ours}."
                 for seed, other in others
             )
-            + _network(run),
+            + _network(run, again),
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
         )
-        yield from _loss_aware(run, s)
+        yield from _loss_aware(run, s, again)
     if s.all_layers:
         lost = s.all_layers
         blind = ("zero", "shuffled", "training_mean", "resampled")
@@ -259,7 +262,7 @@ def cheaper_than_mlp(answer: Answer) -> Verdict:
     }[answer]
 
 
-def repeats(run: Finished) -> list[tuple[int, Losses]]:
+def repeats(run: Finished) -> Repeats:
     """The same run with other seeds, by seed: the folders beside it that are called after it.
 
     Raises UserError where one is of another model.
@@ -332,8 +335,8 @@ def compared(s: RemovalSummary) -> Compared:
 
 def _trained(s: RemovalSummary) -> str:
     """Whether training through the loss moved the routers away from the one they start from."""
-    at = {o: s.removable[o][BUDGET].share.estimate for o in ("predicted_fisher", *TRAINED)}
-    if any(abs(at[name] - at["predicted_fisher"]) > UNMOVED for name in TRAINED):
+    at = {o: s.removable[o][BUDGET].share.estimate for o in (START, *TRAINED) if o in s.removable}
+    if START not in at or any(not abs(found - at[START]) <= UNMOVED for found in at.values()):
         return "."
     return (
         f"; these end within {UNMOVED} of the linear one they start from, which competes on the validation "
@@ -397,16 +400,12 @@ def _replaced(s: RemovalSummary) -> str:
     return text
 
 
-def _loss_aware(run: Finished, s: RemovalSummary) -> Iterator[Row]:
+def _loss_aware(run: Finished, s: RemovalSummary, again: Repeats) -> Iterator[Row]:
     """Whether a router that knows the loss spares more than one that knows how far the stream is moved."""
-    path = run.folder / "paired.csv"
-    if not path.is_file():
-        return
     own, other = "predicted_fisher", "predicted_displacement"
-    difference = _more(pd.read_csv(path), own, other)
+    difference, others = _gaps(run, again, own, other)
     if difference is None:
         return
-    others = [(seed, gap) for seed, losses in repeats(run) if (gap := _more(losses.paired, own, other))]
     at = {order: s.removable[order][BUDGET] for order in (own, other)}
     yield Row(
         "A router that predicts the change of the loss spares more than one that predicts the displacement "
@@ -423,16 +422,23 @@ def _loss_aware(run: Finished, s: RemovalSummary) -> Iterator[Row]:
     )
 
 
-def _network(run: Finished) -> str:
+def _network(run: Finished, again: Repeats) -> str:
     """By how much the small network replaces more than the linear router, in every seed."""
-    path, (own, other) = run.folder / "paired.csv", ("network_fisher", "predicted_fisher")
-    first = _more(pd.read_csv(path), own, other) if path.is_file() else None
+    first, others = _gaps(run, again, "network_fisher", "predicted_fisher")
     if first is None:
         return ""
-    gaps = [("here", first)]
-    gaps += [(f"seed {n}", gap) for n, again in repeats(run) if (gap := _more(again.paired, own, other))]
+    gaps = [("here", first), *((f"seed {seed}", gap) for seed, gap in others)]
     said = "; ".join(f"{where} {show(gap, 3, sign=True)}" for where, gap in gaps)
     return f" The network replaces more than the linear router by, paired: {said}."
+
+
+def _gaps(
+    run: Finished, again: Repeats, own: str, other: str
+) -> tuple[Estimate | None, list[tuple[int, Estimate]]]:
+    """`_more` of a run, None where it did not measure both orders, and of those made again, by seed."""
+    path = run.folder / "paired.csv"
+    others = [(seed, gap) for seed, losses in again if (gap := _more(losses.paired, own, other))]
+    return _more(pd.read_csv(path), own, other) if path.is_file() else None, others
 
 
 def _more(paired: pd.DataFrame, own: str, other: str) -> Estimate | None:

@@ -57,7 +57,7 @@ def test_every_state_gives_its_verdict_and_its_sentence(run):
     assert "(n = 7)" in fewer.ours  # a seed that is missing is not in the pairs
     for row in rows.values():
         assert row.scale.startswith("fixed keys, 20 patterns, N = 64")
-        assert "1,000 steps (cosine learning rate, attention priced from step 150" in row.scale
+        assert "1,000 steps (cosine learning rate, attention priced at 0.5 from step 150" in row.scale
         assert "In 8 of 8 seeds" in row.sentence or "In 7 of 7 seeds" in row.sentence
         assert "Without them fewer than two seeds are left" in row.sentence
         assert row.verdict == "not tested on the paper's model"
@@ -74,7 +74,8 @@ def test_learned_keys_are_read_beside_the_factorial(run):
     beside = {row.claim: row.sentence for row in experiment_rows(small, [small, run])}
     control, fast = (next(c for c in alone if c.startswith(head)) for head in ("Without sem", "With a ten"))
     assert "no run here has other keys, so this decides nothing" in alone[control]
-    assert "With fixed keys, 20 patterns and 1,000 steps a router without semantic memory" in beside[control]
+    head = "With fixed keys, 20 patterns, attention priced at 0.5, and 1,000 steps a router without semantic"
+    assert f"{head} memory" in beside[control]
     assert beside[fast].endswith("no run of it has other keys.")
     # an ablation that attends at far more positions is told from CRAM
     shipped = Experiments.of(small, None)

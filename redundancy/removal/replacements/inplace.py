@@ -75,6 +75,10 @@ class ScaledMap(nn.Module):
         """z' (rows, k) from x (rows, d) and position (rows,)."""
         return ((x.float() - self.shift) / self.scale) @ self.slope() + self.bias[position]
 
+    def rates(self, rate: float) -> dict[nn.Parameter, float]:
+        """Steps by parameter, see `relative_rates`."""
+        return relative_rates(self.parameters(), rate)
+
     def affine(self) -> PositionAffine:
         """The map in the model's own coordinates."""
         weight = self.slope().detach() / self.scale.unsqueeze(-1)
@@ -185,9 +189,6 @@ def train_maps(
     Raises `Interrupted` when asked to stop, see `descent.descend`.
     """
     maps = nn.ModuleDict({str(n): m for n, m in learnt.items()})
-    rates = dict[nn.Parameter, float]()
-    for m in learnt.values():
-        own = m.rates(how.rate) if isinstance(m, NetworkMap) else relative_rates(m.parameters(), how.rate)
-        rates |= own
+    rates = {p: rate for m in learnt.values() for p, rate in m.rates(how.rate).items()}
     rules = {n: Rule(m) for n, m in learnt.items()}
     return descend_without(maps, decoder, rules, decoder, task, how, rates)

@@ -75,8 +75,9 @@ class Routing:
                 rules = {n: Rule(self.maps[n], heads=heads) for n, heads in gone.items() if heads}
                 yield count / len(ranked), self._everything if count == len(ranked) else rules
         elif order.startswith("layers"):
+            in_order = ranked_layers(order, layers, self.needs, self.exact)
             for count in counts(len(layers), shares):
-                first = ranked_layers(order, layers, self.needs, self.exact)[:count]
+                first = in_order[:count]
                 if order == "layers_dropped":
                     yield count / len(layers), {n: Rule(zero, dropped=True) for n in first}
                 else:
