@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from consolidation.replicate.factorial import Factorial
 from labbook.estimate import Estimate
 from labbook.run import read_json
 from redundancy.aggregate import CONTROL_NAMES
@@ -198,8 +197,8 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
     ]
 
 
-def _consolidation(run: Finished, decided: Decided | None) -> str:
-    """Attention of CRAM and its control, and what the factorial says where there is one."""
+def _consolidation(run: Finished, decided: Sequence[Decided]) -> str:
+    """Attention of CRAM and its control, and what the factorials say where there are some."""
     cells = (
         pd.read_csv(run.folder / "cells.csv")
         .query("table == 'table4' and metric == 'attention'")
@@ -215,7 +214,7 @@ def _consolidation(run: Finished, decided: Decided | None) -> str:
         + (
             "The experiment that separates memory from its use is still to be made, so nothing is claimed "
             "about the mechanism."
-            if decided is None
+            if not decided
             else f"{finding(decided)} ([The design](consolidation/design.md) was written before its runs; "
             "what was added or cut afterwards is dated there.)"
         )
@@ -361,7 +360,10 @@ def removal_section(run: Finished) -> Iterator[str]:
 def experiment_section(run: Finished) -> Iterator[str]:
     """Cells of the experiments, means over seeds; of the factorial its outcomes and contrasts."""
     if is_factorial(run):
-        yield from section(Decided(run, Factorial.read(run.folder)))
+        yield from section(*Decided.among([run]))
+        name = "factorial_memory_and_use"
+        # the first has its figure among the others
+        yield from figure(f"{run.folder.name}/{name}", FIGURES["experiments"][name])
         return
     config = run.summary["config"]
     yield "### Cells of the preprint's tables"

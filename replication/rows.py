@@ -43,7 +43,8 @@ class Finished:
 
     def figure(self, name: str) -> str:
         """A committed figure of this run as a Markdown link, empty where there is none."""
-        part = "" if self.summary.get("model", "embedded") == "embedded" else f"{self.folder.parent.name}/"
+        of = self.folder.parent if self.summary.get("model", "embedded") != "embedded" else self.folder
+        part = f"{of.name}/" if (ROOT / "figures" / of.name).is_dir() else ""
         path = ROOT / "figures" / f"{part}{name}.png"
         return f"[figure](figures/{part}{name}.png), " if path.is_file() else ""
 

@@ -110,20 +110,20 @@ class Experiments:
     ----------
     cells : (table, cell, metric) -> estimate over seeds.
     scale : the setting.
-    decided : the factorial with other keys, None where it was not run.
+    decided : the factorials with other keys, by price; empty where none was run.
     queries, recurrence : share of positions that are queries, and share of those that recur.
     """
 
     run: Finished
     cells: Mapping[tuple[str, str, str], Estimate | None]
     scale: str
-    decided: Decided | None
+    decided: tuple[Decided, ...]
     queries: float
     recurrence: float
 
     @staticmethod
-    def of(run: Finished, decided: Decided | None = None) -> "Experiments":
-        """Those of a run folder, beside the factorial where there is one."""
+    def of(run: Finished, decided: tuple[Decided, ...] = ()) -> "Experiments":
+        """Those of a run folder, beside the factorials that there are."""
         rows = pd.read_csv(run.folder / "cells.csv").to_dict("records")
         config = run.summary["config"]
         benchmark, keys = config["benchmark"], f"{config['cram']['keys']} keys"
@@ -153,11 +153,12 @@ class Experiments:
         gaps = [difference(other, whole) for other in others if other and whole]
         apart = any(gap and (gap.lower > 0 or gap.upper < 0) for gap in gaps)
         head = f"Only with {keys} keys" + ("" if apart else ", where no variant is told from CRAM")
-        if self.decided is None:
+        if not self.decided:
             return f"{head}; no run here has other keys, so this decides nothing about the mechanism."
         if ablation not in OF_ABLATION:
             return f"{head}; no run of it has other keys."
-        return f"{head}. {self.decided.said(OF_ABLATION[ablation])}"
+        said = [one.said(OF_ABLATION[ablation]) for one in self.decided if one.ran(OF_ABLATION[ablation][0])]
+        return f"{head}. {' '.join(said)}"
 
     @property
     def optimum(self) -> float:
@@ -175,13 +176,12 @@ class Experiments:
 
 def experiment_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
     """Tables 1 and 4 and theorem 1, from the cells of `python -m consolidation.replicate`; `runs` are those
-    beside it, of which the factorial says what the result depends on.
+    beside it, of which the factorials say what the result depends on.
     """
-    decided = Decided.among((run, *runs))
-    of = Experiments.of(run, decided)
-    if decided is not None and is_factorial(run):
-        yield from _fixed(of, decided)
+    if is_factorial(run):
+        yield from _fixed(Experiments.of(run), *Decided.among([run]))
         return
+    of = Experiments.of(run, Decided.among(runs))
     attention, retrieval = of.cell("table4", "cram", "attention"), of.cell("table4", "cram", "retrieval")
     control, kept = of.cell("table4", "control", "attention"), of.cell("table4", "control", "retrieval")
     if attention and retrieval and control and kept:

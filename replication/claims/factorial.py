@@ -71,12 +71,10 @@ class Decided:
     of: Factorial
 
     @staticmethod
-    def among(runs: Sequence[Finished]) -> "Decided | None":
-        """The first of the runs that is one, None where there is none."""
-        for run in runs:
-            if is_factorial(run):
-                return Decided(run, Factorial.read(run.folder))
-        return None
+    def among(runs: Sequence[Finished]) -> "tuple[Decided, ...]":
+        """Those of the runs that are one, the highest price of attention first."""
+        found = {run.folder: Decided(run, Factorial.read(run.folder)) for run in runs if is_factorial(run)}
+        return tuple(sorted(found.values(), key=lambda one: -one.price))
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -102,9 +100,9 @@ class Decided:
         )
 
     def named(self, cell: str) -> str:
-        """Keys and load of a cell."""
+        """Keys, load and price of a cell."""
         patterns = int(self.of.seeds(cell)["patterns"].iloc[0])
-        return f"{self.config['cram']['keys']} keys, {patterns} patterns"
+        return f"{self.config['cram']['keys']} keys, {patterns} patterns, attention priced at {self.price:g}"
 
     def ran(self, cell: str) -> bool:
         """Whether the cell has a finished seed."""
@@ -126,9 +124,7 @@ class Decided:
     def said(self, name: str) -> str:
         """What a contrast says, in one sentence that names the choices behind it."""
         one, model = self.of.contrast(name), CELLS[name[0]][0]
-        head = (
-            f"With {self.named('A')}, attention priced at {self.price:g}, and {self.config['steps']:,} steps"
-        )
+        head = f"With {self.named('A')}, and {self.config['steps']:,} steps"
         if one.number.n < 2:
             return f"{head} too few seeds of a model {WITHOUT[model]} are finished."
         failed = f"; in {one.not_learnt} of them one of the two, or both, have not learnt retrieval"
@@ -208,8 +204,19 @@ def _load(decided: Decided) -> str:
     )
 
 
-def finding(decided: Decided) -> str:
-    """The README's sentences: memory, and its use."""
+def finding(decided: Sequence[Decided]) -> str:
+    """The README's sentences: memory and its use at every price of attention, and whether prices differ."""
+    text = " ".join(map(_finding, decided))
+    if len(decided) < 2:
+        return text
+    states = {one.of.contrast("B - A").state for one in decided}
+    if len(states) > 1:
+        return f"{text} So what the control says depends on the price of attention."
+    (state,) = states
+    return f"{text} So at every price that was tried the control {STATES[state]}."
+
+
+def _finding(decided: Decided) -> str:
     enough = [cell for cell in CELLS if len(decided.of.seeds(cell)) >= LEAST_SEEDS]
     text = decided.said("B - A")
     if {"A", "B"} <= set(enough):
@@ -233,7 +240,7 @@ def finding(decided: Decided) -> str:
 
 def section(decided: Decided) -> Iterator[str]:
     """RESULTS.md: outcomes by cell, and every contrast."""
-    yield "### Memory apart from its use"
+    yield f"### Memory apart from its use, attention priced at {decided.price:g}"
     yield ""
     yield (
         f"{decided.setting('ABCDEF')}; {decided.run.link}. The cells, the outcomes and the paired contrasts "

@@ -86,7 +86,7 @@ def of_seeds(run: Finished, table: str, cell: str, metric: str) -> "pd.Series[fl
 
 def table_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
     """Rows of those of the three tables that the run has; what they depend on, `runs` beside it say."""
-    of = Experiments.of(run, Decided.among((run, *runs)))
+    of = Experiments.of(run, Decided.among(runs))
     for task in TASKS:
         if of.cell("transfer", f"{task}, trained", "retrieval"):
             yield _transfer(of, task)

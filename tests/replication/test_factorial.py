@@ -31,9 +31,15 @@ def run(tmp_path_factory) -> Finished:
     return pages.read_run(folder)
 
 
+def the(run: Finished) -> Decided:
+    """The factorial that a run is."""
+    (decided,) = Decided.among([run])
+    return decided
+
+
 def changed(run: Finished, **reads) -> Decided:
     """The run with other P(attend | recurring) by cell."""
-    of = Decided.among([run]).of
+    of = the(run).of
     outcomes = of.outcomes.copy()
     for cell, values in reads.items():
         mine = outcomes["cell"] == cell
@@ -43,12 +49,12 @@ def changed(run: Finished, **reads) -> Decided:
 
 def test_the_run_is_told_from_the_papers_cells(run):
     assert run.kind == "experiments"
-    assert Decided.among([pages.read_run(SMALL)]) is None
-    assert Decided.among([pages.read_run(SMALL), run]).run is run
+    assert Decided.among([pages.read_run(SMALL)]) == ()
+    assert [decided.run for decided in Decided.among([pages.read_run(SMALL), run])] == [run]
 
 
 def test_every_state_gives_its_verdict_and_its_sentence(run):
-    rows = {row.claim.split(" (")[0]: row for row in says.contrast_rows(Decided.among([run]))}
+    rows = {row.claim.split(" (")[0]: row for row in says.contrast_rows(the(run))}
     assert [row.here for row in rows.values()] == [Verdict.HOLDS, Verdict.FAILS, Verdict.FAILS]
     more, same, fewer = rows.values()
     assert "without semantic memory reads more recurring queries" in more.sentence
@@ -78,7 +84,7 @@ def test_learned_keys_are_read_beside_the_factorial(run):
     assert f"{head} memory" in beside[control]
     assert beside[fast].endswith("no run of it has other keys.")
     # an ablation that attends at far more positions is told from CRAM
-    shipped = Experiments.of(small, None)
+    shipped = Experiments.of(small)
     apart = {("table4", "control", "attention"): Estimate(0.167, 0.16, 0.17, 5)}
     assert "no variant is told from CRAM" in shipped.depends
     assert "no variant is told" not in replace(shipped, cells={**shipped.cells, **apart}).depends
@@ -116,4 +122,8 @@ def test_the_readme_says_what_the_contrasts_say(run):
     # E: the weights answer all of them, and .6 are read
     assert "Knowing is not yet using: no semantic memory, 20 patterns, reads at least 0.60" in after
     least = changed(run, **{cell: [0.0] * 8 for cell in CELLS})
-    assert "Knowing is not yet using" not in says.finding(least)
+    assert "Knowing is not yet using" not in says.finding([least])
+    # at two prices the states are the same, or differ
+    assert "So at every price that was tried the control reads more" in says.finding([the(run), the(run)])
+    assert "depends on the price of attention" in says.finding([the(run), changed(run, B=around(0.05))])
+    assert "price" not in says.finding([the(run)]).replace("attention priced at", "")
