@@ -361,9 +361,9 @@ def experiment_section(run: Finished) -> Iterator[str]:
     """Cells of the experiments, means over seeds; of the factorial its outcomes and contrasts."""
     if is_factorial(run):
         yield from section(*Decided.among([run]))
-        name = "factorial_memory_and_use"
+        drawn = "factorial_memory_and_use"
         # the first has its figure among the others
-        yield from figure(f"{run.folder.name}/{name}", FIGURES["experiments"][name])
+        yield from figure(f"{run.folder.name}/{drawn}", FIGURES["experiments"][drawn])
         return
     config = run.summary["config"]
     yield "### Cells of the preprint's tables"

@@ -47,11 +47,14 @@ COURSES = {
 
 @dataclass(frozen=True)
 class Factorial:
-    """Outcomes and courses as in this module's docstring, and the contrasts of the outcomes."""
+    """Outcomes and courses as in this module's docstring, the contrasts of the outcomes, and lambda_E, by which
+    every position that attends is priced.
+    """
 
     outcomes: pd.DataFrame
     courses: pd.DataFrame
     contrasts: tuple[Contrast, ...]
+    price: float
 
     @classmethod
     def measure(cls, out: Path, listed: Sequence[Cell]) -> "Factorial | None":
@@ -76,13 +79,15 @@ class Factorial:
             found[order],
             pd.concat(courses, ignore_index=True)[["cell", "seed", "step", *COURSES]],
             analyse(found),
+            cells[0].config.objective.attention_penalty,
         )
 
     @classmethod
     def read(cls, folder: Path) -> "Factorial":
         """Of a finished run folder. Raises UserError where it is none, or damaged."""
-        _, tables = read_finished(folder, TABLES, "consolidation.replicate --tables factorial")
-        return cls(tables["outcomes"], tables["courses"], of_table(tables["contrasts"]))
+        summary, tables = read_finished(folder, TABLES, "consolidation.replicate --tables factorial")
+        price = float(summary["config"]["objective"]["attention_penalty"])
+        return cls(tables["outcomes"], tables["courses"], of_table(tables["contrasts"]), price)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """As they are written, by name."""

@@ -74,24 +74,19 @@ class Decided:
     def among(runs: Sequence[Finished]) -> "tuple[Decided, ...]":
         """Those of the runs that are one, the highest price of attention first."""
         found = {run.folder: Decided(run, Factorial.read(run.folder)) for run in runs if is_factorial(run)}
-        return tuple(sorted(found.values(), key=lambda one: -one.price))
+        return tuple(sorted(found.values(), key=lambda one: -one.of.price))
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """Of a seed: the run's own is that of the preset, without what the design changes."""
         return trajectory.read_config(next(self.run.folder.glob("factorial-*/seed-*/config.json")).parent)
 
-    @property
-    def price(self) -> float:
-        """lambda_E, by which every position that attends is priced."""
-        return float(self.config["objective"]["attention_penalty"])
-
     def setting(self, letters: str) -> str:
         """What was trained, of the cells with these letters."""
         c, cram = self.config, self.config["cram"]
         loads = sorted({int(self.of.seeds(cell)["patterns"].iloc[0]) for cell in letters if self.ran(cell)})
         shape = c.get("learning_rate_schedule", "cosine")
-        start, price = c["pressure_start"], self.price
+        start, price = c["pressure_start"], self.of.price
         return (
             f"{cram['keys']} keys, {' and '.join(map(str, loads))} patterns, N = {c['benchmark']['length']}, "
             f"d = {cram['width']}, {cram['layers']} layer, {c['steps']:,} steps ({shape} learning rate, "
@@ -102,7 +97,9 @@ class Decided:
     def named(self, cell: str) -> str:
         """Keys, load and price of a cell."""
         patterns = int(self.of.seeds(cell)["patterns"].iloc[0])
-        return f"{self.config['cram']['keys']} keys, {patterns} patterns, attention priced at {self.price:g}"
+        return (
+            f"{self.config['cram']['keys']} keys, {patterns} patterns, attention priced at {self.of.price:g}"
+        )
 
     def ran(self, cell: str) -> bool:
         """Whether the cell has a finished seed."""
@@ -240,7 +237,7 @@ def _finding(decided: Decided) -> str:
 
 def section(decided: Decided) -> Iterator[str]:
     """RESULTS.md: outcomes by cell, and every contrast."""
-    yield f"### Memory apart from its use, attention priced at {decided.price:g}"
+    yield f"### Memory apart from its use, attention priced at {decided.of.price:g}"
     yield ""
     yield (
         f"{decided.setting('ABCDEF')}; {decided.run.link}. The cells, the outcomes and the paired contrasts "
