@@ -47,8 +47,8 @@ COURSES = {
 
 @dataclass(frozen=True)
 class Factorial:
-    """Outcomes and courses as in this module's docstring, the contrasts of the outcomes, and lambda_E, the price of
-    every position that attends.
+    """Outcomes and courses as in this module's docstring, the contrasts of the outcomes, and lambda_E, the
+    price of every position that attends.
     """
 
     outcomes: pd.DataFrame
