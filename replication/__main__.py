@@ -18,9 +18,11 @@ from labbook.command import run_command
 from labbook.console import UserError, console
 from labbook.escape import cell, markup
 from labbook.run import check_files, opened, replacing, unrepeated
-from replication.claims.consolidation import experiment_rows, fit_rows
+from replication.claims.consolidation import experiment_rows
+from replication.claims.decay import fit_rows
 from replication.claims.experiments import CLAIMS, people_rows
-from replication.claims.redundancy import probe_rows, removal_rows, training_rows
+from replication.claims.prediction import probe_rows, training_rows
+from replication.claims.removal import removal_rows
 from replication.claims.tables import has, table_rows
 from replication.costs import costs
 from replication.results import findings, results

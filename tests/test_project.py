@@ -199,7 +199,12 @@ FLOORS = (
     {"replication.verdict", "replication.paper"},
     {"replication.rows"},
     {"replication.claims.factorial"},
-    {"replication.claims.redundancy", "replication.claims.consolidation"},
+    {
+        "replication.claims.prediction",
+        "replication.claims.removal",
+        "replication.claims.consolidation",
+        "replication.claims.decay",
+    },
     {"replication.claims.experiments", "replication.claims.tables"},
     {"replication.results", "replication.abstract"},
     {"replication.costs", "replication.gpu.config"},

@@ -4,18 +4,16 @@ preprint.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from consolidation.decay.comparison import NOISE
 from labbook.estimate import LEVEL, Estimate
 from replication import paper
 from replication.claims.factorial import OF_ABLATION, Decided, contrast_rows, is_factorial
-from replication.rows import Finished, Row, number, show, window
-from replication.verdict import Verdict, all_of, at_least, at_most, equals, states
+from replication.rows import Finished, Row, number, show
+from replication.verdict import Verdict, all_of, at_least, equals
 
 # shares of positions that are alike: a tenth of the positions that are queries
 ATTENTION_MARGIN = 0.005
@@ -63,26 +61,6 @@ def rivals_retrieve(found: Mapping[str, Estimate]) -> Verdict:
         name: values["retrieval"] for (table, name), values in paper.EXPERIMENTS.items() if table == "table1"
     }
     return all_of([equals(e, stated[name], RETRIEVAL_MARGIN) for name, e in found.items()])
-
-
-def power_law(standing: str, gamma: Estimate | None) -> Verdict:
-    """The power law survives the comparison with its rivals, and its exponent is the paper's."""
-    survives = {"survives": True, "does not survive": False}.get(standing)
-    return all_of([states(survives), equals(gamma, paper.GAMMA, paper.GAMMA_SPREAD)])
-
-
-def matches_humans(gap: Estimate | None, margin: float | None) -> Verdict:
-    """The exponent lies within the margin of the mean of the human studies; outside only if the whole
-    interval does.
-    """
-    return Verdict.UNDECIDED if margin is None else equals(gap, 0.0, margin)
-
-
-def own_transition(preferred: str, slope: Estimate | None) -> Verdict:
-    """Attention falls in a sharp transition (a step, not a ramp or a drift), and shifting the schedule does
-    not shift it.
-    """
-    return all_of([states(preferred == "step"), at_most(slope, 0.5)])
 
 
 def difference(first: Estimate | None, second: Estimate | None) -> Estimate | None:
@@ -348,98 +326,3 @@ def _rivals(of: Experiments) -> Iterator[Row]:
             links=of.figure("consolidation_tables"),
             headline=True,
         )
-
-
-def fit_rows(run: Finished) -> Iterator[Row]:
-    """The exponent of a fitted curve, its change point, and humans."""
-    s = run.summary
-    head = s["gamma"]
-    gamma = number({"estimate": head["gamma"], **{k: head[k] for k in ("lower", "upper", "n")}})
-    spread = s["multiverse"]
-    scale = f"{s['curve']}, clock {s['clock']['counts']} ({s['clock']['unit']}), {window(s)}"
-    own = s["curve"].startswith("cram2026")
-    others = _exponents(s["exponents"], head)
-    yield Row(
-        "The line .89 k^-.43 describes the paper's own figure 4A"
-        if own
-        else "P_episodic(k) falls as a power law with γ = .43 (eq 14)",
-        f"γ = {paper.GAMMA} ± {paper.GAMMA_SPREAD}",
-        f"the power law {s['standing']['state']} (best form "
-        f"{(s['best_form'] or 'not decided').replace('_', ' ')}); γ = {show(gamma)} by {head['estimator']}",
-        f"{others}; the middle half of {spread['fitted']} specifications, some of which change what γ "
-        f"means, {spread['lower_quartile']:.2f} to {spread['upper_quartile']:.2f}",
-        scale,
-        power_law(s["standing"]["state"], gamma),
-        own=own,
-        sentence=f"{s['forms_verdict']} {_each_noise(s)} {'' if own else _same_clock(s)}".strip(),
-        links=f"{run.figure('decay_fits' if own else 'decay_reference_fits')}{run.link}",
-        headline=True,
-    )
-    change = s.get("change_point")
-    if change:
-        schedule = change["schedule"]
-        slope = number(schedule["slope"]) if schedule else None
-        moves = (
-            f"its half-time moves by {show(slope)} steps per step of the schedule"
-            if slope
-            else "no shifted run"
-        )
-        yield Row(
-            "Attention at recurring queries falls in a sharp transition that no schedule sets",
-            "step 3100 of 10,000, when q crosses .83 (the end of the paper's temperature schedule)",
-            f"at step {show(number(change['location']), 0)}, 10-90 % width "
-            f"{show(number(change['width']), 0)} steps; preferred: {change['preferred']}",
-            f"scheduled within that interval: {', '.join(change['events']) or 'nothing'}; {moves}",
-            scale,
-            own_transition(change["preferred"], slope),
-            own=False,
-            sentence=change["verdict"],
-            links=f"{run.figure('consolidation_attention')}{run.link}",
-        )
-    for equal in s["equivalences"]:
-        gap = number(equal["difference"])
-        yield Row(
-            f"The exponent matches human memory ({equal['measure']})",
-            "γ .4 to .5 in humans",
-            f"difference to {equal['difference']['n']} human studies {show(gap, 2, sign=True)}, margin "
-            + ("none" if equal["margin"] is None else f"{equal['margin']:.2g}"),
-            "–" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap",
-            scale,
-            matches_humans(gap, equal["margin"]),
-            own=False,  # P(episodic) is a share of routing, and none of the classes of human measure
-            sentence=f"{equal['verdict']} P(episodic) is none of the classes of human measure, so the "
-            "class compared with is a choice.",
-            links=f"{run.figure('decay_forest')}{run.link}",
-        )
-
-
-def _exponents(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> str:
-    """The same curve's exponent under the other forms and estimators."""
-    shown = []
-    for row in rows:
-        same = (row["form"], row["estimator"]) == (head["form"], head["estimator"])
-        if same or row["lower"] is None or row["failures"]:
-            continue
-        gamma = Estimate(row["gamma"], row["lower"], row["upper"], row["n"])
-        shown.append(f"{row['form'].replace('_', ' ')} by {row['estimator']} {gamma.text(2)}")
-    return "; ".join(shown)
-
-
-def _each_noise(summary: Mapping[str, Any]) -> str:
-    """How far the power law is behind were each error model the only one; empty in older fits."""
-    alone = [
-        f"{found['delta_aicc']:.1f} above {found['best_form'].replace('_', ' ')} with {NOISE[error]} alone"
-        for error, found in (summary.get("error_models") or {}).items()
-        if error in NOISE and found["best_form"] and found["delta_aicc"] is not None
-    ]
-    return f"The AICc of the power law is {' and '.join(alone)}." if alone else ""
-
-
-def _same_clock(summary: Mapping[str, Any]) -> str:
-    """What a curve over training says when every pattern is seen equally often from the start."""
-    return (
-        "All patterns are met equally often from step 0, so this clock counts training steps under another "
-        "name; the curve says nothing about familiarity apart from the schedule."
-        if summary["clock"]["counts"] == "repetitions over training"
-        else ""
-    )

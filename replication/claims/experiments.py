@@ -17,7 +17,7 @@ from consolidation.schedule import schedule
 from labbook.estimate import Estimate
 from labbook.run import read_json
 from replication import paper
-from replication.claims.consolidation import power_law
+from replication.claims.decay import power_law
 from replication.rows import Finished, Row, figure, show, table
 from replication.verdict import Verdict, all_of, at_least, at_most, equals
 

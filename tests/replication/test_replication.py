@@ -20,7 +20,7 @@ from redundancy.removal.pruning.tables import more_redundant
 from redundancy.removal.summary import RemovalSummary
 from replication import __main__ as pages
 from replication import paper
-from replication.claims import consolidation, redundancy
+from replication.claims import consolidation, decay, prediction, removal
 from replication.results import experiment_section
 from replication.rows import REPEAT, ROOT, Row, window
 from replication.verdict import LEAST, Verdict, all_of, at_least, at_most, between, equals
@@ -57,7 +57,7 @@ GROUPS = dict(zip(paper.HEAD_GROUPS, map(tight, paper.HEAD_GROUPS.values()), str
 # undecided
 CASES = {
     "R of another model": (
-        redundancy.predictable,
+        prediction.predictable,
         {
             HOLDS: [(tight(0.99), None), (tight(0.85), None)],
             FAILS: [(tight(0.3), None), (tight(-1), None)],
@@ -65,7 +65,7 @@ CASES = {
         },
     ),
     "R of the paper's model": (
-        redundancy.predictable,
+        prediction.predictable,
         {
             HOLDS: [(tight(0.84), 0.84)],
             FAILS: [(tight(0.6), 0.84), (tight(0.99), 0.84)],
@@ -73,7 +73,7 @@ CASES = {
         },
     ),
     "head groups": (
-        redundancy.head_groups,
+        prediction.head_groups,
         {
             HOLDS: [(GROUPS,)],
             FAILS: [(dict.fromkeys(GROUPS, tight(2.0)),)],
@@ -82,7 +82,7 @@ CASES = {
         },
     ),
     "training": (
-        redundancy.does_not_fall,
+        prediction.does_not_fall,
         {
             HOLDS: [(tight(0.2), tight(0.2), tight(0.05))],
             FAILS: [(tight(-0.2), tight(-0.1), tight(-0.05))],
@@ -91,7 +91,7 @@ CASES = {
         },
     ),
     "removable": (
-        redundancy.removable_share,
+        removal.removable_share,
         {
             HOLDS: [(share(tight(0.95)),), (share(tight(1.0), "at least"),)],
             FAILS: [(share(tight(0.2)),), (share(Estimate(math.nan, 0.0, 0.05, 8), "less than"),)],
@@ -103,7 +103,7 @@ CASES = {
         },
     ),
     "spares more": (
-        redundancy.spares_more,
+        removal.spares_more,
         {
             HOLDS: [(tight(0.1),)],
             FAILS: [(tight(-0.1),)],
@@ -111,7 +111,7 @@ CASES = {
         },
     ),
     "attention before the MLP": (
-        lambda differences: redundancy.cheaper_than_mlp(more_redundant(differences)),
+        lambda differences: removal.cheaper_than_mlp(more_redundant(differences)),
         {
             HOLDS: [([tight(0.2), tight(0.1)],)],
             FAILS: [([tight(-0.2), tight(-0.1)],)],
@@ -120,7 +120,7 @@ CASES = {
         },
     ),
     "stands for attention": (
-        redundancy.stands_for_attention,
+        removal.stands_for_attention,
         {
             HOLDS: [([tight(0.01), tight(3.0)],)],
             FAILS: [([tight(1.0)],)],
@@ -175,7 +175,7 @@ CASES = {
         },
     ),
     "power law": (
-        consolidation.power_law,
+        decay.power_law,
         {
             HOLDS: [("survives", tight(0.43))],
             FAILS: [("does not survive", tight(0.9))],
@@ -184,7 +184,7 @@ CASES = {
         },
     ),
     "transition": (
-        consolidation.own_transition,
+        decay.own_transition,
         {
             HOLDS: [("step", tight(0.0))],
             FAILS: [("linear", tight(1.0))],
@@ -301,13 +301,13 @@ def test_a_damaged_summary_is_an_error_that_names_it(tmp_path):
 def of_orders(chosen: str | None, **shares: float) -> RemovalSummary:
     """A removal run with made-up shares at the budget."""
     made = RemovalSummary.read(json.loads((REMOVAL / "summary.json").read_text()))
-    removable = {o: {redundancy.BUDGET: share(tight(value))} for o, value in shares.items()}
-    return replace(made, removable=removable, chosen={redundancy.BUDGET: chosen} if chosen else {})
+    removable = {o: {removal.BUDGET: share(tight(value))} for o, value in shares.items()}
+    return replace(made, removable=removable, chosen={removal.BUDGET: chosen} if chosen else {})
 
 
 def test_the_answer_is_the_order_that_was_chosen_on_other_documents():
     shares = {"known_fisher": 0.6, "predicted_fisher": 0.3, "predicted_relative": 0.4, "past_fisher": 0.9}
-    found = redundancy.compared(of_orders("predicted_fisher", **shares))
+    found = removal.compared(of_orders("predicted_fisher", **shares))
     assert found.main == "predicted_fisher"
     assert found.ours.startswith("0.30 [0.30, 0.30] (n = 8) of operations")
     assert "spared most on the validation documents" in found.ours
@@ -315,11 +315,11 @@ def test_the_answer_is_the_order_that_was_chosen_on_other_documents():
     assert "0.40 [0.40, 0.40] for a router" in found.ours
     assert "chosen on other documents than those it is scored on; the best of all" in found.how
     # one order is all three: named once, and nothing favours the claim
-    found = redundancy.compared(of_orders("predicted_relative", predicted_relative=0.4, predicted_fisher=0.3))
+    found = removal.compared(of_orders("predicted_relative", predicted_relative=0.4, predicted_fisher=0.3))
     assert found.ours.count("[") == 1
     assert "favours" not in found.how
     # nothing was chosen
-    found = redundancy.compared(of_orders(None, **shares))
+    found = removal.compared(of_orders(None, **shares))
     assert found.main == "known_fisher"
     assert "best of 4 orders" in found.ours
     assert "chosen on the documents it is scored on, which favours" in found.how
@@ -330,30 +330,30 @@ def test_a_run_made_again_speaks_in_the_same_row_and_turns_its_verdict(tmp_path,
     shutil.copytree(REMOVAL, first)
     shutil.copytree(REMOVAL.with_name(f"removal{REPEAT}1"), again)
     run = pages.read_run(first)
-    [(seed, losses)] = redundancy.repeats(run)
+    [(seed, losses)] = removal.repeats(run)
     assert seed == 1
-    share, loss_aware = list(redundancy.removal_rows(run))[:2]
-    assert redundancy.compared(losses.headline).ours in share.sentence
+    share, loss_aware = list(removal.removal_rows(run))[:2]
+    assert removal.compared(losses.headline).ours in share.sentence
     assert share.here is FAILS and loss_aware.here is HOLDS and "With seed 1: +0." in loss_aware.sentence
     # a second seed that says the opposite
     opposite = replace(losses, paired=losses.paired.assign(estimate=0.2, lower=0.1, upper=0.3))
     with monkeypatch.context() as patch:
-        patch.setattr(redundancy, "repeats", lambda run: [(1, opposite)])
-        assert list(redundancy.removal_rows(run))[1].here is PARTLY
+        patch.setattr(removal, "repeats", lambda run: [(1, opposite)])
+        assert list(removal.removal_rows(run))[1].here is PARTLY
     summary = opened(json.loads((again / "summary.json").read_text()), again)
     (again / "summary.json").write_text(json.dumps(sealed(summary | {"model": "another"})))
     with pytest.raises(UserError, match="of another instead of embedded"):
-        redundancy.repeats(run)
+        removal.repeats(run)
 
 
 def test_what_was_trained_in_place_is_said_by_what_is_there():
     run = of_orders(None, predicted_fisher=0.3)
     without = replace(run, all_layers={n: e for n, e in run.all_layers.items() if n == "probe"})
     with_it = replace(run, all_layers=without.all_layers | {"in_place": tight(1.0)})
-    assert "was not trained in place" in redundancy._tried(without)
-    assert "not trained in place" not in redundancy._tried(with_it)
-    assert redundancy._replaced(without).endswith("not trained in place.") or without.floor
-    assert "One replacement was trained together, in place" in redundancy._replaced(with_it)
+    assert "was not trained in place" in removal._tried(without)
+    assert "not trained in place" not in removal._tried(with_it)
+    assert removal._replaced(without).endswith("not trained in place.") or without.floor
+    assert "One replacement was trained together, in place" in removal._replaced(with_it)
 
 
 def test_windows_are_rounded():
