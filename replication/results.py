@@ -6,6 +6,7 @@ a sentence, the sentence is chosen by the number.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,7 @@ from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.claims.experiments import people_section
 from replication.claims.factorial import Decided, finding, is_factorial, section
+from replication.claims.removal import contexts
 from replication.rows import Finished, figure, number, show, table, window
 
 # figures by section, with captions that hold whatever the numbers are
@@ -346,15 +348,22 @@ def removal_section(run: Finished) -> Iterator[str]:
             ("in place of attention in every layer", "nats per token more", "loss recovered"), rows
         )
     if s.removable:
-        cells: list[tuple[str, ...]] = [
-            (ORDERS[order], *(shares[budget].text() for budget in BUDGETS))
-            for order, shares in s.removable.items()
-        ]
-        yield from markdown(
-            ("share of attention operations removable", *(f"at +{b} nats" for b in BUDGETS)), cells
-        )
+        yield from _removable(s)
         yield "`next`: of whole heads and layers, the next share that was measured, which costs more."
         yield ""
+    for tokens, losses in contexts(run):
+        there, link = losses.headline, replace(run, folder=losses.folder.resolve()).link
+        yield f"In windows of {tokens:,} tokens (n = {there.loss_intact.n}; {link}):"
+        yield ""
+        yield from _removable(there)
+
+
+def _removable(s: RemovalSummary) -> list[str]:
+    cells: list[tuple[str, ...]] = [
+        (ORDERS[order], *(shares[budget].text() for budget in BUDGETS))
+        for order, shares in s.removable.items()
+    ]
+    return markdown(("share of attention operations removable", *(f"at +{b} nats" for b in BUDGETS)), cells)
 
 
 def experiment_section(run: Finished) -> Iterator[str]:

@@ -13,8 +13,9 @@ from replication.verdict import Verdict
 ROOT = Path(__file__).parent.parent
 # the two columns of verdicts: on what was run, and on what the preprint speaks of
 HERE, ABOUT = "on the model that was run", "about the preprint's model"
-# a run made again with another seed lies beside it, in a folder with this and the seed behind its name
-REPEAT = "-seed-"
+# a run made again with another seed, or in windows of another length, lies beside it; behind the name of its
+# folder stand this and the seed, or the tokens
+REPEAT, CONTEXT = "-seed-", "-context-"
 
 
 @dataclass(frozen=True)

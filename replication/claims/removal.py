@@ -1,5 +1,6 @@
 """What removal runs say to the reading that what is predictable can go."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,14 +15,14 @@ from redundancy.removal.pruning.tables import Answer, MethodTables, against_mlp
 from redundancy.removal.summary import RemovalSummary
 from redundancy.removal.tables import Losses
 from replication import paper
-from replication.rows import REPEAT, Finished, Row, show
+from replication.rows import CONTEXT, REPEAT, Finished, Row, show
 from replication.verdict import Verdict, all_of, at_least, at_most
 
 # nats per token that count as no cost
 BUDGET = BUDGETS[1]
 # routers trained through the loss, and the share up to which one is where it started
 START, TRAINED, UNMOVED = "predicted_fisher", ("trained_router", "trained_together"), 0.001
-# runs made again, by seed
+# runs made again, by what was varied
 Repeats = list[tuple[int, Losses]]
 # what stands beside the order that is claimed
 BESIDE = (CONTROL, "known_relative", "layers_dropped", *BEYOND)
@@ -61,6 +62,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
         at = {order: shares[BUDGET] for order, shares in s.removable.items()}
         found, again = compared(s), repeats(run)
         others = [(seed, losses.headline) for seed, losses in again]
+        windows = contexts(run)
         main = found.main
         yield Row(
             "What is redundant can be removed: 88 % of attention at no cost",
@@ -68,7 +70,12 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             found.ours,
             "; ".join(f"{ORDERS[order]} {at[order].text()}" for order in BESIDE if order in at),
             run.scale,
-            all_of([removable_share(at[main]), *(removable_share(chosen_share(o)) for _, o in others)]),
+            all_of(
+                [
+                    removable_share(one)
+                    for one in (at[main], *(chosen_share(o.headline) for _, o in (*again, *windows)))
+                ]
+            ),
             own=False,
             sentence=f"{found.how} {_tried(s)} Others may spare more."
             + "".join(
@@ -76,6 +83,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
                 f"of which are scored in both: {compared(other).ours}."
                 for seed, other in others
             )
+            + _contexts(run, main, at[main], windows)
             + _network(run, again),
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
@@ -138,20 +146,63 @@ def cheaper_than_mlp(answer: Answer) -> Verdict:
 
 
 def repeats(run: Finished) -> Repeats:
-    """The same run with other seeds, by seed: the folders beside it that are called after it.
+    """The same run with other seeds, by seed. Raises UserError where one is of another model."""
+    return _beside(run, REPEAT, "seed")
 
-    Raises UserError where one is of another model.
+
+def contexts(run: Finished) -> Repeats:
+    """The same model in windows of other lengths, by their tokens. Raises UserError where one is of another
+    model.
     """
+    return _beside(run, CONTEXT, "context")
+
+
+def _beside(run: Finished, mark: str, varied: str) -> Repeats:
+    """The folders beside a run that are called after it, by what varies in their configuration."""
     found = []
-    for folder in sorted(run.folder.parent.glob(f"{run.folder.name}{REPEAT}*")):
-        losses, seed = Losses.read(folder), read_json(folder / "config.json")["seed"]
+    for folder in run.folder.parent.glob(f"{run.folder.name}{mark}*"):
+        losses, value = Losses.read(folder), read_json(folder / "config.json")[varied]
         if losses.headline.model != run.summary["model"]:
             raise UserError(
                 f"{folder} is called as {run.folder.name} made again, and is of {losses.headline.model} "
                 f"instead of {run.summary['model']}. Move it, or name it otherwise."
             )
-        found.append((int(seed), losses))
-    return found
+        found.append((int(value), losses))
+    return sorted(found, key=lambda one: one[0])
+
+
+def apart(first: Estimate, second: Estimate) -> Estimate:
+    """First minus second, with the limits of two independent estimates; of the same documents they are wider
+    than those of the paired difference would be.
+    """
+    gap = first.estimate - second.estimate
+    below = math.hypot(first.estimate - first.lower, second.upper - second.estimate)
+    above = math.hypot(first.upper - first.estimate, second.estimate - second.lower)
+    return Estimate(gap, gap - below, gap + above, min(first.n, second.n))
+
+
+def longer_windows(gap: Estimate) -> str:
+    """What a longer window changes in the share that can be replaced."""
+    if gap.lower > 0:
+        return "more can go there"
+    return "less can go there" if gap.upper < 0 else "the two are not told apart"
+
+
+def _contexts(run: Finished, main: str, here: Removable, others: Repeats) -> str:
+    """Whether the share holds in windows of another length."""
+    context, said = int(read_json(run.folder / "config.json")["context"]), ""
+    for tokens, losses in others:
+        there = losses.headline.removable.get(main, {}).get(BUDGET)
+        if there is None or math.isnan(there.share.estimate) or math.isnan(here.share.estimate):
+            said += f" In windows of {tokens:,} tokens the share of this order was not measured."
+            continue
+        gap = apart(there.share, here.share)
+        said += (
+            f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
+            f"{there.text()} (n = {there.share.n}), {show(gap, 2, sign=True)} as of independent samples: "
+            f"{longer_windows(gap)}."
+        )
+    return said
 
 
 def chosen_share(s: RemovalSummary) -> Removable:

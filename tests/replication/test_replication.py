@@ -22,7 +22,7 @@ from replication import __main__ as pages
 from replication import paper
 from replication.claims import consolidation, decay, prediction, removal
 from replication.results import experiment_section
-from replication.rows import REPEAT, ROOT, Row, window
+from replication.rows import CONTEXT, REPEAT, ROOT, Row, window
 from replication.verdict import LEAST, Verdict, all_of, at_least, at_most, between, equals
 from tests.planted import comes_out_each_way
 
@@ -344,6 +344,30 @@ def test_a_run_made_again_speaks_in_the_same_row_and_turns_its_verdict(tmp_path,
     (again / "summary.json").write_text(json.dumps(sealed(summary | {"model": "another"})))
     with pytest.raises(UserError, match="of another instead of embedded"):
         removal.repeats(run)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (tight(0.1), "as of independent samples: less can go there"),
+        (tight(0.9), "more can go there"),
+        (Estimate(0.3, 0.1, 0.5, 32), "the two are not told apart"),
+        (Estimate(math.nan, math.nan, math.nan, 32), "the share of this order was not measured"),
+    ],
+)
+def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, there, said):
+    run = pages.read_run(shutil.copytree(REMOVAL, tmp_path / "removal"))
+    folder = shutil.copytree(REMOVAL, tmp_path / f"removal{CONTEXT}1024")
+    [(tokens, losses)] = removal.contexts(run)
+    assert tokens == 256  # what the configuration says, not the name
+    main = removal.compared(losses.headline).main
+    made = losses.headline
+    of = replace(made, removable=made.removable | {main: {removal.BUDGET: share(there)}})
+    monkeypatch.setattr(removal, "contexts", lambda run: [(1024, replace(losses, headline=of))])
+    row = next(iter(removal.removal_rows(run)))
+    assert "In windows of 1,024 tokens" in row.sentence and said in row.sentence
+    assert row.here is (PARTLY if there.estimate > 0.88 else FAILS)
+    assert folder.is_dir()
 
 
 def test_what_was_trained_in_place_is_said_by_what_is_there():
