@@ -246,7 +246,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not path.is_file():
         raise UserError(
             f"{path} does not exist. Name the folder of a run that `python -m consolidation.train` made, or "
-            "restore the file: a finished seed without its trajectory can be read and drawn, and not tabulated."
+            "restore the file: a finished seed without its trajectory can be read, and not tabulated again."
         )
     repair = "Restore it, or run the training again."
     try:
