@@ -35,6 +35,12 @@ PREDICTED = {
     "C - A": "Without the consolidation loss the router goes on reading what the weights know",
     "F - A": "Without q in the router it goes on reading what the weights know",
 }
+# what else a contrast takes away
+BESIDES = {
+    "B - A": "The control lacks the reward of the semantic path (λ_S q) too, so this contrast is of the whole "
+    "mechanism.",
+    "C - A": "The semantic memory and its reward are there in both.",
+}
 # the contrast that belongs to an ablation of table 4
 OF_ABLATION = {CELLS[name[0]][0]: name for name in FAMILY}
 WITHOUT = {
@@ -182,8 +188,16 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
             decided.setting(f"{whole}{ablated}"),
             reads_more(one),
             own=False,
-            sentence=f"{decided.said(name)} {decided.failed(one)} The design was written before the runs: "
-            "consolidation/design.md.".replace("  ", " "),
+            sentence=" ".join(
+                text
+                for text in (
+                    decided.said(name),
+                    decided.failed(one),
+                    BESIDES.get(name, ""),
+                    "The design was written before the runs: consolidation/design.md.",
+                )
+                if text
+            ),
             links=f"{decided.run.figure('factorial_memory_and_use')}{decided.run.link}",
             headline=name == "B - A",
         )
