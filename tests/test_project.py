@@ -196,7 +196,7 @@ FLOORS = (
     {"consolidation.humans", "consolidation.benchmark.__main__", "consolidation.coverage.__main__"},
     {"consolidation.interface"},
     {"consolidation.__main__"},
-    {"replication.verdict", "replication.paper"},
+    {"replication.verdict", "replication.paper", "replication.captions"},
     {"replication.rows"},
     {"replication.claims.factorial"},
     {

@@ -37,8 +37,8 @@ PREDICTED = {
 }
 # what else a contrast takes away
 BESIDES = {
-    "B - A": "The control lacks the reward of the semantic path (λ_S q) too, so this contrast is of the whole "
-    "mechanism.",
+    "B - A": "The control lacks the reward of the semantic path (λ_S q) too, so this contrast is of the "
+    "whole mechanism.",
     "C - A": "The semantic memory and its reward are there in both.",
 }
 # the contrast that belongs to an ablation of table 4
