@@ -142,7 +142,7 @@ FLOORS = (
         "consolidation.decay.variation.overdispersion",
         "consolidation.decay.variation.hierarchical",
     },
-    {"consolidation.decay.variation.specifications"},
+    {"consolidation.decay.variation.specifications", "consolidation.decay.variation.averaging"},
     {"consolidation.decay.analysis"},
     {"consolidation.schedule"},
     {"consolidation.config"},
