@@ -171,10 +171,11 @@ def _note(steps: pd.DataFrame, column: str, known: int) -> str:
         without = over_seeds(steps.loc[~censored, f"against_{column}"], high=1)
         less, more = (round(share.estimate * share.n, 1) for share in (low, high))
         count = f"{less:g}" if less == more else f"{less:g} to {more:g}"
+        limits = f", a share of [{low.lower:.2f}, {high.upper:.2f}]" if low.n > 1 else ""
         alone = f"{without.text(2)} ({without.n} seeds)" if without.n > 1 else "no interval"
         said.append(
-            f"{int(censored.sum())} that did not learn that much in time stand at the last step observed; "
-            f"without them {alone}. Relearning was faster in {count} of {low.n} seeds."
+            f"Counted at the last step observed: {int(censored.sum())} that did not learn that much in time; "
+            f"without {alone}. Relearning was faster in {count} of {low.n} seeds{limits}."
         )
     return " ".join(said)
 
