@@ -18,7 +18,7 @@ from scipy.optimize import isotonic_regression
 from consolidation.decay import humans
 from consolidation.decay.comparison import NOISE, REJECTED, Rivals, rivals, said_ahead
 from consolidation.decay.curve import Curve
-from consolidation.decay.inference import ERRORS, UNCONVERGED, fit, profile
+from consolidation.decay.inference import ERRORS, fit, profile
 from consolidation.experiments.config import ROLES
 from consolidation.schedule import Cohort, Schedule, schedule
 from consolidation.train import trajectory
@@ -206,8 +206,9 @@ def fit_forms(seeds: Sequence[Curve], mean: Curve, forms: Sequence[str]) -> pd.D
     One row per form: `delta_aicc`, AICc above the best form that converged, for the mean over seeds, and
     `error`, the noise with which it stands there; the shares of seeds in which it is the best, in which it is
     rejected (AICc more than REJECTED above), and in which it is not but may be, because a fit did not
-    converge (`undecided_in_seeds`); its exponent by least squares on y, over seeds. A form whose fit did not
-    converge says so in `failures`; where its `delta_aicc` is below 0 it is ahead, by how much is not known.
+    converge (`undecided_in_seeds`); its exponent by least squares on y, over seeds. A fit that did
+    not converge has its AICc in `delta_unconverged` unless the form has a better one that did; where that is
+    below 0 the form is ahead, by how much is not known.
     """
     single = [rivals(curve, forms) for curve in seeds]
     best = [_best(one) for one in single if math.isfinite(one.lowest)]
@@ -227,12 +228,13 @@ def fit_forms(seeds: Sequence[Curve], mean: Curve, forms: Sequence[str]) -> pd.D
                 "form": name,
                 "points": found.points,
                 "error": ERRORS[found.estimator],
-                "delta_aicc": min(found.aicc, whole.unconverged.get(name, math.inf)) - lowest,
+                "delta_aicc": found.aicc - lowest,
+                "delta_unconverged": whole.unconverged.get(name, math.nan) - lowest,
                 "best_in_seeds": best.count(name) / len(best) if best else math.nan,
                 "rejected_in_seeds": float(np.mean(rejected)) if here else math.nan,
                 "undecided_in_seeds": float(np.mean(undecided)) if here else math.nan,
                 **{f"gamma_{key}": value for key, value in entry(gamma).items()},
-                "failures": "; ".join(_failures(whole, name)),
+                "failures": "; ".join(found.failures),
             }
         )
     return pd.DataFrame(rows)
@@ -243,18 +245,14 @@ def _best(found: Rivals) -> str:
     return next(name for name, f in found.fits.items() if f.converged and f.aicc == found.lowest)
 
 
-def _failures(found: Rivals, name: str) -> tuple[str, ...]:
-    """What is wrong with the fit of a form, or with one that lies below it."""
-    own = found.fits[name].failures
-    return own if name not in found.unconverged or UNCONVERGED in own else (*own, UNCONVERGED)
-
-
 def unconverged_ahead(fitted: pd.DataFrame) -> str:
     """Of a table of `fit_forms`, which forms are ahead of the best for the mean over seeds though their fit
     did not converge, in words; empty for none.
     """
-    ahead = fitted[fitted["delta_aicc"] < 0]
-    return said_ahead(dict(zip(ahead["form"].str.replace("_", " "), -ahead["delta_aicc"], strict=True)))
+    # in tables of older runs only a form without a fit that converged is below 0
+    gaps = fitted["delta_unconverged" if "delta_unconverged" in fitted else "delta_aicc"]
+    ahead = fitted[gaps < 0]
+    return said_ahead(dict(zip(ahead["form"].str.replace("_", " "), -gaps[gaps < 0], strict=True)))
 
 
 def standing(fitted: pd.DataFrame) -> tuple[State, str]:
@@ -266,15 +264,15 @@ def standing(fitted: pd.DataFrame) -> tuple[State, str]:
     rows = fitted[fitted["form"] == "power"].to_dict("records")
     if not rows or math.isnan(rows[0]["delta_aicc"]) or math.isnan(rows[0]["rejected_in_seeds"]):
         return "not compared", "The power law could not be compared with other forms"
-    gap, share, fails = rows[0]["delta_aicc"], rows[0]["rejected_in_seeds"], rows[0].get("failures", "")
+    gap, share = rows[0]["delta_aicc"], rows[0]["rejected_in_seeds"]
     # tables of older runs do not have the column
     undecided = rows[0].get("undecided_in_seeds", 0.0)
-    own = isinstance(fails, str) and UNCONVERGED in fails
+    own = not math.isnan(rows[0].get("delta_unconverged", math.nan))
     if share > 0.5 or (gap > REJECTED and not own):
-        named = f" ({noises(fitted)})" if "error" in fitted else ""
+        named = f"; {noises(fitted)}" if "error" in fitted else ""
         return "does not survive", (
-            f"The power law is rejected (AICc {gap:.1f} above the best form for the mean over seeds{named}, "
-            f"more than {REJECTED} above it in {share:.0%} of seeds)"
+            f"The power law is rejected (AICc {gap:.1f} above the best form for the mean over seeds, more "
+            f"than {REJECTED} above it in {share:.0%} of seeds{named})"
         )
     if why := "its fit did not converge" if own else unconverged_ahead(fitted):
         return "undecided", f"Whether the power law survives is undecided, because {why}"

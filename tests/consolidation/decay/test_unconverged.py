@@ -109,7 +109,10 @@ def test_experiments_say_it_too_and_judge_no_exponent(stopped):
     assert plain.set_index("form").loc["power", "delta_aicc"] == pytest.approx(alone.standing("power").gap)
     stopped("apex", 7.5)
     found = table("power")
-    assert found.set_index("form").loc["apex", "delta_aicc"] == pytest.approx(-7.5)
+    assert found.set_index("form").loc["apex", "delta_unconverged"] == pytest.approx(-7.5)
+    assert (found["delta_aicc"] == 0).sum() == 1
+    behind = found.assign(delta_unconverged=found["delta_unconverged"] + 8, undecided_in_seeds=0.0)
+    assert standing(behind) == ("survives", "")
     assert "apex" not in set(found.loc[found["best_in_seeds"] > 0, "form"])
     assert standing(found)[0] == "undecided"
     assert "apex (AICc 7.5 lower already)" in objection(found)
