@@ -46,6 +46,7 @@ FLOORS = (
     {"labbook.run"},
     {"labbook.report"},
     {"redundancy.request", "redundancy.benchmark.config", "redundancy.coverage.config"},
+    {"redundancy.corpus.documents"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
     {
         "redundancy.probe.config",
