@@ -25,12 +25,13 @@ class SRCDConfig:
     patterns: int = 100
     """Fixed patterns."""
     bindings: float = 0.04
-    """Share of positions that bind a key which may be asked for. Not in the paper; below .05, so that 100
-    patterns suffice at N = 2048 even when every binding recurs, and so that some keys are asked for twice.
+    """Share of positions that bind a key which may be asked for. Not in the paper; .04 but in `tiny`:
+    below .05, so that 100 patterns suffice at the N = 2048 of `paper` even when every binding recurs, and so
+    that some keys are asked for twice. `tiny` has as many bindings as queries, four of each.
     """
     distractors: float = 0.0
-    """Share of positions that bind a key which is never asked for. Not in the paper; 0 because two in five
-    ordinary bindings go unasked already.
+    """Share of positions that bind a key which is never asked for. Not in the paper; 0 because many ordinary
+    bindings go unasked already, two in five at the sizes of `paper`.
     """
     novel: Literal["disjoint", "shared"] = "disjoint"
     """Where novel keys come from: `disjoint`, keys that are never patterns, so the key alone tells a novel
@@ -43,7 +44,7 @@ class SRCDConfig:
     """
     values: int = 16
     """Values; chance is 1 / values. Not in the paper; 16 keeps chance (.06) far below the recurring share
-    (.70).
+    (.70); the 8 of `tiny` are learnt sooner.
     """
     lag_exponent: float = 0.0
     """An earlier binding at lag s is asked for with probability proportional to s^-lag_exponent. Not in the
@@ -194,7 +195,9 @@ class CRAMConfig:
     layers: int = 8
     """L."""
     heads: int = 8
-    """Heads of the episodic read-out. Not in the paper; 64 dimensions each at d = 512."""
+    """Heads of the episodic read-out. Not in the paper; so many that each has 64 dimensions in `base` and
+    `paper`; `small` and `tiny` have two of 32 and of 16.
+    """
     feed_forward: int | None = None
     """Hidden units of the feed-forward part. Not in the paper; None: 4 d."""
     keys: Literal["learned", "fixed"] = "learned"
@@ -214,7 +217,9 @@ class CRAMConfig:
     buffer: int = 512
     """M, entries of the episodic buffer."""
     semantic_rank: int | None = None
-    """r of eq 4. None: d / 16, as the paper has it."""
+    """r of eq 4. None: d / 16, as the paper has it and `paper` takes it. `tiny`, `small` and `base` have 16,
+    32 and 32, so that the semantic memory is not made small by the small width.
+    """
     semantic: bool = True
     """False leaves out the semantic path and its router output (table 4, and the control of theorem 1)."""
     quality: Literal["oracle", "predicted"] = "predicted"
@@ -270,7 +275,9 @@ class Objective:
     """Weights of eq 8."""
 
     attention_penalty: float = 0.1
-    """lambda_E."""
+    """lambda_E. `paper` has the published .1; `tiny`, `small` and `base` have .5, because in a pilot at .1
+    the router had left only half of the recurring queries after 3,000 steps.
+    """
     semantic_reward: float = 0.05
     """lambda_S."""
     consolidation: float = 0.5

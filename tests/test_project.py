@@ -47,6 +47,7 @@ FLOORS = (
     {"labbook.run"},
     {"labbook.report"},
     {"redundancy.request", "redundancy.benchmark.config", "redundancy.coverage.config"},
+    {"redundancy.corpus.documents"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
     {
         "redundancy.probe.config",
@@ -143,7 +144,7 @@ FLOORS = (
         "consolidation.decay.variation.overdispersion",
         "consolidation.decay.variation.hierarchical",
     },
-    {"consolidation.decay.variation.specifications"},
+    {"consolidation.decay.variation.specifications", "consolidation.decay.variation.averaging"},
     {"consolidation.decay.analysis"},
     {"consolidation.schedule"},
     {"consolidation.config"},

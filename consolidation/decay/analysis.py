@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from consolidation.decay import humans
-from consolidation.decay.comparison import Averaging, Comparison, averaging, compare
+from consolidation.decay.comparison import Comparison, compare
 from consolidation.decay.curve import MEASURES, Clock, Curve
 from consolidation.decay.equivalence import Equivalence, Exponent, Margin, equivalence
 from consolidation.decay.forms import FORMS, with_exponent
@@ -29,6 +29,7 @@ from consolidation.decay.inference import (
 from consolidation.decay.multiverse import Multiverse, multiverse
 from consolidation.decay.transitions import Transition
 from consolidation.decay.units import of_practice
+from consolidation.decay.variation.averaging import Averaging, averaging
 from consolidation.decay.variation.hierarchical import Population, population
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from consolidation.decay.variation.specifications import Together, together
@@ -280,6 +281,8 @@ def _cautions(
         )
     if standing.state == "not compared":
         said.append("the form is compared with no other")
+    elif standing.state == "undecided":
+        said.append(f"whether the form survives is undecided: {standing.why}")
     elif standing.state == "not tested":
         said.append(
             f"the form is not tested: {standing.why}, none with an asymptote, so whether it survives beside "

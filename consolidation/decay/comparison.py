@@ -10,8 +10,9 @@ last_decade  the same for all x within a factor of ten of the largest, predicted
 Vuong        z and two-sided p of the pointwise likelihood ratio of non-nested forms, BIC-corrected (Vuong
              1989, Econometrica 57, 307-333); its normal distribution is that of many points, so it is left
              out below VUONG_LEAST of them
-averaging    the mean of exponentials can look like a power law (Anderson & Tweney 1997; Heathcote, Brown &
-             Mewhort 2000)
+unconverged  a fit that did not converge could still gain, so its AICc is the most that its form can have:
+             where it lies below that of every fit that did, its form is ahead, by how much is not known, and
+             which form is best is undecided
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
-from scipy.stats import binomtest
 
 from consolidation.decay.curve import Curve, ErrorModel
 from consolidation.decay.forms import form
 from consolidation.decay.inference import ERRORS, Estimator, Fit, fit, fit_many, labels, units_of
-from consolidation.decay.solver import MORE_POINTS, Data, fit_best, solve
+from consolidation.decay.solver import MORE_POINTS
 from labbook.console import UserError
-from labbook.estimate import Array
 
 FOLDS = 72
 VUONG_LEAST = 30
@@ -131,10 +130,11 @@ class Standing:
     model under which it is smallest.
 
     `not tested` is a form that none of the rivals beats where no rival with an asymptote could be among them;
-    `why` says for how many forms there are points enough.
+    `why` says for how many forms there are points enough. `undecided` is a form that may have a smaller AICc
+    than its fit, or a rival ahead of all that converged, because a fit did not converge; `why` says which.
     """
 
-    state: Literal["survives", "is weakened", "does not survive", "not compared", "not tested"]
+    state: Literal["survives", "is weakened", "does not survive", "not compared", "not tested", "undecided"]
     gap: float
     why: str = ""
     error: ErrorModel | None = None
@@ -153,6 +153,7 @@ class Comparison:
     verdict : it in words.
     untested : "5 points allow 5 of 13 forms" where that leaves no form with an asymptote; else empty.
     under : AICc of every form that has one, by error model.
+    unconverged : see `Rivals`.
     """
 
     table: pd.DataFrame
@@ -162,6 +163,14 @@ class Comparison:
     verdict: str
     untested: str = ""
     under: dict[ErrorModel, dict[str, float]] = field(default_factory=dict)
+    unconverged: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ahead(self) -> dict[str, float]:
+        """By how much at least forms whose fit did not converge are ahead of the best that did."""
+        if self.best is None:
+            return {}
+        return _ahead(self.unconverged, self.fits[self.best].aicc)
 
     def error(self, name: str | None) -> ErrorModel | None:
         """The error model with which a form stands; None for a form without a fit."""
@@ -190,6 +199,8 @@ class Comparison:
         if self.best is None or not np.isfinite(gap):
             return Standing("not compared", gap)
         state = _state(gap, self.untested)
+        if why := _doubt(name, state, self.unconverged, self.ahead):
+            return Standing("undecided", gap, why, self.error(name))
         return Standing(state, gap, self.untested if state == "not tested" else "", self.error(name))
 
 
@@ -200,6 +211,27 @@ def _state(gap: float, untested: str) -> Literal["survives", "is weakened", "doe
     if gap <= SURVIVES:
         return "not tested" if untested else "survives"
     return "is weakened" if gap <= REJECTED else "does not survive"
+
+
+def _ahead(unconverged: Mapping[str, float], lowest: float) -> dict[str, float]:
+    return {name: lowest - aicc for name, aicc in unconverged.items() if aicc < lowest}
+
+
+def _doubt(name: str, state: str, unconverged: Mapping[str, float], ahead: Mapping[str, float]) -> str:
+    """Why a form's state is undecided; empty where it is not. A form that is rejected stays so however far
+    others could still go.
+    """
+    if name in unconverged:
+        return f"the fit of {name} did not converge"
+    return "" if state == "does not survive" else said_ahead(ahead)
+
+
+def said_ahead(ahead: Mapping[str, float]) -> str:
+    """Which forms are ahead though their fit did not converge, in words; empty for none."""
+    named = " and ".join(f"{name} (AICc {gap:.1f} lower already)" for name, gap in ahead.items())
+    several = len(ahead) > 1
+    fits, are = ("fits", "are") if several else ("fit", "is")
+    return f"the {fits} of {named} did not converge and {are} ahead of all that did" if ahead else ""
 
 
 def _untested(curve: Curve, forms: Sequence[str], estimator: Estimator) -> str:
@@ -221,6 +253,57 @@ def best_of(found: Sequence[Mapping[str, Fit]]) -> dict[str, Fit]:
     return {name: min(of, key=lambda one: (not one.converged, one.aicc)) for name, of in several.items()}
 
 
+@dataclass(frozen=True)
+class Rivals:
+    """Fits of several forms to one curve.
+
+    Attributes
+    ----------
+    by_estimator : fits by form, for every estimator whose error model is allowed; the first is the one whose
+        exponents are cited.
+    reasons : why a form has no fit by the first of them.
+    """
+
+    by_estimator: dict[Estimator, dict[str, Fit]]
+    reasons: dict[str, str]
+
+    @property
+    def fits(self) -> dict[str, Fit]:
+        """Every form with the noise that suits it best, see `best_of`."""
+        return best_of(list(self.by_estimator.values()))
+
+    @property
+    def lowest(self) -> float:
+        """The smallest AICc of fits that converged; infinite where none has one."""
+        known = [f.aicc for f in self.fits.values() if f.converged and np.isfinite(f.aicc)]
+        return min(known, default=float("inf"))
+
+    @property
+    def unconverged(self) -> dict[str, float]:
+        """AICc of forms with a fit that did not converge and lies below the form's own that did, if any."""
+        found = dict[str, float]()
+        for name, stands in self.fits.items():
+            stopped = [of[name] for of in self.by_estimator.values() if name in of and not of[name].converged]
+            least = min((f.aicc for f in stopped if np.isfinite(f.aicc)), default=float("inf"))
+            if stopped and (not stands.converged or least < stands.aicc):
+                found[name] = least
+        return found
+
+    @property
+    def ahead(self) -> dict[str, float]:
+        """By how much at least forms whose fit did not converge are ahead of all that did."""
+        return _ahead(self.unconverged, self.lowest) if np.isfinite(self.lowest) else {}
+
+
+def rivals(curve: Curve, forms: Sequence[str], estimator: Estimator | None = None) -> Rivals:
+    """Fit every form under each error model that the curve allows (`estimators`), or under that of one
+    estimator. A form that cannot be fitted is left out.
+    """
+    ways = estimators(curve) if estimator is None else (estimator,)
+    found, reasons = zip(*(fit_all(curve, forms, way) for way in ways), strict=True)
+    return Rivals(dict(zip(ways, found, strict=True)), reasons[0])
+
+
 def compare(curve: Curve, forms: Sequence[str], estimator: Estimator | None = None) -> Comparison:
     """Fit every form and rank them.
 
@@ -232,16 +315,15 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator | None = No
     """
     for name in forms:
         form(name)  # an unknown name is an error, a form that does not fit this curve a reason
-    ways = estimators(curve) if estimator is None else (estimator,)
-    found, all_reasons = zip(*(fit_all(curve, forms, way) for way in ways), strict=True)
-    fits, reasons = best_of(found), all_reasons[0]
+    found = rivals(curve, forms, estimator)
+    fits, reasons, unconverged = found.fits, found.reasons, found.unconverged
     converged = {name: f for name, f in fits.items() if f.converged}
     if not converged:
         raise UserError(f"{curve.name}: no form could be fitted. {_why_none(curve, forms, reasons)}")
     sound = {name: f for name, f in converged.items() if np.isfinite(f.aicc)}
     under = {
         ERRORS[way]: {name: f.aicc for name, f in of.items() if f.converged and np.isfinite(f.aicc)}
-        for way, of in zip(ways, found, strict=True)
+        for way, of in found.by_estimator.items()
     }
     undefined = [name for name in converged if name not in sound]
     for name in undefined:
@@ -294,9 +376,9 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator | None = No
             "form that changes."
         )
         return Comparison(table, fits, reasons, None, verdict)
-    untested = _untested(curve, forms, ways[0])
-    verdict = _verdict(curve, sound, best, untested)
-    return Comparison(table, fits, reasons, best, verdict, untested, under)
+    untested = _untested(curve, forms, next(iter(found.by_estimator)))
+    verdict = _verdict(curve, sound, best, untested, unconverged)
+    return Comparison(table, fits, reasons, best, verdict, untested, under, unconverged)
 
 
 def _why_none(curve: Curve, forms: Sequence[str], reasons: dict[str, str]) -> str:
@@ -315,8 +397,11 @@ def _noise(of: Fit) -> str:
     return NOISE[ERRORS[of.estimator]]
 
 
-def _verdict(curve: Curve, sound: dict[str, Fit], best: str, untested: str) -> str:
+def _verdict(
+    curve: Curve, sound: dict[str, Fit], best: str, untested: str, unconverged: Mapping[str, float]
+) -> str:
     """Which form is best, how decisively, and whether the power law survives."""
+    ahead = _ahead(unconverged, sound[best].aicc)
     ranked = sorted(sound, key=lambda name: sound[name].aicc)
     text = f"{curve.name}: the best form is {best} ({sound[best].form.formula}) with {_noise(sound[best])}"
     if sound[best].impossible:
@@ -325,94 +410,18 @@ def _verdict(curve: Curve, sound: dict[str, Fit], best: str, untested: str) -> s
         gap = sound[ranked[1]].aicc - sound[best].aicc
         words = next(word for limit, word in WORDS if gap <= limit)
         text += f", which {words} {ranked[1]} (AICc difference {gap:.1f})"
+    if ahead:
+        text += f"; but {said_ahead(ahead)}, so which form is best is undecided"
     powers = [name for name in ranked if sound[name].form.power_law]
     if "power" in sound:
         gap = sound["power"].aicc - sound[best].aicc
         state = _state(gap, untested)
         said = f"is not tested: {untested}, none with an asymptote" if state == "not tested" else state
+        if _doubt("power", state, unconverged, ahead):
+            said = "is undecided"
         text += (
             f"; the pure power law {said} (AICc {gap:+.1f} against the best, with {_noise(sound['power'])})"
         )
         if gap > 2 and powers and powers[0] != "power" and sound[powers[0]].aicc - sound[best].aicc <= 2:
             text += f", but one with more parameters ({powers[0]}) does"
     return text + "."
-
-
-@dataclass(frozen=True)
-class Averaging:
-    """Fits of single units against the fit of their mean, and how often averaged exponentials would look like
-    a power law.
-
-    Attributes
-    ----------
-    units : one row per unit: gamma of its power law, tau of its exponential, and the AICc difference (power
-        minus exponential).
-    power_wins : share of units better described by the power law; mean_power_wins : whether their mean is.
-    simulated : share of simulated means of exponentials that the power law describes better, with its 95 %
-        interval (Wilson) and n.
-    """
-
-    units: pd.DataFrame
-    power_wins: float
-    mean_power_wins: bool
-    simulated: tuple[float, float, float, int]
-    verdict: str
-
-
-def averaging(curve: Curve, estimator: Estimator = "nls", simulations: int = 500, seed: int = 0) -> Averaging:
-    """The averaging test. Raises UserError for fewer than 3 units that can be fitted one by one."""
-    rows, logs, noise = [], [], []
-    for unit in units_of(curve):
-        one = replace(curve.rows(labels(curve) == unit), unit=None)
-        fits, _ = fit_all(one, ("power", "exponential"), estimator)
-        if len(fits) < 2:
-            continue
-        power, exponential = fits["power"], fits["exponential"]
-        rows.append(
-            {
-                "unit": unit,
-                "points": power.points,
-                "gamma": power.exponent,
-                "tau": exponential.parameters["tau"],
-                "delta_aicc_power_minus_exponential": power.aicc - exponential.aicc,
-            }
-        )
-        a, tau = exponential.parameters["a"], exponential.parameters["tau"]
-        if a > 0 and not exponential.failures:
-            logs.append((np.log(a), np.log(tau)))
-            free = max(exponential.points - 2, 1)
-            noise.append(np.sum((exponential.y - exponential.fitted) ** 2) / free)
-    if len(logs) < 3:
-        raise UserError(
-            f"{curve.name}: {len(logs)} units can be fitted one by one; the averaging test needs at least "
-            "3. Give --unit with more units."
-        )
-    table = pd.DataFrame(rows)
-    whole, lacking = fit_all(replace(curve, unit=None), ("power", "exponential"), estimator)
-    if lacking:
-        raise UserError(next(iter(lacking.values())))
-    x = whole["power"].x
-    parameters: Array = np.array(logs)
-    g = np.random.default_rng(seed)
-    draws = g.multivariate_normal(parameters.mean(0), np.cov(parameters.T), size=(simulations, len(table)))
-    y = np.exp(draws[..., :1]) * np.exp(-x / np.exp(draws[..., 1:]))
-    mean = y.mean(1) + np.sqrt(np.mean(noise) / len(table)) * g.standard_normal((simulations, len(x)))
-    losses = {}
-    for name in ("power", "exponential"):
-        f = form(name)
-        best, _ = fit_best(f, Data(x, mean.mean(0)[None], np.ones((1, len(x)))))
-        start = np.tile(best.parameters, (simulations, 1))
-        losses[name] = solve(f, Data(x, mean, np.ones_like(mean)), start).objective
-    wins = int((losses["power"] < losses["exponential"]).sum())
-    limits = binomtest(wins, simulations).proportion_ci(method="wilson")
-    share = float((table["delta_aicc_power_minus_exponential"] < 0).mean())
-    mean_wins = whole["power"].aicc < whole["exponential"].aicc
-    verdict = (
-        f"{curve.name}: the power law describes {share:.0%} of {len(table)} single units better than "
-        f"the exponential, and {'also' if mean_wins else 'not'} their mean; means of as many "
-        f"exponentials with the observed spread look like a power law in {wins / simulations:.0%} "
-        f"[{limits.low:.0%}, {limits.high:.0%}] of {simulations} simulations, so a mean alone "
-    ) + ("decides nothing." if limits.high > 0.05 else "is evidence here.")
-    return Averaging(
-        table, share, bool(mean_wins), (wins / simulations, limits.low, limits.high, simulations), verdict
-    )

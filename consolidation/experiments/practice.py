@@ -194,7 +194,8 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 condition,
                 f"People: the exponential describes most single curves better (Heathcote, Brown and Mewhort "
                 f"2000), and {exponential} of {len(series)} series of error by repetition here.",
-                "Share of single patterns that the power law describes better:",
+                "Share of single patterns that the power law describes better, each form with the "
+                "noise that suits it best:",
                 single,
                 direction(single, "below", HALF),
                 len(share) - single.n,

@@ -8,7 +8,7 @@ Knowledge is the share of right answers with attention knocked out, and the use 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,16 @@ from scipy import stats
 from scipy.optimize import isotonic_regression
 
 from consolidation.decay import humans
-from consolidation.decay.comparison import REJECTED
+from consolidation.decay.comparison import NOISE, REJECTED, Rivals, rivals, said_ahead
 from consolidation.decay.curve import Curve
-from consolidation.decay.inference import Fit, fit, profile
+from consolidation.decay.inference import ERRORS, fit, profile
 from consolidation.experiments.config import ROLES
 from consolidation.schedule import Cohort, Schedule, schedule
 from consolidation.train import trajectory
 from labbook.console import UserError
 from labbook.estimate import LEVEL, Array, Estimate
 
+State = Literal["survives", "does not survive", "undecided", "not compared"]
 CLOCKS = ("age", "k", "lag", "others")
 # right answers without attention and with it, probability of the right answer without attention, P(episodic),
 # and the share that the router sends to attention
@@ -175,18 +176,23 @@ def slope(x: Array, y: Array) -> float:
 
 
 def advantage(curve: Curve) -> float:
-    """AICc of the exponential minus that of the power law: above 0 where the power law is better; NaN where
-    one of them cannot be fitted.
+    """AICc of the exponential minus that of the power law, each with the noise that suits it best
+    (`decay.comparison`): above 0 where the power law is better; NaN where one of them cannot be fitted, and
+    where the one that is behind did not converge.
     """
-    try:
-        power, exponential = (fit(curve, name) for name in ("power", "exponential"))
-    except UserError:
+    found = rivals(curve, ("power", "exponential"))
+    least = {name: min(f.aicc, found.unconverged.get(name, math.inf)) for name, f in found.fits.items()}
+    if len(least) < 2:
         return math.nan
-    return exponential.aicc - power.aicc
+    if max(least, key=lambda name: least[name]) in found.unconverged:
+        return math.nan
+    return least["exponential"] - least["power"]
 
 
 def exponent(curve: Curve) -> float:
-    """gamma of a x^-gamma; NaN where it cannot be fitted."""
+    """gamma of a x^-gamma by least squares on y, which `consolidation.fit` cites; NaN where it cannot be
+    fitted.
+    """
     try:
         return fit(curve, "power").exponent
     except UserError:
@@ -194,24 +200,39 @@ def exponent(curve: Curve) -> float:
 
 
 def fit_forms(seeds: Sequence[Curve], mean: Curve, forms: Sequence[str]) -> pd.DataFrame:
-    """Rival forms of one measure: AICc above the best for the mean over seeds, the shares of seeds in which a
-    form is the best and in which it is rejected (AICc more than REJECTED above), and its exponent over seeds.
+    """Rival forms of one measure, compared as `consolidation.fit` compares them: each with the noise that
+    suits it best, of equal size or relative to y.
+
+    One row per form: `delta_aicc`, AICc above the best form that converged, for the mean over seeds, and
+    `error`, the noise with which it stands there; the shares of seeds in which it is the best, in which it is
+    rejected (AICc more than REJECTED above), and in which it is not but may be, because a fit did not
+    converge (`undecided_in_seeds`); its exponent by least squares on y, over seeds. A fit that did
+    not converge has its AICc in `delta_unconverged` unless the form has a better one that did; where that is
+    below 0 the form is ahead, by how much is not known.
     """
-    single = [{name: f for name in forms if (f := _fitted(curve, name)) is not None} for curve in seeds]
-    whole = {name: f for name in forms if (f := _fitted(mean, name)) is not None}
-    least, least_of = _least(whole), [_least(fits) for fits in single]
-    best = [min(fits.items(), key=lambda item: item[1].aicc)[0] for fits in single if fits]
+    single = [rivals(curve, forms) for curve in seeds]
+    best = [_best(one) for one in single if math.isfinite(one.lowest)]
+    whole = rivals(mean, forms)
+    lowest = whole.lowest if math.isfinite(whole.lowest) else math.nan
     rows = []
-    for name, found in whole.items():
-        gaps = [fits[name].aicc - low for fits, low in zip(single, least_of, strict=True) if name in fits]
-        gamma = over_seeds(fits[name].parameters.get("gamma", math.nan) for fits in single if name in fits)
+    for name, found in whole.fits.items():
+        here = [one for one in single if name in one.fits and math.isfinite(one.lowest)]
+        gaps = [one.fits[name].aicc - one.lowest for one in here]
+        open_to = [bool(one.ahead) or name in one.unconverged for one in here]
+        rejected = [g > REJECTED and name not in one.unconverged for g, one in zip(gaps, here, strict=True)]
+        undecided = [o and not r for o, r in zip(open_to, rejected, strict=True)]
+        cited = [next(iter(one.by_estimator.values())) for one in here]
+        gamma = over_seeds(of[name].parameters.get("gamma", math.nan) for of in cited if name in of)
         rows.append(
             {
                 "form": name,
                 "points": found.points,
-                "delta_aicc": found.aicc - least,
+                "error": ERRORS[found.estimator],
+                "delta_aicc": found.aicc - lowest,
+                "delta_unconverged": whole.unconverged.get(name, math.nan) - lowest,
                 "best_in_seeds": best.count(name) / len(best) if best else math.nan,
-                "rejected_in_seeds": float(np.mean([g > REJECTED for g in gaps])) if gaps else math.nan,
+                "rejected_in_seeds": float(np.mean(rejected)) if here else math.nan,
+                "undecided_in_seeds": float(np.mean(undecided)) if here else math.nan,
                 **{f"gamma_{key}": value for key, value in entry(gamma).items()},
                 "failures": "; ".join(found.failures),
             }
@@ -219,33 +240,61 @@ def fit_forms(seeds: Sequence[Curve], mean: Curve, forms: Sequence[str]) -> pd.D
     return pd.DataFrame(rows)
 
 
-def _least(fits: Mapping[str, Fit]) -> float:
-    """The smallest AICc of fits that converged."""
-    return min((f.aicc for f in fits.values() if f.converged), default=math.nan)
+def _best(found: Rivals) -> str:
+    """The form with the smallest AICc of fits that converged."""
+    return next(name for name, f in found.fits.items() if f.converged and f.aicc == found.lowest)
 
 
-def objection(fitted: pd.DataFrame) -> str:
-    """Why the power law's exponent is not judged, from a table of `fit_forms`: the form is rejected for the
-    mean over seeds, as `consolidation.fit` rejects one, or for more than half of the seeds, or it could not
-    be compared; empty where it may be judged.
+def unconverged_ahead(fitted: pd.DataFrame) -> str:
+    """Of a table of `fit_forms`, which forms are ahead of the best for the mean over seeds though their fit
+    did not converge, in words; empty for none.
+    """
+    # in tables of older runs only a form without a fit that converged is below 0
+    gaps = fitted["delta_unconverged" if "delta_unconverged" in fitted else "delta_aicc"]
+    ahead = fitted[gaps < 0]
+    return said_ahead(dict(zip(ahead["form"].str.replace("_", " "), -gaps[gaps < 0], strict=True)))
+
+
+def standing(fitted: pd.DataFrame) -> tuple[State, str]:
+    """Whether the power law survives, from a table of `fit_forms`, and if it does not, why.
+
+    It is rejected for the mean over seeds, as `consolidation.fit` rejects a form, or for more than half of
+    the seeds; undecided where that hangs on fits that did not converge.
     """
     rows = fitted[fitted["form"] == "power"].to_dict("records")
     if not rows or math.isnan(rows[0]["delta_aicc"]) or math.isnan(rows[0]["rejected_in_seeds"]):
-        return "The power law could not be compared with other forms, so its exponent is not judged."
+        return "not compared", "The power law could not be compared with other forms"
     gap, share = rows[0]["delta_aicc"], rows[0]["rejected_in_seeds"]
-    if gap <= REJECTED and share <= 0.5:
-        return ""
-    return (
-        f"The power law is rejected (AICc {gap:.1f} above the best form for the mean over seeds, more than "
-        f"{REJECTED} above it in {share:.0%} of seeds), so its exponent is not judged."
-    )
+    # tables of older runs do not have the column
+    undecided = rows[0].get("undecided_in_seeds", 0.0)
+    own = not math.isnan(rows[0].get("delta_unconverged", math.nan))
+    if share > 0.5 or (gap > REJECTED and not own):
+        named = f"; {noises(fitted)}" if "error" in fitted else ""
+        return "does not survive", (
+            f"The power law is rejected (AICc {gap:.1f} above the best form for the mean over seeds, more "
+            f"than {REJECTED} above it in {share:.0%} of seeds{named})"
+        )
+    if why := "its fit did not converge" if own else unconverged_ahead(fitted):
+        return "undecided", f"Whether the power law survives is undecided, because {why}"
+    if share + undecided > 0.5:
+        return "undecided", (
+            f"Whether the power law survives is undecided: it is rejected in {share:.0%} of seeds, and in "
+            f"{undecided:.0%} fits did not converge that may reject it"
+        )
+    return "survives", ""
 
 
-def _fitted(curve: Curve, name: str) -> Fit | None:
-    try:
-        return fit(curve, name)
-    except UserError:
-        return None
+def objection(fitted: pd.DataFrame) -> str:
+    """Why the power law's exponent is not judged, from a table of `fit_forms`; empty where it may be."""
+    _, why = standing(fitted)
+    return f"{why}, so its exponent is not judged." if why else ""
+
+
+def noises(fitted: pd.DataFrame) -> str:
+    """With which noise the power law and the best form stand for the mean over seeds, in words."""
+    rows = fitted[(fitted["form"] == "power") | (fitted["delta_aicc"] == 0)]
+    said = (f"{row['form'].replace('_', ' ')} with {NOISE[row['error']]}" for row in rows.to_dict("records"))
+    return ", ".join(said)
 
 
 def people(measure: str = "", clock: str = "") -> pd.DataFrame:

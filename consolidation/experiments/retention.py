@@ -135,7 +135,8 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 condition,
                 "People: the power law is better for single subjects too (Wixted and Ebbesen 1991), and for "
                 f"{int((series['advantage'] > 0).sum())} of {len(series)} series by intervening items here.",
-                "Share of seeds that the power law describes better:",
+                "Share of seeds that the power law describes better, each form with the "
+                "noise that suits it best:",
                 better,
                 "undecided" if flat else direction(better, "above", 0.5),
                 len(fitted) - better.n,

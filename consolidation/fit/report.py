@@ -264,6 +264,7 @@ def latex(found: Analysis) -> str:
     openings = {
         "does not survive": "This form is rejected: a",
         "is weakened": "This form is not the best: a",
+        "undecided": f"Whether this form survives is undecided, because {escape.latex(standing.why)}: a",
         "not tested": f"This form is not tested, because {standing.why}, none with an asymptote: a",
     }
     opening = openings.get(standing.state, "A")

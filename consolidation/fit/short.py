@@ -4,6 +4,7 @@ import numpy as np
 
 from consolidation.decay import humans
 from consolidation.decay.analysis import Analysis, ExponentRow, exponent_rows
+from consolidation.decay.comparison import said_ahead
 from consolidation.decay.curve import MEASURES
 from consolidation.decay.equivalence import Equivalence, Exponent
 from labbook import escape
@@ -34,6 +35,8 @@ def _best(found: Analysis) -> str:
     row = comparison.table.set_index("form").loc[comparison.best]
     note = f"; the fit reports: {row['failures']}" if row["failures"] else ""
     note += f"; it {row['impossible']}" if row["impossible"] else ""
+    if comparison.ahead:
+        note += f"; undecided: {said_ahead(comparison.ahead)}"
     weight = f"AICc {row['aicc']:.2f}, weight {row['weight']:.2f}"
     return f"best form: {comparison.best} with {comparison.noise(comparison.best)} ({weight}){note}"
 
@@ -74,6 +77,8 @@ def _cited(found: Analysis) -> str:
         none = "no form with an exponent survives"
         if any(one.impossible and _survives(found, one) for one in exponent_rows(found.exponents)):
             none += " that tends to what y can be"
+        if found.comparison.ahead:
+            none = f"no form can be cited, because {said_ahead(found.comparison.ahead)}"
         instead = none if other is None else f"cite {_said(other, f' of {other.form}')}"
         return (
             f"{instead}. {head.form} is rejected (AICc {standing.gap:.1f} above {found.comparison.best}): "
@@ -84,6 +89,7 @@ def _cited(found: Analysis) -> str:
     state = {
         "is weakened": f"not the best form (AICc {standing.gap:.1f} above {found.comparison.best})",
         "not compared": "compared with no other form",
+        "undecided": f"undecided beside its rivals ({standing.why})",
         "not tested": f"not tested beside its rivals ({standing.why}, none with an asymptote)",
     }[standing.state]
     return f"{name}, {state}: {_said(head)}"

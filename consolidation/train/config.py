@@ -48,12 +48,15 @@ class TrainConfig:
     """Steps of linear warm-up. Not in the paper; the usual guard of layers that are normalised after the sum.
     """
     temperature: tuple[float, float] = (1.0, 0.1)
-    """Of the Gumbel-softmax, first and last."""
+    """Of the Gumbel-softmax, first and last. `paper` has the published 1 to .1; `tiny`, `small` and `base`
+    keep 1, because in pilots annealing to .1 froze the router, or let it lose novel queries.
+    """
     temperature_steps: int = 3000
     """Steps of its linear schedule; 0 keeps the last one from the start."""
     pressure_start: int = 0
-    """Step at which the routing pressure (lambda_E and lambda_S) sets in. In the paper it is on from the
-    start.
+    """Step at which the routing pressure (lambda_E and lambda_S) sets in. In the paper, and in `paper`, it is
+    on from the start; in `tiny`, `small` and `base` it comes later, because in pilots it ended attention
+    before retrieval was learnt.
     """
     pressure_ramp: int = 0
     """Steps over which it grows linearly to its full weight."""

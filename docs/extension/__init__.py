@@ -2,7 +2,7 @@
 
 `commands`   options of every command, from the parsers that the commands use
 `results`    sections, figures and verdicts of RESULTS.md and REPLICATION.md, the shipped run folders
-`registries` human curves
+`registries` human curves, orders of the removal curve
 `formulas`   formulas as MathML
 `docstrings` sections of docstrings as lists
 """

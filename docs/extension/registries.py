@@ -1,4 +1,6 @@
-"""Human curves with their sources and exponents, from the shipped tables and a shipped fit."""
+"""Human curves with their sources and exponents, from the shipped tables and a shipped fit; the orders of the
+removal curve in words.
+"""
 
 import json
 from pathlib import Path
@@ -7,6 +9,8 @@ import pandas as pd
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from redundancy.removal.config import ORDERS
 
 ROOT = Path(__file__).parents[2]
 HUMAN = ROOT / "consolidation" / "data" / "human"
@@ -58,6 +62,16 @@ class People(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 
+class Orders(SphinxDirective):
+    """Orders of the removal curve: the name in tables and options, and the words of sentences and figures."""
+
+    def run(self) -> list[nodes.Node]:
+        """One row per order."""
+        rows = [f"| `{name}` | {words} |" for name, words in ORDERS.items()]
+        return self.parse_text_to_nodes("\n".join(["| in tables | in words |", "| --- | --- |", *rows]))
+
+
 def setup(app: Sphinx) -> None:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("human-curves", People)
+    app.add_directive("removal-orders", Orders)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from labbook.console import UserError, choice
+from redundancy.corpus.documents import Document
 from redundancy.request import TextOptions
-from redundancy.text import SUFFIXES, Corpus, Document, read_corpus, unique
+from redundancy.text import SUFFIXES, Corpus, read_corpus, unique
 
 KINDS = (
     "a path or hub data set (str), a list of paths (pathlib.Path), a list of texts (str), or a list of "

@@ -22,12 +22,13 @@ from labbook.console import UserError, console
 from labbook.report import Report
 from labbook.run import Run, provenance, readable, replacing
 from labbook.training import joined
+from redundancy.corpus.documents import Document
 from redundancy.facts import bits_per_byte
 from redundancy.pretrain.config import PretrainConfig, check
 from redundancy.pretrain.packed import SUFFIX, facts_of, pack, unpack
 from redundancy.pretrain.tokens import baselines, encode, spread_windows, tokenise
 from redundancy.pretrain.trainer import Trainer
-from redundancy.text import Corpus, Document, read_corpus, split_documents
+from redundancy.text import Corpus, read_corpus, split_documents
 
 
 def write_card(trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:

@@ -18,9 +18,10 @@ from transformers import GPT2TokenizerFast
 
 from labbook.console import UserError
 from labbook.run import digest, read_json, replacing, write_json
+from redundancy.corpus.documents import Document
 from redundancy.pretrain.config import PretrainConfig
 from redundancy.pretrain.tokens import END, baselines, encode, spread_windows, train_tokenizer
-from redundancy.text import Corpus, Document
+from redundancy.text import Corpus
 
 SUFFIX = ".npz"
 # options that decide what the file holds

@@ -11,7 +11,7 @@ import pandas as pd
 
 from consolidation.experiments.outcome import QUICK, Claim, Outcome
 from consolidation.experiments.practice import ALL, ATTENDING, ROLE
-from consolidation.experiments.readings import objection
+from consolidation.experiments.readings import standing, unconverged_ahead
 from consolidation.experiments.spacing import LAG
 from consolidation.schedule import schedule
 from labbook.estimate import Estimate
@@ -136,7 +136,9 @@ def power_law_of(fitted: pd.DataFrame) -> tuple[Verdict, Estimate | None, str]:
         f"For the mean over seeds the best form is {best}, and the power law's AICc lies "
         f"{row['delta_aicc']:.1f} above it."
     )
-    return power_law("does not survive" if objection(fitted) else "survives", gamma), gamma, note
+    if ahead := unconverged_ahead(fitted):
+        note += f" But {ahead}, so which form is best is undecided."
+    return power_law(standing(fitted)[0], gamma), gamma, note
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ def test_what_only_exposures_or_only_steps_change_is_told_apart(law):
 
 
 def test_practice_tells_exponentials_from_power_laws_and_sees_the_artefact():
-    # half of the patterns are learnt within 2 exposures, half within thousands
-    speed = 10 ** (np.arange(PLAN.patterns) % 8 / 2)
+    # some patterns are learnt within 2 exposures, some not within the run
+    speed = 10 ** (np.arange(PLAN.patterns) % 8 * 0.65)
 
     def exponential(row, noise):
         return 1 - 0.94 * np.exp(-row["k"] / speed[row["pattern"]]) + 0.003 * noise.standard_normal(len(row))
@@ -252,6 +252,73 @@ def test_savings_are_those_of_the_planted_speeds(again, expected):
     claim = outcome.claims[0]
     assert (claim.number.n, claim.left_out) == ((SEEDS, 0) if again else (0, SEEDS))
     assert ("4 that still knew 75% when the cohort came back" in claim.sentence()) == (again is None)
+
+
+def learning(again, own, new, until=(800, 600, 800)):
+    """The table of savings of seeds with these steps to the criterion; None: not by the last observation."""
+
+    def rows(role, start, steps, last, clock):
+        marks = np.arange(0, last + 1, 50)
+        level = 0.5 * savings.CRITERION
+        known = np.where(marks >= (math.inf if steps is None else steps), 1.0, level)
+        table = pd.DataFrame({"role": role, "step": start + marks, "knowledge": known})
+        table[["age", "returned", "pause"]] = np.nan
+        table[clock] = marks.astype(float)
+        return table
+
+    parts = []
+    for seed, (first, second, third) in enumerate(zip(own, again, new, strict=True)):
+        of_seed = [
+            rows("relearnt", 600, first, until[1], "age"),
+            rows("relearnt", 2200, second, until[0], "returned"),
+            rows("new", 2200, third, until[2], "age"),
+        ]
+        parts.append(pd.concat(of_seed).assign(seed=seed))
+    return savings.to_criterion(pd.concat(parts, ignore_index=True))
+
+
+@pytest.mark.parametrize(
+    ("again", "own", "expected"),
+    [
+        # slow first learning is censored: relearning is faster in all, whatever would have come
+        ([100] * 8, [300] * 4 + [None] * 4, "as people"),
+        # who did not learn again in time would turn what the others say
+        ([100] * 4 + [None] * 4, [300] * 8, "undecided"),
+        ([None] * 7 + [400], [300] * 8, "unlike people"),
+        # neither was seen: the order is not known, and might be the other
+        ([100] * 5 + [None] * 3, [300] * 5 + [None] * 3, "undecided"),
+        # the last of first learning lies before relearning was done
+        ([100] * 5 + [700] * 3, [300] * 5 + [None] * 3, "undecided"),
+    ],
+)
+def test_seeds_that_do_not_learn_in_time_are_in_the_verdict(again, own, expected):
+    steps = learning(again, own, [300] * 8)
+    assert savings.verdict(steps, "own") == expected
+    # those of which both are known would all have said so
+    both = steps.dropna(subset=["again", "own"])
+    if expected == "undecided":
+        assert (both["against_own"] > 0).all()
+    missing = steps["own"].isna() & (steps["again"] <= 600)
+    assert (steps.loc[missing, "faster_own"] == 1).all()
+    assert steps.loc[missing, "bounded_own"].to_numpy() == pytest.approx(
+        1 - steps.loc[missing, "again"].to_numpy() / 600
+    )
+
+
+def test_a_sentence_about_savings_says_both_ways():
+    def slow(row, noise):
+        """New patterns come to the criterion in half of the seeds only, the relearnt cohort in 40 steps."""
+        role = np.array(ROLES)[row["cohort"]]
+        since = np.where((role == "relearnt") & (row["step"] >= 2200), row["step"] - 2200, row["age"])
+        never = (role == "new") & (row["seed"] % 2 == 0)
+        speed = np.where((role == "relearnt") & (row["step"] >= 2200), 40, 100)
+        return np.where(never, 0.2, 0.75 * since / speed) * ((row["step"] < 1200) | (row["step"] >= 2200))
+
+    claim = savings.analyse({"cram": planted(slow, seeds=8)}).claims[0]
+    assert (claim.verdict, claim.number.n, claim.left_out) == ("as people", 8, 0)
+    assert "Counted at the last step observed: 4 that did not learn that much in time" in claim.sentence()
+    assert "Relearning was faster in 8 of 8 seeds, a share of [0.63, 1.00]." in claim.sentence()
+    assert "without 0.6" in claim.sentence()
 
 
 @pytest.mark.parametrize(

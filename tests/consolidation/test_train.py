@@ -1,15 +1,20 @@
 """Training on SRCD: resume, schema, what is recorded, commands and their errors."""
 
+import ast
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+import consolidation.config
+import consolidation.train.config
 from consolidation.replicate import __main__ as replicate
 from consolidation.replicate.cells import over_seeds
 from consolidation.rivals import build
@@ -406,3 +411,26 @@ def test_help_says_what_the_sizes_are_before_the_options(capsys):
     for name, config in PRESETS.items():
         sizes = f"{config.benchmark.length:,} {config.cram.width} x {config.cram.layers}"
         assert found[name].startswith(f"{name} {sizes} {config.steps:,} x {config.batch} ")
+
+
+def test_a_reason_for_a_value_names_the_presets_that_have_it():
+    """The help of one preset shows the reasons beside its own values: a reason that is of others says so."""
+    documented = {}
+    for module in (consolidation.config, consolidation.train.config):
+        for one in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            for field, doc in pairwise(one.body) if isinstance(one, ast.ClassDef) else ():
+                if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                    documented[field.target.id] = ast.literal_eval(doc.value)
+
+    def values(config):
+        for name, value in vars(config).items():
+            yield from values(value) if is_dataclass(value) else [(name, value)]
+
+    sets = [dict(values(preset)) for preset in PRESETS.values()]
+    differ = {name for name in sets[0] if any(one[name] != sets[0][name] for one in sets)}
+    assert {"bindings", "heads", "attention_penalty", "pressure_start"} <= differ
+    # as many novel keys as patterns: that reason is of every preset
+    for name in differ - {"novel_keys"}:
+        doc = documented[name]
+        if "Not in the paper" in doc or "because" in doc:
+            assert re.search("`(tiny|small|base|paper)`", doc), name

@@ -296,7 +296,8 @@ def test_a_hooked_model_has_the_loss_that_removal_measures(own, tokenizer, texts
 
 def read_windows(texts, tokenizer):
     """The held-out windows of SMALL."""
-    from redundancy.text import Document, cut_windows, split_documents
+    from redundancy.corpus.documents import Document
+    from redundancy.text import cut_windows, split_documents
 
     parts = split_documents([Document(str(n), text) for n, text in enumerate(texts)], 0)
     cut = cut_windows(parts["evaluation"], tokenizer, 32, 1500)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from labbook.console import UserError
 from redundancy.batches import Cut, cut_batches, token_table
+from redundancy.corpus.documents import Document
 from redundancy.overlap import RUN, overlap, require_apart
 from redundancy.preparation import bytes_per_token
 from redundancy.request import TextOptions
 from redundancy.text import (
-    Document,
     Windows,
     bos_token,
     cut_windows,
@@ -318,7 +318,7 @@ def test_what_is_no_file_is_named_and_hangs_nothing(tmp_path):
 
 
 def test_one_text_in_the_place_of_a_path_is_named_shortly(tmp_path, monkeypatch):
-    monkeypatch.setattr("redundancy.text._hub", lambda name, options: pytest.fail("it was looked for"))
+    monkeypatch.setattr("redundancy.text.hub_rows", lambda name, options: pytest.fail("it was looked for"))
     for text in ("It was the best of times, it was " * 9, "one\ntwo", "x" * 5000, "/a\n" * 99, "a b"):
         with pytest.raises(UserError, match="is one text; give a list of texts") as error:
             read_corpus(text)

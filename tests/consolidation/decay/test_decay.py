@@ -31,7 +31,7 @@ from consolidation.coverage.config import Config as CoverageConfig
 from consolidation.coverage.simulation import unit_interval, unit_truth
 from consolidation.decay import forms, functions, humans
 from consolidation.decay.analysis import Choices, analyse, human_exponents
-from consolidation.decay.comparison import averaging, compare, vuong
+from consolidation.decay.comparison import compare, vuong
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent, Margin, equivalence
 from consolidation.decay.forms import FORMS, Form, Parameter
@@ -39,6 +39,7 @@ from consolidation.decay.inference import ESTIMATORS, bootstrap, collapse, fit, 
 from consolidation.decay.multiverse import _shape, fitted, multiverse
 from consolidation.decay.solver import Data, fit_best, fit_stack, solve
 from consolidation.decay.transitions import split, transition
+from consolidation.decay.variation.averaging import averaging
 from consolidation.fit import __main__ as fit_command
 from consolidation.fit.config import FitConfig
 from consolidation.fit.report import drawn_line, latex, read_fit

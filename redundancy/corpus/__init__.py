@@ -1,0 +1,1 @@
+"""How documents are made of files, tables and data sets."""
