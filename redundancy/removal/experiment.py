@@ -35,7 +35,7 @@ from torch import Tensor
 from labbook import processes
 from labbook.console import UserError, choice, stages
 from labbook.estimate import Studentised
-from redundancy.evaluation import Variant, evaluate
+from redundancy.evaluation import Variant, evaluate, one_kernel
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, hidden_only
 from redundancy.model.updates import require_target
@@ -110,7 +110,8 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
         return Losses.read(run.folder)
     state = run.folder / "state"
 
-    with stages("all of the removal", count_stages(parts, len(task.layers), config.targets)):
+    bars = stages("all of the removal", count_stages(parts, len(task.layers), config.targets))
+    with one_kernel(decoder), bars:
         moments = collect(decoder, task, state / "moments.safetensors", "model", controls=True)
         fitted = solve(decoder, task, moments, "model")
         maps = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
