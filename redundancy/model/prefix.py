@@ -9,8 +9,9 @@ only the positions that stay as they are matter, and there a causal model comput
 The same tensors go into the same operations, so no number changes.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,20 @@ from redundancy.request import Target
 
 # the attention, the MLP, or the block of a layer
 Sublayer = tuple[int, Target]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What later runs on the same window need of the intact model.
+
+    Attributes
+    ----------
+    last : (position, d_model) what the last block gives out.
+    z : by layer, (start, d_z) outputs of the heads at the positions that stay as they are.
+    """
+
+    last: Tensor
+    z: Mapping[int, Tensor]
 
 
 class Prefix:
@@ -61,7 +76,8 @@ class Prefix:
 
         Parameters
         ----------
-        first : the lowest layer that is changed; its attention is taken to see the intact stream.
+        first : the lowest layer that is changed, whose attention sees the intact stream; -1 where nothing but
+            what is blind may be taken from there.
         blind : sublayers whose output is replaced from the first changed position on, whatever it is.
 
         Raises ValueError where nothing was recorded.
@@ -77,14 +93,41 @@ class Prefix:
                 stand_ins.append((self.decoder.attention(n), self._attention(n)))
             if (n, "mlp") in blind and n in self._added:
                 stand_ins.append((block.get_submodule(self._mlps[n]), _constant(self._added[n])))
-        own = [module.forward for module, _ in stand_ins]
+        own = [vars(module).get("forward") for module, _ in stand_ins]
         try:
             for module, forward in stand_ins:
                 module.forward = forward
             yield
         finally:
             for (module, _), forward in zip(stand_ins, own, strict=True):
-                module.forward = forward
+                if forward is None:  # that of its class, which stands behind ours
+                    del module.forward
+                else:
+                    module.forward = forward
+
+    def windows(self, start: int) -> list[Window]:
+        """What was recorded, by window; empty where blocks give out more than one tensor. Positions before
+        `start` stay as they are.
+        """
+        last, *rest = self._outputs[-1] if isinstance(self._outputs[-1], tuple) else (self._outputs[-1],)
+        if any(other is not None for other in rest):
+            return []
+        return [
+            Window(states.clone(), {n: z[row, :start].clone() for n, z in self._z.items()})
+            for row, states in enumerate(last)
+        ]
+
+    def restore(self, windows: Sequence[Window]) -> None:
+        """Take over what `windows` gave, as one batch: `given` then knows the last block, as what is below
+        layer len(layers), and what is blind with `first` -1.
+        """
+        last, before = torch.stack([window.last for window in windows]), self._outputs[-1]
+        output = (last, *before[1:]) if isinstance(before, tuple) else last
+        self._outputs = [output] * len(self._outputs)
+        for n in self._z:
+            own = torch.stack([window.z[n] for window in windows])
+            self._z[n] = own.new_zeros(*last.shape[:2], own.shape[-1])
+            self._z[n][:, : own.shape[1]] = own
 
     def _enter(self, n: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
