@@ -17,7 +17,7 @@ from torch import Tensor
 
 from labbook.console import Interrupted, progress, stopping
 from redundancy.batches import Batch
-from redundancy.evaluation import log_probabilities, scored_tokens
+from redundancy.evaluation import log_probabilities, one_kernel, scored_tokens
 from redundancy.model.decoder import Decoder
 from redundancy.model.prefix import Prefix
 from redundancy.model.updates import Put, Unit, Updates
@@ -65,7 +65,7 @@ def greedy_order(
     batches, gone = calibration_batches(decoder, task), list[Unit]()
     prefix = Prefix(decoder, [(unit.layer, unit.target) for unit in units])
     steps = sum(len(units) - i for i in range(count))
-    with progress(label, steps) as advance:
+    with one_kernel(decoder), progress(label, steps) as advance:
         for _ in range(count):
             left = [unit for unit in units if unit not in gone]
             scores = torch.zeros(len(left), dtype=torch.float64)

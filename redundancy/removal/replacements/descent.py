@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from labbook.console import Interrupted, progress, stopping
 from redundancy.batches import Batch
-from redundancy.evaluation import next_token_log_p, scored_tokens
+from redundancy.evaluation import next_token_log_p, one_kernel, scored_tokens
 from redundancy.model.decoder import Decoder
 from redundancy.model.prefix import Prefix, Window
 from redundancy.model.substitution import Rule, Substitution
@@ -183,7 +183,7 @@ def descend_without(
 
     if rates is None:
         rates = relative_rates((p for p in module.parameters() if p.requires_grad), how.rate)
-    with detached(changed, task.layers):
+    with one_kernel(decoder), one_kernel(changed), detached(changed, task.layers):
         return descend(module, rates, objective, judge, decoder, task, how)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from redundancy.batches import Batch, places
-from redundancy.evaluation import next_token_log_p
+from redundancy.evaluation import next_token_log_p, one_kernel
 from redundancy.model.capture import entering
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Task
@@ -170,7 +170,8 @@ def train_router(
         return float(totals[0] / totals[1])
 
     rates = relative_rates(learnt.parameters(), HOW.rate)
-    before, after = descend(learnt, rates, objective, judge, decoder, task, HOW)
+    with one_kernel(decoder):
+        before, after = descend(learnt, rates, objective, judge, decoder, task, HOW)
     return TrainedRouter(
         {n: m.affine() for n, m in router.items()},
         {n: m.affine() for n, m in replacing.items()},
