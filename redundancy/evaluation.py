@@ -10,19 +10,21 @@ Two kinds of tokens are counted apart: copied ones, whose trigram with the two t
 window already (what attention is for), and rare ones, which were seldom read in training text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
 
 from labbook import processes
 from redundancy.batches import Batch
 from redundancy.model.decoder import Decoder
-from redundancy.model.prefix import Prefix
+from redundancy.model.prefix import Prefix, Sublayer
 from redundancy.model.substitution import Rule, Substitution
 from redundancy.passes import Pass, Saved, Task, each_batch
 
@@ -80,6 +82,10 @@ class Change(Protocol):
     @property
     def first(self) -> int:
         """The lowest layer that is changed."""
+
+    @property
+    def blind(self) -> Collection[Sublayer]:
+        """Sublayers whose output is replaced whatever it is."""
 
     @property
     def skipped(self) -> Tensor:
@@ -150,6 +156,26 @@ def rare_ids(task: Task, vocabulary: int) -> Tensor:
     return torch.from_numpy(rare)
 
 
+@contextmanager
+def one_kernel(decoder: Decoder) -> Iterator[None]:
+    """Inside, an activation that the model puts together from single operations (GPT-2's gelu_new) is one
+    kernel of torch, in less than half of the time; values differ by rounding alone.
+
+    Not where labels are drawn: rounding flips one in tens of thousands, and what is fitted to them moves.
+    """
+    kept = list[tuple[nn.Module, str, nn.Module]]()
+    for parent in decoder.model.modules():
+        for name, child in parent.named_children():
+            if type(child) is NewGELUActivation:
+                kept.append((parent, name, child))
+                setattr(parent, name, nn.GELU(approximate="tanh"))
+    try:
+        yield
+    finally:
+        for parent, name, child in kept:
+            setattr(parent, name, child)
+
+
 class _Tally:
     """Sums over the windows of one batch, against the intact model."""
 
@@ -163,21 +189,21 @@ class _Tally:
         self.valid = valid
         self.kinds = [valid & kind for kind in kinds]
         self.operations = (batch.keep.sum(-1).cpu() * decoder.n_heads * layers).double()
-        shifted, self.best, self.log_total = _shifted(intact)
-        self.intact, self.p = shifted, (shifted - self.log_total.unsqueeze(-1)).exp()
+        self.intact, self.log_total = _shifted(intact)
+        self.best, self.p = intact.argmax(-1), (self.intact - self.log_total.unsqueeze(-1)).exp()
 
     def of(self, logits: Tensor, skipped: Tensor, *, changed: bool) -> Tensor:
         """(batch, TALLIES) of what a way of running the model gives, next-token logits (batch, position - 1,
         vocabulary).
         """
-        shifted, best, log_total = _shifted(logits)
+        shifted, log_total = _shifted(logits)
         loss = log_total - shifted.gather(-1, self.goal).squeeze(-1)
         kl = torch.zeros_like(loss)
         if changed:
             # sum_v p (log p - log p') with the differences taken before they are weighed, for their digits
-            difference = torch.einsum("btv,btv->bt", self.p, self.intact - shifted)
+            difference = torch.sub(self.intact, shifted).mul_(self.p).sum(-1)
             kl = difference + log_total - self.log_total
-        agreement = best == self.best
+        agreement = self._agrees(shifted)
         fields = [
             torch.where(self.valid, f, 0).sum(-1, dtype=torch.float64).cpu()
             for f in (torch.ones_like(loss), loss, kl, agreement)
@@ -187,12 +213,37 @@ class _Tally:
             fields += [kind.sum(-1).double().cpu(), torch.where(kind, loss, 0).sum(-1).double().cpu()]
         return torch.stack(fields, -1)
 
+    def _agrees(self, shifted: Tensor) -> Tensor:
+        """Whether the most probable token is that of the intact model: (batch, position - 1)."""
+        found = shifted.gather(-1, self.best.unsqueeze(-1)).squeeze(-1) == 0
+        # argmax is slow: it decides only where several tokens are equally probable, as in half precision
+        ties = torch.count_nonzero(shifted, -1) < shifted.shape[-1] - 1
+        found[ties] = shifted[ties].argmax(-1) == self.best[ties]
+        return found
 
-def _shifted(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits less their largest, where that is, and the logarithm of the sum of their exponentials."""
-    largest, best = logits.max(-1)
-    shifted = logits - largest.unsqueeze(-1)
-    return shifted, best, shifted.exp().sum(-1).log()
+
+def _shifted(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits less their largest, and the logarithm of the sum of their exponentials."""
+    shifted = logits - logits.amax(-1, keepdim=True)
+    return shifted, shifted.exp().sum(-1).log()
+
+
+def _identity(variant: Changing, n_heads: int) -> Hashable:
+    """What tells one way of running the model from another: equal ones give the same numbers."""
+    if not isinstance(variant, Variant):
+        return id(variant)
+    return tuple(
+        (
+            n,
+            id(rule.predict),
+            rule.choose and id(rule.choose),
+            rule.sees and id(rule.sees),
+            None if rule.heads is None or len(set(rule.heads)) == n_heads else frozenset(rule.heads),
+            rule.permuted,
+            rule.dropped,
+        )
+        for n, rule in sorted(variant.rules.items())
+    )
 
 
 def evaluate(
@@ -205,7 +256,7 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Run the intact model and every variant over the held-out documents, or those of another split.
 
-    Of a variant only the blocks from its first changed one on are computed.
+    Of a variant only what it changes is computed, see `prefix`.
 
     Returns
     -------
@@ -219,7 +270,8 @@ def evaluate(
     if stored:
         sums = stored[0]["sums"]
     changes = [v.change(decoder, task.start_position) for v in variants]
-    prefix = Prefix(decoder)
+    identities = [_identity(v, decoder.n_heads) for v in variants]
+    prefix = Prefix(decoder, {sublayer for change in changes for sublayer in change.blind})
 
     rare = rare_ids(task, decoder.vocabulary)
 
@@ -231,21 +283,21 @@ def evaluate(
         tally = _Tally(decoder, batch, intact, len(task.layers), rare)
         nothing = torch.zeros(len(owner), dtype=torch.float64)
         sums[0].index_add_(0, owner, tally.of(intact, nothing, changed=False))
-        counted = dict[int, Tensor]()
-        for row, (variant, change) in enumerate(zip(variants, changes, strict=True), 1):
-            # several orders end in one and the same place: it is measured once
-            place = id(variant.rules) if isinstance(variant, Variant) else id(variant)
-            if place not in counted:
-                with change, prefix.below(change.first):
+        # several parts and orders meet in one and the same place: it is measured once
+        counted = dict[Hashable, Tensor]()
+        for row, (identity, change) in enumerate(zip(identities, changes, strict=True), 1):
+            if identity not in counted:
+                with change, prefix.given(change.first, change.blind):
                     change.read(batch)
                     logits = next_token_logits(decoder, batch.ids)
-                counted[place] = tally.of(logits, change.skipped, changed=True)
-            sums[row].index_add_(0, owner, counted[place])
+                counted[identity] = tally.of(logits, change.skipped, changed=True)
+            sums[row].index_add_(0, owner, counted[identity])
 
     def save(count: int) -> None:
         saved.save({0: {"sums": sums}}, {split: count})
 
     reading = Pass(split, label, done.get(split, 0), saved, save)
-    each_batch(task, reading, decoder.device, body)
+    with one_kernel(decoder):
+        each_batch(task, reading, decoder.device, body)
     processes.add_up([sums])
     return sums[0], sums[1:]

@@ -129,6 +129,8 @@ FLOORS = (
     {"redundancy.pretrain.trainer", "redundancy.pretrain.packed"},
     {"redundancy.pretrain.experiment"},
     {"redundancy.pretrain.__main__"},
+    {"redundancy.benchmark.timing"},
+    {"redundancy.benchmark.removal"},
     {"redundancy.benchmark.experiment", "redundancy.coverage.simulation"},
     {"redundancy.benchmark.__main__", "redundancy.coverage.__main__"},
     {"redundancy.interface"},

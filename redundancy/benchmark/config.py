@@ -13,12 +13,13 @@ class Config:
 
     model: tyro.conf.Positional[str] = "embedded"
     """As for the probe."""
-    parts: tuple[Literal["pass1", "memory", "stored", "descent", "replaced"], ...] = (
+    parts: tuple[Literal["pass1", "memory", "stored", "descent", "replaced", "removal"], ...] = (
         "pass1",
         "memory",
         "stored",
         "descent",
         "replaced",
+        "removal",
     )
     """Which comparisons."""
     tokens: int = 50_000
@@ -26,7 +27,9 @@ class Config:
     stored_tokens: int = 20_000
     """Tokens whose activations are stored in the comparison with TransformerLens and scikit-learn."""
     rounds: int = 12
-    """Alternations of pass 1 and the plain forward pass, and of the replaced and the intact model."""
+    """Alternations of pass 1 and the plain forward pass, of the replaced and the intact model, and of what a
+    removal run saves.
+    """
     context: int = 256
     """Tokens per window."""
     device: str = "auto"

@@ -7,6 +7,8 @@
     memory               peak of pass 1 at ten times the tokens / at the smaller number
     stored activations   TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
     gradient descent     the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R of each
+    removal              the weighted fit for all penalties / for one; a variant of the model that takes from
+                         the intact run what it can / the same variant computed whole
     replaced             models with half of the layers, all layers, half of the heads or half of the
                          operations replaced / the intact model: seconds per generated token with a cache,
                          bytes of the cache per token, bytes of weights
@@ -18,10 +20,9 @@ import gc
 import importlib.util
 import multiprocessing
 import resource
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ import torch
 from labbook.console import UserError, choice, console
 from labbook.run import write_table
 from redundancy.benchmark.config import Config
+from redundancy.benchmark.removal import removal
+from redundancy.benchmark.timing import Comparison, compare, prepare, seconds
 from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
-from redundancy.model.loading import choose_device, choose_dtype, load_model, load_tokenizer, locate
+from redundancy.model.loading import load_tokenizer, locate
 from redundancy.passes import Task, collect, measure, solve
 from redundancy.probe.kept import About
 from redundancy.regression.controls import fit
@@ -44,62 +47,6 @@ from redundancy.replaced.cache import size
 from redundancy.replaced.kept import one_need
 from redundancy.replaced.model import replace as replace_attention
 from redundancy.replaced.replacement import Replacement
-from redundancy.text import SPLITS, cut_windows, read_corpus, split_documents
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A row of the table: what is compared, both numbers, their ratio with quartiles over n pairs."""
-
-    comparison: str
-    ours: float
-    other: float
-    ratio: float
-    lower_quartile: float
-    upper_quartile: float
-    n: int
-
-
-def prepare(config: Config, tokens: int) -> tuple[Decoder, Task]:
-    """The model and a task of about `tokens` training tokens of the embedded text, repeated if it is too
-    short.
-    """
-    source, (device, _) = locate(config.model), choose_device(config.device)
-    decoder, tokenizer = (
-        load_model(source, device, choose_dtype("auto", device)[0], 0),
-        load_tokenizer(source),
-    )
-    parts = split_documents(read_corpus(None).documents, 0)
-    windows = {split: cut_windows(parts[split], tokenizer, config.context, tokens) for split in SPLITS}
-    windows["validation"] = windows["validation"].slice(0, 8)
-    train = windows["train"]
-    repeats = np.tile(np.arange(len(train.lengths)), -(-tokens // train.tokens))[
-        : max(1, tokens // config.context)
-    ]
-    windows["train"] = replace(
-        train, ids=train.ids[repeats], lengths=train.lengths[repeats], document=train.document[repeats]
-    )
-    batch = (32_768 if device.type == "cuda" else 4096) // config.context
-    return decoder, Task(
-        windows,
-        layers=tuple(range(len(decoder.layers))),
-        feature="resid_pre",
-        ridge=None,
-        start_position=1,
-        seed=0,
-        batch=batch,
-    )
-
-
-def _seconds(device: torch.device, body: Callable[[], Any]) -> float:
-    """Wall-clock seconds of `body`, the device's queue emptied before and after."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    body()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
 
 
 def pass_1(config: Config) -> list[Comparison]:
@@ -132,20 +79,11 @@ def pass_1(config: Config) -> list[Comparison]:
     for number in range(config.rounds):
         current[0] = parts[number % len(parts)]
         first, second = (plain, full) if number % 2 else (full, plain)
-        a, b = _seconds(device, first), _seconds(device, second)
+        a, b = seconds(device, first), seconds(device, second)
         pairs.append((b, a) if number % 2 else (a, b))
     ratios = np.array([f / p for f, p in pairs])
     ours, theirs = np.median([f for f, _ in pairs]), np.median([p for _, p in pairs])
-    return [_compare("pass 1 / plain forward, seconds per batch", ours, theirs, ratios, len(ratios))]
-
-
-def _compare(
-    comparison: str, ours: float, other: float, ratios: np.ndarray | None = None, n: int = 1
-) -> Comparison:
-    """One comparison; with several pairs the ratio is the median and the range holds its quartiles."""
-    values = np.array([ours / other]) if ratios is None else ratios
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return Comparison(comparison, ours, other, middle, low, high, n)
+    return [compare("pass 1 / plain forward, seconds per batch", ours, theirs, ratios, len(ratios))]
 
 
 def _leg(config: Config, kind: str, tokens: int) -> tuple[float, float]:
@@ -159,8 +97,8 @@ def _leg(config: Config, kind: str, tokens: int) -> tuple[float, float]:
         body = _stored_activations(decoder, task, load_tokenizer(locate(config.model)))
     gc.collect()
     before = _resident()
-    seconds = _seconds(decoder.device, body)
-    return seconds, max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 1.0)
+    took = seconds(decoder.device, body)
+    return took, max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 1.0)
 
 
 def _resident() -> float:
@@ -205,7 +143,7 @@ def _in_fresh_process(config: Config, kind: str, tokens: int) -> tuple[float, fl
 def memory(config: Config) -> list[Comparison]:
     """Peak memory of pass 1 at ten times the tokens against the smaller number."""
     many, few = (_in_fresh_process(config, "ours", n)[1] for n in (10 * config.tokens, config.tokens))
-    return [_compare(f"peak memory, {10 * config.tokens:,} / {config.tokens:,} tokens, bytes", many, few)]
+    return [compare(f"peak memory, {10 * config.tokens:,} / {config.tokens:,} tokens, bytes", many, few)]
 
 
 def stored(config: Config) -> list[Comparison]:
@@ -224,8 +162,8 @@ def stored(config: Config) -> list[Comparison]:
     )
     name = f"TransformerLens and scikit-learn / ours, {config.stored_tokens:,} tokens"
     return [
-        _compare(f"{name}, seconds", their_time, our_time),
-        _compare(f"{name}, bytes", their_peak, our_peak),
+        compare(f"{name}, seconds", their_time, our_time),
+        compare(f"{name}, bytes", their_peak, our_peak),
     ]
 
 
@@ -258,9 +196,9 @@ def descent(config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int 
             loss.backward()
             optimiser.step()
 
-    slow = _seconds(decoder.device, train)
+    slow = seconds(decoder.device, train)
     moments = collect(decoder, task, None, "pass 1", controls=False)[layer]
-    fast = _seconds(
+    fast = seconds(
         decoder.device, lambda: fit(moments, weight.double() @ weight.double().T, "resid_pre", None)
     )
     scores, _ = measure(decoder, task, None, "exact", controls=False)
@@ -269,8 +207,8 @@ def descent(config: Config, steps: int = 10_000, rate: float = 1e-3, batch: int 
     )
     theirs = _held_out_r(decoder, task, layer, probe)
     return [
-        _compare(f"{steps:,} gradient steps / exact ridge, layer {layer}, seconds after capture", slow, fast),
-        _compare(f"R of the exact ridge / R after {steps:,} gradient steps, layer {layer}", exact, theirs),
+        compare(f"{steps:,} gradient steps / exact ridge, layer {layer}, seconds after capture", slow, fast),
+        compare(f"R of the exact ridge / R after {steps:,} gradient steps, layer {layer}", exact, theirs),
     ]
 
 
@@ -313,9 +251,9 @@ def replaced(config: Config) -> list[Comparison]:
         ours, theirs = (np.median([pair[side] for pair in pairs], 0) for side in (0, 1))
         share = f"{name} replaced ({model.realised_share:.2f} of the operations) / intact"
         found += [
-            _compare(f"{share}, seconds per generated token", ours[0], theirs[0], ratios, len(ratios)),
-            _compare(f"{share}, bytes of cache per token", ours[1], theirs[1]),
-            _compare(f"{share}, bytes of weights", _weights(model), _weights(decoder.model)),
+            compare(f"{share}, seconds per generated token", ours[0], theirs[0], ratios, len(ratios)),
+            compare(f"{share}, bytes of cache per token", ours[1], theirs[1]),
+            compare(f"{share}, bytes of weights", _weights(model), _weights(decoder.model)),
         ]
     return found
 
@@ -362,7 +300,7 @@ def _generate(model: Any, ids: torch.Tensor) -> tuple[float, float]:
         for token in ids[:, half:].split(1, 1):
             model(token, past_key_values=cache, use_cache=True)
 
-    return _seconds(ids.device, body) / (ids.shape[1] - half), size(cache) / ids.shape[1]
+    return seconds(ids.device, body) / (ids.shape[1] - half), size(cache) / ids.shape[1]
 
 
 def _weights(model: Any) -> float:
@@ -381,6 +319,7 @@ def execute(config: Config) -> None:
         ("stored", stored),
         ("descent", descent),
         ("replaced", replaced),
+        ("removal", removal),
     ):
         if name in config.parts:
             for row in part(config):

@@ -18,6 +18,7 @@ from torch import Tensor
 from redundancy.batches import Batch, places
 from redundancy.model.capture import Hooks, as_rows
 from redundancy.model.decoder import Decoder
+from redundancy.model.prefix import Sublayer
 
 # x (rows, d_model) and position (rows,) -> z (rows, d_z)
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -92,6 +93,7 @@ class Substitution(Hooks):
     Attributes
     ----------
     first : the lowest layer with a rule.
+    blind : the layers whose attention is not looked at, see `prefix`.
     skipped : (batch,) replaced (token, head) operations at kept tokens, summed over layers, of the last run.
     """
 
@@ -99,6 +101,11 @@ class Substitution(Hooks):
         super().__init__()
         self.decoder, self.rules, self.start = decoder, rules, start
         self.first = min(rules, default=0)
+        self.blind: frozenset[Sublayer] = frozenset(
+            (n, "attention")
+            for n, rule in rules.items()
+            if rule.choose is None and (rule.heads is None or len(set(rule.heads)) == decoder.n_heads)
+        )
         self.batch: Batch | None = None
         self.skipped = torch.zeros(0)
 

@@ -21,6 +21,7 @@ from labbook.console import UserError
 from redundancy.batches import Batch
 from redundancy.model.capture import Hooks
 from redundancy.model.decoder import Decoder
+from redundancy.model.prefix import Sublayer
 from redundancy.request import Target
 
 
@@ -52,10 +53,12 @@ class Updates(Hooks):
     puts : what is called for each unit; of a layer several may be named, and each sees what those before it
         left.
     start : first position that is changed.
+    blind : those of the units whose `Put` asks for nothing of y but its shape, so y need not be computed.
 
     Attributes
     ----------
     first : the lowest layer among them.
+    blind : as layer and target, see `prefix`.
     skipped : (batch,) zeros: no share of attention operations is counted here.
 
     Raises
@@ -63,8 +66,9 @@ class Updates(Hooks):
     UserError : where a sublayer cannot be told from what it adds (see `Decoder.stream`, `Decoder.mlp`).
     """
 
-    def __init__(self, decoder: Decoder, puts: Mapping[Unit, Put], start: int):
+    def __init__(self, decoder: Decoder, puts: Mapping[Unit, Put], start: int, blind: Iterable[Unit] = ()):
         super().__init__()
+        self.blind: frozenset[Sublayer] = frozenset((unit.layer, unit.target) for unit in blind)
         self.decoder, self.puts, self.start = decoder, dict(puts), start
         self.first = min(unit.layer for unit in puts)
         self.skipped = torch.zeros(0)

@@ -37,15 +37,17 @@ class RidgePath:
 
     Parameters
     ----------
-    train : moments over the training tokens.
+    train : moments over the training tokens; n may be a sum of weights, where all sums are weighted.
+    standardised : whether the penalty is on S W, as above; else on W itself.
     """
 
-    def __init__(self, train: Moments):
+    def __init__(self, train: Moments, *, standardised: bool = True):
         self.mean_x, self.mean_z = train.x / train.n, train.z / train.n
         xx, xz = train.centred(self.mean_x, self.mean_z)
         deviation = xx.diagonal().clamp_min(0).sqrt()
         # a feature that never varies predicts nothing: leave it unscaled, its cross moments are zero
-        self.deviation = torch.where(deviation > 1e-10, deviation, torch.ones_like(deviation))
+        varies = deviation > 1e-10 if standardised else torch.zeros_like(deviation, dtype=torch.bool)
+        self.deviation = torch.where(varies, deviation, torch.ones_like(deviation))
         correlation = xx / torch.outer(self.deviation, self.deviation)
         self.spectrum, self.vectors = torch.linalg.eigh((correlation + correlation.T) / 2)
         self.spectrum = self.spectrum.clamp_min(0)

@@ -144,6 +144,13 @@ def chosen_orders(evaluated: Evaluated) -> dict[float, str]:
     return chosen
 
 
+def settled(evaluated: Evaluated) -> set[str]:
+    """The orders that exceed every budget at some measured share: larger ones change no crossing."""
+    found = measures(evaluated.intact, evaluated.changed, np.ones((1, len(evaluated.intact))))
+    rises = found["loss_increase"][:, 0]
+    return {o for o, places in evaluated.curves().items() if (rises[places] > max(BUDGETS)).any()}
+
+
 def _first_over(increases: Array, budget: float) -> Array:
     """Index of the first point over the budget, the number of points if none is: (...,) from (..., point)."""
     over = increases > budget

@@ -46,7 +46,7 @@ from redundancy.regression.moments import LayerMoments
 from redundancy.regression.network import PositionNetwork
 from redundancy.removal.config import PartName, RemovalConfig
 from redundancy.removal.cost import measure_cost
-from redundancy.removal.curve import DEPLOYABLE, ROUNDS, Evaluated, chosen_orders, crossings
+from redundancy.removal.curve import DEPLOYABLE, FEW, ROUNDS, Evaluated, chosen_orders, crossings, settled
 from redundancy.removal.need import CALIBRATION_TOKENS, Needs, first_windows, measure_needs
 from redundancy.removal.plan import Replacements, plan
 from redundancy.removal.pruning.experiment import measure_methods, stages_of
@@ -110,7 +110,7 @@ def execute(config: RemovalConfig, settings: Settings, given: Given = NOTHING) -
         return Losses.read(run.folder)
     state = run.folder / "state"
 
-    with stages("all of the removal", count_stages(parts, len(task.layers), config.targets)):
+    with stages("all of the removal", count_stages(parts, len(task.layers), config.targets, config.shares)):
         moments = collect(decoder, task, state / "moments.safetensors", "model", controls=True)
         fitted = solve(decoder, task, moments, "model")
         maps = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
@@ -185,17 +185,28 @@ def refine(decoder: Decoder, task: Task, routing: Routing, evaluated: Evaluated,
 
 def choose(decoder: Decoder, task: Task, variants: Sequence[Variant], state: Path) -> dict[float, str]:
     """The order that spares most on CALIBRATION_TOKENS of the validation documents, by budget; empty without
-    a curve.
+    a curve. Every order is followed until it exceeds all budgets, one share after the other.
     """
-    curve = [v for v in variants if v.key.part == "curve" and v.key.order in DEPLOYABLE]
-    if not curve:
-        return {}
+    curves: dict[str, list[Variant]] = {}
+    for v in sorted(variants, key=lambda v: v.key.target_share):
+        if v.key.part == "curve" and v.key.order in DEPLOYABLE:
+            curves.setdefault(v.key.order, []).append(v)
     few = first_windows(task, "validation", CALIBRATION_TOKENS)
-    sums = evaluate(decoder, few, curve, state / "chosen.safetensors", "choice of the order", "validation")
-    return chosen_orders(Evaluated(curve, *sums))
+    found: Evaluated | None = None
+    for number in range(max(map(len, curves.values()), default=0)):
+        done = settled(found) if found else set()
+        following = [o for o, points in curves.items() if o not in done and number < len(points)]
+        if not following:
+            break
+        now, kept = [curves[o][number] for o in following], state / f"chosen-{number}.safetensors"
+        sums = evaluate(decoder, few, now, kept, f"choice of the order, {number + 1}", "validation")
+        found = found.joined(Evaluated(now, *sums)) if found else Evaluated(now, *sums)
+    return chosen_orders(found) if found else {}
 
 
-def count_stages(parts: Sequence[PartName], layers: int, targets: Sequence[Target]) -> int:
+def count_stages(
+    parts: Sequence[PartName], layers: int, targets: Sequence[Target], shares: Sequence[float]
+) -> int:
     """At most how many progress bars a run shows: moments (2), ridge, weighted least squares (2), held-out
     errors, needs (2) and losses always; the rest as the parts ask for it.
     """
@@ -206,7 +217,8 @@ def count_stages(parts: Sequence[PartName], layers: int, targets: Sequence[Targe
         + 4 * ("previous" in parts)
         + 6 * ("floor" in parts)
         + 6 * layers * ("cumulative" in parts)
-        + (ROUNDS + 4) * ("curve" in parts)
+        # a choice between orders at each of their shares, or at each number of few whole heads and layers
+        + (ROUNDS + 3 + max(FEW, len(shares) + 1)) * ("curve" in parts)
         + 3 * ("routers" in parts)
         + stages_of(targets) * ("methods" in parts)
         + ("cost" in parts)

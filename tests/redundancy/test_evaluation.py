@@ -134,3 +134,57 @@ def test_one_place_reached_by_two_orders_is_measured_once(fitted_gpt2, monkeypat
     _, changed = evaluate(decoder, t, variants, None, "test")
     assert calls[0] == 2 * -(-len(t.windows["evaluation"].lengths) // t.batch)
     assert torch.equal(changed[0], changed[1])
+
+
+def test_one_way_of_running_the_model_under_several_names_is_run_once(fitted_gpt2):
+    decoder, t, _, fitted, _ = fitted_gpt2
+    maps = {n: fitted[n].with_position for n in t.layers}
+    heads = tuple(range(decoder.n_heads))
+    same = [
+        {n: Rule(maps[n]) for n in t.layers},
+        {n: Rule(maps[n], heads=heads) for n in t.layers},
+        {n: Rule(maps[n], heads=heads[::-1]) for n in t.layers},
+    ]
+    others = [
+        {n: Rule(maps[n], heads=heads[1:]) for n in t.layers},
+        {n: Rule(maps[n], permuted=True) for n in t.layers},
+        {0: Rule(maps[0])},
+        {n: Rule(hidden_only(fitted[n].probe)) for n in t.layers},
+    ]
+    calls = []
+    hook = decoder.model.register_forward_hook(lambda *_: calls.append(0))
+    _, found = evaluate(
+        decoder, t, [Variant(Key("x", str(i)), r) for i, r in enumerate(same + others)], None, "test"
+    )
+    hook.remove()
+    batches = len(list(t.batches("evaluation", decoder.device)))
+    assert len(calls) == batches * (1 + 1 + len(others))
+    for rules, sums in zip(same + others, found, strict=True):
+        _, alone = evaluate(decoder, t, [Variant(Key("x", "alone"), rules)], None, "test")
+        assert torch.equal(alone[0], sums)
+    assert torch.equal(found[1], found[0]) and torch.equal(found[2], found[0])
+    assert not any(torch.equal(other, found[0]) for other in found[3:])
+
+
+def test_of_equally_probable_tokens_the_first_is_the_most_probable(tiny, tokenizer):
+    t = task(tokenizer)
+    batch, draw = next(t.batches("evaluation", tiny.device)), torch.Generator().manual_seed(0)
+    shape = (*batch.ids[:, 1:].shape, tiny.vocabulary)
+    # so coarse that most positions have several
+    one, other = (torch.randint(0, 3, shape, generator=draw).float() for _ in range(2))
+    tally = evaluation._Tally(tiny, batch, one, 1, torch.zeros(tiny.vocabulary, dtype=torch.bool))
+    found = tally.of(other, torch.zeros(len(batch.ids)), changed=True)[:, TALLIES.index("agreement")]
+    expected = ((one.argmax(-1) == other.argmax(-1)) & evaluation.scored_tokens(batch)).sum(-1)
+    assert found.tolist() == expected.tolist()
+    same = tally.of(one, torch.zeros(len(batch.ids)), changed=True)[:, TALLIES.index("agreement")]
+    assert same.tolist() == evaluation.scored_tokens(batch).sum(-1).tolist()
+
+
+def test_an_activation_of_one_kernel_is_the_models_own_up_to_rounding(fitted_gpt2):
+    decoder, t, *_ = fitted_gpt2
+    batch = next(t.batches("evaluation", decoder.device))
+    own = evaluation.log_probabilities(decoder, batch.ids)
+    with evaluation.one_kernel(decoder):
+        assert not any(type(m).__name__ == "NewGELUActivation" for m in decoder.model.modules())
+        assert torch.allclose(evaluation.log_probabilities(decoder, batch.ids), own, atol=1e-5)
+    assert torch.equal(evaluation.log_probabilities(decoder, batch.ids), own)

@@ -29,6 +29,7 @@ from labbook.run import load_tensors, save_tensors
 from redundancy import Probes, load_replaced, remove, remove_attention
 from redundancy.benchmark.config import Config
 from redundancy.benchmark.experiment import replaced as compare_replaced
+from redundancy.benchmark.removal import removal
 from redundancy.facts import Facts
 from redundancy.model.decoder import Decoder
 from redundancy.model.substitution import Rule, Substitution, zero
@@ -647,6 +648,15 @@ def test_the_benchmark_names_what_a_token_costs(gpt2_folder):
     assert any("all layers replaced (1.00 of the operations)" in name for name in rows)
     seconds = [row for name, row in rows.items() if "seconds" in name]
     assert all(row.n == 2 and row.lower_quartile <= row.ratio <= row.upper_quartile for row in seconds)
+
+
+def test_the_benchmark_names_what_a_removal_run_saves(gpt2_folder):
+    rows = removal(Config(str(gpt2_folder), rounds=2, context=32))
+    assert [row.comparison.split(",")[0] for row in rows] == [
+        "weighted least squares of one layer",
+        "all attention replaced",
+    ]
+    assert all(row.n == 2 and row.ours > 0 and row.other > 0 for row in rows)
 
 
 def test_the_examples_run(tmp_path, monkeypatch):

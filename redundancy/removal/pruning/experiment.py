@@ -43,13 +43,20 @@ STREAM = 5
 
 @dataclass(frozen=True)
 class Removed:
-    """A way to run the model: units that are gone, and what stands in their place."""
+    """A way to run the model: units that are gone, and what stands in their place.
+
+    Attributes
+    ----------
+    puts : by unit.
+    blind : the units in whose place something stands that does not depend on what they add.
+    """
 
     puts: Mapping[Unit, Put]
+    blind: frozenset[Unit]
 
     def change(self, decoder: Decoder, start: int) -> Updates:
         """The hooks that change the model from position `start` on."""
-        return Updates(decoder, self.puts, start)
+        return Updates(decoder, self.puts, start, self.blind)
 
 
 @dataclass(frozen=True)
@@ -104,13 +111,13 @@ class _Variants:
     def place(self, units: Sequence[Unit], replacement: Replacement) -> int:
         """The row of a set of units with the same replacement."""
         puts = {unit: self.maps[unit].put(replacement) for unit in sorted(units)}
-        return self.own((replacement, tuple(puts)), puts)
+        return self.own((replacement, tuple(puts)), puts, units)
 
-    def own(self, key: Any, puts: Mapping[Unit, Put]) -> int:
+    def own(self, key: Any, puts: Mapping[Unit, Put], blind: Sequence[Unit]) -> int:
         """The row of a way that is known by `key`."""
         if key not in self._places:
             self._places[key] = len(self.ways)
-            self.ways.append(Removed(puts))
+            self.ways.append(Removed(puts, frozenset(blind)))
         return self._places[key]
 
     def point(
@@ -242,7 +249,7 @@ def measure_methods(
                 seconds.append(_took(name, removes, "maps and criteria", 1, began))
                 for n, span in chosen.items():
                     gone = tuple(Unit(m, "block") for m in range(*span))
-                    place = variants.own(("span", span), span_puts(span, transforms[n]))
+                    place = variants.own(("span", span), span_puts(span, transforms[n]), gone)
                     points.append(variants.point(name, removes, [gone], len(units), (place,)))
                 continue
             found = orders.of(name, method, removes, units, max(wanted))

@@ -9,7 +9,7 @@ it. What was there before training competes too.
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,16 @@ from torch import Tensor, nn
 
 from labbook.console import Interrupted, progress, stopping
 from redundancy.batches import Batch
-from redundancy.evaluation import next_token_log_p, scored_tokens
+from redundancy.evaluation import next_token_log_p, one_kernel, scored_tokens
 from redundancy.model.decoder import Decoder
+from redundancy.model.prefix import Prefix, Window
 from redundancy.model.substitution import Rule, Substitution
 from redundancy.passes import Task
 
 PATIENCE = 2
+# elements of the intact model's last states that are kept while something is trained: 2^26 float32 are
+# 256 MiB, however much text there is
+KEPT = 2**26
 
 # sum of an objective over the scored tokens of a batch, and how many they are
 Objective = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -103,11 +107,53 @@ def divergence(intact: Tensor, changed: Tensor, batch: Batch) -> tuple[Tensor, T
     return torch.where(valid, per_token, 0).sum(), valid.sum()
 
 
-def log_p_without(decoder: Decoder, rules: Mapping[int, Rule], task: Task, batch: Batch) -> Tensor:
-    """`next_token_log_p` with `rules` in the place of attention."""
+class Intact:
+    """log p of the intact model, which every epoch asks for again: what was computed for a window is kept, as
+    long as all of it has at most KEPT elements, and the rest is computed anew.
+
+    Parameters
+    ----------
+    start : first position that is changed.
+
+    Attributes
+    ----------
+    prefix : holds what `Prefix.given` with `first` -1 needs for the batch that was asked for last.
+    """
+
+    def __init__(self, decoder: Decoder, start: int):
+        self.decoder, self.start, self.prefix = decoder, start, Prefix(decoder)
+        # by the ids of the window, because its number is another one in every epoch
+        self._windows = dict[bytes, Window]()
+        self._room = KEPT
+
+    @torch.no_grad()
+    def log_p(self, batch: Batch) -> Tensor:
+        """What is to be matched (batch, position - 1, vocabulary), without a gradient."""
+        keys = [row.tobytes() for row in batch.ids.cpu().numpy()]
+        windows = [self._windows[key] for key in keys if key in self._windows]
+        if len(windows) == len(keys):
+            self.prefix.restore(windows)
+            with self.prefix.given(len(self.decoder.layers)):
+                return next_token_log_p(self.decoder, batch.ids)
+        with self.prefix.recorded():
+            found = next_token_log_p(self.decoder, batch.ids)
+        for key, window in zip(keys, self.prefix.windows(self.start), strict=False):
+            if key not in self._windows and window.last.numel() <= self._room:
+                self._room -= window.last.numel()
+                self._windows[key] = window
+        return found
+
+
+def log_p_without(
+    decoder: Decoder, rules: Mapping[int, Rule], task: Task, batch: Batch, prefix: Prefix | None = None
+) -> Tensor:
+    """`next_token_log_p` with `rules` in the place of attention, which need not run where `prefix` holds what
+    the same model computes for the batch.
+    """
     with Substitution(decoder, rules, task.start_position) as substitution:
         substitution.read(batch)
-        return next_token_log_p(decoder, batch.ids)
+        with prefix.given(-1, substitution.blind) if prefix else nullcontext():
+            return next_token_log_p(decoder, batch.ids)
 
 
 def descend_without(
@@ -125,15 +171,19 @@ def descend_without(
     rates : steps of Adam by parameter; None is `relative_rates` of all.
     """
 
+    intact = Intact(decoder, task.start_position)
+
     def objective(batch: Batch) -> tuple[Tensor, Tensor]:
-        return divergence(intact_log_p(decoder, batch), log_p_without(changed, rules, task, batch), batch)
+        goal = intact.log_p(batch)
+        known = intact.prefix if changed is decoder else None
+        return divergence(goal, log_p_without(changed, rules, task, batch, known), batch)
 
     def judge() -> float:
         return mean_over(task, decoder, objective)
 
     if rates is None:
         rates = relative_rates((p for p in module.parameters() if p.requires_grad), how.rate)
-    with detached(changed, task.layers):
+    with one_kernel(decoder), one_kernel(changed), detached(changed, task.layers):
         return descend(module, rates, objective, judge, decoder, task, how)
 
 
@@ -155,12 +205,6 @@ def detached(decoder: Decoder, layers: Iterable[int]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@torch.no_grad()
-def intact_log_p(decoder: Decoder, batch: Batch) -> Tensor:
-    """What is to be matched, without a gradient."""
-    return next_token_log_p(decoder, batch.ids)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from labbook.console import Interrupted, progress, stopping
 from redundancy.batches import Batch
+from redundancy.evaluation import one_kernel
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Reader, Task
 from redundancy.regression.controls import Fitted, affine
@@ -89,7 +90,7 @@ def train_mlps(
         n = batch.keep.sum()
         errors[layer] += torch.stack([models[layer].loss(x[batch.keep], z[batch.keep]) * n, n]).double().cpu()
 
-    with progress("mlp probes, epochs", EPOCHS) as advance:
+    with one_kernel(decoder), progress("mlp probes, epochs", EPOCHS) as advance:
         for epoch in range(EPOCHS + 1):
             active = tuple(n for n in models if waited[n] < PATIENCE)
             if not active:

@@ -18,12 +18,12 @@ from redundancy.batches import Batch, places
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Pass, Saved, Task, each_batch
 from redundancy.regression.controls import Fitted, PositionAffine
-from redundancy.regression.moments import LayerMoments
-from redundancy.regression.ridge import PENALTIES
+from redundancy.regression.moments import LayerMoments, Moments
+from redundancy.regression.ridge import PENALTIES, RidgePath
 from redundancy.removal.gradients import GradientReader
 
 
-class _Sums:
+class Sums:
     """Weighted moments of features with a constant (d + 1) and of what is left of z, by head."""
 
     def __init__(self, heads: int, d: int, k: int, device: torch.device):
@@ -42,27 +42,34 @@ class _Sums:
             self.tensors[f"{split}/xr"][head] += (scaled.T @ rest[:, head]).double()
             self.tensors[f"{split}/w"][head] += weight[:, head].sum(dtype=torch.float64)
 
+    def _moments(self, split: str, head: int) -> Moments:
+        """The sums of one head without the constant, n the summed weight."""
+        n, xx, xr = (self.tensors[f"{split}/{name}"][head] for name in ("w", "xx", "xr"))
+        return Moments(n, xx[-1, :-1], xr[-1], xx[:-1, :-1], xr[:-1])
+
     def correction(self) -> Tensor:
         """What the weights add to slope and intercept, (heads, d + 1, k), with the best penalty of each head;
         none where no penalty helps on the validation documents.
+
+        The penalty is on the slope in the coordinates of the moments, and the intercept has none: it is the
+        weighted mean of what the slope leaves (`RidgePath`).
         """
-        t, found = self.tensors, []
-        for head in range(len(t["train/w"])):
-            if not float(t["train/w"][head]) or not float(t["validation/w"][head]):
-                found.append(torch.zeros_like(t["train/xr"][head]))
+        found = torch.zeros_like(self.tensors["train/xr"])
+        for head, weight in enumerate(self.tensors["train/w"]):
+            validation = self._moments("validation", head)
+            if not float(weight) or not float(validation.n):
                 continue
-            xx, xr = (t[f"train/{n}"][head] / t["train/w"][head] for n in ("xx", "xr"))
-            own_xx, own_xr = (t[f"validation/{n}"][head] for n in ("xx", "xr"))
-            ridge = torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
-            ridge[-1, -1] = 0  # the intercept is not penalised
-            best, gain = torch.zeros_like(xr), 0.0
-            for alpha in PENALTIES:
-                slope = torch.linalg.lstsq(xx + alpha * ridge, xr).solution
-                spared = float((2 * slope * own_xr).sum() - (slope * (own_xx @ slope)).sum())
-                if spared > gain:
-                    best, gain = slope, spared
-            found.append(best)
-        return torch.stack(found)
+            path = RidgePath(self._moments("train", head), standardised=False)
+            alone = torch.eye(len(path.mean_z), dtype=torch.float64, device=path.mean_z.device)
+            alphas = torch.tensor(PENALTIES, dtype=torch.float64)
+            # against the weighted training mean, and what that spares against no correction at all
+            mean = 2 * path.mean_z @ (validation.z / validation.n) - path.mean_z.square().sum()
+            spared = path.validation_gain(validation, alone, alphas) + mean
+            best = int(spared.argmax())
+            if float(spared[best]) > 0:
+                slope, constant = path.solve(PENALTIES[best])
+                found[head] = torch.cat([slope, constant.unsqueeze(0)])
+        return found
 
 
 def fit_weighted(
@@ -75,7 +82,7 @@ def fit_weighted(
     """The maps by layer. Raises Interrupted when asked to stop; `state` keeps the sums."""
     start = {n: f.with_position for n, f in fitted.items() if f.with_position is not None}
     heads, d_head = decoder.n_heads, decoder.d_head
-    layers = {n: _Sums(heads, decoder.d_model, d_head, decoder.layer_device(n)) for n in start}
+    layers = {n: Sums(heads, decoder.d_model, d_head, decoder.layer_device(n)) for n in start}
     saved = Saved(state)
     stored, done = saved.load(task.counts)
     for n, tensors in stored.items():

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from redundancy.batches import Batch, places
-from redundancy.evaluation import next_token_log_p
+from redundancy.evaluation import next_token_log_p, one_kernel
 from redundancy.model.capture import entering
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Task
@@ -33,9 +33,9 @@ from redundancy.regression.controls import PositionAffine
 from redundancy.removal.need import CALIBRATION_TOKENS, first_windows
 from redundancy.removal.replacements.descent import (
     Descent,
+    Intact,
     descend,
     divergence,
-    intact_log_p,
     relative_rates,
 )
 from redundancy.removal.replacements.inplace import ScaledMap
@@ -146,30 +146,32 @@ def train_router(
     gates = _Gates(decoder, router, replacing, task.start_position)
     few = first_windows(task, "validation", CALIBRATION_TOKENS)
     draws = np.random.default_rng([task.seed, STREAM])
+    intact = Intact(decoder, task.start_position)
 
     def objective(batch: Batch) -> tuple[Tensor, Tensor]:
-        intact = intact_log_p(decoder, batch)
+        goal = intact.log_p(batch)
         gates.threshold = gates.quantile(float(draws.uniform(*SHARES)))
         with gates:
-            return divergence(intact, next_token_log_p(decoder, batch.ids), batch)
+            return divergence(goal, next_token_log_p(decoder, batch.ids), batch)
 
     @torch.no_grad()
     def judge() -> float:
         totals = torch.zeros(2, dtype=torch.float64)
         for share in JUDGED:
             for number, batch in enumerate(few.batches("validation", decoder.device)):
-                intact = intact_log_p(decoder, batch)
+                goal = intact.log_p(batch)
                 with gates:
                     if number == 0:  # what its scores are where everything runs
                         gates.threshold = -torch.inf
                         next_token_log_p(decoder, batch.ids)
                     gates.threshold = gates.quantile(share)
-                    total, tokens = divergence(intact, next_token_log_p(decoder, batch.ids), batch)
+                    total, tokens = divergence(goal, next_token_log_p(decoder, batch.ids), batch)
                 totals += torch.stack([total, tokens]).double().cpu()
         return float(totals[0] / totals[1])
 
     rates = relative_rates(learnt.parameters(), HOW.rate)
-    before, after = descend(learnt, rates, objective, judge, decoder, task, HOW)
+    with one_kernel(decoder):
+        before, after = descend(learnt, rates, objective, judge, decoder, task, HOW)
     return TrainedRouter(
         {n: m.affine() for n, m in router.items()},
         {n: m.affine() for n, m in replacing.items()},

@@ -20,6 +20,7 @@ from redundancy.removal.curve import (
     interpolated,
     measures,
     removable,
+    settled,
 )
 
 
@@ -82,6 +83,24 @@ def test_the_order_is_chosen_among_those_that_could_be_followed():
     assert chosen_orders(every)[0.01] == "predicted_fisher"
     assert not any(order.startswith(("known", "random")) for order in DEPLOYABLE)
     assert set(DEPLOYABLE) < set(ORDERS)
+
+
+def test_what_lies_beyond_every_budget_changes_no_choice():
+    """Measuring stops at the first share over all budgets; planted curves with any losses behind it."""
+    draw = np.random.default_rng(0)
+    shares, orders = [0.1, 0.3, 0.6, 1.0], ("predicted_fisher", "hidden_fisher", "layers_cosine")
+    winners = set()
+    for _ in range(50):
+        losses = {o: (draw.normal(0.03, 0.05, len(shares)) + 0.1 * draw.random()).tolist() for o in orders}
+        whole, short = (
+            [evaluated_curve(shares[:n], losses[o][:n], o) for o, n in zip(orders, ends, strict=True)]
+            for ends in ([4] * 3, [next((i for i in range(4) if losses[o][i] > 0.1), 3) + 1 for o in orders])
+        )
+        every, few = (p[0].joined(p[1]).joined(p[2]) for p in (whole, short))
+        assert chosen_orders(few) == chosen_orders(every)
+        assert settled(few) == settled(every) == {o for o in orders if max(losses[o]) > 0.1}
+        winners |= set(chosen_orders(every).values())
+    assert winners == set(orders)
 
 
 def test_crossings_are_measured_until_their_neighbours_are_close():

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from redundancy.batches import places
+from redundancy.evaluation import log_probabilities
 from redundancy.model.decoder import Decoder
+from redundancy.model.substitution import Rule
 from redundancy.passes import collect, solve
 from redundancy.removal.need import first_windows
-from redundancy.removal.replacements import inplace
+from redundancy.removal.replacements import descent, inplace
 from redundancy.removal.replacements.inplace import (
     NetworkMap,
     RankedMap,
@@ -40,6 +42,31 @@ def test_training_ends_below_its_start_and_gives_the_same_maps_again(fitted_gpt2
     for layer in t.layers:
         assert torch.equal(first.maps[layer].weight, again.maps[layer].weight)
     assert all(torch.equal(p, before[name]) for name, p in decoder.model.named_parameters())  # frozen
+
+
+@pytest.mark.parametrize("layers", [(0, 1), (1,)])
+def test_what_is_kept_of_the_intact_model_changes_no_number(tiny, tokenizer, layers, monkeypatch):
+    t = replace(task(tokenizer), layers=layers)
+    rules = {n: Rule(lambda x, position: x[:, :1].expand(-1, tiny.d_z)) for n in layers}
+    intact, calls = descent.Intact(tiny, t.start_position), []
+    hook = next(tiny.attention(1).children()).register_forward_hook(lambda *_: calls.append(0))
+    shuffled = t.shuffled("train", 1)
+    for number, one in enumerate((t, shuffled)):
+        for batch in one.batches("train", tiny.device):
+            calls.clear()
+            with torch.no_grad():
+                found = intact.log_p(batch)
+                without = descent.log_p_without(tiny, rules, t, batch, intact.prefix)
+            # every window was met in the first round
+            assert len(calls) == (number == 0)
+            assert torch.allclose(found, log_probabilities(tiny, batch.ids), atol=1e-5)
+            assert torch.allclose(without, descent.log_p_without(tiny, rules, t, batch), atol=1e-5)
+    monkeypatch.setattr(descent, "KEPT", 0)
+    forgetful, batch = descent.Intact(tiny, t.start_position), next(t.batches("train", tiny.device))
+    calls.clear()
+    first, again = (forgetful.log_p(batch) for _ in range(2))
+    assert torch.equal(first, again) and len(calls) == 2
+    hook.remove()
 
 
 def test_a_rate_that_ruins_the_maps_leaves_them_as_they_were(fitted_gpt2, monkeypatch):

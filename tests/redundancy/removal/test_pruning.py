@@ -196,7 +196,7 @@ def test_what_is_taken_from_below_changes_no_number(four, target, replacement):
     with Updates(decoder, gone, 0), prefix.recorded():
         log_probabilities(decoder, batch.ids)
     above = {unit: put for unit, put in gone.items() if unit.layer >= 2}
-    with Updates(decoder, above | own, 0), prefix.below(2):
+    with Updates(decoder, above | own, 0), prefix.given(2):
         short = log_probabilities(decoder, batch.ids)
     assert torch.equal(short, whole)
 

@@ -11,7 +11,7 @@ from redundancy.model.substitution import Rule
 from redundancy.passes import collect, solve
 from redundancy.regression.ridge import PENALTIES
 from redundancy.removal.gradients import GradientReader
-from redundancy.removal.replacements import previous
+from redundancy.removal.replacements import previous, weighted
 from redundancy.removal.replacements.previous import fit_past, seen, with_past
 from redundancy.removal.replacements.sampled import resampled_outputs, slots, token_means
 from redundancy.removal.replacements.sequence import fit_sequential
@@ -103,6 +103,36 @@ def test_weighted_least_squares_is_the_weighted_ridge_of_scikit_learn(fitted_gpt
     ]
     size = np.abs(candidates[1]).max()
     assert min(np.abs(moved - c).max() for c in candidates) < 1e-3 * size
+
+
+def test_one_decomposition_gives_what_solving_for_every_penalty_gives():
+    draw = torch.Generator().manual_seed(0)
+    d, heads, k = 12, 3, 4
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    sums, mixed = weighted.Sums(heads, d, k, torch.device("cpu")), normal(d, d)
+    slope = 0.3 * normal(d, heads, k)
+    slope[:, 2] = 0  # what is left of this head is not a matter of x
+    for split, rows in (("train", 60), ("validation", 200)):
+        x = normal(rows, d) @ mixed + 0.5
+        rest = torch.einsum("td,dhk->thk", x, slope) + 5 * normal(rows, heads, k)
+        sums.add(split, x, rest, normal(rows, heads).exp())
+    found, penalties = sums.correction(), set()
+    penalised = torch.eye(d + 1, dtype=torch.float64)
+    penalised[-1, -1] = 0
+    for head in range(heads):
+        xx, xr, w = (sums.tensors[f"train/{name}"][head] for name in ("xx", "xr", "w"))
+        own_xx, own_xr = (sums.tensors[f"validation/{name}"][head] for name in ("xx", "xr"))
+        solved = {a: torch.linalg.lstsq(xx / w + a * penalised, xr / w).solution for a in PENALTIES}
+        spared = {a: float((2 * s * own_xr).sum() - (s * (own_xx @ s)).sum()) for a, s in solved.items()}
+        best = max(spared, key=lambda a: spared[a])
+        expected = solved[best] if spared[best] > 0 else torch.zeros_like(solved[best])
+        penalties.add(best if spared[best] > 0 else None)
+        assert torch.allclose(found[head], expected, rtol=1e-9, atol=1e-12)
+    # each way it can go: a penalty within the range, and none at all
+    assert None in penalties and len(penalties) > 1
 
 
 def test_another_tokens_output_is_one_that_stood_there(fitted_gpt2):
