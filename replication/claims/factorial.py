@@ -2,6 +2,7 @@
 sentences and tables, each chosen by the contrasts and their states.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,17 +15,19 @@ from consolidation.config import VARIANTS
 from consolidation.replicate.cells import over_seeds
 from consolidation.replicate.contrasts import (
     CELLS,
+    CONTRASTS,
     FAMILY,
     LEARNT,
     LEAST_SEEDS,
     MARGIN,
     OUTCOMES,
     Contrast,
+    paired,
 )
 from consolidation.replicate.factorial import Factorial
 from consolidation.train import trajectory
 from labbook.escape import cell as escaped
-from labbook.estimate import Estimate
+from labbook.estimate import LEVEL, Estimate
 from replication import paper
 from replication.rows import Finished, Row, show, table
 from replication.verdict import Verdict
@@ -218,13 +221,35 @@ def _load(decided: Decided) -> str:
 def finding(decided: Sequence[Decided]) -> str:
     """The README's sentences: memory and its use at every price of attention, and whether prices differ."""
     text = " ".join(map(_finding, decided))
-    if len(decided) < 2:
-        return text
-    states = {one.of.contrast("B - A").state for one in decided}
-    if len(states) > 1:
-        return f"{text} So what the control says depends on the price of attention."
-    (state,) = states
-    return f"{text} So at every price that was tried the control {STATES[state]}."
+    for higher, lower in itertools.pairwise(decided):
+        change = between_prices(higher, lower)
+        if change.n < LEAST_SEEDS:
+            continue
+        said = (
+            "depends on the price"
+            if change.lower > 0 or change.upper < 0
+            else "is not shown to depend on the price"
+        )
+        text += (
+            f" From a price of {higher.of.price:g} to {lower.of.price:g} that difference changes by "
+            f"{show(change, 2, sign=True)}, paired by seed: it {said}."
+        )
+    return text
+
+
+def between_prices(higher: Decided, lower: Decided, name: str = "B - A") -> Estimate:
+    """By how much a contrast in P(attend | recurring) is larger at the lower price of attention, over seeds
+    that both runs have: equal seeds see the same sequences.
+    """
+
+    def by_seed(decided: Decided) -> "pd.Series[float]":
+        wide = decided.of.outcomes.pivot(index="seed", columns="cell", values="attends")
+        weights = pd.Series(CONTRASTS[name], dtype=float)
+        return wide.reindex(columns=weights.index).mul(weights).sum(axis=1, skipna=False)
+
+    change = (by_seed(lower) - by_seed(higher)).dropna()
+    found = paired(change.to_numpy(np.float64))
+    return Estimate(found.estimate, *found.interval(LEVEL), found.n)
 
 
 def _finding(decided: Decided) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from consolidation.replicate import cell_figures
 from consolidation.replicate.contrasts import CELLS, analyse
@@ -123,7 +124,20 @@ def test_the_readme_says_what_the_contrasts_say(run):
     assert "Knowing is not yet using: no semantic memory, 20 patterns, reads at least 0.60" in after
     least = changed(run, **{cell: [0.0] * 8 for cell in CELLS})
     assert "Knowing is not yet using" not in says.finding([least])
-    # at two prices the states are the same, or differ
-    assert "So at every price that was tried the control reads more" in says.finding([the(run), the(run)])
-    assert "depends on the price of attention" in says.finding([the(run), changed(run, B=around(0.05))])
-    assert "price" not in says.finding([the(run)]).replace("attention priced at", "")
+
+
+def test_prices_are_compared_by_the_difference_of_their_differences(run):
+    same, other = the(run), changed(run, B=around(0.05))
+    assert "it is not shown to depend on the price" in says.finding([same, same])
+    assert (
+        "that difference changes by -0.55 [-0.55, -0.55] (n = 8), paired by seed: it depends on the price"
+        in (says.finding([same, other]))
+    )
+    assert "that difference changes by" not in says.finding([same])
+    # seeds that one of them lacks say nothing
+    few = replace(other.of, outcomes=other.of.outcomes.query("seed < 2"))
+    assert "that difference changes by" not in says.finding([same, Decided(run, few)])
+    wide = list(np.linspace(0, 1, 8))
+    change = says.between_prices(same, changed(run, A=[0.0] * 8, B=wide))
+    expected = stats.ttest_1samp(np.array(wide) - 0.4, 0).confidence_interval(0.95)
+    np.testing.assert_allclose([change.lower, change.upper], [expected.low, expected.high], atol=0.02)
