@@ -248,7 +248,7 @@ def between_prices(higher: Decided, lower: Decided, name: str = "B - A") -> Esti
         return wide.reindex(columns=weights.index).mul(weights).sum(axis=1, skipna=False)
 
     change = (by_seed(lower) - by_seed(higher)).dropna()
-    found = paired(change.to_numpy(np.float64))
+    found = paired(np.asarray(change, dtype=np.float64))
     return Estimate(found.estimate, *found.interval(LEVEL), found.n)
 
 
