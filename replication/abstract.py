@@ -20,7 +20,7 @@ from redundancy.probe.tables import Tables
 from redundancy.removal.curve import BUDGETS
 from redundancy.removal.figures import best_of_each_kind
 from redundancy.removal.tables import Losses
-from replication.claims.factorial import is_factorial
+from replication.claims.factorial import Decided, is_factorial
 from replication.rows import Finished
 
 PREDICTORS = {
@@ -41,7 +41,8 @@ def graphical_abstract(runs: Sequence[Finished]) -> Figure:
     of = {
         kind: [run for run in runs if run.kind == kind] for kind in ("probe", "removal", "experiments", "fit")
     }
-    # the factorial holds cells and not the models that are compared here
+    # the factorials hold cells and not the models that are drawn here
+    decided = Decided.among(of["experiments"])
     of["experiments"] = [run for run in of["experiments"] if not is_factorial(run)]
     missing = [kind for kind, found in of.items() if not found]
     if missing:
@@ -49,7 +50,7 @@ def graphical_abstract(runs: Sequence[Finished]) -> Figure:
     figure, panels = plt.subplots(2, 2, figsize=(style.WIDTH, 6.4))
     _predicted(panels[0, 0], [Tables.read(run.folder) for run in of["probe"]])
     _removed(panels[0, 1], Losses.read(of["removal"][0].folder))
-    _attention(panels[1, 0], of["experiments"][0].folder)
+    _attention(panels[1, 0], of["experiments"][0].folder, decided)
     _exponents(panels[1, 1], of["fit"])
     shown = [subject(Tables.read(run.folder)) for run in of["probe"]]
     removed = subject(Losses.read(of["removal"][0].folder))
@@ -151,7 +152,7 @@ def removed(spared: Estimate, blind: Estimate) -> str:
     return "the chosen order is not told from chance"
 
 
-def _attention(axes: Axes, folder: Path) -> None:
+def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
     runs, last = read_runs(folder), dict[str, Estimate]()
     first = runs.summaries["cram"][0]
     pressure = first.events.get("routing pressure sets in", 0)
@@ -187,6 +188,17 @@ def _attention(axes: Axes, folder: Path) -> None:
     axes.text(0, first.optimum, " optimum of the task", fontsize=7.5, color="0.4", va="top")
     keys = trajectory.read_config(trajectory.seeds(runs.folders["cram"])[0])["cram"]["keys"]
     _head(axes, "Does memory spare attention?", f"with {keys} keys {attended(last)}")
+    if decided:
+        text = "\n".join(
+            ["recurring queries read without a memory,", "minus with one:", *map(spared, decided)]
+        )
+        axes.text(0.97, 0.68, text, fontsize=7.5, color="0.3", transform=axes.transAxes, ha="right", va="top")
+
+
+def spared(decided: Decided) -> str:
+    """The contrast of a factorial between a router without a memory and one with, and its state."""
+    one, keys = decided.of.contrast("B - A"), decided.config["cram"]["keys"]
+    return f"{keys} keys, price {decided.of.price:g}: {one.number.text(2, sign=True)}, {one.state}"
 
 
 def attended(last: Mapping[str, Estimate]) -> str:

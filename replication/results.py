@@ -18,6 +18,7 @@ from redundancy.probe.summary import ProbeSummary
 from redundancy.removal.config import ORDERS
 from redundancy.removal.curve import BUDGETS
 from redundancy.removal.summary import RemovalSummary
+from redundancy.removal.tables import Losses
 from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
 from replication.claims.experiments import people_section
@@ -44,21 +45,11 @@ def findings(runs: Sequence[Finished]) -> list[str]:
     lines = []
     if of["probe"]:
         lines += _predictable([ProbeSummary.read(run.summary) for run in of["probe"]])
-    for run in of["removal"]:
-        removal = RemovalSummary.read(run.summary)
-        best = removal.order_for(BUDGETS[1])
-        at = removal.removable[best][BUDGETS[1]]
-        how = (
-            "was chosen on other documents than those it is scored on"
-            if removal.chosen
-            else "is the best on the documents that it is scored on, which is optimistic"
-        )
-        config = read_json(run.folder / "config.json")
+    if of["removal"]:
         lines.append(
-            f"**How much can go.** The loss of {removal.model} (windows of {config['context']} tokens, "
-            f"{config['dtype']}) may rise by {BUDGETS[1]} nats per token. Then "
-            f"{at.text()} (n = {at.share.n}) of its attention operations can be replaced by a linear "
-            f"prediction. Their order ({ORDERS[best]}) {how}; others may spare more."
+            f"**How much can go.** At a rise of the loss by {BUDGETS[1]} nats per token a linear prediction "
+            f"can replace, of the attention operations: {'; '.join(map(_removable_from, of['removal']))}. "
+            "Other orders may spare more."
         )
     for run in of["experiments"]:
         if not is_factorial(run):
@@ -93,6 +84,27 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
     ]
 
 
+def _removable_from(run: Finished) -> str:
+    """What can go from one model, in which order, and how that was chosen; in windows of each length."""
+    return ", ".join(
+        _removable_in(losses.headline, read_json(losses.folder / "config.json"), first)
+        for first, losses in ((True, Losses.read(run.folder)), *((False, of) for _, of in contexts(run)))
+    )
+
+
+def _removable_in(s: RemovalSummary, config: Mapping[str, Any], first: bool) -> str:
+    best = s.order_for(BUDGETS[1])
+    at = s.removable[best][BUDGETS[1]]
+    how = "chosen on other documents" if s.chosen else "the best on these documents, which is optimistic"
+    windows = f"windows of {config['context']:,} tokens"
+    if not first:
+        return f"in {windows} {at.text()} (n = {at.share.n})"
+    return (
+        f"{at.text()} (n = {at.share.n}) from {s.model} ({windows}, {config['dtype']}; order: "
+        f"{ORDERS[best]}, {how})"
+    )
+
+
 def _consolidation(run: Finished, decided: Sequence[Decided]) -> str:
     """Attention of CRAM and its control, and what the factorials say where there are some."""
     cells = (
@@ -104,15 +116,15 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> str:
     config = run.summary["config"]
     return (
         f"**Consolidation.** Attention of the rebuilt CRAM model falls to {show(found.get('cram'), 4)} of "
-        f"positions. In a control without any semantic memory it falls to {show(found.get('control'), 4)}. "
-        f"Both were trained with {config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns "
-        f"and {config['steps']:,} steps, and the result depends on these choices. "
+        f"positions, of a control without any semantic memory to {show(found.get('control'), 4)}, with "
+        f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns and "
+        f"{config['steps']:,} steps, on which the result depends. "
         + (
             "The experiment that separates memory from its use is still to be made, so nothing is claimed "
             "about the mechanism."
             if not decided
-            else f"{finding(decided)} ([The design](consolidation/design.md) was written before its runs; "
-            "what was added or cut afterwards is dated there.)"
+            else f"{finding(decided)} ([Design](consolidation/design.md), before the runs; what was changed "
+            "later is dated there.)"
         )
     )
 

@@ -88,7 +88,7 @@ class Decided:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Of a seed: the run's own is that of the preset, without what the design changes."""
-        return trajectory.read_config(next(self.run.folder.glob("factorial-*/seed-*/config.json")).parent)
+        return trajectory.read_config(min(self.run.folder.glob("factorial-*/seed-*/config.json")).parent)
 
     def setting(self, letters: str) -> str:
         """What was trained, of the cells with these letters."""
@@ -127,18 +127,29 @@ class Decided:
         both = rows["known"].to_numpy(float) + rows["attends"].to_numpy(float) - 1
         return over_seeds(np.maximum(both, 0), "known")
 
-    def said(self, name: str) -> str:
-        """What a contrast says, in one sentence that names the choices behind it."""
+    def said(self, name: str, after: "Decided | None" = None) -> str:
+        """What a contrast says, in one sentence that names the choices behind it; `after` the sentence of
+        another price, only what differs.
+        """
         one, model = self.of.contrast(name), CELLS[name[0]][0]
         head = f"With {self.named('A')}, and {self.config['steps']:,} steps"
+        if after is not None and self._but_for_price == after._but_for_price and one.number.n > 1:
+            return (
+                f"Priced at {self.of.price:g} it {STATES[one.state]}: "
+                f"{one.number.text(2, sign=True)} ({one.number.n} seeds{_failed(one)})."
+            )
         if one.number.n < 2:
             return f"{head} too few seeds of a model {WITHOUT[model]} are finished."
-        failed = f"; in {one.not_learnt} of them one of the two, or both, have not learnt retrieval"
-        failed = failed if one.not_learnt else ""
         return (
             f"{head} a router {WITHOUT[model]} {STATES[one.state]}: P(attend | recurring) "
-            f"differs by {one.number.text(2, sign=True)} ({one.number.n} seeds{failed})."
+            f"differs by {one.number.text(2, sign=True)} ({one.number.n} seeds{_failed(one)})."
         )
+
+    @property
+    def _but_for_price(self) -> dict[str, Any]:
+        """What was trained, without the price."""
+        weights = {k: v for k, v in self.config["objective"].items() if k != "attention_penalty"}
+        return self.config | {"objective": weights}
 
     def failed(self, one: Contrast) -> str:
         """How many seeds have not learnt, and what is left without them; empty where all have."""
@@ -220,7 +231,9 @@ def _load(decided: Decided) -> str:
 
 def finding(decided: Sequence[Decided]) -> str:
     """The README's sentences: memory and its use at every price of attention, and whether prices differ."""
-    text = " ".join(map(_finding, decided))
+    text = " ".join(
+        _finding(one, before) for before, one in itertools.pairwise((None, *decided)) if one is not None
+    )
     for higher, lower in itertools.pairwise(decided):
         change = between_prices(higher, lower)
         if change.n < LEAST_SEEDS:
@@ -235,6 +248,12 @@ def finding(decided: Sequence[Decided]) -> str:
             f"{show(change, 2, sign=True)}, paired by seed: it {said}."
         )
     return text
+
+
+def _plain(decided: Decided, cell: str, outcome: str) -> str:
+    """A mean with its interval, where n was said before."""
+    found = decided.mean(cell, outcome)
+    return "–" if found is None else _text(found)
 
 
 def between_prices(higher: Decided, lower: Decided, name: str = "B - A") -> Estimate:
@@ -252,15 +271,24 @@ def between_prices(higher: Decided, lower: Decided, name: str = "B - A") -> Esti
     return Estimate(found.estimate, *found.interval(LEVEL), found.n)
 
 
-def _finding(decided: Decided) -> str:
+def _failed(one: Contrast) -> str:
+    """In how many of a contrast's seeds a model has not learnt; empty where all have."""
+    if not one.not_learnt:
+        return ""
+    return f"; in {one.not_learnt} of them one of the two, or both, have not learnt retrieval"
+
+
+def _finding(decided: Decided, before: Decided | None) -> str:
     enough = [cell for cell in CELLS if len(decided.of.seeds(cell)) >= LEAST_SEEDS]
-    text = decided.said("B - A")
+    text = decided.said("B - A", before)
+    if {"A", "C"} <= set(enough):
+        loss = decided.of.contrast("C - A")
+        text += f" Without the consolidation loss alone: {loss.number.text(2, sign=True)} ({loss.state})."
     if {"A", "B"} <= set(enough):
-        novel = decided.of.contrast("B - A", outcome="novel")
+        only = ", which only attention can answer," if before is None else ""
         text += (
-            " Novel queries, which only attention can answer, are answered at "
-            f"{show(decided.mean('A', 'novel'))} by CRAM and at {show(decided.mean('B', 'novel'))} without "
-            f"semantic memory: paired, {show(novel.number, sign=True)} ({novel.state})."
+            f" Novel queries{only} answered: {_plain(decided, 'B', 'novel')}, by CRAM "
+            f"{_plain(decided, 'A', 'novel')}."
         )
     cells = {cell: decided.known_and_read(cell) for cell in enough}
     if cells:

@@ -10,6 +10,7 @@ from consolidation.replicate import cell_figures
 from consolidation.replicate.contrasts import CELLS, analyse
 from labbook.estimate import Estimate
 from replication import __main__ as pages
+from replication.abstract import spared
 from replication.claims import factorial as says
 from replication.claims.consolidation import Experiments, experiment_rows
 from replication.claims.factorial import Decided
@@ -135,6 +136,8 @@ def test_prices_are_compared_by_the_difference_of_their_differences(run):
     )
     assert "that difference changes by" not in says.finding([same])
     # seeds that one of them lacks say nothing
+    assert spared(same).startswith("fixed keys, price 0.5: +0.40 [") and spared(same).endswith("], larger")
+    assert spared(other).endswith("], smaller")
     few = replace(other.of, outcomes=other.of.outcomes.query("seed < 2"))
     assert "that difference changes by" not in says.finding([same, Decided(run, few)])
     wide = list(np.linspace(0, 1, 8))
