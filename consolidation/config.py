@@ -2,6 +2,7 @@
 paper compares. Imports nothing heavy, so that --help is quick.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -282,6 +283,14 @@ class Objective:
     """lambda_S."""
     consolidation: float = 0.5
     """gamma, the weight of eq 5."""
+
+    def __post_init__(self) -> None:
+        for name in ("attention_penalty", "semantic_reward", "consolidation"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: a weight of the objective is finite "
+                    "and at least 0. Change the flag."
+                )
 
 
 @dataclass(frozen=True)

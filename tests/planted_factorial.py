@@ -15,6 +15,8 @@ from consolidation.train.presets import preset
 from labbook.run import sealed, write_json
 
 TINY = preset("tiny")
+# mean q at recurring queries at the end
+QUALITY = {"cram": 0.8, "no-consolidation": 0.2, "no-quality": 0.8}
 LISTED = dict(zip(CELLS, cells(TINY, ("factorial",)), strict=True))
 POWERS = (0, 1, 8, 64, 512)
 
@@ -46,6 +48,8 @@ def plant_seed(
             rows.append((step, -1, kind, "attention", share, n))
             rows.append((step, -1, kind, "semantic", (1 - share) * remembers, n))
         rows.append((step, -1, "novel", "accuracy", novel, 100))
+        if remembers:
+            rows.append((step, 0, "recurring", "quality", done * QUALITY[config.model], 100))
         if step in POWERS or step == config.steps:
             rows.append((step, -1, "recurring", "accuracy_without_attention", done * known, 100))
     facts = {"model": config.model, "seed": seed, "config": recorded}
@@ -63,7 +67,7 @@ def plant_seed(
         pairs=1.0,
         pairs_dense=2.0,
         semantic=0.9 * remembers,
-        knock_outs={"attention, recurring": known},
+        knock_outs={"attention, recurring": known, "semantic, recurring": 0.9},
         optimum=config.benchmark.optimum(),
         static=config.benchmark.queries,
         learnt=novel > 0.95,

@@ -285,7 +285,7 @@ def metrics(summary: trajectory.SeedSummary) -> dict[str, float]:
         "ratio": attention["all"] / first if first else math.nan,
         "at_recurring": attention["recurring"],
         "at_novel": attention["novel"],
-        "semantic": summary.semantic if _remembers(summary.model) else math.nan,
+        "semantic": summary.semantic if remembers(summary.model) else math.nan,
         "pairs": summary.pairs / summary.pairs_dense,
         "learnt": float(summary.learnt),
         # without attention there is nothing to consolidate
@@ -294,7 +294,7 @@ def metrics(summary: trajectory.SeedSummary) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def _remembers(model: str) -> bool:
+def remembers(model: str) -> bool:
     """Whether a model has a semantic path."""
     chosen = variant(model)
     return chosen.layer == "cram" and chosen.model(CRAMConfig()).semantic
@@ -306,7 +306,7 @@ def semantic_elsewhere(run: Path) -> dict[int, float]:
 
     lambda_S pays for q_t there too, and nothing is lost, so it says nothing about queries.
     """
-    if not _remembers(trajectory.read_config(trajectory.seeds(run)[0])["model"]):
+    if not remembers(trajectory.read_config(trajectory.seeds(run)[0])["model"]):
         return dict.fromkeys((s.seed for s in trajectory.summaries(run)), math.nan)
     return dict(trajectory.course(run, "semantic", "other").iloc[-1])
 

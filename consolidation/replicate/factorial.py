@@ -9,6 +9,8 @@ over training, contrasts.
 | attends, known, novel | see `contrasts.OUTCOMES`, at the end of training |
 | recurring | share of recurring queries answered |
 | attention | share of all positions that attend |
+| quality | mean q at recurring queries; empty without a semantic memory |
+| without_semantic | share of recurring queries answered with the semantic memory knocked out |
 | semantic_other | share of positions without a query that take the semantic path; empty without one |
 | learnt | whether recurring and novel are at least `contrasts.LEARNT` |
 | change | of attends over the last quarter of training |
@@ -17,13 +19,14 @@ over training, contrasts.
 out, which is at powers of two and at the end.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from consolidation.replicate.cells import Cell, semantic_elsewhere
+from consolidation.replicate.cells import Cell, remembers, semantic_elsewhere
 from consolidation.replicate.contrasts import (
     CELLS,
     LEARNT,
@@ -121,6 +124,9 @@ def _courses(run: Path) -> pd.DataFrame:
 def _outcomes(run: Path, cell: Cell, courses: pd.DataFrame) -> pd.DataFrame:
     """One row per finished seed of a cell."""
     elsewhere, rows = semantic_elsewhere(run), []
+    table = trajectory.load(run, "trajectory").query("metric == 'quality' and kind == 'recurring'")
+    # the last evaluation, mean over layers
+    quality = table[table["step"] == table["step"].max()].groupby("seed")["value"].mean()
     for summary in trajectory.summaries(run):
         course = courses[courses["seed"] == summary.seed].set_index("step")["attends"]
         before = course[course.index <= 0.75 * summary.steps].iloc[-1]
@@ -135,6 +141,10 @@ def _outcomes(run: Path, cell: Cell, courses: pd.DataFrame) -> pd.DataFrame:
                 "novel": novel,
                 "recurring": recurring,
                 "attention": summary.attention["all"],
+                "quality": quality[summary.seed] if remembers(summary.model) else math.nan,
+                "without_semantic": summary.knock_outs.get("semantic, recurring", math.nan)
+                if remembers(summary.model)
+                else math.nan,
                 "semantic_other": elsewhere[summary.seed],
                 "learnt": bool(min(recurring, novel) >= LEARNT),
                 "change": course.iloc[-1] - before,

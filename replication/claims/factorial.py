@@ -3,6 +3,7 @@ sentences and tables, each chosen by the contrasts and their states.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,12 +38,6 @@ PREDICTED = {
     "decides theorem 1)",
     "C - A": "Without the consolidation loss the router goes on reading what the weights know",
     "F - A": "Without q in the router it goes on reading what the weights know",
-}
-# what else a contrast takes away
-BESIDES = {
-    "B - A": "The control lacks the reward of the semantic path (λ_S q) too, so this contrast is of the "
-    "whole mechanism.",
-    "C - A": "The semantic memory and its reward are there in both.",
 }
 # the contrast that belongs to an ablation of table 4
 OF_ABLATION = {CELLS[name[0]][0]: name for name in FAMILY}
@@ -151,6 +146,32 @@ class Decided:
         weights = {k: v for k, v in self.config["objective"].items() if k != "attention_penalty"}
         return self.config | {"objective": weights}
 
+    def price_of_reading(self, cell: str) -> float:
+        """What a recurring query pays for reading instead of the semantic path: lambda_E + lambda_S q, with
+        the mean q at the end; lambda_E alone without a semantic memory.
+        """
+        q = self.mean(cell, "quality")
+        reward = self.config["objective"]["semantic_reward"]
+        return self.of.price + (0.0 if q is None or math.isnan(q.estimate) else reward * q.estimate)
+
+    def besides(self, name: str) -> str:
+        """What else differs between the cells of a contrast, and what the answers do not need."""
+        other, whole = name[0], name[-1]
+        if "quality" not in self.of.outcomes or not (self.ran(other) and self.ran(whole)):
+            return ""
+        prices = self.price_of_reading(whole), self.price_of_reading(other)
+        text = (
+            f"Reading instead of the semantic path costs λ_E + λ_S q, at the end {prices[0]:.3f} in CRAM and "
+            f"{prices[1]:.3f} in the other, so the reward of q, too, may make CRAM read less; the design "
+            "does not take them apart."
+        )
+        without = self.mean(whole, "without_semantic")
+        if without is not None and not math.isnan(without.estimate):
+            text += (
+                f" With the semantic memory knocked out CRAM answers {show(without)} of recurring queries."
+            )
+        return text
+
     def failed(self, one: Contrast) -> str:
         """How many seeds have not learnt, and what is left without them; empty where all have."""
         if not one.not_learnt:
@@ -187,8 +208,8 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
         )
         beside = [
             f"mixed model {show(mixed.number, sign=True)}" if mixed.number.n > 1 else "",
-            f"change over the last quarter of training: {changes}",
-            f"weights alone answer {show(decided.mean(whole, 'known'))} in CRAM, "
+            f"change over the last quarter of training, while the learning rate goes to 0: {changes}",
+            f"with attention knocked out right {show(decided.mean(whole, 'known'))} in CRAM, "
             f"{show(decided.mean(ablated, 'known'))} in the other",
             _load(decided) if name == "B - A" else "",
         ]
@@ -207,7 +228,7 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
                 for text in (
                     decided.said(name),
                     decided.failed(one),
-                    BESIDES.get(name, ""),
+                    decided.besides(name),
                     "The design was written before the runs: consolidation/design.md.",
                 )
                 if text
@@ -297,7 +318,7 @@ def _finding(decided: Decided, before: Decided | None) -> str:
         if cells[most].lower > 0:
             text += (
                 f" Knowing is not yet using: {VARIANTS[model].label}, {patterns} patterns, reads at least "
-                f"{show(cells[most])} of the recurring queries that its weights answer without attention."
+                f"{show(cells[most])} of recurring queries that it would answer without attention too."
             )
     return text
 
@@ -331,7 +352,9 @@ def section(decided: Decided) -> Iterator[str]:
         "or recurring queries answered (cells.csv counts by .95). p is corrected over the first three "
         "contrasts, and over the cells for their change. The semantic path elsewhere, at positions without a "
         "query, is rewarded by λ_S q and costs nothing there. A state is of the first cell against the "
-        "second, or of the end against what was before; a small p of equivalence says that the difference "
+        "second, or of the end against what was before. With attention knocked out the router's choices "
+        "stay, so a query that it reads is answered by the working and feed-forward parts alone: the share "
+        "mixes what is known with what is read; a small p of equivalence says that the difference "
         "lies within the margin; p by signs is that of all changes of sign."
     )
 

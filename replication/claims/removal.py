@@ -172,8 +172,9 @@ def _beside(run: Finished, mark: str, varied: str) -> Repeats:
 
 
 def apart(first: Estimate, second: Estimate) -> Estimate:
-    """First minus second, with the limits of two independent estimates; of the same documents they are wider
-    than those of the paired difference would be.
+    """First minus second, with the limits of two independent estimates, as Donner and Zou (2012) combine
+    them; of the same documents they are wider than those of the paired difference where documents that allow
+    more in one allow more in the other.
     """
     gap = first.estimate - second.estimate
     below = math.hypot(first.estimate - first.lower, second.upper - second.estimate)
@@ -193,8 +194,15 @@ def _contexts(run: Finished, main: str, here: Removable, others: Repeats) -> str
     context, said = int(read_json(run.folder / "config.json")["context"]), ""
     for tokens, losses in others:
         there = losses.headline.removable.get(main, {}).get(BUDGET)
-        if there is None or math.isnan(there.share.estimate) or math.isnan(here.share.estimate):
-            said += f" In windows of {tokens:,} tokens the share of this order was not measured."
+        if there is None:
+            said += f" In windows of {tokens:,} tokens this order was not measured."
+            continue
+        if (there.kind, here.kind) != ("interpolated", "interpolated"):
+            # limits and single measured points have no difference with an interval
+            said += (
+                f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
+                f"{there.text()} (n = {there.share.n})."
+            )
             continue
         gap = apart(there.share, here.share)
         said += (

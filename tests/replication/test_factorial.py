@@ -69,6 +69,10 @@ def test_every_state_gives_its_verdict_and_its_sentence(run):
         assert "In 8 of 8 seeds" in row.sentence or "In 7 of 7 seeds" in row.sentence
         assert "Without them fewer than two seeds are left" in row.sentence
         assert row.verdict == "not tested on the paper's model"
+        assert "With the semantic memory knocked out CRAM answers 0.90" in row.sentence
+    # lambda_E + lambda_S q, of a control without a semantic memory lambda_E alone
+    for row, there in zip(rows.values(), (0.5, 0.51, 0.54), strict=True):
+        assert f"at the end 0.540 in CRAM and {there:.3f} in the other" in row.sentence
     assert "with 80 patterns +0.00" in more.control and "(smaller)" in more.control
     wide = list(np.linspace(0, 1, 8))
     open_ = next(says.contrast_rows(changed(run, A=wide, B=wide[::-1])))
@@ -122,7 +126,10 @@ def test_the_readme_says_what_the_contrasts_say(run):
     assert "still to be made" not in after
     assert "a router without semantic memory reads more recurring queries than CRAM's" in after
     # E: the weights answer all of them, and .6 are read
-    assert "Knowing is not yet using: no semantic memory, 20 patterns, reads at least 0.60" in after
+    assert (
+        "Knowing is not yet using: no semantic memory, 20 patterns, reads at least 0.60" in after
+        and "answer without attention too" in after
+    )
     least = changed(run, **{cell: [0.0] * 8 for cell in CELLS})
     assert "Knowing is not yet using" not in says.finding([least])
 

@@ -352,7 +352,6 @@ def test_a_run_made_again_speaks_in_the_same_row_and_turns_its_verdict(tmp_path,
         (tight(0.1), "as of independent samples: less can go there"),
         (tight(0.9), "more can go there"),
         (Estimate(0.3, 0.1, 0.5, 32), "the two are not told apart"),
-        (Estimate(math.nan, math.nan, math.nan, 32), "the share of this order was not measured"),
     ],
 )
 def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, there, said):
@@ -367,6 +366,11 @@ def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, 
     row = next(iter(removal.removal_rows(run)))
     assert "In windows of 1,024 tokens" in row.sentence and said in row.sentence
     assert row.here is (PARTLY if there.estimate > 0.88 else FAILS)
+    # a limit has no difference with an interval
+    least = replace(made, removable=made.removable | {main: {removal.BUDGET: share(there, "at least")}})
+    monkeypatch.setattr(removal, "contexts", lambda run: [(1024, replace(losses, headline=least))])
+    row = next(iter(removal.removal_rows(run)))
+    assert "the same order replaces at least 0." in row.sentence and "independent" not in row.sentence
     assert folder.is_dir()
 
 

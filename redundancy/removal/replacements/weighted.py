@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from labbook import processes
+from labbook.console import UserError
 from redundancy.batches import Batch, places
 from redundancy.model.decoder import Decoder
 from redundancy.passes import Pass, Saved, Task, each_batch
@@ -34,13 +35,23 @@ class Sums:
         }
 
     def add(self, split: str, x: Tensor, rest: Tensor, weight: Tensor) -> None:
-        """Tokens x (rows, d), rest (rows, heads, k), weight (rows, heads)."""
-        x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+        """Tokens x (rows, d), rest (rows, heads, k), weight (rows, heads).
+
+        Raises UserError for a weight that is no number. Products are in float64: rounding to float32 would be
+        larger than the smallest penalties, and make a fit of nearly collinear features.
+        """
+        if not bool(weight.isfinite().all()):
+            raise UserError(
+                "a gradient of the loss is not a finite number, so the weighted fit has no weights. Use "
+                "another --dtype, or leave the part out of --parts."
+            )
+        x = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
+        rest, weight = rest.double(), weight.double()
         for head in range(weight.shape[1]):
             scaled = x * weight[:, head, None]
-            self.tensors[f"{split}/xx"][head] += (scaled.T @ x).double()
-            self.tensors[f"{split}/xr"][head] += (scaled.T @ rest[:, head]).double()
-            self.tensors[f"{split}/w"][head] += weight[:, head].sum(dtype=torch.float64)
+            self.tensors[f"{split}/xx"][head] += scaled.T @ x
+            self.tensors[f"{split}/xr"][head] += scaled.T @ rest[:, head]
+            self.tensors[f"{split}/w"][head] += weight[:, head].sum()
 
     def _moments(self, split: str, head: int) -> Moments:
         """The sums of one head without the constant, n the summed weight."""
