@@ -159,11 +159,17 @@ class Decided:
         other, whole = name[0], name[-1]
         if "quality" not in self.of.outcomes or not (self.ran(other) and self.ran(whole)):
             return ""
-        prices = self.price_of_reading(whole), self.price_of_reading(other)
+        price, there = self.price_of_reading(whole), self.price_of_reading(other)
+        apart = abs(price - there) > 0.01 * self.of.price
         text = (
-            f"Reading instead of the semantic path costs λ_E + λ_S q, at the end {prices[0]:.3f} in CRAM and "
-            f"{prices[1]:.3f} in the other, so the reward of q, too, may make CRAM read less; the design "
-            "does not take them apart."
+            f"Reading instead of the semantic path costs λ_E + λ_S q, at the end {price:.3f} in CRAM and "
+            f"{there:.3f} in the other"
+            + (
+                f", so the reward of q, too, may make {'CRAM' if price > there else 'the other'} read less; "
+                "the design does not take them apart."
+                if apart
+                else "."
+            )
         )
         without = self.mean(whole, "without_semantic")
         if without is not None and not math.isnan(without.estimate):

@@ -73,6 +73,7 @@ def test_every_state_gives_its_verdict_and_its_sentence(run):
     # lambda_E + lambda_S q, of a control without a semantic memory lambda_E alone
     for row, there in zip(rows.values(), (0.5, 0.51, 0.54), strict=True):
         assert f"at the end 0.540 in CRAM and {there:.3f} in the other" in row.sentence
+        assert ("may make CRAM read less" in row.sentence) == (there < 0.54)
     assert "with 80 patterns +0.00" in more.control and "(smaller)" in more.control
     wide = list(np.linspace(0, 1, 8))
     open_ = next(says.contrast_rows(changed(run, A=wide, B=wide[::-1])))
