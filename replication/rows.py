@@ -16,6 +16,8 @@ HERE, ABOUT = "on the model that was run", "about the preprint's model"
 # a run made again with another seed, or in windows of another length, lies beside it; behind the name of its
 # folder stand this and the seed, or the tokens
 REPEAT, CONTEXT = "-seed-", "-context-"
+# behind the name of a factorial: its cell A made again without the reward of the semantic path, lambda_S = 0
+UNREWARDED = "-reward-0"
 
 
 @dataclass(frozen=True)

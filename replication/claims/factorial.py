@@ -27,10 +27,11 @@ from consolidation.replicate.contrasts import (
 )
 from consolidation.replicate.factorial import Factorial
 from consolidation.train import trajectory
+from labbook.console import UserError
 from labbook.escape import cell as escaped
 from labbook.estimate import LEVEL, Estimate
 from replication import paper
-from replication.rows import Finished, Row, show, table
+from replication.rows import UNREWARDED, Finished, Row, show, table
 from replication.verdict import Verdict
 
 PREDICTED = {
@@ -154,6 +155,31 @@ class Decided:
         reward = self.config["objective"]["semantic_reward"]
         return self.of.price + (0.0 if q is None or math.isnan(q.estimate) else reward * q.estimate)
 
+    def unrewarded_difference(self, name: str) -> Estimate | None:
+        """The contrast of a cell with A, of P(attend | recurring), where A was made again without the reward
+        of the semantic path; over equal seeds. None where that was not done, or for too few seeds.
+
+        Raises UserError where the run beside differs in more than the reward.
+        """
+        folder = self.run.folder.with_name(f"{self.run.folder.name}{UNREWARDED}")
+        if not folder.is_dir():
+            return None
+        other = Decided(Finished(self.run.kind, folder, {}), Factorial.read(folder))
+        asked = dict(self.config["objective"], semantic_reward=0.0)
+        shared = {key for key in self.config if key not in ("model", "seed", "objective")}
+        same = all(other.config[key] == self.config[key] for key in shared)
+        if not same or other.config["objective"] != asked:
+            raise UserError(
+                f"{folder} is called as {self.run.folder.name} without the reward of the semantic path, and "
+                "differs in more. Move it, or name it otherwise."
+            )
+        a = other.of.seeds("A").set_index("seed")["attends"]
+        change = (self.of.seeds(name[0]).set_index("seed")["attends"] - a).dropna()
+        found = paired(np.asarray(change, dtype=np.float64))
+        if found.n < LEAST_SEEDS:
+            return None
+        return Estimate(found.estimate, *found.interval(LEVEL), found.n)
+
     def besides(self, name: str) -> str:
         """What else differs between the cells of a contrast, and what the answers do not need."""
         other, whole = name[0], name[-1]
@@ -165,12 +191,13 @@ class Decided:
             f"Reading instead of the semantic path costs λ_E + λ_S q, at the end {price:.3f} in CRAM and "
             f"{there:.3f} in the other"
             + (
-                f", so the reward of q, too, may make {'CRAM' if price > there else 'the other'} read less; "
-                "the design does not take them apart."
+                f", so the reward of q, too, may make {'CRAM' if price > there else 'the other'} read less"
                 if apart
-                else "."
+                else ""
             )
         )
+        unrewarded = self.unrewarded_difference(name) if apart else None
+        text += "." if unrewarded is None else f"; {said_unrewarded(unrewarded)}."
         without = self.mean(whole, "without_semantic")
         if without is not None and not math.isnan(without.estimate):
             text += (
@@ -193,6 +220,14 @@ class Decided:
             f"or recurring queries (by cell {one.by_cell}): a router that gives up attention altogether "
             f"reads little too. {without}"
         )
+
+
+def said_unrewarded(number: Estimate) -> str:
+    """Whether a difference is there without the reward, too."""
+    shown = f"beside CRAM without that reward (λ_S = 0) the difference is {show(number, sign=True)}"
+    if number.lower > 0:
+        return f"{shown}, so the reward is not the reason"
+    return f"{shown}, so the reward may be the reason" if number.upper >= 0 else f"{shown}, the other way"
 
 
 def is_factorial(run: Finished) -> bool:

@@ -1,5 +1,7 @@
 """What the pages say of the factorial follows from its contrasts: made-up runs bring out every state."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ from scipy import stats
 
 from consolidation.replicate import cell_figures
 from consolidation.replicate.contrasts import CELLS, analyse
+from labbook.console import UserError
 from labbook.estimate import Estimate
 from replication import __main__ as pages
 from replication.abstract import spared
@@ -15,7 +18,7 @@ from replication.claims import factorial as says
 from replication.claims.consolidation import Experiments, experiment_rows
 from replication.claims.factorial import Decided
 from replication.results import experiment_section, findings
-from replication.rows import ROOT, Finished
+from replication.rows import ROOT, UNREWARDED, Finished
 from replication.verdict import Verdict
 from tests.planted_factorial import around, plant
 
@@ -152,3 +155,28 @@ def test_prices_are_compared_by_the_difference_of_their_differences(run):
     change = says.between_prices(same, changed(run, A=[0.0] * 8, B=wide))
     expected = stats.ttest_1samp(np.array(wide) - 0.4, 0).confidence_interval(0.95)
     np.testing.assert_allclose([change.lower, change.upper], [expected.low, expected.high], atol=0.02)
+
+
+def test_the_reward_of_the_semantic_path_is_taken_apart_where_cell_a_was_made_without_it(run, tmp_path):
+    first = shutil.copytree(run.folder, tmp_path / "factorial")
+    here = pages.read_run(first)
+    assert the(here).unrewarded_difference("B - A") is None
+    beside = shutil.copytree(run.folder, tmp_path / f"factorial{UNREWARDED}")
+    with pytest.raises(UserError, match="differs in more"):
+        the(here).besides("B - A")
+    for path in beside.glob("factorial-*/seed-*/config.json"):
+        config = json.loads(path.read_text())
+        config["objective"]["semantic_reward"] = 0.0
+        path.write_text(json.dumps(config))
+    assert "λ_S = 0) the difference is +0.40 [" in the(here).besides("B - A")
+    assert the(here).besides("B - A").count("so the reward is not the reason") == 1
+    assert "λ_S = 0" not in the(here).besides("F - A")  # where reading costs the same
+
+
+def test_the_reward_may_be_the_reason_or_not():
+    said = [says.said_unrewarded(Estimate(e, e - 0.1, e + 0.1, 4)) for e in (0.3, 0.0, -0.3)]
+    assert [text.rpartition(", ")[2] for text in said] == [
+        "so the reward is not the reason",
+        "so the reward may be the reason",
+        "the other way",
+    ]
