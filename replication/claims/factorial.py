@@ -226,8 +226,10 @@ def said_unrewarded(number: Estimate) -> str:
     """Whether a difference is there without the reward, too."""
     shown = f"beside CRAM without that reward (λ_S = 0) the difference is {show(number, sign=True)}"
     if number.lower > 0:
-        return f"{shown}, so the reward is not the reason"
-    return f"{shown}, so the reward may be the reason" if number.upper >= 0 else f"{shown}, the other way"
+        return f"{shown}, so the reward alone does not make it"
+    if number.upper < 0:
+        return f"{shown}, the other way"
+    return f"{shown}, so whether the reward alone makes it is open"
 
 
 def is_factorial(run: Finished) -> bool:

@@ -169,14 +169,14 @@ def test_the_reward_of_the_semantic_path_is_taken_apart_where_cell_a_was_made_wi
         config["objective"]["semantic_reward"] = 0.0
         path.write_text(json.dumps(config))
     assert "λ_S = 0) the difference is +0.40 [" in the(here).besides("B - A")
-    assert the(here).besides("B - A").count("so the reward is not the reason") == 1
+    assert the(here).besides("B - A").count("so the reward alone does not make it") == 1
     assert "λ_S = 0" not in the(here).besides("F - A")  # where reading costs the same
 
 
-def test_the_reward_may_be_the_reason_or_not():
+def test_the_reward_alone_may_make_a_difference_or_not():
     said = [says.said_unrewarded(Estimate(e, e - 0.1, e + 0.1, 4)) for e in (0.3, 0.0, -0.3)]
     assert [text.rpartition(", ")[2] for text in said] == [
-        "so the reward is not the reason",
-        "so the reward may be the reason",
+        "so the reward alone does not make it",
+        "so whether the reward alone makes it is open",
         "the other way",
     ]
