@@ -151,7 +151,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def with_palette(drawn: IO[bytes] | Path, path: Path) -> None:
+def with_palette(drawn: IO[bytes], path: Path) -> None:
     """Write an image as a PNG with 256 colours. Maximum coverage is the choice of colours that moved no pixel
     of our figures by more than 20 of 255 levels; median cut moved some by 79.
     """

@@ -4,7 +4,6 @@ Sentences state what the tables beside them show and name the choice they depend
 a sentence, the sentence is chosen by the number.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,20 +17,14 @@ from redundancy.probe.summary import ProbeSummary
 from redundancy.removal.config import ORDERS
 from redundancy.removal.curve import BUDGETS
 from redundancy.removal.summary import RemovalSummary
-from redundancy.removal.tables import Losses
 from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
 from replication.claims.experiments import people_section
 from replication.claims.factorial import Decided, finding, is_factorial, section
 from replication.claims.removal import contexts
-from replication.rows import Finished, figure, number, show, table, window
+from replication.rows import Finished, figure, interval, number, show, table, window
 
 PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")
-
-
-def interval(values: Estimate | None, digits: int = 2) -> str:
-    """Estimate and interval without n, for tables whose head says it."""
-    return "–" if values is None or math.isnan(values.estimate) else values.text(digits)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -86,23 +79,19 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
 
 def _removable_from(run: Finished) -> str:
     """What can go from one model, in which order, and how that was chosen; in windows of each length."""
-    return ", ".join(
-        _removable_in(losses.headline, read_json(losses.folder / "config.json"), first)
-        for first, losses in ((True, Losses.read(run.folder)), *((False, of) for _, of in contexts(run)))
-    )
-
-
-def _removable_in(s: RemovalSummary, config: Mapping[str, Any], first: bool) -> str:
-    best = s.order_for(BUDGETS[1])
-    at = s.removable[best][BUDGETS[1]]
+    s, config = RemovalSummary.read(run.summary), read_json(run.folder / "config.json")
     how = "chosen on other documents" if s.chosen else "the best on these documents, which is optimistic"
-    windows = f"windows of {config['context']:,} tokens"
-    if not first:
-        return f"in {windows} {at.text()} (n = {at.share.n})"
-    return (
-        f"{at.text()} (n = {at.share.n}) from {s.model} ({windows}, {config['dtype']}; order: "
-        f"{ORDERS[best]}, {how})"
-    )
+    said = [
+        f"{_at_budget(s)} from {s.model} (windows of {config['context']:,} tokens, {config['dtype']}; order: "
+        f"{ORDERS[s.order_for(BUDGETS[1])]}, {how})"
+    ]
+    said += [f"in windows of {n:,} tokens {_at_budget(of.headline)}" for n, of in contexts(run)]
+    return ", ".join(said)
+
+
+def _at_budget(s: RemovalSummary) -> str:
+    at = s.removable[s.order_for(BUDGETS[1])][BUDGETS[1]]
+    return f"{at.text()} (n = {at.share.n})"
 
 
 def _consolidation(run: Finished, decided: Sequence[Decided]) -> str:
@@ -123,8 +112,7 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> str:
             "The experiment that separates memory from its use is still to be made, so nothing is claimed "
             "about the mechanism."
             if not decided
-            else f"{finding(decided)} ([Design](consolidation/design.md), before the runs; what was changed "
-            "later is dated there.)"
+            else f"{finding(decided)} ([Design](consolidation/design.md), changes are dated.)"
         )
     )
 
@@ -275,7 +263,7 @@ def _removable(s: RemovalSummary) -> list[str]:
 def experiment_section(run: Finished) -> Iterator[str]:
     """Cells of the experiments, means over seeds; of the factorial its outcomes and contrasts."""
     if is_factorial(run):
-        yield from section(*Decided.among([run]))
+        yield from section(Decided.read(run))
         drawn = "factorial_memory_and_use"
         # the first has its figure among the others
         yield from figure(f"{run.folder.name}/{drawn}", CAPTIONS["experiments"][drawn])

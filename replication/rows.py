@@ -104,6 +104,11 @@ def number(values: Mapping[Any, Any] | None) -> Estimate | None:
     return None if values is None else Estimate.read(values)
 
 
+def interval(values: Estimate | None, digits: int = 2) -> str:
+    """Estimate and interval without n, where that is said elsewhere."""
+    return "–" if values is None or math.isnan(values.estimate) else values.text(digits)
+
+
 def show(values: Estimate | None, digits: int = 2, *, sign: bool = False) -> str:
     """Estimate with interval and n; without an interval if it has none."""
     if values is None:

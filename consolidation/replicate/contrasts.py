@@ -119,6 +119,11 @@ class Tested:
         return self.estimate - half, self.estimate + half
 
     @property
+    def number(self) -> Estimate:
+        """The estimate with its 95 % interval."""
+        return Estimate(self.estimate, *self.interval(LEVEL), self.n)
+
+    @property
     def p(self) -> float:
         """Two-sided, that there is no difference."""
         return (
@@ -279,14 +284,13 @@ def _judged(
     corrected = p | holm({name: p[name] for name in family})
     found = []
     for name, one in tested.items():
-        number = Estimate(one.estimate, *one.interval(LEVEL), one.n)
         failed = ~learnt[name]
         found.append(
             Contrast(
                 analysis,
                 name,
                 outcome,
-                number,
+                one.number,
                 *one.interval(1 - 2 * ALPHA),
                 p[name],
                 corrected[name],
@@ -294,7 +298,7 @@ def _judged(
                 one.p_equivalence,
                 int(failed.any(axis=1).sum()),
                 ", ".join(f"{cell} {int(failed[cell].sum())}" for cell in failed),
-                judge(number, corrected[name], one.p_equivalence),
+                judge(one.number, corrected[name], one.p_equivalence),
             )
         )
     return found

@@ -71,8 +71,9 @@ class Factorial:
         for letter, cell in zip(CELLS, cells, strict=False):
             run = out / cell.folder
             if list(run.glob("seed-*/summary.json")):
-                course = _courses(run)
-                outcomes.append(_outcomes(run, cell, course).assign(cell=letter))
+                rows = trajectory.load(run, "trajectory")
+                course = _courses(rows)
+                outcomes.append(_outcomes(run, cell, rows, course).assign(cell=letter))
                 courses.append(course.assign(cell=letter))
         if not outcomes:
             return None
@@ -109,9 +110,9 @@ class Factorial:
         return int((~self.seeds(cell)["learnt"].astype(bool)).sum())
 
 
-def _courses(run: Path) -> pd.DataFrame:
-    """seed, step and the COURSES of all finished seeds of a cell."""
-    rows = trajectory.load(run, "trajectory").query("layer == -1")
+def _courses(rows: pd.DataFrame) -> pd.DataFrame:
+    """seed, step and the COURSES of all finished seeds of a cell, from its trajectories."""
+    rows = rows[rows["layer"] == -1]
     parts = [
         rows[(rows["metric"] == metric) & (rows["kind"] == kind)]
         .set_index(["seed", "step"])["value"]
@@ -121,12 +122,12 @@ def _courses(run: Path) -> pd.DataFrame:
     return pd.concat(parts, axis=1).sort_index().reset_index()
 
 
-def _outcomes(run: Path, cell: Cell, courses: pd.DataFrame) -> pd.DataFrame:
+def _outcomes(run: Path, cell: Cell, trajectories: pd.DataFrame, courses: pd.DataFrame) -> pd.DataFrame:
     """One row per finished seed of a cell."""
-    elsewhere, rows = semantic_elsewhere(run), []
-    table = trajectory.load(run, "trajectory").query("metric == 'quality' and kind == 'recurring'")
+    elsewhere, rows, memory = semantic_elsewhere(run), [], remembers(cell.config.model)
     # the last evaluation, mean over layers
-    quality = table[table["step"] == table["step"].max()].groupby("seed")["value"].mean()
+    q = trajectories.query("metric == 'quality' and kind == 'recurring'")
+    quality = q[q["step"] == q["step"].max()].groupby("seed")["value"].mean()
     for summary in trajectory.summaries(run):
         course = courses[courses["seed"] == summary.seed].set_index("step")["attends"]
         before = course[course.index <= 0.75 * summary.steps].iloc[-1]
@@ -141,10 +142,8 @@ def _outcomes(run: Path, cell: Cell, courses: pd.DataFrame) -> pd.DataFrame:
                 "novel": novel,
                 "recurring": recurring,
                 "attention": summary.attention["all"],
-                "quality": quality[summary.seed] if remembers(summary.model) else math.nan,
-                "without_semantic": summary.knock_outs.get("semantic, recurring", math.nan)
-                if remembers(summary.model)
-                else math.nan,
+                "quality": quality[summary.seed] if memory else math.nan,
+                "without_semantic": summary.knock_outs["semantic, recurring"] if memory else math.nan,
                 "semantic_other": elsewhere[summary.seed],
                 "learnt": bool(min(recurring, novel) >= LEARNT),
                 "change": course.iloc[-1] - before,

@@ -34,7 +34,7 @@ from labbook.console import UserError, choice, console
 from labbook.run import write_table
 from redundancy.benchmark.config import Config
 from redundancy.benchmark.removal import removal
-from redundancy.benchmark.timing import Comparison, compare, prepare, seconds
+from redundancy.benchmark.timing import Comparison, compare, compare_pairs, prepare, seconds
 from redundancy.model.capture import Capture
 from redundancy.model.decoder import Decoder
 from redundancy.model.loading import load_tokenizer, locate
@@ -81,9 +81,7 @@ def pass_1(config: Config) -> list[Comparison]:
         first, second = (plain, full) if number % 2 else (full, plain)
         a, b = seconds(device, first), seconds(device, second)
         pairs.append((b, a) if number % 2 else (a, b))
-    ratios = np.array([f / p for f, p in pairs])
-    ours, theirs = np.median([f for f, _ in pairs]), np.median([p for _, p in pairs])
-    return [compare("pass 1 / plain forward, seconds per batch", ours, theirs, ratios, len(ratios))]
+    return [compare_pairs("pass 1 / plain forward, seconds per batch", pairs)]
 
 
 def _leg(config: Config, kind: str, tokens: int) -> tuple[float, float]:

@@ -157,7 +157,7 @@ def experiment_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Ro
     beside it, of which the factorials say what the result depends on.
     """
     if is_factorial(run):
-        yield from _fixed(Experiments.of(run), *Decided.among([run]))
+        yield from _fixed(Experiments.of(run), Decided.read(run))
         return
     of = Experiments.of(run, Decided.among(runs))
     attention, retrieval = of.cell("table4", "cram", "attention"), of.cell("table4", "cram", "retrieval")

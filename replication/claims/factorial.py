@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,9 @@ from consolidation.replicate.factorial import Factorial
 from consolidation.train import trajectory
 from labbook.console import UserError
 from labbook.escape import cell as escaped
-from labbook.estimate import LEVEL, Estimate
+from labbook.estimate import Estimate
 from replication import paper
-from replication.rows import UNREWARDED, Finished, Row, show, table
+from replication.rows import UNREWARDED, Finished, Row, interval, show, table
 from replication.verdict import Verdict
 
 PREDICTED = {
@@ -78,13 +79,17 @@ class Decided:
     @staticmethod
     def among(runs: Sequence[Finished]) -> "tuple[Decided, ...]":
         """Those of the runs that are one, the highest price of attention first."""
-        found = {run.folder: Decided(run, Factorial.read(run.folder)) for run in runs if is_factorial(run)}
-        return tuple(sorted(found.values(), key=lambda one: -one.of.price))
+        return tuple(sorted(map(Decided.read, filter(is_factorial, runs)), key=lambda one: -one.of.price))
+
+    @staticmethod
+    def read(run: Finished) -> "Decided":
+        """Of a run of the factorial."""
+        return Decided(run, Factorial.read(run.folder))
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """Of a seed: the run's own is that of the preset, without what the design changes."""
-        return trajectory.read_config(min(self.run.folder.glob("factorial-*/seed-*/config.json")).parent)
+        return _config(self.run.folder)
 
     def setting(self, letters: str) -> str:
         """What was trained, of the cells with these letters."""
@@ -164,21 +169,19 @@ class Decided:
         folder = self.run.folder.with_name(f"{self.run.folder.name}{UNREWARDED}")
         if not folder.is_dir():
             return None
-        other = Decided(Finished(self.run.kind, folder, {}), Factorial.read(folder))
-        asked = dict(self.config["objective"], semantic_reward=0.0)
-        shared = {key for key in self.config if key not in ("model", "seed", "objective")}
-        same = all(other.config[key] == self.config[key] for key in shared)
-        if not same or other.config["objective"] != asked:
+        asked = self.config | {"objective": self.config["objective"] | {"semantic_reward": 0.0}}
+        there, varied = _config(folder), ("model", "seed")
+        if any(there[key] != asked[key] for key in asked if key not in varied):
             raise UserError(
                 f"{folder} is called as {self.run.folder.name} without the reward of the semantic path, and "
                 "differs in more. Move it, or name it otherwise."
             )
-        a = other.of.seeds("A").set_index("seed")["attends"]
-        change = (self.of.seeds(name[0]).set_index("seed")["attends"] - a).dropna()
-        found = paired(np.asarray(change, dtype=np.float64))
-        if found.n < LEAST_SEEDS:
-            return None
-        return Estimate(found.estimate, *found.interval(LEVEL), found.n)
+        ablated, a = (
+            of.seeds(cell).set_index("seed")["attends"]
+            for of, cell in ((self.of, name[0]), (Factorial.read(folder), "A"))
+        )
+        found = _mean_of(ablated - a)
+        return None if found.n < LEAST_SEEDS else found
 
     def besides(self, name: str) -> str:
         """What else differs between the cells of a contrast, and what the answers do not need."""
@@ -220,6 +223,16 @@ class Decided:
             f"or recurring queries (by cell {one.by_cell}): a router that gives up attention altogether "
             f"reads little too. {without}"
         )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Of the first seed of a factorial."""
+    return trajectory.read_config(min(folder.glob("factorial-*/seed-*/config.json")).parent)
+
+
+def _mean_of(differences: "pd.Series[float]") -> Estimate:
+    """Over the seeds that have one, with Student's interval."""
+    return paired(np.asarray(differences.dropna(), dtype=np.float64)).number
 
 
 def said_unrewarded(number: Estimate) -> str:
@@ -314,12 +327,6 @@ def finding(decided: Sequence[Decided]) -> str:
     return text
 
 
-def _plain(decided: Decided, cell: str, outcome: str) -> str:
-    """A mean with its interval, where n was said before."""
-    found = decided.mean(cell, outcome)
-    return "–" if found is None else _text(found)
-
-
 def between_prices(higher: Decided, lower: Decided, name: str = "B - A") -> Estimate:
     """By how much a contrast in P(attend | recurring) is larger at the lower price of attention, over seeds
     that both runs have: equal seeds see the same sequences.
@@ -330,9 +337,7 @@ def between_prices(higher: Decided, lower: Decided, name: str = "B - A") -> Esti
         weights = pd.Series(CONTRASTS[name], dtype=float)
         return wide.reindex(columns=weights.index).mul(weights).sum(axis=1, skipna=False)
 
-    change = (by_seed(lower) - by_seed(higher)).dropna()
-    found = paired(np.asarray(change, dtype=np.float64))
-    return Estimate(found.estimate, *found.interval(LEVEL), found.n)
+    return _mean_of(by_seed(lower) - by_seed(higher))
 
 
 def _failed(one: Contrast) -> str:
@@ -348,11 +353,15 @@ def _finding(decided: Decided, before: Decided | None) -> str:
     if {"A", "C"} <= set(enough):
         loss = decided.of.contrast("C - A")
         text += f" Without the consolidation loss alone: {loss.number.text(2, sign=True)} ({loss.state})."
+        rest = [one for name in ("B - A", "C - A") if (one := decided.unrewarded_difference(name))]
+        if rest:
+            shown = " and ".join(_text(one, sign=True) for one in rest)
+            text += f" Beside CRAM without the reward of its memory: {shown} (n = {rest[0].n})."
     if {"A", "B"} <= set(enough):
         only = ", which only attention can answer," if before is None else ""
         text += (
-            f" Novel queries{only} answered: {_plain(decided, 'B', 'novel')}, by CRAM "
-            f"{_plain(decided, 'A', 'novel')}."
+            f" Novel queries{only} answered: {interval(decided.mean('B', 'novel'))}, by CRAM "
+            f"{interval(decided.mean('A', 'novel'))}."
         )
     cells = {cell: decided.known_and_read(cell) for cell in enough}
     if cells:

@@ -170,6 +170,8 @@ def test_the_reward_of_the_semantic_path_is_taken_apart_where_cell_a_was_made_wi
         path.write_text(json.dumps(config))
     assert "λ_S = 0) the difference is +0.40 [" in the(here).besides("B - A")
     assert the(here).besides("B - A").count("so the reward alone does not make it") == 1
+    assert "Beside CRAM without the reward of its memory: +0.40 [" in says.finding([the(here)])
+    assert "the reward of its memory" not in says.finding([the(run)])
     assert "λ_S = 0" not in the(here).besides("F - A")  # where reading costs the same
 
 
