@@ -272,7 +272,7 @@ def _repeated(name: str, command: Any, path: Path, repeat: Repeat) -> Any:
         )
     own = {key: value for key, value in found.items() if key in fields}
     try:
-        return _begun(command, _restored(kind, own), **repeat.options(found))
+        return _begun(command, restored(kind, own), **repeat.options(found))
     except (ValueError, TypeError) as error:
         raise UserError(f"--config {path}: {error}. Restore it from a copy, or name another.") from error
 
@@ -290,7 +290,7 @@ def _require_names(path: Path) -> None:
         )
 
 
-def _restored(kind: Any, found: Any, name: str = "") -> Any:
+def restored(kind: Any, found: Any, name: str = "") -> Any:
     """A dataclass from what JSON holds of it. Raises ValueError for a value of another type."""
     if not isinstance(found, dict):
         raise ValueError(f"{name} is {found!r}, and has to be an object")
@@ -303,7 +303,7 @@ def _restored(kind: Any, found: Any, name: str = "") -> Any:
 def _value(kind: Any, value: Any, name: str) -> Any:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
-        return _restored(kind, value, name)
+        return restored(kind, value, name)
     if origin in (typing.Union, types.UnionType):
         for part in parts:
             with suppress(ValueError):

@@ -5,11 +5,12 @@
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 
 from consolidation.config import CRAMConfig, Objective, SRCDConfig, variant
+from labbook.command import restored
 from labbook.console import UserError
 
 Record = dict[str, Any]
@@ -98,6 +99,13 @@ class TrainConfig:
         if not self.benchmark.cohorts:
             del found["benchmark"]["cohorts"]
         return found | RETIRED
+
+    @classmethod
+    def restored(cls, record: Record) -> "TrainConfig":
+        """The configuration that `recorded` wrote. Raises ValueError for what it cannot have written."""
+        return cast(
+            TrainConfig, restored(cls, {name: v for name, v in record.items() if name not in RETIRED})
+        )
 
     def resolved(self) -> "TrainConfig":
         """The configuration with the fields in which its model differs from CRAM."""

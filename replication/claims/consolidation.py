@@ -130,7 +130,8 @@ class Experiments:
         others = [self.cell("table4", name, "attention") for name in ABLATIONS]
         gaps = [difference(other, whole) for other in others if other and whole]
         apart = any(gap and (gap.lower > 0 or gap.upper < 0) for gap in gaps)
-        head = f"Only with {keys} keys" + ("" if apart else ", where no variant is told from CRAM")
+        alike = ", where no variant is told from CRAM" if gaps and not apart else ""
+        head = f"Only with {keys} keys{alike}"
         if not self.decided:
             return f"{head}; no run here has other keys, so this decides nothing about the mechanism."
         if ablation not in OF_ABLATION:

@@ -1,6 +1,6 @@
-"""What the tables `transfer`, `recurrence` and `mode` of `python -m consolidation.replicate` say: tables 2
-and 3 and eq 13 of the preprint, and whether two choices that it leaves open matter. Differences are paired by
-seed, whose patterns, sequences and weights at the start are the same.
+"""What the tables `transfer`, `published`, `recurrence` and `mode` of `consolidation.replicate` say: tables 2
+and 3 and eq 13 of the preprint, whether its own settings work, and whether two choices that it leaves open
+matter. Differences are paired by seed, whose patterns, sequences and weights at the start are the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from consolidation.experiments.readings import difference, over_seeds
-from consolidation.replicate.cells import metrics
+from consolidation.replicate.cells import cells, metrics
 from consolidation.train import trajectory
+from consolidation.train.config import TrainConfig
 from labbook.estimate import Estimate
 from replication import paper
 from replication.claims.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
@@ -20,6 +21,8 @@ from replication.verdict import Verdict, all_of, at_least, equals
 TASKS = {"copy": "Copy", "associative": "Associative recall"}
 # reductions of attention that are alike
 REDUCTION_MARGIN = 0.05
+# the cell of `published` with every setting of the preprint, and the heads of those with one setting changed
+ALL, BACK, ALONE = "all published", "published, ", "ours, "
 # (what is chosen, the two cells, what the preprint says of it)
 CHOICES = (
     (
@@ -74,29 +77,30 @@ def makes_no_difference(attention: Estimate | None, right: Estimate | None) -> V
 
 
 def of_seeds(run: Finished, table: str, cell: str, metric: str) -> "pd.Series[float]":
-    """A metric of every seed of a cell; index seed. A cell that changes nothing is the run `cram`.
+    """A metric of every seed of a cell; index seed.
 
     Raises UserError when the cell has no finished seed in the run folder.
     """
-    name = cell.replace(",", "").replace(" ", "-").replace("/", "of")
-    own = run.folder / f"{table}-{name}"
-    seeds = trajectory.summaries(own if own.is_dir() else run.folder / "cram")
+    listed = cells(TrainConfig.restored(run.summary["config"]), (table,))
+    seeds = trajectory.summaries(run.folder / next(one.folder for one in listed if one.name == cell))
     return pd.Series({seed.seed: metrics(seed)[metric] for seed in seeds}, dtype=float)
 
 
 def table_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
-    """Rows of those of the three tables that the run has; what they depend on, `runs` beside it say."""
+    """Rows of those of the four tables that the run has; what they depend on, `runs` beside it say."""
     of = Experiments.of(run, Decided.among(runs))
     for task in TASKS:
         if of.cell("transfer", f"{task}, trained", "retrieval"):
             yield _transfer(of, task)
+    if of.cell("published", ALL, "retrieval"):
+        yield _published(of)
     rows = pd.read_csv(run.folder / "cells.csv")
     recurrence = rows[rows["table"] == "recurrence"]
     if len(recurrence):
         yield _recurrence(of, recurrence)
-    for what, cells, stated in CHOICES:
-        if all(of.cell("mode", cell, "attention") for cell in cells):
-            yield _choice(of, what, cells, stated)
+    for what, compared, stated in CHOICES:
+        if all(of.cell("mode", cell, "attention") for cell in compared):
+            yield _choice(of, what, compared, stated)
 
 
 def has(run: Finished, table: str, ending: str = "") -> bool:
@@ -151,6 +155,50 @@ def _transfer(of: Experiments, task: str) -> Row:
         links=of.run.link,
         headline=True,
     )
+
+
+def _published(of: Experiments) -> Row:
+    """The preprint's settings together, and which of them decides."""
+    names = dict.fromkeys(name for table, name, _ in of.cells if table == "published")
+
+    def step(head: str) -> str:
+        """The cells with one setting changed, by how the claim comes out in them."""
+        by: dict[Verdict, list[str]] = {}
+        for name in names:
+            if name.startswith(head):
+                by.setdefault(at_optimum([_ends(of, name)]), []).append(name.removeprefix(head))
+        return "; ".join(f"{state} with {', '.join(by[state])}" for state in Verdict if state in by)
+
+    steps = [
+        f"{what} it {said}."
+        for head, what in ((BACK, "With one put back"), (ALONE, "With one changed of ours"))
+        if (said := step(head))
+    ]
+    return Row(
+        "With the preprint's price of attention, pressure from the start, temperature and semantic rank CRAM "
+        "learns retrieval and attention falls to the optimum of eq 13",
+        f"{paper.ATTENTION} of positions, {paper.RETRIEVAL:.0%} right",
+        _came_to(of, ALL),
+        f"all ours: {_came_to(of, 'all ours')}",
+        of.scale,
+        at_optimum([_ends(of, ALL)]),
+        own=False,
+        sentence=" ".join([*steps, of.depends]),
+        links=of.figure("published_settings"),
+        headline=True,
+    )
+
+
+def _ends(of: Experiments, cell: str) -> tuple[Estimate | None, Estimate | None, float]:
+    """Attention, right answers, and the optimum of a cell of `published`."""
+    return of.cell("published", cell, "attention"), of.cell("published", cell, "retrieval"), of.optimum
+
+
+def _came_to(of: Experiments, cell: str) -> str:
+    """The same in words, with the novel queries, which need attention."""
+    attention, right, _ = _ends(of, cell)
+    novel = of.cell("published", cell, "novel")
+    return f"{show(attention, 4)} of positions, {show(right, 3)} right, novel queries {show(novel, 3)}"
 
 
 def _recurrence(of: Experiments, rows: pd.DataFrame) -> Row:

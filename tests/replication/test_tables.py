@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from consolidation.train import trajectory
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from replication import __main__ as pages
@@ -200,6 +201,47 @@ def test_eq_13_has_to_be_reached_at_every_recurrence(tmp_path, attention, verdic
     missing = "Eq 13 is reached at every recurrence"
     assert missing not in [one.claim for one in pages.rows_of([made_up(tmp_path, cells)])]
     assert missing in [one.claim for one in pages.rows_of([])]
+
+
+@pytest.mark.parametrize(
+    ("published", "back", "verdict"),
+    [
+        ((0.68, 0.0), (0.999, 0.015), FAILS),
+        ((0.999, 0.015), (0.68, 0.3), HOLDS),
+        ((0.68, 0.015), (0.68, 0.3), PARTLY),
+    ],
+)
+def test_the_published_settings_can_work_and_fail_and_every_step_is_named(tmp_path, published, back, verdict):
+    ends = {
+        "all ours": (0.999, 0.015),
+        "all published": published,
+        "published, temperature ours": back,
+        "published, onset of pressure ours": (0.68, 0.3),
+        "ours, price of attention published": (0.999, 0.015),
+    }
+    cells = {("published", name): cell(*v, 0.015) for name, v in ends.items()}
+    (row,) = tables.table_rows(made_up(tmp_path, cells))
+    # by `at_optimum` of a single cell: attention within .005 of .015, and all answers right
+    assert row.here is verdict
+    works = back == (0.999, 0.015)
+    assert ("holds with temperature ours" in row.sentence) is works
+    assert "does not hold with" in row.sentence
+    assert "onset of pressure ours" in row.sentence
+    assert "With one changed of ours it holds with price of attention published." in row.sentence
+    assert row.ours.startswith(f"{published[1]:.4f} ")
+
+
+def test_a_metric_of_a_seed_is_read_from_the_folder_of_its_cell(tmp_path):
+    run = made_up(tmp_path, {}, {"cram": "cram", "schedule-pressure-from-the-start": "control"})
+    ours, alone = (
+        tables.of_seeds(run, "published", cell, "attention")
+        for cell in ("all ours", "ours, onset of pressure published")
+    )
+    whole = [s.attention["all"] for s in trajectory.summaries(SMALL / "control")]
+    assert list(alone) == whole
+    assert list(ours) != whole
+    with pytest.raises(UserError, match="holds no finished seed"):
+        tables.of_seeds(run, "published", "all published", "attention")
 
 
 def test_a_choice_that_the_preprint_leaves_open_is_no_claim_of_it(tmp_path):
