@@ -223,10 +223,12 @@ class CRAMConfig:
     """
     semantic: bool = True
     """False leaves out the semantic path and its router output (table 4, and the control of theorem 1)."""
-    quality: Literal["oracle", "predicted"] = "predicted"
+    quality: Literal["oracle", "predicted", "learned"] = "predicted"
     """How the router knows q_t, which by eq 6 needs r_E. `oracle` computes attention everywhere, and skips
     nothing; `predicted` learns q_t from x_t on the positions that did read, and never computes what is
-    skipped. Not in the paper; `predicted` is the one that can save.
+    skipped. Not in the paper; `predicted` is the one that can save. `learned`, for a model without semantic
+    memory, leaves the network that predicts q_t to the router's gradient alone: a view of x_t as rich as
+    CRAM's router has, and nothing that it would have to say.
     """
     quality_in_router: bool = True
     """False hides q_t from the router (table 4)."""
@@ -259,6 +261,11 @@ class CRAMConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
         if not 0 <= self.exploration < 1:
             raise UserError(f"--exploration {self.exploration} is not a share of at least 0 and less than 1.")
+        if self.quality == "learned" and self.semantic:
+            raise UserError(
+                "--quality learned is for a model without semantic memory: here q_t is rewarded, and has to "
+                "be what eq 6 says. Choose predicted or oracle, or --model control-network."
+            )
 
     @property
     def rank(self) -> int:
@@ -319,14 +326,30 @@ def _as_cram(config: CRAMConfig) -> CRAMConfig:
     return config
 
 
+def _unrewarded(weights: Objective) -> Objective:
+    """What is left of the objective without semantic memory."""
+    return replace(weights, semantic_reward=0.0, consolidation=0.0)
+
+
 VARIANTS = {
     "cram": Variant("CRAM"),
     "control": Variant(
         "no semantic memory",
         model=lambda config: replace(config, semantic=False),
-        objective=lambda weights: replace(weights, semantic_reward=0.0, consolidation=0.0),
+        objective=_unrewarded,
         # the parameters of the semantic memory go to the feed-forward part
         budget=lambda config: replace(config, semantic=True),
+    ),
+    "control-narrow": Variant(
+        "no semantic memory, feed-forward part as CRAM's",
+        model=lambda config: replace(config, semantic=False),
+        objective=_unrewarded,
+    ),
+    "control-network": Variant(
+        "no semantic memory, router with a network of x",
+        model=lambda config: replace(config, semantic=False, quality="learned"),
+        objective=_unrewarded,
+        budget=lambda config: replace(config, semantic=True, quality="predicted"),
     ),
     "no-consolidation": Variant(
         "no consolidation loss", objective=lambda weights: replace(weights, consolidation=0.0)

@@ -90,7 +90,7 @@ class Trace:
     pairs : query-key pairs of the computed attention, over the batch.
     consolidation : eq 5; the mean over positions on the episodic path, and per dimension, so that its weight
         does not depend on d.
-    prediction_loss : cross-entropy of the predicted q_t, 0 in mode `oracle`.
+    prediction_loss : cross-entropy of the predicted q_t, 0 in the modes `oracle` and `learned`.
     """
 
     route: torch.Tensor
@@ -180,7 +180,7 @@ class CRAMLayer(nn.Module):
         )
         self.semantic = SemanticMemory(config) if config.semantic else None
         self.router = Router(config)
-        predicts = config.quality == "predicted"
+        predicts = config.quality != "oracle"
         self.predict = (
             nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, 1))
             if predicts
@@ -208,7 +208,11 @@ class CRAMLayer(nn.Module):
             guess, q = None, self._quality(f_sem, r_e).detach()
         else:
             guess = self.predict(x.detach())[..., 0]
-            q = guess.sigmoid().detach()
+            q = guess.sigmoid()
+            if self.config.quality == "predicted":
+                q = q.detach()
+            else:  # the router's own gradient trains it
+                guess = None
         probability, pi = self._route(self.router(f_ct, gap, magnitude, q), routing)
         path = pi.argmax(-1)
         read = self._read(path, routing)
@@ -237,7 +241,7 @@ class CRAMLayer(nn.Module):
             path=path,
             read=read,
             quality=quality if dense else quality.masked_fill(~read, torch.nan),
-            predicted=q,
+            predicted=q.detach(),
             novelty=self.episodic.novelty(x),
             pairs=pairs,
             consolidation=zero if self.semantic is None else _mean_over(path == EPISODIC, error),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ModelName: TypeAlias = Literal[
     "cram",
     "control",
+    "control-narrow",
+    "control-network",
     "no-consolidation",
     "no-quality",
     "fast-semantic",

@@ -38,7 +38,8 @@ def forward(
             square = layer.scale if config.sigma is None else config.sigma**2
             quality = torch.exp(-torch.sum((semantic - recalled) ** 2) / square).detach()
         else:
-            quality = torch.sigmoid(layer.predict(token.detach())[0]).detach()
+            quality = torch.sigmoid(layer.predict(token.detach())[0])
+            quality = quality if config.quality == "learned" else quality.detach()
         seen = quality if config.quality_in_router else torch.zeros_like(quality)
         uncertainty = layer.router.uncertainty(working)[0]
         z = torch.stack([torch.log1p(gap[t]), magnitude, seen, uncertainty])

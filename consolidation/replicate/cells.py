@@ -205,16 +205,26 @@ def _keys(base: TrainConfig) -> list[Cell]:
 
 
 def _factorial(base: TrainConfig) -> list[Cell]:
-    """The cells of `consolidation/design.md`: twice the steps, and four times the patterns for the load."""
-    cram = replace(base.cram, keys="fixed", quality="predicted")
-    found = []
-    for model, load in FACTORIAL:
-        patterns = load * base.benchmark.patterns
-        benchmark = replace(base.benchmark, patterns=patterns)
-        config = replace(base, model=model, steps=2 * base.steps, cram=cram, benchmark=benchmark)
-        name = f"{model}, {patterns} patterns"
-        found.append(Cell("factorial", name, f"factorial-{model}-{patterns}", config))
-    return found
+    """The cells of `consolidation/design.md`."""
+    return [_designed("factorial", base, model, load) for model, load in FACTORIAL]
+
+
+def _controls(base: TrainConfig) -> list[Cell]:
+    """Other controls in the place of the factorial's B."""
+    return [_designed("controls", base, model) for model in ("control-network", "control-narrow")]
+
+
+def _designed(table: str, base: TrainConfig, model: str, load: int = 1) -> Cell:
+    """A model as the design trains it: fixed keys, twice the steps, and `load` times the patterns."""
+    patterns = load * base.benchmark.patterns
+    config = replace(
+        base,
+        model=model,
+        steps=2 * base.steps,
+        cram=replace(base.cram, keys="fixed", quality="predicted"),
+        benchmark=replace(base.benchmark, patterns=patterns),
+    )
+    return Cell(table, f"{model}, {patterns} patterns", f"{table}-{model}-{patterns}", config)
 
 
 def _mode(base: TrainConfig) -> list[Cell]:
@@ -268,6 +278,7 @@ TABLES: dict[str, Callable[[TrainConfig], list[Cell]]] = {
     "mode": _mode,
     "transfer": _transfer,
     "factorial": _factorial,
+    "controls": _controls,
     "published": _published,
 }
 

@@ -17,6 +17,8 @@ transfer    do memory and router transfer to Copy and Associative recall with ne
             random frozen, from scratch at equal steps
 factorial   is it CRAM's mechanism: models and memory loads with fixed key codes, 8 seeds, as written down
             before in `consolidation/design.md`
+controls    is it the control's fault: the factorial's with a router that sees x through a network as CRAM's
+            does, and with CRAM's feed-forward width
 published   which of the settings that the preset changes makes it work: from the paper's objective and rank
             to ours, one step at a time
 

@@ -23,8 +23,8 @@ class TrainConfig:
     """One training run, without its seed."""
 
     model: str = "cram"
-    """cram, one of its ablations (control, no-consolidation, no-quality, fast-semantic), or transformer,
-    mamba, jamba, seqboat.
+    """cram, one of its ablations (control, control-narrow, control-network, no-consolidation, no-quality,
+    fast-semantic), or transformer, mamba, jamba, seqboat.
     """
     benchmark: Annotated[SRCDConfig, tyro.conf.arg(name="")] = field(default_factory=SRCDConfig)
     cram: Annotated[CRAMConfig, tyro.conf.arg(name="")] = field(default_factory=CRAMConfig)

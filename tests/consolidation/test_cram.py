@@ -41,6 +41,7 @@ def gradients(layer: nn.Module, x: torch.Tensor, loss: torch.Tensor) -> dict[str
         {"quality": "oracle", "initial": "zero", "step_size": 0.2, "sigma": 3.0},
         {"semantic": False},
         {"quality_in_router": False},
+        {"semantic": False, "quality": "learned"},
         {"buffer": 5},
         {"buffer": 5, "chunk": 7},
         {"buffer": 1, "chunk": 3, "quality": "oracle"},
@@ -66,6 +67,29 @@ def test_the_layer_is_its_per_token_reading(change, noisy):
     assert ours.keys() == theirs.keys()
     for name, gradient in ours.items():
         torch.testing.assert_close(gradient, theirs[name], rtol=1e-9, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize(("change", "trains"), [({}, False), ({"quality": "learned"}, True)], ids=str)
+def test_the_router_trains_its_network_of_x_only_where_it_has_nothing_to_predict(change, trains):
+    torch.manual_seed(0)
+    layer = CRAMLayer(replace(CONFIG, semantic=False, **change)).train()
+    routing = Routing(torch.randn(2, 40, 3), torch.rand(2, 40), 1.0)
+    out, trace = layer(torch.randn(2, 40, 32), torch.rand(2, 40), routing, frozenset())
+    of_router = gradients(layer, layer.router.first.weight, out.sum())
+    assert any(name.startswith("predict.") for name in of_router) is trains
+    assert (float(trace.prediction_loss.detach()) == 0) is trains
+
+
+def test_a_router_with_a_network_of_x_is_no_model_with_semantic_memory():
+    with pytest.raises(UserError, match="control-network"):
+        replace(CONFIG, quality="learned")
+    sizes = {name: build(name, BENCHMARK, CONFIG) for name in ("cram", "control", "control-network")}
+    cram, control, network = (parameters(model) for model in sizes.values())
+    assert control == network
+    assert abs(control / cram - 1) < 0.1
+    narrow = build("control-narrow", BENCHMARK, CONFIG)
+    assert narrow.layers[0].up.out_features == sizes["cram"].layers[0].up.out_features
+    assert parameters(narrow) < cram
 
 
 @pytest.mark.parametrize("chunk", [5, 64])
