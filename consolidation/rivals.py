@@ -5,7 +5,7 @@ cram              the reference model
 control           router and attention penalty alone: no semantic memory, no consolidation loss, only
                   feed-forward weights to remember in. It decides theorem 1, and it is table 4's "no semantic
                   memory"
-control-narrow    the same without the semantic memory's parameters: the feed-forward part is as wide as CRAM's
+control-narrow    the same without the semantic memory's parameters: a feed-forward part as wide as CRAM's
 control-network   the control whose router sees x through the network that predicts q_t in CRAM, and trains it
 no-consolidation  CRAM without eq 5: table 1's "without consolidation" and table 4's "no L_cons"
 no-quality        CRAM whose router does not see q_t (table 4)
