@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ HERE, ABOUT = "on the model that was run", "about the preprint's model"
 REPEAT, CONTEXT = "-seed-", "-context-"
 # behind the name of a factorial: its cell A made again without the reward of the semantic path, lambda_S = 0
 UNREWARDED = "-reward-0"
+# likewise: other controls in the place of its cell B
+CONTROLS = "-controls"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Finished:
         if not self.folder.is_relative_to(ROOT):
             return f"`{self.folder.name}`"
         return f"[run]({self.folder.relative_to(ROOT).as_posix()})"
+
+    def beside(self, mark: str) -> "Finished":
+        """What the name of this folder with `mark` behind it names, whether it is there or not."""
+        return replace(self, folder=self.folder.with_name(f"{self.folder.name}{mark}"))
 
     @property
     def scale(self) -> str:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from labbook.estimate import LEVEL, Estimate
 from replication import paper
-from replication.claims.factorial import OF_ABLATION, Decided, contrast_rows, is_factorial
+from replication.claims.factorial import OF_ABLATION, Decided, contrast_rows, control_rows, is_factorial
 from replication.rows import Finished, Row, number, show
 from replication.verdict import Verdict, all_of, at_least, equals
 
@@ -200,6 +200,7 @@ def _fixed(of: Experiments, decided: Decided) -> Iterator[Row]:
         novel = f"Novel queries right: {show(cell('A', 'novel'))}."
         yield _optimum(of, found["A"], beside, decided.setting("A"), novel, decided.named("A"))
     yield from contrast_rows(decided)
+    yield from control_rows(decided)
     for letter in "BE":
         if all(found[letter]):
             novel = (

@@ -24,6 +24,9 @@ from consolidation.replicate.contrasts import (
     MARGIN,
     OUTCOMES,
     Contrast,
+    State,
+    Tested,
+    judge,
     paired,
 )
 from consolidation.replicate.factorial import Factorial
@@ -32,7 +35,7 @@ from labbook.console import UserError
 from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
 from replication import paper
-from replication.rows import UNREWARDED, Finished, Row, interval, show, table
+from replication.rows import CONTROLS, UNREWARDED, Finished, Row, interval, show, table
 from replication.verdict import Verdict
 
 PREDICTED = {
@@ -57,7 +60,14 @@ STATES = {
 }
 
 
-def reads_more(contrast: Contrast) -> Verdict:
+# other controls, and what is said of them
+CONTROL_WITH = {
+    "control-network": "whose router sees x through a network as CRAM's does",
+    "control-narrow": "whose feed-forward part is as wide as CRAM's",
+}
+
+
+def reads_more(state: State) -> Verdict:
     """The ablated model reads more recurring queries than the whole one; no more is shown by a difference
     that lies within the margin, or on the other side.
     """
@@ -66,7 +76,29 @@ def reads_more(contrast: Contrast) -> Verdict:
         "equivalent": Verdict.FAILS,
         "smaller": Verdict.FAILS,
         "undecided": Verdict.UNDECIDED,
-    }[contrast.state]
+    }[state]
+
+
+@dataclass(frozen=True)
+class Control:
+    """Another control in the place of B.
+
+    Attributes
+    ----------
+    attends, novel : P(attend | recurring), and the share of novel queries answered, over its seeds.
+    from_cram, from_control : P(attend | recurring) minus that of A and of B, paired by seed.
+    """
+
+    attends: Estimate
+    novel: Estimate
+    from_cram: Tested
+    from_control: Tested
+
+    @property
+    def state(self) -> State:
+        """What may be said of its difference from CRAM."""
+        one = self.from_cram
+        return judge(one.number, one.p, one.p_equivalence)
 
 
 @dataclass(frozen=True)
@@ -166,7 +198,7 @@ class Decided:
 
         Raises UserError where the run beside differs in more than the reward.
         """
-        folder = self.run.folder.with_name(f"{self.run.folder.name}{UNREWARDED}")
+        folder = self.run.beside(UNREWARDED).folder
         if not folder.is_dir():
             return None
         asked = self.config | {"objective": self.config["objective"] | {"semantic_reward": 0.0}}
@@ -182,6 +214,36 @@ class Decided:
         )
         found = _mean_of(ablated - a)
         return None if found.n < LEAST_SEEDS else found
+
+    def control(self, model: str) -> Control | None:
+        """A control that was trained beside, of CONTROL_WITH; None where it was not.
+
+        Raises UserError where the run beside differs in more than the model.
+        """
+        folder = self.run.beside(CONTROLS).folder
+        runs = list(folder.glob(f"controls-{model}-*"))
+        if not runs:
+            return None
+        there, varied = trajectory.read_config(trajectory.seeds(runs[0])[0]), ("model", "seed")
+        if any(there[key] != self.config[key] for key in self.config if key not in varied):
+            raise UserError(
+                f"{folder} is called as the controls of {self.run.folder.name}, and differs in more than "
+                "the model. Move it, or name it otherwise."
+            )
+        seeds = {one.seed: one for one in trajectory.summaries(runs[0])}
+        attends = pd.Series({seed: one.attention["recurring"] for seed, one in seeds.items()})
+        novel = np.array([one.accuracy["novel"] for one in seeds.values()])
+
+        def beyond(cell: str) -> Tested:
+            gap = attends - self.of.seeds(cell).set_index("seed")["attends"]
+            return paired(np.asarray(gap.dropna(), dtype=np.float64))
+
+        return Control(
+            over_seeds(np.asarray(attends, dtype=np.float64), "attends"),
+            over_seeds(novel, "novel"),
+            beyond("A"),
+            beyond("B"),
+        )
 
     def besides(self, name: str) -> str:
         """What else differs between the cells of a contrast, and what the answers do not need."""
@@ -277,7 +339,7 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
             + (f", p = {one.p_holm:.2g} (Holm), p of equivalence {one.p_equivalence:.2g}" if pairs else ""),
             "; ".join(text for text in beside if text),
             decided.setting(f"{whole}{ablated}"),
-            reads_more(one),
+            reads_more(one.state),
             own=False,
             sentence=" ".join(
                 text
@@ -291,6 +353,31 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
             ),
             links=f"{decided.run.figure('factorial_memory_and_use')}{decided.run.link}",
             headline=name == "B - A",
+        )
+
+
+def control_rows(decided: Decided) -> Iterator[Row]:
+    """The claim that decides theorem 1 with other controls: is it the control's fault."""
+    for model, which in CONTROL_WITH.items():
+        found = decided.control(model)
+        if found is None:
+            continue
+        one = found.from_cram
+        shown = f", p = {one.p:.2g}, p of equivalence {one.p_equivalence:.2g}" if one.n > 1 else ""
+        yield Row(
+            f"{PREDICTED['B - A']}, with a control {which} (table 4; {decided.named('A')})",
+            f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
+            f"P(attend | recurring) {show(found.attends)}, CRAM {show(decided.mean('A', 'attends'))}; paired "
+            f"difference {show(one.number, sign=True)}{shown}",
+            f"the design's control {show(decided.mean('B', 'attends'))}, paired difference from it "
+            f"{show(found.from_control.number, sign=True)}; novel queries right {show(found.novel)}, in CRAM "
+            f"{show(decided.mean('A', 'novel'))}",
+            decided.setting("A"),
+            reads_more(found.state),
+            own=False,
+            sentence=f"A router without semantic memory {which} {STATES[found.state]}. p is not corrected. "
+            "Added to the design after A and B were known, and before its own runs.",
+            links=decided.run.beside(CONTROLS).link,
         )
 
 
@@ -353,6 +440,12 @@ def _finding(decided: Decided, before: Decided | None) -> str:
     if {"A", "C"} <= set(enough):
         loss = decided.of.contrast("C - A")
         text += f" Without the consolidation loss alone: {loss.number.text(2, sign=True)} ({loss.state})."
+        found = decided.control("control-network")
+        if found is not None and found.from_cram.n >= LEAST_SEEDS:
+            text += (
+                f" A control {CONTROL_WITH['control-network']}: {found.from_cram.number.text(2, sign=True)} "
+                f"({found.from_cram.n} seeds, {found.state})."
+            )
         rest = [one for name in ("B - A", "C - A") if (one := decided.unrewarded_difference(name))]
         if rest:
             shown = " and ".join(_text(one, sign=True) for one in rest)

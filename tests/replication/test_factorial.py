@@ -18,9 +18,9 @@ from replication.claims import factorial as says
 from replication.claims.consolidation import Experiments, experiment_rows
 from replication.claims.factorial import Decided
 from replication.results import experiment_section, findings
-from replication.rows import ROOT, UNREWARDED, Finished
+from replication.rows import CONTROLS, ROOT, UNREWARDED, Finished
 from replication.verdict import Verdict
-from tests.planted_factorial import around, plant
+from tests.planted_factorial import around, plant, plant_seed
 
 SMALL = ROOT / "consolidation" / "data" / "runs" / "small"
 READS = {"A": 0.2, "B": 0.6, "C": 0.21, "D": 0.6, "E": 0.6, "F": 0.1}
@@ -173,6 +173,37 @@ def test_the_reward_of_the_semantic_path_is_taken_apart_where_cell_a_was_made_wi
     assert "Beside CRAM without the reward of its memory: +0.40 [" in says.finding([the(here)])
     assert "the reward of its memory" not in says.finding([the(run)])
     assert "λ_S = 0" not in the(here).besides("F - A")  # where reading costs the same
+
+
+@pytest.mark.parametrize(
+    ("reads", "state", "verdict"),
+    [(0.6, "larger", Verdict.HOLDS), (0.2, "equivalent", Verdict.FAILS), (0.05, "smaller", Verdict.FAILS)],
+)
+def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, state, verdict):
+    here = pages.read_run(shutil.copytree(run.folder, tmp_path / "factorial"))
+    assert the(here).control("control-network") is None
+    assert list(says.control_rows(the(here))) == []
+    seeds = [
+        plant_seed(tmp_path / "planted", "B", seed, value, novel=0.9)
+        for seed, value in enumerate(around(reads, spread=0.02))
+    ]
+    place = tmp_path / f"factorial{CONTROLS}" / "controls-control-network-20"
+    shutil.copytree(seeds[0].parent, place)
+    found = the(here).control("control-network")
+    assert found.state == state
+    gaps = np.array(around(reads, spread=0.02)) - np.array(around(READS["A"]))
+    low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    assert found.from_cram.number.lower == pytest.approx(low)
+    assert found.from_cram.number.upper == pytest.approx(high)
+    assert found.from_control.number.estimate == pytest.approx(reads - READS["B"])
+    (row,) = says.control_rows(the(here))
+    assert row.here is verdict
+    assert "whose router sees x through a network" in row.claim
+    assert f"(8 seeds, {state})" in says.finding([the(here)])
+    for path in place.glob("seed-*/config.json"):
+        path.write_text(path.read_text().replace('"attention_penalty": 0.5', '"attention_penalty": 0.4'))
+    with pytest.raises(UserError, match="differs in more"):
+        the(here).control("control-network")
 
 
 def test_the_reward_alone_may_make_a_difference_or_not():
