@@ -217,7 +217,8 @@ class SparselyActivated(nn.Module):
     the activated positions.
 
     A gate on the state-space output decides, hard with straight-through gradients as CRAM's router does; only
-    activated positions are queries, and only they are keys.
+    activated positions are queries, and only they are keys. Where a gate is shut, its gradient is of what
+    the position would read if it alone opened: what CRAM's exploration estimates, here at every position.
     """
 
     def __init__(self, config: CRAMConfig):
@@ -235,9 +236,8 @@ class SparselyActivated(nn.Module):
         soft = logits.softmax(-1) if routing is None else routing.soft(logits)
         gate = (hardest(soft) + soft - soft.detach())[..., 1]
         active = gate > 0.5
-        seen = (active[:, :, None] & active[:, None, :]).tril()
-        # rows that see nothing would be NaN; their gate is shut, so what they see does not matter
-        attended = self.attention.attend(h, seen | ~active[:, :, None])
+        itself = torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
+        attended = self.attention.attend(h, (active[:, None, :] | itself).tril())
         if "attention" not in without:
             state = state + gate[..., None] * attended
-        return Mixed(state, gate, seen.sum())
+        return Mixed(state, gate, (active[:, :, None] & active[:, None, :]).tril().sum())

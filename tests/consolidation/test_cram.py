@@ -316,3 +316,21 @@ def test_seqboat_attends_among_the_activated_only():
     # attention among the activated alone, computed on them alone
     dense, _, _ = mixer.attention((x + state)[:, active])
     torch.testing.assert_close(mixed[0, active], state[0, active] + dense[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_shut_gate_of_seqboat_gets_the_gradient_of_what_it_would_read_if_it_alone_were_open():
+    torch.manual_seed(0)
+    mixer = SparselyActivated(CONFIG).double().eval()
+    x, weight = torch.randn(1, 20, 32).double(), torch.randn(32).double()
+    mixed, gate, _ = mixer(x, None, frozenset())
+    state = mixer.space(x).tokens
+    h, active = (x + state).detach(), gate[0] > 0.5
+    (shut,) = torch.where(~active)
+    assert 0 < len(shut) < 20
+    for t in shut.tolist():
+        open_ = active.clone()
+        open_[t], open_[t + 1 :] = True, False
+        read = mixer.attention(h[:, open_])[0][0, -1]
+        p = mixer.gate(h).softmax(-1)[0, t, 1]
+        (found,) = torch.autograd.grad(mixed[0, t] @ weight, mixer.gate.bias, retain_graph=True)
+        torch.testing.assert_close(found[1], p * (1 - p) * (read @ weight), rtol=1e-8, atol=1e-10)
