@@ -46,7 +46,7 @@ def findings(runs: Sequence[Finished]) -> list[str]:
         )
     for run in of["experiments"]:
         if not is_factorial(run):
-            lines.append(_consolidation(run, Decided.among(of["experiments"])))
+            lines += _consolidation(run, Decided.among(of["experiments"]))
     return lines
 
 
@@ -94,7 +94,7 @@ def _at_budget(s: RemovalSummary) -> str:
     return f"{at.text()} (n = {at.share.n})"
 
 
-def _consolidation(run: Finished, decided: Sequence[Decided]) -> str:
+def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
     """Attention of CRAM and its control, and what the factorials say where there are some."""
     cells = (
         pd.read_csv(run.folder / "cells.csv")
@@ -103,18 +103,19 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> str:
     )
     found = {str(name): number(row) for name, row in cells.to_dict("index").items()}
     config = run.summary["config"]
-    return (
+    text = (
         f"**Consolidation.** Attention of the rebuilt CRAM model falls to {show(found.get('cram'), 4)} of "
         f"positions, of a control without any semantic memory to {show(found.get('control'), 4)}, with "
         f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns and "
-        f"{config['steps']:,} steps, on which the result depends. "
-        + (
-            "The experiment that separates memory from its use is still to be made, so nothing is claimed "
-            "about the mechanism."
-            if not decided
-            else f"{finding(decided)} ([Design](consolidation/design.md), changes are dated.)"
-        )
+        f"{config['steps']:,} steps, on which the result depends."
     )
+    if not decided:
+        return [
+            f"{text} The experiment that separates memory from its use is still to be made, so nothing is "
+            "claimed about the mechanism."
+        ]
+    first, *rest, last = finding(decided)
+    return [f"{text} {first}", *rest, f"{last} ([Design](consolidation/design.md), changes are dated.)"]
 
 
 def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ from labbook.console import UserError
 from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
 from replication import paper
-from replication.rows import CONTROLS, UNREWARDED, Finished, Row, interval, show, table
+from replication.rows import CONTROLS, UNREWARDED, Finished, Row, show, table
 from replication.verdict import Verdict
 
 PREDICTED = {
@@ -160,29 +160,16 @@ class Decided:
         both = rows["known"].to_numpy(float) + rows["attends"].to_numpy(float) - 1
         return over_seeds(np.maximum(both, 0), "known")
 
-    def said(self, name: str, after: "Decided | None" = None) -> str:
-        """What a contrast says, in one sentence that names the choices behind it; `after` the sentence of
-        another price, only what differs.
-        """
+    def said(self, name: str) -> str:
+        """What a contrast says, in one sentence that names the choices behind it."""
         one, model = self.of.contrast(name), CELLS[name[0]][0]
         head = f"With {self.named('A')}, and {self.config['steps']:,} steps"
-        if after is not None and self._but_for_price == after._but_for_price and one.number.n > 1:
-            return (
-                f"Priced at {self.of.price:g} it {STATES[one.state]}: "
-                f"{one.number.text(2, sign=True)} ({one.number.n} seeds{_failed(one)})."
-            )
         if one.number.n < 2:
             return f"{head} too few seeds of a model {WITHOUT[model]} are finished."
         return (
             f"{head} a router {WITHOUT[model]} {STATES[one.state]}: P(attend | recurring) "
             f"differs by {one.number.text(2, sign=True)} ({one.number.n} seeds{_failed(one)})."
         )
-
-    @property
-    def _but_for_price(self) -> dict[str, Any]:
-        """What was trained, without the price."""
-        weights = {k: v for k, v in self.config["objective"].items() if k != "attention_penalty"}
-        return self.config | {"objective": weights}
 
     def price_of_reading(self, cell: str) -> float:
         """What a recurring query pays for reading instead of the semantic path: lambda_E + lambda_S q, with
@@ -393,25 +380,70 @@ def _load(decided: Decided) -> str:
     )
 
 
-def finding(decided: Sequence[Decided]) -> str:
-    """The README's sentences: memory and its use at every price of attention, and whether prices differ."""
-    text = " ".join(
-        _finding(one, before) for before, one in itertools.pairwise((None, *decided)) if one is not None
+def finding(decided: Sequence[Decided]) -> list[str]:
+    """The README's: by how much routers read more than CRAM's, at every price of attention, and whether
+    prices differ.
+    """
+    setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
+    head = ["P(attend \\| recurring)", *(f"attention priced at {one.of.price:g}" for one in decided)]
+    columns = [_column(one) for one in decided]
+    rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
+    text = (
+        f"With {setting} the router of a model without one of CRAM's parts reads that much more of the "
+        "recurring queries than CRAM's, paired by seed:"
     )
+    after = [*filter(None, map(_not_learnt, decided)), *_between(decided)]
+    return [text, "\n".join(table(head, [row for row in rows if set(row[1:]) != {"–"}])), " ".join(after)]
+
+
+def _column(decided: Decided) -> dict[str, str]:
+    """What a factorial comes to, by the names of the README's rows; empty where too few seeds are there."""
+
+    def shown(number: Estimate | None, state: str = "", *, sign: bool = True) -> str:
+        if number is None or number.n < LEAST_SEEDS:
+            return ""
+        return f"{show(number, sign=sign)}{state and f', {state}'}"
+
+    found = {"CRAM itself": shown(decided.mean("A", "attends"), sign=False)}
+    for name in FAMILY:
+        one, label = decided.of.contrast(name), WITHOUT[CELLS[name[0]][0]]
+        found[label] = shown(one.number, one.state)
+        if name == "B - A":
+            for model, which in CONTROL_WITH.items():
+                other = decided.control(model)
+                found[f"the same, {which}"] = shown(other.from_cram.number, other.state) if other else ""
+            found["the same, CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
+    for cell, label in (("A", "CRAM"), ("B", WITHOUT["control"])):
+        found[f"novel queries answered, {label}"] = shown(decided.mean(cell, "novel"), sign=False)
+    both = decided.known_and_read("B")
+    name = f"read although known, {WITHOUT['control']}: at least"
+    found[name] = shown(both, sign=False) if both.lower > 0 else ""
+    return found
+
+
+def _not_learnt(decided: Decided) -> str:
+    """What stands in the way of the first contrast; empty where all seeds have learnt."""
+    one = decided.of.contrast("B - A")
+    if not one.not_learnt:
+        return ""
+    return (
+        f"Priced at {decided.of.price:g}, in {one.not_learnt} of {one.number.n} seeds one of the first two "
+        f"models answers fewer than {LEARNT:.0%} of novel or recurring queries: a router that gives up "
+        "attention reads little too."
+    )
+
+
+def _between(decided: Sequence[Decided]) -> Iterator[str]:
+    """Whether the first contrast depends on the price."""
     for higher, lower in itertools.pairwise(decided):
         change = between_prices(higher, lower)
         if change.n < LEAST_SEEDS:
             continue
-        said = (
-            "depends on the price"
-            if change.lower > 0 or change.upper < 0
-            else "is not shown to depend on the price"
+        said = "depends on" if change.lower > 0 or change.upper < 0 else "is not shown to depend on"
+        yield (
+            f"From {higher.of.price:g} to {lower.of.price:g} the first difference changes by "
+            f"{show(change, 2, sign=True)}, paired by seed: it {said} the price."
         )
-        text += (
-            f" From a price of {higher.of.price:g} to {lower.of.price:g} that difference changes by "
-            f"{show(change, 2, sign=True)}, paired by seed: it {said}."
-        )
-    return text
 
 
 def between_prices(higher: Decided, lower: Decided, name: str = "B - A") -> Estimate:
@@ -432,40 +464,6 @@ def _failed(one: Contrast) -> str:
     if not one.not_learnt:
         return ""
     return f"; in {one.not_learnt} of them one of the two, or both, have not learnt retrieval"
-
-
-def _finding(decided: Decided, before: Decided | None) -> str:
-    enough = [cell for cell in CELLS if len(decided.of.seeds(cell)) >= LEAST_SEEDS]
-    text = decided.said("B - A", before)
-    if {"A", "C"} <= set(enough):
-        loss = decided.of.contrast("C - A")
-        text += f" Without the consolidation loss alone: {loss.number.text(2, sign=True)} ({loss.state})."
-        found = decided.control("control-network")
-        if found is not None and found.from_cram.n >= LEAST_SEEDS:
-            text += (
-                f" A control {CONTROL_WITH['control-network']}: {found.from_cram.number.text(2, sign=True)} "
-                f"({found.from_cram.n} seeds, {found.state})."
-            )
-        rest = [one for name in ("B - A", "C - A") if (one := decided.unrewarded_difference(name))]
-        if rest:
-            shown = " and ".join(_text(one, sign=True) for one in rest)
-            text += f" Beside CRAM without the reward of its memory: {shown} (n = {rest[0].n})."
-    if {"A", "B"} <= set(enough):
-        only = ", which only attention can answer," if before is None else ""
-        text += (
-            f" Novel queries{only} answered: {interval(decided.mean('B', 'novel'))}, by CRAM "
-            f"{interval(decided.mean('A', 'novel'))}."
-        )
-    cells = {cell: decided.known_and_read(cell) for cell in enough}
-    if cells:
-        most = max(cells, key=lambda cell: cells[cell].lower)
-        model, patterns = decided.of.seeds(most)[["model", "patterns"]].iloc[0]
-        if cells[most].lower > 0:
-            text += (
-                f" Knowing is not yet using: {VARIANTS[model].label}, {patterns} patterns, reads at least "
-                f"{show(cells[most])} of recurring queries that it would answer without attention too."
-            )
-    return text
 
 
 def section(decided: Decided) -> Iterator[str]:

@@ -122,35 +122,38 @@ def test_the_pages_hold_the_rows_of_the_factorial(run):
         assert f"\n| {cell} | " in text
 
 
+def readme(decided) -> str:
+    """What the README says of factorials."""
+    return "\n".join(says.finding(decided))
+
+
 def test_the_readme_says_what_the_contrasts_say(run):
     small = pages.read_run(SMALL)
     (before,) = findings([small])
     assert "is still to be made, so nothing is claimed about the mechanism" in before
-    (after,) = findings([small, run])
+    after = "\n".join(findings([small, run]))
     assert "still to be made" not in after
-    assert "a router without semantic memory reads more recurring queries than CRAM's" in after
-    # E: the weights answer all of them, and .6 are read
-    assert (
-        "Knowing is not yet using: no semantic memory, 20 patterns, reads at least 0.60" in after
-        and "answer without attention too" in after
-    )
+    assert "| without semantic memory | +0.40 [+0.40, +0.40] (n = 8), larger |" in after
+    assert "| without q | -0.10 [-0.10, -0.10] (n = 7), smaller |" in after
+    assert "in 8 of 8 seeds one of the first two models answers fewer than 90%" in after
+    # B: the weights answer all of them, and .6 are read
+    assert "| read although known, without semantic memory: at least | 0.60 [" in after
+    assert "λ_S = 0" not in after
     least = changed(run, **{cell: [0.0] * 8 for cell in CELLS})
-    assert "Knowing is not yet using" not in says.finding([least])
+    assert "although known" not in readme([least])
 
 
 def test_prices_are_compared_by_the_difference_of_their_differences(run):
     same, other = the(run), changed(run, B=around(0.05))
-    assert "it is not shown to depend on the price" in says.finding([same, same])
-    assert (
-        "that difference changes by -0.55 [-0.55, -0.55] (n = 8), paired by seed: it depends on the price"
-        in (says.finding([same, other]))
-    )
-    assert "that difference changes by" not in says.finding([same])
+    assert "it is not shown to depend on the price" in readme([same, same])
+    said = "first difference changes by -0.55 [-0.55, -0.55] (n = 8), paired by seed: it depends on the price"
+    assert said in readme([same, other])
+    assert "the first difference changes by" not in readme([same])
     # seeds that one of them lacks say nothing
     assert spared(same).startswith("fixed keys, price 0.5: +0.40 [") and spared(same).endswith("], larger")
     assert spared(other).endswith("], smaller")
     few = replace(other.of, outcomes=other.of.outcomes.query("seed < 2"))
-    assert "that difference changes by" not in says.finding([same, Decided(run, few)])
+    assert "the first difference changes by" not in readme([same, Decided(run, few)])
     wide = list(np.linspace(0, 1, 8))
     change = says.between_prices(same, changed(run, A=[0.0] * 8, B=wide))
     expected = stats.ttest_1samp(np.array(wide) - 0.4, 0).confidence_interval(0.95)
@@ -170,8 +173,8 @@ def test_the_reward_of_the_semantic_path_is_taken_apart_where_cell_a_was_made_wi
         path.write_text(json.dumps(config))
     assert "λ_S = 0) the difference is +0.40 [" in the(here).besides("B - A")
     assert the(here).besides("B - A").count("so the reward alone does not make it") == 1
-    assert "Beside CRAM without the reward of its memory: +0.40 [" in says.finding([the(here)])
-    assert "the reward of its memory" not in says.finding([the(run)])
+    assert "CRAM with λ_S = 0 | +0.40 [" in readme([the(here)])
+    assert "λ_S" not in readme([the(run)])
     assert "λ_S = 0" not in the(here).besides("F - A")  # where reading costs the same
 
 
@@ -199,7 +202,7 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
     (row,) = says.control_rows(the(here))
     assert row.here is verdict
     assert "whose router sees x through a network" in row.claim
-    assert f"(8 seeds, {state})" in says.finding([the(here)])
+    assert f"(n = 8), {state} |" in readme([the(here)])
     for path in place.glob("seed-*/config.json"):
         path.write_text(path.read_text().replace('"attention_penalty": 0.5', '"attention_penalty": 0.4'))
     with pytest.raises(UserError, match="differs in more"):
