@@ -112,7 +112,8 @@ class Experiments:
             f"{config['cram']['width']}, {config['cram']['layers']} layer, {config['steps']:,} steps; "
             "n seeds",
             decided=decided,
-            queries=benchmark["queries"],
+            # what is asked for, in whole positions: 13 of 256 at .05
+            queries=round(benchmark["length"] * benchmark["queries"]) / benchmark["length"],
             recurrence=benchmark["recurrence"],
         )
 
