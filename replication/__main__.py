@@ -23,7 +23,7 @@ from replication.claims.decay import fit_rows
 from replication.claims.experiments import CLAIMS, people_rows
 from replication.claims.prediction import probe_rows, training_rows
 from replication.claims.removal import removal_rows
-from replication.claims.tables import has, table_rows
+from replication.claims.tables import has, table_rows, varies_recurrence
 from replication.costs import costs
 from replication.results import findings, results
 from replication.rows import ABOUT, CONTEXT, CONTROLS, HERE, REPEAT, ROOT, UNREWARDED, Finished, Row, table
@@ -76,7 +76,7 @@ UNTESTED: tuple[tuple[str, str, str, Callable[[Finished], bool]], ...] = (
         "queries times the share that is novel",
         "Run at a recurrence of 70 % only; `python -m consolidation.replicate small --tables recurrence` "
         "decides it at the small size.",
-        lambda run: has(run, "recurrence"),
+        varies_recurrence,
     ),
     (
         "PhysioNet, MIMIC and Activity (tables 2, 3 and 5)",

@@ -12,7 +12,7 @@ from consolidation.train.config import RETIRED
 from consolidation.train.presets import begin
 from labbook.command import Repeat, run_command
 from labbook.console import UserError
-from labbook.view import print_table, print_verdict
+from labbook.view import print_table, print_verdict, print_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,15 @@ def show(table: "pd.DataFrame") -> None:
         for cell, values in cells_of.groupby("cell", sort=False):
             by = values.set_index("metric")
             rows.append([str(cell), *(_entry(by, metric) for metric in shown)])
-        print_table(f"{name}: mean over seeds [95 % interval] (paper)", ["cell", *shown], rows)
+        print_table(
+            f"{name}: mean over seeds [95 % interval] (paper's, where it has one)", ["cell", *shown], rows
+        )
+    from consolidation.train.evaluation import CONSOLIDATED, LEARNT
+
+    print_words(
+        f"learnt: seeds that answer at least {LEARNT:.0%} of recurring, of novel and of all queries; "
+        f"consolidated: those of them that attend, at no more than {CONSOLIDATED} times the optimum of eq 13."
+    )
 
 
 def show_contrasts(contrasts: "Sequence[Contrast]") -> None:

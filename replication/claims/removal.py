@@ -11,7 +11,7 @@ from labbook.estimate import Estimate
 from labbook.run import read_json
 from redundancy.removal.config import CONTROL, ORDERS
 from redundancy.removal.curve import BEYOND, BUDGETS, DEPLOYABLE, Removable, best_order
-from redundancy.removal.pruning.tables import Answer, MethodTables, against_mlp
+from redundancy.removal.pruning.tables import MethodTables, against_mlp
 from redundancy.removal.summary import RemovalSummary
 from redundancy.removal.tables import Losses
 from replication import paper
@@ -127,7 +127,7 @@ def _methods(run: Finished) -> Iterator[Row]:
         f"paired by document: {compared.each}",
         "the same documents for both",
         run.scale,
-        cheaper_than_mlp(compared.answer),
+        cheaper_than_mlp(compared.differences),
         own=False,
         sentence="Holds only where every method says so; the random order is left out. Whether attention is "
         f"the cheaper one with other numbers removed: {compared.otherwise or 'not measured'}.",
@@ -135,14 +135,11 @@ def _methods(run: Finished) -> Iterator[Row]:
     )
 
 
-def cheaper_than_mlp(answer: Answer) -> Verdict:
-    """Whether attention can go more cheaply than the MLP: `partly` where methods differ."""
-    return {
-        "yes": Verdict.HOLDS,
-        "no": Verdict.FAILS,
-        "depends": Verdict.PARTLY,
-        "undecided": Verdict.UNDECIDED,
-    }[answer]
+def cheaper_than_mlp(differences: Sequence[Estimate]) -> Verdict:
+    """Whether attention can go more cheaply than the MLP by every method, from losses of the MLP minus losses
+    of attention: `partly` where methods differ.
+    """
+    return all_of([at_least(one, 0.0) for one in differences]) if differences else Verdict.UNDECIDED
 
 
 def repeats(run: Finished) -> Repeats:

@@ -16,7 +16,7 @@ from replication import paper
 from replication.claims.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
 from replication.claims.factorial import Decided
 from replication.rows import Finished, Row, number, show
-from replication.verdict import Verdict, all_of, at_least, equals
+from replication.verdict import LEAST, Verdict, all_of, at_least, equals
 
 TASKS = {"copy": "Copy", "associative": "Associative recall"}
 # reductions of attention that are alike
@@ -94,10 +94,9 @@ def table_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
             yield _transfer(of, task)
     if of.cell("published", ALL, "retrieval"):
         yield _published(of)
-    rows = pd.read_csv(run.folder / "cells.csv")
-    recurrence = rows[rows["table"] == "recurrence"]
-    if len(recurrence):
-        yield _recurrence(of, recurrence)
+    if varies_recurrence(run):
+        rows = pd.read_csv(run.folder / "cells.csv")
+        yield _recurrence(of, rows[rows["table"] == "recurrence"])
     for what, compared, stated in CHOICES:
         if all(of.cell("mode", cell, "attention") for cell in compared):
             yield _choice(of, what, compared, stated)
@@ -105,10 +104,20 @@ def table_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
 
 def has(run: Finished, table: str, ending: str = "") -> bool:
     """Whether a run holds a cell of a table whose name ends so."""
+    return bool(_cells(run, table).str.endswith(ending).any())
+
+
+def varies_recurrence(run: Finished) -> bool:
+    """Whether a run has LEAST recurrences or more: one says nothing of whatever share recurs."""
+    return int(_cells(run, "recurrence").nunique()) >= LEAST
+
+
+def _cells(run: Finished, table: str) -> "pd.Series[str]":
+    """Names of the cells of a table, with repetitions; none for a run of another kind."""
     if run.kind != "experiments":
-        return False
+        return pd.Series(dtype=str)
     rows = pd.read_csv(run.folder / "cells.csv")
-    return bool(((rows["table"] == table) & rows["cell"].str.endswith(ending)).any())
+    return rows.loc[rows["table"] == table, "cell"]
 
 
 def _transfer(of: Experiments, task: str) -> Row:

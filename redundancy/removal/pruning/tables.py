@@ -189,13 +189,15 @@ class AgainstMlp:
     Attributes
     ----------
     removed : how many of each.
-    answer : whether attention can go more cheaply, see `more_redundant`.
-    each : the difference of the losses by method, MLP minus attention, in words.
+    answer : which can go more cheaply, see `more_redundant`.
+    differences : of the losses by method, MLP minus attention.
+    each : the same in words.
     otherwise : the answer with other numbers removed, in words.
     """
 
     removed: int
     answer: Answer
+    differences: tuple[Estimate, ...]
     each: str
     otherwise: str
 
@@ -215,6 +217,7 @@ def against_mlp(tables: MethodTables) -> AgainstMlp | None:
     return AgainstMlp(
         removed,
         answers[removed],
+        tuple(found[removed].values()),
         "; ".join(f"{METHODS[name].label} {e.text(2, sign=True)}" for name, e in found[removed].items()),
         ", ".join(f"{count}: {answer}" for count, answer in answers.items() if count != removed),
     )
