@@ -69,7 +69,7 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
     return [
         "**How much is predictable.** A linear map of the hidden state predicts attention's output. R is the "
         "share of the output's norm that it gets right; 1 is all of it. R is not centred, and simple "
-        "controls reach much of it, so read them together:",
+        "controls reach much of it, or more, so read them together:",
         "\n".join(markdown(["R", "probe", *controls], rows)).strip(),
         f"Intervals are over held-out documents, those of random weights over {probes[0].random_seeds} seeds "
         "too. The preprint says .88 for GPT-2. The weights of GPT-2 were not at hand, so that figure is "
@@ -91,7 +91,8 @@ def _removable_from(run: Finished) -> str:
 
 def _at_budget(s: RemovalSummary) -> str:
     at = s.removable[s.order_for(BUDGETS[1])][BUDGETS[1]]
-    return f"{at.text()} (n = {at.share.n})"
+    by_chance = s.removable.get("random", {}).get(BUDGETS[1])
+    return f"{at.text()} (n = {at.share.n}{'' if by_chance is None else f'; at random {by_chance.text()}'})"
 
 
 def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from consolidation.config import VARIANTS
-from consolidation.replicate.cells import over_seeds
+from consolidation.replicate.cells import PAPERS, over_seeds
 from consolidation.replicate.contrasts import (
     CELLS,
     CONTRASTS,
@@ -385,15 +385,22 @@ def finding(decided: Sequence[Decided]) -> list[str]:
     prices differ.
     """
     setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
-    head = ["P(attend \\| recurring)", *(f"attention priced at {one.of.price:g}" for one in decided)]
-    columns = [_column(one) for one in decided]
+    lowest_first = sorted(decided, key=lambda one: one.of.price)
+    head = ["P(attend \\| recurring)", *map(_priced, lowest_first)]
+    columns = [_column(one) for one in lowest_first]
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
     text = (
         f"With {setting} the router of a model without one of CRAM's parts reads that much more of the "
         "recurring queries than CRAM's, paired by seed:"
     )
-    after = [*filter(None, map(_not_learnt, decided)), *_between(decided)]
+    after = [*filter(None, map(_not_learnt, lowest_first)), *_between(decided)]
     return [text, "\n".join(table(head, [row for row in rows if set(row[1:]) != {"–"}])), " ".join(after)]
+
+
+def _priced(decided: Decided) -> str:
+    """The head of a column."""
+    published = " as in the preprint" * (decided.of.price == PAPERS.objective.attention_penalty)
+    return f"attention priced at {decided.of.price:g}{published}"
 
 
 def _column(decided: Decided) -> dict[str, str]:
