@@ -24,9 +24,15 @@ def predictable(r: Estimate, stated: float | None) -> Verdict:
     return equals(r, stated, paper.R_SPREAD)
 
 
+# shares of heads that are alike
+GROUP_MARGIN = 0.05
+
+
 def head_groups(shares: Mapping[str, Estimate]) -> Verdict:
-    """Each group of heads has the share that the paper gives, to .05."""
-    return all_of([equals(shares.get(name), stated, 0.05) for name, stated in paper.HEAD_GROUPS.items()])
+    """Each group of heads has the share that the paper gives, to GROUP_MARGIN."""
+    return all_of(
+        [equals(shares.get(name), stated, GROUP_MARGIN) for name, stated in paper.HEAD_GROUPS.items()]
+    )
 
 
 def does_not_fall(whole: Estimate | None, late: Estimate | None, slope: Estimate | None) -> Verdict:
@@ -76,6 +82,7 @@ def probe_rows(run: Finished) -> Iterator[Row]:
         links=f"{run.figure('redundancy_distribution')}{run.link}",
     )
     groups, constant = s.head_groups[s.feature], s.head_groups["training_mean"]
+    heads = len(s.layers) * s.heads_per_layer
     yield Row(
         "Heads fall into three groups, R > .8, .5 to .8, < .5",
         " / ".join(f"{value:.0%}" for value in paper.HEAD_GROUPS.values()) + " (model not said)",
@@ -84,7 +91,8 @@ def probe_rows(run: Finished) -> Iterator[Row]:
         run.scale,
         head_groups(groups),
         own=False,  # the paper does not say which model
-        sentence=f"{len(s.layers) * s.heads_per_layer} heads.",
+        sentence=f"{heads} heads, so shares go in steps of {1 / heads:.2g}; intervals are over documents, "
+        f"for these heads. Alike means within {GROUP_MARGIN}.",
         links=f"{run.figure('redundancy_by_head')}{run.link}",
     )
 

@@ -107,7 +107,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             run.scale,
             stands_for_attention(list(fitted.values())),
             own=False,
-            sentence=f"{_replaced(s)} {_layers(run)}",
+            sentence=f"Holds for a rise of at most {BUDGET} nats. {_replaced(s)} {_layers(run)}",
             links=f"{run.figure('removal_by_layer')}{run.link}",
             headline=True,
         )
