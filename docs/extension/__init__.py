@@ -5,6 +5,7 @@
 `registries` human curves, orders of the removal curve
 `formulas`   formulas as MathML
 `docstrings` sections of docstrings as lists
+`filled`     blocks that are filled in
 """
 
 import zlib

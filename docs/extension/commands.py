@@ -12,7 +12,8 @@ from unittest import mock
 import tyro
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
+
+from extension.filled import FilledIn
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +73,7 @@ def option(action: Action) -> Iterator[str]:
     yield ""
 
 
-class Commands(SphinxDirective):
+class Commands(FilledIn):
     """The options of every command of a package: ```{commands} redundancy```."""
 
     required_arguments = 1

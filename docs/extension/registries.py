@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
+from extension.filled import FilledIn
 from redundancy.removal.config import ORDERS
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ HUMAN = ROOT / "consolidation" / "data" / "human"
 EXPONENTS = ROOT / "consolidation" / "data" / "runs" / "fits" / "figure4a" / "fit.json"
 
 
-class People(SphinxDirective):
+class People(FilledIn):
     """The registry of human curves with the exponents that a shipped fit gives them."""
 
     def run(self) -> list[nodes.Node]:
@@ -62,7 +62,7 @@ class People(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 
-class Orders(SphinxDirective):
+class Orders(FilledIn):
     """Orders of the removal curve: the name in tables and options, and the words of sentences and figures."""
 
     def run(self) -> list[nodes.Node]:

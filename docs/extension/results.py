@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
+from extension.filled import FilledIn
 from replication.rows import ABOUT, HERE
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def rows(file: str) -> Iterator[dict[str, str]]:
         yield dict(zip(head, cells, strict=True))
 
 
-class Section(SphinxDirective):
+class Section(FilledIn):
     """A section of the results page: ```{results-section} Consolidation```."""
 
     required_arguments = 1
@@ -111,7 +111,7 @@ class Section(SphinxDirective):
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
-class Shown(SphinxDirective):
+class Shown(FilledIn):
     """One figure: ```{shown-figure} decay_forest```. The caption of another run's figure names the run."""
 
     required_arguments = 1
@@ -126,7 +126,7 @@ class Shown(SphinxDirective):
         return self.parse_text_to_nodes(figure(name, caption, "again" in self.options))
 
 
-class Claims(SphinxDirective):
+class Claims(FilledIn):
     """Claims with their verdicts, of REPLICATION.md, or of RESULTS.md where only the headlines are wanted."""
 
     option_spec: ClassVar[dict[str, Any]] = {"headlines": directives.flag}
@@ -155,7 +155,7 @@ class Claims(SphinxDirective):
         return self.parse_text_to_nodes(relinked("\n".join(lines)))
 
 
-class Rules(SphinxDirective):
+class Rules(FilledIn):
     """What the verdicts mean, from the list at the top of REPLICATION.md."""
 
     def run(self) -> list[nodes.Node]:
@@ -171,7 +171,7 @@ def folders() -> list[Path]:
     return sorted({path.parent for place in places for path in ROOT.glob(f"*/data/{place}")})
 
 
-class Runs(SphinxDirective):
+class Runs(FilledIn):
     """Every shipped run folder with its files."""
 
     def run(self) -> list[nodes.Node]:
