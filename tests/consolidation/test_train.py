@@ -376,6 +376,7 @@ def test_replicate_runs_every_cell_once_and_tabulates(tmp_path, capsys):
     replicate.main([*flags, "--out", str(tmp_path)])
     assert (tmp_path / "consolidation_attention.png").stat().st_mtime_ns == drawn
     assert "there is no table 'table9'" in fails(replicate.main, capsys, ["tiny", "--tables", "table9"])
+    assert "--tables names no table" in fails(replicate.main, capsys, ["tiny", "--tables"])
     assert "the experiments choose the models" in fails(replicate.main, capsys, ["tiny", "--model", "mamba"])
 
 
