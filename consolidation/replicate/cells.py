@@ -88,7 +88,7 @@ class Cell:
 def cells(base: TrainConfig, tables: tuple[str, ...]) -> list[Cell]:
     """All cells of the tables asked for. Raises UserError for an unknown table, and for none."""
     if not tables:
-        raise UserError(f"--tables names no table; there are {', '.join(TABLES)}. Name some, or leave it out.")
+        raise UserError(f"--tables names no table; there are {', '.join(TABLES)}. Name some.")
     unknown = [t for t in tables if t not in TABLES]
     if unknown:
         raise UserError(f"there is no table {unknown[0]!r}; there are {', '.join(TABLES)}. Change --tables.")
