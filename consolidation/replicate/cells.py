@@ -263,7 +263,13 @@ def _transfer(base: TrainConfig) -> list[Cell]:
     for task in tasks:
         whole = replace(short, benchmark=_task(base.benchmark, task))
         heads = replace(whole, trained="heads")
-        conditions = (("trained", heads, "cram"), ("random", heads, None), ("from scratch", whole, None))
+        longer = replace(base, benchmark=whole.benchmark)
+        conditions = (
+            ("trained", heads, "cram"),
+            ("random", heads, None),
+            ("from scratch", whole, None),
+            ("from scratch longer", longer, None),
+        )
         for name, config, needs in conditions:
             folder = f"transfer-{task}-{name.replace(' ', '-')}"
             found.append(Cell("transfer", f"{task}, {name}", folder, config, needs))

@@ -14,7 +14,7 @@ novel       what if the key does not tell novel from recurring: disjoint, shared
 mode        does it matter how q is known, and where a pattern may be stored: q predicted and oracle; key
             codes fixed and learned
 transfer    do memory and router transfer to Copy and Associative recall with new heads: trained CRAM frozen,
-            random frozen, from scratch at equal steps
+            random frozen, from scratch at equal steps and at as many as CRAM's own training had
 factorial   is it CRAM's mechanism: models and memory loads with fixed key codes, 8 seeds, as written down
             before in `consolidation/design.md`
 controls    is it the control's fault: the factorial's with a router that sees x through a network as CRAM's
