@@ -106,7 +106,7 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
         from consolidation.replicate.figures import draw
 
         cell_figures.draw(table, decided, out)
-        if set(command.tables) != {"factorial"}:  # whose cells are none of the models that those compare
+        if not set(command.tables) <= {"factorial", "controls"}:  # whose cells are not those that it compares
             draw(out, out)
         if command.settings.report:
             report(command, table, course, decided).write(out)
