@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consolidation.decay.analysis import HUMAN_RANGE
 from consolidation.fit.report import PAPER_LINE
+from consolidation.replicate.cells import over_seeds
 from consolidation.replicate.figures import read_runs, setting
 from consolidation.train import trajectory
 from labbook import style
@@ -17,7 +19,7 @@ from labbook.escape import mathtext
 from labbook.estimate import Estimate
 from redundancy.facts import subject
 from redundancy.probe.tables import Tables
-from redundancy.removal.curve import BUDGETS
+from redundancy.removal.curve import BUDGETS, DISCRETE
 from redundancy.removal.figures import best_of_each_kind
 from redundancy.removal.tables import Losses
 from replication.claims.factorial import Decided, is_factorial
@@ -57,7 +59,8 @@ def graphical_abstract(runs: Sequence[Finished]) -> Figure:
     style.title(
         figure,
         f"Prediction: {', '.join(shown)}; removal: {removed}; memory: "
-        f"{setting(read_runs(of['experiments'][0].folder))}; 95 % intervals",
+        f"{setting(read_runs(of['experiments'][0].folder))}; 95 % intervals over documents, seeds, points "
+        "or studies",
     )
     return figure
 
@@ -115,7 +118,8 @@ def _removed(axes: Axes, losses: Losses) -> None:
     edge = 0.5
     lines = losses.curve[losses.curve["metric"].isin(["share", "loss_increase"])]
     chosen = best_of_each_kind(losses)
-    wanted = ("best router", "random", "whole layers, replaced")
+    # the right ends of the names, where no line passes
+    places = {"best router": (0.49, 0.02), "random": (0.2, 0.22), "whole layers, replaced": (0.49, 0.2)}
     axes.set(
         xlabel="share of attention replaced",
         ylabel="loss increase (nats per token)",
@@ -124,19 +128,17 @@ def _removed(axes: Axes, losses: Losses) -> None:
     )
     for order, (name, colour) in chosen.items():
         kind = name.split(":")[0]
-        if kind not in wanted:
+        if kind not in places:
             continue
-        wide = lines[lines["order"] == order].pivot(index="target_share", columns="metric", values="estimate")
-        stepped = order.startswith(("heads", "layers"))
-        axes.plot(
-            [0, *wide["share"]],
-            [0, *wide["loss_increase"]],
-            color=colour,
-            lw=1.8,
-            drawstyle="steps-post" if stepped else "default",
-        )
-        places = {"best router": (0.36, 0.07), "random": (0.13, 0.22), "whole layers, replaced": (0.34, 0.27)}
-        axes.text(*places[kind], kind, color=colour, fontsize=8)
+        own = lines[lines["order"] == order]
+        wide = own.pivot(index="target_share", columns="metric", values=["estimate", "lower", "upper"])
+        share = [0, *wide["estimate", "share"]]
+        height, low, high = ([0, *wide[e, "loss_increase"]] for e in ("estimate", "lower", "upper"))
+        stepped = order in DISCRETE
+        axes.plot(share, height, color=colour, lw=1.8, drawstyle="steps-post" if stepped else "default")
+        step: Literal["post"] | None = "post" if stepped else None
+        axes.fill_between(share, low, high, color=colour, alpha=0.2, lw=0, step=step)
+        axes.text(*places[kind], kind, color=colour, fontsize=8, ha="right")
     axes.axhline(BUDGETS[1], color="0.75", lw=0.7, zorder=0)
     axes.text(edge, BUDGETS[1], f"+{BUDGETS[1]} nats", fontsize=7, color="0.45", ha="right", va="bottom")
     order = losses.headline.order_for(BUDGETS[1])
@@ -153,7 +155,7 @@ def removed(spared: Estimate, blind: Estimate) -> str:
 
 
 def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
-    runs, last = read_runs(folder), dict[str, Estimate]()
+    runs, last = read_runs(folder), dict[str, Sequence[float]]()
     first = runs.summaries["cram"][0]
     pressure = first.events.get("routing pressure sets in", 0)
     axes.set(
@@ -170,11 +172,10 @@ def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
         if name in runs.folders:
             course = trajectory.course(runs.folders[name], "attention").dropna()
             course = course[course.index >= pressure]
-            axes.plot(course.mean(axis=1), color=colour, lw=1.6)
-            low, high = course.min(axis=1), course.max(axis=1)
-            axes.fill_between(course.index, low, high, color=colour, alpha=0.2, lw=0)
-            values = course.iloc[-1].to_numpy(dtype=float)
-            last[name] = Estimate(float(values.mean()), float(values.min()), float(values.max()), len(values))
+            found = interval_by_step(course)
+            axes.plot(found["estimate"], color=colour, lw=1.6)
+            axes.fill_between(found.index, found["lower"], found["upper"], color=colour, alpha=0.2, lw=0)
+            last[name] = course.iloc[-1].tolist()
             axes.text(
                 0.97,
                 0.93 - 0.09 * len(last),
@@ -189,8 +190,9 @@ def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
     keys = trajectory.read_config(trajectory.seeds(runs.folders["cram"])[0])["cram"]["keys"]
     _head(axes, "Does memory spare attention?", f"with {keys} keys {attended(last)}")
     if decided:
+        # in short lines: what falls at the left stays free
         text = "\n".join(
-            ["recurring queries read without a memory,", "minus with one:", *map(spared, decided)]
+            ["recurring queries read without", "a memory, minus with one:", *map(spared, decided)]
         )
         axes.text(0.97, 0.68, text, fontsize=7.5, color="0.3", transform=axes.transAxes, ha="right", va="top")
 
@@ -198,19 +200,27 @@ def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
 def spared(decided: Decided) -> str:
     """The contrast of a factorial between a router without a memory and one with, and its state."""
     one, keys = decided.of.contrast("B - A"), decided.config["cram"]["keys"]
-    return f"{keys} keys, price {decided.of.price:g}: {one.number.text(2, sign=True)}, {one.state}"
+    return f"{keys} keys, price {decided.of.price:g}:\n{one.number.text(2, sign=True)}, {one.state}"
 
 
-def attended(last: Mapping[str, Estimate]) -> str:
-    """The sentence about the seeds' ranges at the end, with (`cram`) and without (`control`) a memory."""
+def interval_by_step(course: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds and its 95 % interval, Student's, at every step: estimate, lower and upper by step,
+    from shares by step and seed.
+    """
+    rows = [vars(over_seeds(values, "attention")) for values in course.to_numpy(dtype=float)]
+    return pd.DataFrame(rows, index=course.index)[["estimate", "lower", "upper"]]
+
+
+def attended(last: Mapping[str, Sequence[float]]) -> str:
+    """The sentence about where the seeds end, with (`cram`) and without (`control`) a memory."""
     if len(last) < 2:
         return "one of the two models was run"
     cram, control = last["cram"], last["control"]
-    if cram.upper < control.lower:
+    if max(cram) < min(control):
         return "every seed ends lower with a memory"
-    if control.upper < cram.lower:
+    if max(control) < min(cram):
         return "every seed ends lower without a memory"
-    return f"the seeds of both end in one range (n = {cram.n}, {control.n})"
+    return f"the seeds of both end in one range (n = {len(cram)}, {len(control)})"
 
 
 def _exponents(axes: Axes, fits: Sequence[Finished]) -> None:
