@@ -13,7 +13,7 @@ from torch import Tensor
 from labbook.estimate import Array, Estimate, Studentised
 from redundancy.aggregate import TableRow
 from redundancy.evaluation import KINDS, TALLIES, Variant
-from redundancy.removal.config import ORDERS
+from redundancy.removal.config import CONTROL, NOT_DEPLOYABLE, ORDERS
 from redundancy.removal.replacements.floor import Floor
 
 # nats per token by which the loss may rise
@@ -26,9 +26,8 @@ FEW = 12
 # orders in which whole heads or layers go: there is nothing between two measured shares
 DISCRETE = tuple(order for order in ORDERS if order.startswith(("heads", "layers")))
 
-# orders that a model could follow: they are known before attention is computed; maps that see more than one
-# token are a question of their own, and never chosen
-DEPLOYABLE = tuple(order for order in ORDERS if not order.startswith(("known", "past", "random")))
+# orders that a model could follow, and has a reason to: they are known before attention is computed
+DEPLOYABLE = tuple(order for order in ORDERS if order not in (*NOT_DEPLOYABLE, CONTROL))
 # no answer to how much a prediction from one token can replace: the label, or other tokens, are seen
 BEYOND = ("known_first_order", "past_fisher")
 

@@ -1,5 +1,7 @@
 """What a removal run says: its headline, tables on a terminal, and the report."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from labbook.console import console
@@ -7,7 +9,7 @@ from labbook.estimate import Estimate
 from labbook.report import Report
 from labbook.view import print_table, print_verdict, print_words
 from redundancy.aggregate import part_of
-from redundancy.removal.config import ORDERS
+from redundancy.removal.config import NOT_DEPLOYABLE, ORDERS
 from redundancy.removal.curve import BUDGETS, Removable, ranked_orders
 from redundancy.removal.pruning.tables import print_methods
 from redundancy.removal.summary import RemovalSummary
@@ -21,6 +23,7 @@ RECOVERED = (
     "loss_recovered: the share of what the training mean loses that a replacement wins back; 1 is the intact "
     "model, below 0 is worse than the mean"
 )
+BARRED = "not deployable: needs the label, attention's own output, or the tokens before"
 RECOVERED_ZERO = "loss_recovered_zero: the same of what nothing at all in its place loses"
 
 
@@ -42,6 +45,12 @@ def headline(summary: RemovalSummary) -> list[str]:
             f"At +{budget} nats{'' if lost else f' ({n})'} {summary.removable[best][budget].text()} of the "
             f"attention operations can go ({ORDERS[best]}), in random order "
             f"{summary.removable['random'][budget].text()}."
+        )
+    floor = summary.lowest_floor()
+    if floor and not lost:  # five lines hold no more sentences than two
+        said.append(
+            f"The best model of one token trained here costs {floor[1].text(2)}: the floor of all maps of "
+            "one token lies there or below."
         )
     reached = summary.predictors["resid_pre"]["R"]
     return said or [f"{part_of(summary.layers, summary.depth)}The probe reaches R = {reached.text(2)} ({n})."]
@@ -98,13 +107,25 @@ def _print_best(losses: Losses) -> None:
     shown = dict.fromkeys((*best, *([chosen] if chosen else []), "random"))
     rows = [
         [
-            ORDERS[order] + (" (chosen on other documents)" if order == chosen else ""),
+            _marked(order) + (" (chosen on other documents)" if order == chosen else ""),
             found[order][budget].text(3),
         ]
         for order in shown
     ]
     title = f"share of operations removable: the best {len(best)} of {len(found)} orders here, and random"
     print_table(title, ["order", f"at +{budget} nats"], rows)
+    _explain(shown)
+
+
+def _marked(order: str) -> str:
+    """What an order is, and that no model can follow it where that is so."""
+    return ORDERS[order] + (" (not deployable)" if order in NOT_DEPLOYABLE else "")
+
+
+def _explain(orders: Iterable[str]) -> None:
+    """What the mark means, under a table that has it."""
+    if any(order in NOT_DEPLOYABLE for order in orders):
+        print_words(BARRED)
 
 
 def _print_every(losses: Losses) -> None:
@@ -136,11 +157,12 @@ def _print_every(losses: Losses) -> None:
         print_table(about, ["layer", *names], rows, left=0)
     if len(losses.removable):
         rows = [
-            [ORDERS[str(order)], *(Removable.read(row).text(3) for row in found.to_dict("records"))]
+            [_marked(str(order)), *(Removable.read(row).text(3) for row in found.to_dict("records"))]
             for order, found in losses.removable.groupby("order", sort=False)
         ]
         heads = ["order", *(f"at +{b} nats" for b in BUDGETS)]
         print_table("share of attention operations removable", heads, rows)
+        _explain(losses.removable["order"])
     print_methods(losses.methods)
     if len(losses.cost):
         rows = [

@@ -21,6 +21,8 @@ from labbook.estimate import Estimate
 from labbook.view import MOST, print_table, print_verdict, print_words
 from redundancy.probe.report import beside, headline, print_tables, reached
 from redundancy.probe.tables import Tables
+from redundancy.removal.config import NOT_DEPLOYABLE
+from redundancy.removal.report import headline as removal_headline
 from redundancy.removal.report import print_losses
 from redundancy.removal.tables import Losses
 from redundancy.text import DATA
@@ -163,6 +165,28 @@ def test_a_removal_run_shows_the_best_orders_beside_random(width, capsys):
     spared = [shares[0.05].share.estimate for shares in losses.removable.values()]
     assert first[0] == pytest.approx(np.nanmax(spared), abs=1e-3)
     assert first[-1] == pytest.approx(losses.removable["random"][0.05].share.estimate, abs=1e-3)
+
+
+def test_an_order_that_no_model_could_follow_is_marked(width, capsys):
+    width(1000)
+    SHOWN["removal"]()
+    text = capsys.readouterr().out
+    # three of the five go by the label, by attention's output, or by other tokens
+    assert text.count("(not deployable)") == 3
+    assert "known from the true label (not deployable) " in text
+    assert "predicted by a small network (chosen" in text
+    assert "not deployable: needs the label" in text
+    losses = Losses.read(RUNS / "smollm2-135m" / "removal")
+    assert not set(losses.headline.removable) & set(NOT_DEPLOYABLE)
+    print_losses(losses)
+    assert "not deployable" not in capsys.readouterr().out
+
+
+def test_the_floor_is_said_where_it_was_measured():
+    losses = Losses.read(RUNS / "embedded" / "removal").headline
+    alone = replace(losses, all_layers={})
+    assert any("one token trained here costs 1.04 [" in said for said in removal_headline(alone))
+    assert not any("one token" in said for said in removal_headline(replace(alone, floor={})))
 
 
 def test_a_verdict_keeps_whole_sentences(width, capsys):

@@ -8,7 +8,7 @@ from scipy.stats import norm
 from labbook.console import UserError
 from labbook.estimate import Studentised
 from redundancy.evaluation import TALLIES, Key, Variant
-from redundancy.removal.config import ORDERS, RemovalConfig
+from redundancy.removal.config import CONTROL, NOT_DEPLOYABLE, ORDERS, RemovalConfig
 from redundancy.removal.curve import (
     BUDGETS,
     DEPLOYABLE,
@@ -81,8 +81,8 @@ def test_the_order_is_chosen_among_those_that_could_be_followed():
     every = parts[0].joined(parts[2]).joined(parts[3])
     assert chosen_orders(every)[0.05] == "layers_cosine"
     assert chosen_orders(every)[0.01] == "predicted_fisher"
-    assert not any(order.startswith(("known", "random")) for order in DEPLOYABLE)
-    assert set(DEPLOYABLE) < set(ORDERS)
+    assert not any(order.startswith(("known", "past", "random")) for order in DEPLOYABLE)
+    assert {*DEPLOYABLE, *NOT_DEPLOYABLE, CONTROL} == set(ORDERS)
 
 
 def test_what_lies_beyond_every_budget_changes_no_choice():
