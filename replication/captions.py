@@ -8,8 +8,8 @@ CAPTIONS: dict[str, dict[str, str]] = {
             "intervals over held-out documents."
         ),
         "redundancy_by_head": (
-            "R of each head's own contribution, for the probe, the training mean, and the probe on random "
-            "weights."
+            "R of each head's own contribution, for the probe, the previous token, the training mean, and "
+            "the probe on random weights."
         ),
         "redundancy_distribution": "R over tokens, averaged over layers, with 95 % bands.",
     },

@@ -11,7 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from consolidation.config import VARIANTS
-from consolidation.replicate.contrasts import CELLS, CONTRASTS, LEAST_SEEDS, MARGIN, OUTCOMES, Analysis
+from consolidation.replicate.contrasts import (
+    CELLS,
+    CONTRASTS,
+    LEAST_SEEDS,
+    MARGIN,
+    OUTCOMES,
+    Analysis,
+    Contrast,
+)
 from consolidation.replicate.factorial import Factorial
 from consolidation.train.figures import draw_what_is_possible
 from labbook import style
@@ -95,6 +103,10 @@ def _contrasts(axes: Axes, of: Factorial) -> None:
             axes.plot(one.number.estimate, height, "o", ms=5, color=colour, label=label)
             drawn.add(said)
         main = of.contrast(name)
+        if main.number.n < LEAST_SEEDS:
+            axes.text(
+                0.02, -place, too_few(main), transform=axes.get_yaxis_transform(), fontsize=8, va="center"
+            )
         text = f"{main.state} (n = {main.number.n})\nnot learnt:\n{main.by_cell}"
         axes.text(1.01, -place, text, transform=axes.get_yaxis_transform(), fontsize=7, va="center")
     named = [f"{name}\n{_said(name)}" for name in CONTRASTS]
@@ -105,6 +117,13 @@ def _contrasts(axes: Axes, of: Factorial) -> None:
         fontsize=9,
     )
     axes.legend(frameon=False, fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+
+
+def too_few(one: Contrast) -> str:
+    """What stands in the place of an interval that decides nothing."""
+    if not one.number.n:
+        return "n = 0: no seed has all cells"
+    return f"{one.number.text(2, sign=True, n=True)}: fewer than {LEAST_SEEDS} seeds decide nothing"
 
 
 def _said(name: str) -> str:

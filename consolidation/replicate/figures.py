@@ -28,6 +28,8 @@ from labbook.console import UserError, warn
 
 PAPER_STEPS = 10_000
 CRAM = ("cram",)
+# a dashed line whose gaps are as long as its dashes
+GAPS = (0, (4, 4))
 
 
 @dataclass(frozen=True)
@@ -329,7 +331,9 @@ def exposure(runs: Runs) -> Figure:
             course = pd.DataFrame({"k": curve.x, "seed": curve.unit, "p": curve.y}).pivot(
                 index="k", columns="seed", values="p"
             )
-            band(axes, course, colour, VARIANTS[name].label)
+            # CRAM's line shows in the gaps of what runs along it
+            line = GAPS if name == "no-consolidation" else "-"
+            band(axes, course, colour, VARIANTS[name].label, line)
             ends.append((VARIANTS[name].label, colour, *_end(course)))
         axes.plot(points["x"], points["y"], "o", ms=3.5, color="black")
         axes.annotate(

@@ -28,13 +28,13 @@ KNOCKED = {
 }
 
 
-def band(axes: Axes, course: pd.DataFrame, colour: Any, label: str, line: str = "-") -> None:
-    """Mean over seeds with the range of the seeds; `course` has one column per seed."""
+def band(axes: Axes, course: pd.DataFrame, colour: Any, label: str, line: Any = "-") -> None:
+    """Mean over seeds with the range of the seeds; `course` has one column per seed, `line` is its style."""
     course = course.dropna()
     axes.plot(
         course.index,
         course.mean(axis=1),
-        line,
+        ls=line,
         color=colour,
         lw=1.6,
         label=f"{label} (n = {course.shape[1]})",

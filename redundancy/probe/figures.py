@@ -77,15 +77,17 @@ def by_layer(tables: Tables) -> Figure:
 
 
 def by_head(tables: Tables) -> Figure:
-    """R of every head, of the probe, of the training mean, and of the probe on random weights."""
+    """R of every head, of the probe, of the previous token, of the training mean, and of the probe on random
+    weights.
+    """
     feature = tables.headline.feature
     chosen = tables.heads[tables.heads["metric"] == "R"]
     depth = chosen["layer"].nunique()
-    figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 1.6 + 0.17 * max(depth, 8)), sharey=True)
+    figure, panels = plt.subplots(1, 4, figsize=(style.WIDTH, 1.6 + 0.17 * max(depth, 8)), sharey=True)
     for axes, name, title in zip(
         panels,
-        (feature, "training_mean", RANDOM),
-        (f"probe ({feature})", "training mean", "random weights"),
+        (feature, "previous_token", "training_mean", RANDOM),
+        (f"probe ({feature})", "previous token", "training mean", "random weights"),
         strict=True,
     ):
         grid = chosen[chosen["feature"] == name].pivot(index="layer", columns="head", values="estimate")
@@ -101,7 +103,8 @@ def by_head(tables: Tables) -> Figure:
             fmt=".2f",
             annot_kws={"size": 7},
         )
-        axes.set(title=title, xlabel="head", ylabel="layer" if axes is panels[0] else "")
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel="head", ylabel="layer" if axes is panels[0] else "")
         axes.tick_params(labelsize=7, labelrotation=0)
     half = (chosen["upper"] - chosen["lower"])[chosen["feature"] == feature] / 2
     style.title(

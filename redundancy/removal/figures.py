@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from labbook import style
 from redundancy.facts import subject
@@ -18,17 +19,18 @@ from redundancy.removal.curve import BUDGETS, DISCRETE, Removable, best_order
 from redundancy.removal.pruning.figures import mark_budgets, methods_curve
 from redundancy.removal.tables import Losses
 
-# colour of each family of orders, by how its names begin
-FAMILIES: dict[str, Any] = {
-    "known": style.PALETTE[2],
-    "predicted": style.PALETTE[0],
-    "hidden": style.PALETTE[0],
-    "network": style.PALETTE[0],
-    "trained": style.PALETTE[0],
-    "past": style.PALETTE[6],
-    "random": "0.35",
-    "heads": style.PALETTE[4],
-    "layers": style.PALETTE[3],
+_ROUTED = (style.PALETTE[0], "single operations, by a router")
+# colour and name of each family of orders, by how the names of its orders begin
+FAMILIES: dict[str, tuple[Any, str]] = {
+    "known": (style.PALETTE[2], "by the label or by what attention gives (not deployable)"),
+    "predicted": _ROUTED,
+    "hidden": _ROUTED,
+    "network": _ROUTED,
+    "trained": _ROUTED,
+    "past": (style.PALETTE[6], "maps of several tokens (not deployable)"),
+    "random": ("0.35", "random"),
+    "heads": (style.PALETTE[4], "whole heads"),
+    "layers": (style.PALETTE[3], "whole layers"),
 }
 
 
@@ -106,7 +108,7 @@ def removal_curve(losses: Losses) -> Figure:
     top = max(1.0, 1.15 * floor[1].estimate) if floor else 1.0
     axes.set(
         xlabel="share of attention operations (token × head) replaced",
-        ylabel="loss increase (nats per token)",
+        ylabel="loss increase (nats per token; square-root axis)",
         xlim=(0, LARGEST_SHARE),
     )
     drawn = best_of_each_kind(losses)
@@ -132,9 +134,10 @@ def removal_curve(losses: Losses) -> Figure:
         )
         axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, step="post" if stepped else None)
         before = y[x <= LARGEST_SHARE]
-        end = before[-1] if stepped else float(np.interp(LARGEST_SHARE, x, y))
+        # between two points the line is straight on the axis of the root
+        end = before[-1] if stepped else ROOT[1](np.interp(LARGEST_SHARE, x, ROOT[0](y)))
         ends.append((name, colour, LARGEST_SHARE, float(end)))
-    mark_budgets(axes, 0.004)
+    mark_budgets(axes)
     axes.axhline(0, color="black", lw=1)
     ends.append(("intact model", "black", LARGEST_SHARE, 0.0))
     if floor:
@@ -176,12 +179,13 @@ def removal_ranked(losses: Losses) -> Figure:
     table = losses.removable[losses.removable["budget"] == budget].copy()
     table["height"] = table["estimate"].fillna(table["beyond"] / 2)
     table = table.sort_values("height", ascending=False, kind="stable")
-    figure, axes = plt.subplots(figsize=(style.WIDTH, 1.2 + 0.3 * len(table)))
+    figure, axes = plt.subplots(figsize=(style.WIDTH, 1.6 + 0.3 * len(table)))
     chosen = losses.headline.chosen.get(budget)
-    names = list[str]()
+    names, families = list[str](), dict[str, Any]()
     for place, row in enumerate(table.to_dict("records")):
         order, found = str(row["order"]), Removable.read(row)
-        colour = FAMILIES[order.partition("_")[0]]
+        colour, family = FAMILIES[order.partition("_")[0]]
+        families[family] = colour
         names.append(ORDERS[order] + (" *" if order == chosen else ""))
         if found.kind == "less than":
             arrow = {"arrowstyle": "->", "color": colour}
@@ -194,6 +198,8 @@ def removal_ranked(losses: Losses) -> Figure:
         said = ("at least " if found.kind == "at least" else "") + f"{e.estimate:.2f}"
         axes.text(e.upper, -place, f"  {said}", fontsize=7, va="center", color="0.3")
     axes.set(xlim=(0, None), ylim=(0.6 - len(table), 0.6))
+    dots = [Line2D([], [], color=colour, marker="o", ls="", ms=5) for colour in families.values()]
+    figure.legend(dots, families, loc="outside lower center", ncols=3, frameon=False, fontsize=7.5)
     axes.set_yticks([-i for i in range(len(table))], names, fontsize=7.5)
     axes.set_xlabel(
         f"share of attention operations that can be replaced for +{budget:g} nats per token\n"

@@ -37,6 +37,14 @@ def found(by, name, analysis="paired", **more):
     return next(c for c in every if (c.name, c.analysis, c.outcome) == (name, analysis, "attends"))
 
 
+def test_a_row_without_an_interval_says_what_there_is():
+    one = found({"E": [0.6], "D": [0.4]}, "E - D")
+    assert cell_figures.too_few(one) == "+0.20, no interval (n = 1): fewer than 3 seeds decide nothing"
+    two = found({"E": [0.6, 0.5], "D": [0.4, 0.5]}, "E - D")
+    assert cell_figures.too_few(two).startswith("+0.10 [")
+    assert "n = 0" in cell_figures.too_few(found({"E": [0.6], "D": [None]}, "E - D"))
+
+
 def test_a_paired_difference_is_that_of_scipy():
     a, b = G.uniform(0, 1, (2, 8))
     ours = found({"A": a, "B": b}, "B - A")

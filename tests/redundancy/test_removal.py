@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from redundancy.removal import __main__ as removal
 from redundancy.removal import experiment
 from redundancy.removal.config import ORDERS
 from redundancy.removal.curve import BUDGETS
-from redundancy.removal.figures import REMOVAL_FIGURES, draw_removal
+from redundancy.removal.figures import FAMILIES, REMOVAL_FIGURES, draw_removal, removal_ranked
 from redundancy.removal.pruning.tables import COLUMNS
 from redundancy.removal.tables import FRAMES, NEWER, Losses
 from redundancy.text import DATA
@@ -241,6 +242,16 @@ def test_a_folder_that_is_no_removal_run_is_named(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps({}))
     with pytest.raises(console.UserError, match="not a finished removal run"):
         draw_removal(tmp_path, tmp_path)
+
+
+def test_every_colour_of_the_ranking_is_named():
+    figure = removal_ranked(Losses.read(DATA / "runs" / "embedded" / "removal"))
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {name for _, name in FAMILIES.values()}
+    figure = removal_ranked(Losses.read(DATA / "runs" / "smollm2-135m" / "removal"))
+    (legend,) = figure.legends  # only what is drawn
+    assert not any("not deployable" in text.get_text() for text in legend.get_texts())
+    plt.close("all")
 
 
 def test_position_0_can_be_removed_too(gpt2_folder, text_folder, tmp_path):

@@ -77,8 +77,9 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> list[tuple[str, Any, float, float]
     return ends
 
 
-def mark_budgets(axes: Axes, at: float) -> None:
-    """A line at every budget, named where x is `at`."""
+def mark_budgets(axes: Axes, at: float | None = None) -> None:
+    """A line at every budget, named where x is `at`; without a name where the axis has it as a tick."""
     for budget in BUDGETS:
         axes.axhline(budget, color="0.8", lw=0.7, zorder=0)
-        axes.text(at, budget, f"+{budget:g}", fontsize=7, color="0.45", va="bottom")
+        if at is not None:
+            axes.text(at, budget, f"+{budget:g}", fontsize=7, color="0.45", va="bottom")
