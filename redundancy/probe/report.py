@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import altair as alt
+import pandas as pd
 
 from labbook.console import console
 from labbook.escape import markup
@@ -21,6 +22,8 @@ from redundancy.regression.controls import RANDOM
 AS_THE_MEAN = ("shuffled", "aligned_shuffled")
 # controls that know less than the probe, so that it should be better
 LESS = ("previous_token", "position_mean", "token_mean", "training_mean", RANDOM)
+# when `reached` says what it says
+RULE = "reaches: paired 95 % interval of probe minus control <= 0; not told: 0 within it"
 # what names of scores that are no textbook's mean
 MEANINGS = {
     "R": "mean over tokens of 1 - |error| / |attention output| (Definition 1 of the preprint)",
@@ -114,17 +117,25 @@ def beside(probe: Estimate, control: Estimate, difference: Estimate | None) -> s
 
 
 def reached(tables: Tables) -> str:
-    """In how many layers a control that knows less has R at least within the interval of the probe's."""
+    """In how many layers a control that knows less reaches R of the probe, and in how many of the others one
+    is not told from it, by RULE.
+    """
     rows = tables.controls
     rows = rows[(rows["metric"] == "R") & rows["feature"].isin(LESS)]
-    # not known to be below the probe
-    level = rows[~(rows["difference_lower"] > 0)]
-    layers = len(tables.headline.layers)
-    if level.empty:
-        return f"in none of {layers} layers does a control reach the probe"
-    each = level.groupby("feature")["layer"].nunique().sort_values(ascending=False, kind="stable")
-    which = ", ".join(f"{CONTROL_NAMES[str(name)]} in {count}" for name, count in each.items())
-    return f"a control reaches the probe in {level['layer'].nunique()} of {layers} layers ({which})"
+    reaches, below = rows["difference_upper"] <= 0, rows["difference_lower"] > 0
+    level = rows[reaches]
+    # what an undefined interval is of is not told either
+    untold = rows[~reaches & ~below & ~rows["layer"].isin(level["layer"])]
+    counts = f"{level['layer'].nunique() or 'none'} of {len(tables.headline.layers)} layers{_which(level)}"
+    more = f", and is not told from it in {untold['layer'].nunique()} more{_which(untold)}"
+    return f"a control reaches the probe in {counts}{more if len(untold) else ''}"
+
+
+def _which(rows: pd.DataFrame) -> str:
+    """In how many layers each control stands in these rows, in brackets; empty for none."""
+    each = rows.groupby("feature")["layer"].nunique().sort_values(ascending=False, kind="stable")
+    named = ", ".join(f"{CONTROL_NAMES[str(name)]} in {count}" for name, count in each.items())
+    return f" ({named})" if named else ""
 
 
 def headline(summary: ProbeSummary) -> list[str]:
@@ -188,13 +199,13 @@ def _print_short(tables: Tables) -> None:
     heads = ["layer", "R, probe", *(f"R, {CONTROL_NAMES[name]}" for name in controls), "centred R2, probe"]
     about = f"{some or 'by layer, '}position 0 {summary.position_0}; {reached(tables)}"
     print_table(about, heads, rows, left=0)
+    print_words(RULE)
     names = {feature: f"probe ({feature})"} | {
         name: title for name, title in CONTROL_NAMES.items() if name not in AS_THE_MEAN
     }
     scores = {feature: summary.metrics, **summary.controls}
     rows = [[title, *(scores[name][m].text() for m in ("R", "R2"))] for name, title in names.items()]
-    about = f"means over layers, n = {summary.metrics['R'].n} {summary.unit}s"
-    print_table(about, ["predictor", "R of Definition 1", "centred R2"], rows)
+    print_table(_means(summary), ["predictor", "R of Definition 1", "centred R2"], rows)
 
 
 def _print_layers(tables: Tables) -> None:
@@ -216,6 +227,16 @@ def _print_layers(tables: Tables) -> None:
         about = f"{title} of {summary.model} by layer, position 0 {summary.position_0}"
         about += f"; {reached(tables)}" if metric == "R" else ""
         print_table(about, heads, rows, left=0)
+        if metric == "R":
+            print_words(RULE)
+
+
+def _means(summary: ProbeSummary) -> str:
+    """The title of a table of means, and what its intervals are over."""
+    return (
+        f"means over layers, n = {summary.metrics['R'].n} {summary.unit}s, of random weights over "
+        f"{summary.random_seeds} seeds too"
+    )
 
 
 def _print_scores(summary: ProbeSummary) -> None:
@@ -229,7 +250,7 @@ def _print_scores(summary: ProbeSummary) -> None:
             rows += [None] * bool(rows)
             rows += [[metric, *(source[name][metric].text() for name in shown)] for metric in source[feature]]
     heads = ["score", f"probe ({feature})", *(CONTROL_NAMES[name] for name in shown[1:])]
-    print_table(f"means over layers, n = {summary.metrics['R'].n} {summary.unit}s", heads, rows)
+    print_table(_means(summary), heads, rows)
     for name, meaning in MEANINGS.items():
         if name in scores[feature] or name in summary.at_position_0.get(feature, {}):
             print_words(f"{name}: {meaning}")

@@ -54,8 +54,9 @@ class Tables(TableResult):
 
     Attributes
     ----------
-    layers : layer, feature, metric, estimate, lower, upper, n; `feature` is the probe's feature or the name
-        of a control.
+    layers : layer, feature, metric, estimate, lower, upper, n, seeds; `feature` is the probe's feature or the
+        name of a control. `n` counts documents; `seeds` the networks that the number is a mean over and whose
+        spread the interval holds too, 1 but for random weights. Runs of an earlier version lack it.
     heads : the same with head.
     controls : per layer and control its scores, and `difference` (probe minus control, paired over documents)
         with its interval.
@@ -117,7 +118,8 @@ class _Rows:
     def add(self, sampled: Sampled, keys: TableRow) -> None:
         """One row per element of the statistic, with the given key columns."""
         numbers = dict(zip(NUMBER, map(np.atleast_1d, sampled.intervals(self.bootstrap)), strict=False))
-        self.parts.append(pd.DataFrame({**keys, **numbers, "n": self.bootstrap.units}))
+        seeds = 1 if sampled.seeds is None else len(sampled.seeds)
+        self.parts.append(pd.DataFrame({**keys, **numbers, "n": self.bootstrap.units, "seeds": seeds}))
 
     def frame(self) -> pd.DataFrame:
         return pd.concat(self.parts, ignore_index=True)

@@ -59,9 +59,10 @@ def test_a_run_folder_holds_tables_figures_and_provenance(finished):
     about = json.loads((finished / "provenance.json").read_text())
     assert {"commit", "versions", "weight_hash", "data_hash", "seed", "device", "documents"} <= set(about)
     layers = pd.read_csv(finished / "layers.csv")
-    assert list(layers.columns) == ["layer", "feature", "metric", "estimate", "lower", "upper", "n"]
+    number = ["estimate", "lower", "upper", "n", "seeds"]
+    assert list(layers.columns) == ["layer", "feature", "metric", *number]
     heads = pd.read_csv(finished / "heads.csv")
-    assert list(heads.columns) == ["layer", "head", "feature", "metric", "estimate", "lower", "upper", "n"]
+    assert list(heads.columns) == ["layer", "head", "feature", "metric", *number]
     assert heads.groupby(["feature", "metric"]).size().eq(3 * 4).all()
 
 
@@ -85,6 +86,10 @@ def test_intervals_hold_their_estimates_and_name_the_documents(finished):
     assert inside.mean() > 0.95
     documents = json.loads((finished / "provenance.json").read_text())["documents"]["evaluation"]
     assert (table["n"] == len(documents)).all()
+    # that of random weights is over their seeds too
+    random_seeds = json.loads((finished / "summary.json").read_text())["random_seeds"]
+    assert random_seeds > 1
+    assert (table["seeds"] == np.where(table["feature"] == RANDOM, random_seeds, 1)).all()
 
 
 def test_overall_is_the_mean_over_layers_and_differences_are_paired(finished):
