@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from labbook.console import UserError, choice, counted
 from redundancy.corpus.documents import Document, Row, documents_of, hub_rows, joined
+from redundancy.corpus.hub import is_id
 from redundancy.request import TextOptions
 
 DATA = Path(__file__).parent / "data"
@@ -35,6 +36,8 @@ SHARES = (0.40, 0.12, 0.48)
 # Held-out documents below which no interval is given: see `labbook.estimate.Studentised`.
 FEWEST_DOCUMENTS = 5
 SUFFIXES = (".txt", ".parquet", ".jsonl")
+# of files that hold text too, and are not read: who names one means no hub data set
+OTHER_SUFFIXES = (".csv", ".tsv", ".json", ".md", ".html", ".xml", ".pdf", ".docx", ".epub", ".zip", ".gz")
 SECTION_CHARACTERS = 12_000
 # characters of a name on a hub, and of what an error quotes of a text
 LONGEST_NAME, QUOTED = 255, 60
@@ -115,7 +118,7 @@ def read_corpus(
             f"--corpus {_beginning(str(source))} cannot be a path ({error.strerror}). Give an existing file "
             "or folder."
         ) from error
-    local = exists or path.suffix in SUFFIXES or str(source).startswith((".", "/", "~"))
+    local = exists or _path_like(str(source))
     if local and options.split is not None:
         raise UserError(
             f"--split {options.split} was given, but {path} is a local corpus, which has no splits. Leave "
@@ -137,8 +140,8 @@ def read_corpus(
         stream = documents_of(path, options)
     elif local:
         raise UserError(
-            f"{source} does not exist. Give --corpus an existing file or folder, or leave it out for the "
-            "embedded text."
+            f"{source} does not exist. Give --corpus an existing file or folder, the id of a hub data set "
+            "such as Skylion007/openwebtext, or leave it out for the embedded text."
         )
     else:
         rows = hub_rows(str(source), options)
@@ -149,6 +152,13 @@ def read_corpus(
     if len(documents) == 1 and path.suffix == ".txt":
         documents, unit = _sections(documents[0]), "section"
     return Corpus("embedded" if source is None else str(source), unit, tuple(documents))
+
+
+def _path_like(source: str) -> bool:
+    """Whether a name that nothing has is written like a path, so that the hub need not be asked."""
+    if source.startswith((".", "/", "~")) or source.endswith((*SUFFIXES, *OTHER_SUFFIXES)):
+        return True
+    return not is_id(source.partition(":")[0])
 
 
 def _require_no_text(source: str) -> None:

@@ -47,6 +47,7 @@ FLOORS = (
     {"labbook.run"},
     {"labbook.report"},
     {"redundancy.request", "redundancy.benchmark.config", "redundancy.coverage.config"},
+    {"redundancy.corpus.hub"},
     {"redundancy.corpus.documents"},
     {"redundancy.text", "redundancy.model.blocks", "redundancy.model.gguf_file"},
     {

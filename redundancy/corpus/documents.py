@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from labbook.console import UserError, choice, counted
 from labbook.run import unrepeated
+from redundancy.corpus.hub import require_reachable
 from redundancy.request import TextOptions
 
 
@@ -238,6 +239,7 @@ def hub_rows(name: str, options: TextOptions) -> Iterator[Row]:
         "split", split, "of the hub data set; --split" if options.split else "the default for a hub data set"
     )
     try:
+        require_reachable(identifier, "dataset")
         rows: Any = load_dataset(identifier, configuration or None, split=split, streaming=True)
         for number, row in enumerate(rows):
             yield _row(row, f"{name}-{number}", f"the data set {name}, row {number},", options)

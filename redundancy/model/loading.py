@@ -27,12 +27,15 @@ from transformers.utils import logging as transformers_logging
 from labbook import processes
 from labbook.console import UserError, exhausted
 from labbook.run import unrepeated
+from redundancy.corpus.hub import NO_NETWORK, cached, kinds, require_reachable
 from redundancy.model.decoder import WAYS_ON, Decoder, dimensions, first_line
 from redundancy.model.gguf_file import GgufFile, read_gguf
 from redundancy.model.weights import require_complete, require_finite_weights, require_real, stored_tensors
 from redundancy.text import DATA
 
 SMOLLM2 = "smollm2-135m"
+# names without a slash that may be meant: what comes with the project, and GPT-2, the preprint's model
+WITHOUT_SLASH = ("embedded", SMOLLM2, "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def locate(spec: str | None, revision: str | None = None, *, trust_remote_code: 
     """Resolve MODEL without loading it: None (embedded), folder, .gguf file, `smollm2-135m`, `random:MODEL`,
     or hub id.
 
-    Raises UserError when a local path or the package behind `smollm2-135m` is missing.
+    Raises UserError when a local path or the package behind `smollm2-135m` is missing, and for a name that is
+    none of WITHOUT_SLASH but close to one.
     """
     if spec is None:
         return Source("embedded", str(DATA / "model"), {})
@@ -102,7 +106,22 @@ def locate(spec: str | None, revision: str | None = None, *, trust_remote_code: 
         return Source(path.resolve().name, str(path), options)
     if spec.startswith((".", "/", "~")):
         raise UserError(f"{spec} does not exist. {WAYS_ON}.")
+    meant = _meant(spec)
+    if meant:
+        raise UserError(
+            f"MODEL is {spec!r}, which is neither a local folder nor in the local cache of the hub; did you "
+            f"mean {meant}? {WAYS_ON}."
+        )
     return Source(spec, spec, options | {"revision": revision or "main"})
+
+
+def _meant(spec: str) -> str | None:
+    """Which name of WITHOUT_SLASH was probably meant. The hub gives no new ids without a slash, so that it
+    need not be asked.
+    """
+    if "/" in spec or spec in WITHOUT_SLASH or cached(spec, "model"):
+        return None
+    return next(iter(get_close_matches(spec.lower(), WITHOUT_SLASH, 1, 0.7)), None)
 
 
 def choose_device(wanted: str, model: Any = None) -> tuple[torch.device, str]:
@@ -177,6 +196,8 @@ def _stored_config(source: Source) -> Any:
             file = Path(source.path) / "config.json"
             if file.is_file():
                 json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
+            elif not Path(source.path).exists():
+                require_reachable(source.path, "model", source.options.get("revision"))
             return AutoConfig.from_pretrained(source.path, **source.options)
     except Exception as error:
         reason = first_line(error) if Path(source.path).exists() else _of_the_hub(source.path, error)
@@ -185,26 +206,23 @@ def _stored_config(source: Source) -> Any:
 
 def _of_the_hub(name: str, error: Exception) -> str:
     """Why a model that is no local path could not be had: the hub knows no such name, or it was not asked."""
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(chain[-1].__cause__ or chain[-1].__context__ or error)
-    kinds = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    found = kinds(error)
     try:
-        cached = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
+        held = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
     except CacheNotFound:
-        cached = []
-    there = f"the local cache holds {', '.join(cached) or 'no model'}"
-    close = get_close_matches(name, [*cached, "embedded", SMOLLM2], 1, 0.75)
+        held = []
+    there = f"the local cache holds {', '.join(held) or 'no model'}"
+    close = get_close_matches(name, [*held, *WITHOUT_SLASH], 1, 0.75)
     meant = f"; did you mean {close[0]}?" if close else ""
-    if "GatedRepoError" in kinds:
+    if "GatedRepoError" in found:
         return f"the hub has {name} for accounts that were granted access: log in with `hf auth login`"
-    if "RepositoryNotFoundError" in kinds:
+    if "RepositoryNotFoundError" in found:
         return f"the hub was asked and has no model {name} that this account may see{meant}"
-    if "RevisionNotFoundError" in kinds:
+    if "RevisionNotFoundError" in found:
         return f"the hub has {name}, but not the revision that was asked for"
     if is_offline_mode():
         why = "the hub was not asked, because HF_HUB_OFFLINE is set"
-    elif kinds & {"LocalEntryNotFoundError", "ConnectError", "ConnectionError", "TimeoutException"}:
+    elif found & {"LocalEntryNotFoundError", *NO_NETWORK}:
         why = "the hub cannot be reached"
     else:
         return f"{first_line(error)}{meant}"

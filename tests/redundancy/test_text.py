@@ -204,6 +204,21 @@ def test_a_hub_corpus_without_network_names_the_ways_on(monkeypatch):
         read_corpus("someone/books")
 
 
+@pytest.mark.parametrize("name", ["books/", "a/b/c", "texts.csv", "me/texts.json", "me/texts.gz", "a--b"])
+def test_what_is_written_like_a_path_is_not_looked_for_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr("redundancy.text.hub_rows", lambda name, options: pytest.fail("it was looked for"))
+    with pytest.raises(UserError, match=f"{name} does not exist. Give --corpus"):
+        read_corpus(name)
+
+
+@pytest.mark.parametrize("name", ["wikitext", "someone/books", "wikitext:wikitext-103-raw-v1", "me/c4.en"])
+def test_what_may_be_a_data_set_is_looked_for(name, monkeypatch):
+    asked = []
+    monkeypatch.setattr("redundancy.text.hub_rows", lambda name, options: iter(asked.append(name) or []))
+    read_corpus(name)
+    assert asked == [name]
+
+
 def test_a_hub_corpus_is_streamed_up_to_the_bound(monkeypatch):
     asked = {}
 

@@ -17,9 +17,10 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 from labbook.console import UserError
+from redundancy.corpus import hub
 from redundancy.model import loading
 from redundancy.model.loading import load_config, load_model, locate
-from redundancy.text import DATA
+from redundancy.text import DATA, read_corpus
 from redundancy.training.checkpoints import find_checkpoints
 from tests.conftest import TINY, build
 from tests.planted import write_gguf
@@ -200,9 +201,9 @@ def hub_error(kind: type[Exception]) -> OSError:
         (
             RepositoryNotFoundError,
             False,
-            "the hub was asked and has no model gpt2-mediun",
+            "the hub was asked and has no model me/gpt2-mediun",
         ),
-        (RevisionNotFoundError, False, "the hub has gpt2-mediun, but not the revision"),
+        (RevisionNotFoundError, False, "the hub has me/gpt2-mediun, but not the revision"),
         (GatedRepoError, False, "for accounts that were granted access"),
         (
             LocalEntryNotFoundError,
@@ -220,13 +221,79 @@ def test_a_name_that_the_hub_has_not_is_told_from_a_hub_that_was_not_asked(kind,
     monkeypatch.setattr(loading.AutoConfig, "from_pretrained", fail)
     monkeypatch.setattr(loading, "is_offline_mode", lambda: offline)
     with pytest.raises(UserError, match=re.escape(said)):
-        load_config(locate("gpt2-mediun"))
+        load_config(locate("me/gpt2-mediun"))
 
 
 def test_a_name_that_is_nearly_right_is_named(monkeypatch):
-    cached = [SimpleNamespace(repo_id="gpt2-medium", repo_type="model")]
-    monkeypatch.setattr(loading, "scan_cache_dir", lambda: SimpleNamespace(repos=cached))
-    with pytest.raises(UserError, match=r"the local cache holds gpt2-medium; did you mean gpt2-medium\?"):
-        load_config(locate("gpt2-mediun"))
-    with pytest.raises(UserError, match=r"did you mean embedded\?"):
-        load_config(locate("embeded"))
+    held = [SimpleNamespace(repo_id="me/gpt2-medium", repo_type="model")]
+    monkeypatch.setattr(loading, "scan_cache_dir", lambda: SimpleNamespace(repos=held))
+    said = r"the local cache holds me/gpt2-medium; did you mean me/gpt2-medium\?"
+    with pytest.raises(UserError, match=said):
+        load_config(locate("me/gpt2-mediun"))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("gtp2", "gpt2"),
+        ("GPT2", "gpt2"),
+        ("gpt2-mediun", "gpt2-medium"),
+        ("embeded", "embedded"),
+        ("smollm2", "smollm2-135m"),
+        ("random:gtp2", "gpt2"),
+    ],
+)
+def test_a_name_close_to_one_that_is_there_is_refused_at_once(name, meant, monkeypatch):
+    with pytest.raises(UserError, match=rf"did you mean {meant}\?"):
+        locate(name)
+    # unless the local cache holds that very name
+    monkeypatch.setattr(loading, "cached", lambda *_: True)
+    assert locate(name).path == name.removeprefix("random:")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", "gpt2-xl", "distilgpt2", "openai-gpt", "ctrl", "bert-base-uncased", "t5-small", "roberta-base"],
+)
+def test_old_ids_without_a_slash_go_to_the_hub(name):
+    assert locate(name).path == name
+
+
+def asking(monkeypatch, answer: Exception | None) -> list[str]:
+    """A hub that is asked, with HF_HUB_OFFLINE unset; returns what was asked for."""
+    asked = []
+
+    def head(url):
+        asked.append(url)
+        if answer is not None:
+            raise answer
+
+    monkeypatch.setattr(hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", head)
+    return asked
+
+
+def test_a_hub_that_is_not_there_is_asked_once(monkeypatch):
+    class ConnectError(Exception):
+        """As the library of the hub's own library raises it."""
+
+    asked = asking(monkeypatch, ConnectError("Name or service not known"))
+    left = lambda *_, **__: pytest.fail("the hub's library was asked")  # noqa: E731
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", left)
+    monkeypatch.setattr(loading, "is_offline_mode", lambda: False)
+    with pytest.raises(UserError, match="the hub cannot be reached, so it is not known whether"):
+        load_config(locate("someone/model", "step512"))
+    assert asked == ["https://huggingface.co/someone/model/resolve/step512/config.json"]
+    monkeypatch.setattr("datasets.load_dataset", left)
+    with pytest.raises(UserError, match=r"nor a hub dataset that can be reached \(ConnectionError: the hub"):
+        read_corpus("someone/books")
+
+
+@pytest.mark.parametrize("answer", [None, GatedRepoError.__new__(GatedRepoError), ValueError("no id")])
+def test_what_the_hub_answers_is_left_to_its_library(answer, monkeypatch):
+    asked = asking(monkeypatch, answer)
+    hub.require_reachable("someone/model", "model")
+    assert len(asked) == 1
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: "config.json")
+    hub.require_reachable("someone/model", "model")
+    assert len(asked) == 1  # what is in the cache needs no hub
