@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ import textwrap
 import types
 import typing
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -153,8 +154,53 @@ def _parsed(
     if {"-h", "--help"} & set(begun.rest):
         print_help(prog + begun.usage, _parser(whole, default))
         sys.exit(0)
+    _require_numbers(command, begun.rest)
     found = tyro.cli(whole, args=begun.rest, prog=prog + begun.usage, **default)
     return found, found.output
+
+
+def _require_numbers(command: Any, args: list[str]) -> None:
+    """Raise UserError where an option that takes several numbers is given something else, such as `1,2`,
+    which the parser answers with its own words for types.
+    """
+    kinds = dict(_several(command))
+    for place, arg in enumerate(args):
+        flag, equals, given = arg.partition("=")
+        if flag not in kinds:
+            continue
+        number, most = kinds[flag]
+        rest = itertools.takewhile(lambda value: not re.match(r"--|-[a-z]", value), args[place + 1 :])
+        values = [given] if equals else list(itertools.islice(rest, most))
+        wrong = [value for value in values if not (_is(number, value) or value == "None")]
+        if wrong:
+            what, such = ("a whole number", "1 2") if number is int else ("a number", "0.1 0.2")
+            parts = wrong[0].replace(",", " ").split()
+            such = " ".join(parts) if len(parts) > 1 and all(_is(number, p) for p in parts) else such
+            raise UserError(
+                f"{flag} {' '.join(values)}: {wrong[0]!r} is not {what}. Write them with blanks between, "
+                f"such as {flag} {such}."
+            )
+
+
+def _several(kind: Any) -> Iterator[tuple[str, tuple[Callable[[str], Any], int | None]]]:
+    """The options of a command that take several numbers: flag, kind of number, and how many at most."""
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _several(hint)
+        for part in (hint, *typing.get_args(hint)):
+            inner = typing.get_args(part) if typing.get_origin(part) is tuple else ()
+            if inner and inner[0] in (int, float):
+                most = None if inner[-1] is Ellipsis else len(inner)
+                yield f"--{name.replace('_', '-')}", (inner[0], most)
+
+
+def _is(number: Callable[[str], Any], text: str) -> bool:
+    """Whether `text` is written as such a number."""
+    try:
+        number(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _parser(command: Any, default: dict[str, Any]) -> Any:

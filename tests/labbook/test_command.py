@@ -49,6 +49,55 @@ class Command:
     out: Path
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """Takes numbers."""
+
+    layers: tuple[int, ...] | None = None
+    ends: tuple[float, float] = (0.0, 1.0)
+    name: str = ""
+
+
+def numbers(args: list[str]) -> Numbers:
+    asked = []
+    run_command("made.up", Numbers, asked.append, args)
+    return asked[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--layers", "1,2"], "--layers 1,2: '1,2' is not a whole number. Write them with blanks between"),
+        (["--layers=1,2,"], "such as --layers 1 2."),
+        (["--layers", "0", "3,", "5"], "--layers 0 3, 5: '3,' is not a whole number"),
+        (["--layers", "all", "--name", "a,b"], "--layers all: 'all' is not a whole number"),
+        (["--name", "a,b", "--layers", "1.5"], "--layers 1.5: '1.5' is not a whole number"),
+        (
+            ["--ends", "0.1,0.5"],
+            "'0.1,0.5' is not a number. Write them with blanks between, such as --ends 0.1 0.5.",
+        ),
+        (["--ends", "0.1", "0.5", "--layers", "0-3"], "--layers 0-3: '0-3' is not a whole number"),
+    ],
+)
+def test_several_numbers_are_written_with_blanks(given, said, capsys):
+    assert said in fails(numbers, capsys, given)
+
+
+def test_numbers_with_blanks_and_other_options_are_left_to_the_parser():
+    assert numbers(["--layers", "0", "-1"]).layers == (0, -1)
+    asked = numbers(["--layers", "None", "--name", "1,2"])
+    assert (asked.layers, asked.name) == (None, "1,2")
+    asked = numbers(["--layers=3", "--ends", "-0.5", "1e3"])
+    assert (asked.layers, asked.ends) == ((3,), (-0.5, 1000.0))
+
+
+def test_numbers_are_asked_for_by_every_command(capsys):
+    assert "such as --shares 0.1 0.25." in fails(removal.main, capsys, ["--shares", "0.1,0.25"])
+    assert "such as --layers 1 2." in fails(probe.main, capsys, ["--layers", "1,2"])
+    # the table stands behind the two numbers
+    assert "--window 1,30 9:" in fails(fit.main, capsys, ["--window", "1,30", "9", "curve.csv"])
+
+
 def run(args: list[str]) -> None:
     def work(command: Command) -> Path:
         console.print("a table")
