@@ -5,6 +5,7 @@ for a time. `count` is accepted on each of these clocks. A clock in the user's o
 that pint knows.
 """
 
+import difflib
 from functools import cache
 
 import pint
@@ -37,6 +38,10 @@ EXAMPLES = {
     "s": "s, min, hours, days, weeks",
 }
 COUNT = ("count", "counts")
+# what a column of times may be called; other names that pint reads as a time (`a`, `cs`, `d`) are words first
+TIMES = ("millisecond", "second", "minute", "hour", "day", "week", "month", "year")
+# from here on difflib's ratio is that of a misprint; "repetition lag" and "repetition" are at .83
+MISPRINT = 0.85
 
 
 @cache
@@ -101,6 +106,43 @@ def factor(counts: str, first: str, second: str) -> float:
             f"{first!r} cannot be converted to {second!r} on the clock {counts!r}. Change --clock-unit."
         )
     return float(registry.Quantity(1.0, one).to(other).magnitude)
+
+
+def time_named(name: str) -> str | None:
+    """The unit of time that a word is the name of ("days", "Hrs", "min"); None for any other word and for
+    single letters.
+    """
+    word = name.strip().casefold()
+    if len(word) < 2 or not word.isalpha():
+        return None
+    try:
+        found = str(_registry().Unit(word))
+    except Exception:  # pint's parser raises whatever Python's tokenizer and evaluator do
+        return None
+    return found if found in TIMES else None
+
+
+def other_time(first: str, second: str) -> bool:
+    """Whether both are units of time, and not of the same length."""
+    one, other = (_parsed("", unit) for unit in (first, second))
+    if any(unit.dimensionality != _registry().Unit("s").dimensionality for unit in (one, other)):
+        return False
+    return bool(_registry().Quantity(1.0, one).to(other).magnitude != 1)
+
+
+def meant(counts: str) -> tuple[str, ...]:
+    """The clocks of the registry that `counts` is a misprint or a part of; none for a clock of the registry
+    and for one of its own.
+    """
+    words = counts.casefold().replace("_", " ").replace("-", " ").split()
+    if counts in CLOCKS or not words:
+        return ()
+    whole = difflib.get_close_matches(" ".join(words), CLOCKS, 1, MISPRINT)
+    return tuple(whole) or tuple(
+        clock
+        for clock in CLOCKS
+        if all(difflib.get_close_matches(word, clock.split(), 1, MISPRINT) for word in words)
+    )
 
 
 def of_practice(counts: str) -> bool:

@@ -1,6 +1,5 @@
 """What is fitted: a human series, a training run, or a table, read as a curve with its clock."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +73,7 @@ def given(data: Data, config: FitConfig) -> Source:
     """
     if isinstance(data, Curve):
         _refuse(config, ("x", "y", "series", "count", "clock", "clock_unit"), "the curve itself says it")
+        _require_no_misprint(data.clock.counts, f"the curve {plain(data.name)}", "Change its Clock")
         _require_possible(
             data.y, config.measure or data.measure, data.count, lambda i: f"{data.name}: y[{i}]"
         )
@@ -313,6 +313,17 @@ def _from_table(table: tables.StrictTable, config: FitConfig, name: str, title: 
     return Source(_within(curve, config), unit=config.unit)
 
 
+def _require_no_misprint(counts: str, place: object, remedy: str) -> None:
+    """Raise UserError for a clock that is nearly one of the registry, or a part of its name."""
+    clocks = units.meant(counts)
+    if clocks:
+        raise UserError(
+            f"{place}: the clock {plain(counts)!r} is not one of the registry; did you mean "
+            f"{' or '.join(map(repr, clocks))}? {remedy}, or say in other words what x counts: the curve is "
+            "then compared with no people."
+        )
+
+
 def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
     """What x counts and in which unit, by flag or column; a flag that contradicts its column is an error, and
     a unit is never guessed.
@@ -329,12 +340,7 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
             f"{table.place} does not say what {config.x} counts. Say it with --clock, for instance "
             f"{', '.join(map(repr, units.CLOCKS))}."
         )
-    close = difflib.get_close_matches(counts, units.CLOCKS, 1, 0.85)
-    if counts not in units.CLOCKS and close:
-        raise UserError(
-            f"{table.place}: the clock {counts!r} is not one of the registry, but nearly {close[0]!r}. Say "
-            "which with --clock: under another name the curve is compared with nothing."
-        )
+    _require_no_misprint(counts, table.place, "Change --clock" if config.clock else "Correct the column")
     written = table.only(
         "clock_unit", "One curve has one unit: convert the rows, or give each unit its own series."
     )
@@ -352,6 +358,13 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
         )
     unit = config.clock_unit or written
     if unit is not None:
+        named = units.time_named(config.x)
+        if named is not None and units.other_time(named, unit):
+            says = "--clock-unit" if config.clock_unit else "its column `clock_unit`"
+            raise UserError(
+                f"{table.place}: the column {plain(config.x)!r} is called after the unit {named!r}, and "
+                f"{says} says {plain(unit)!r}. Correct {says}, or rename the column."
+            )
         choice("clock unit", markup(unit), "--clock-unit" if config.clock_unit else "column clock_unit")
     elif counts in units.THINGS:
         unit = units.CLOCKS[counts]

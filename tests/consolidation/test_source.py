@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from consolidation.decay import units
 from consolidation.decay.curve import Clock, Curve
 from consolidation.fit import source
 from consolidation.fit.config import FitConfig
@@ -57,3 +58,57 @@ def test_a_run_without_recurring_queries_or_attention_is_an_error_and_no_warning
         attention(tmp_path, monkeypatch, MISSING[:4])
     with pytest.raises(UserError, match="Mamba attends nowhere at recurring queries"):
         attention(tmp_path, monkeypatch, [0.0] * 4)
+
+
+@pytest.mark.parametrize(
+    ("written", "clocks"),
+    [
+        ("retention", ["retention interval"]),
+        ("retetion interval", ["retention interval"]),
+        ("Retention_Interval", ["retention interval"]),
+        ("repetitions", ["repetition"]),
+        ("steps", ["training step"]),
+        ("training", ["repetitions over training", "training step"]),
+    ],
+)
+def test_a_clock_that_is_a_misprint_or_a_part_of_a_known_one_is_asked_about(written, clocks):
+    frame = pd.DataFrame({"x": X, "value": np.abs(FALLING)})
+    question = rf"did you mean {' or '.join(map(repr, clocks))}\?.*clock=.*with no people"
+    with pytest.raises(UserError, match=question):
+        fit_decay(frame, clock=written, clock_unit="days")
+    with pytest.raises(UserError, match=r"did you mean .*Correct the column"):
+        fit_decay(frame.assign(clock=written), clock_unit="days")
+    curve = Curve("c", np.array(X, dtype=float), np.abs(FALLING), Clock(written, "days"))
+    with pytest.raises(UserError, match=r"the curve c: .*did you mean"):
+        fit_decay(curve)
+
+
+@pytest.mark.parametrize("own", ["delay", "sessions", "repetition lag", "exposure", "days since study"])
+def test_a_clock_in_own_words_is_read(own):
+    frame = pd.DataFrame({"x": X, "value": np.abs(FALLING)})
+    assert source.given(frame, FitConfig(clock=own, clock_unit="days")).curve.clock == Clock(own, "days")
+
+
+def test_clocks_of_the_registry_are_never_asked_about():
+    assert not any(units.meant(clock) for clock in units.CLOCKS)
+
+
+def test_a_column_that_is_called_after_another_unit_of_time_is_an_error(tmp_path):
+    frame = pd.DataFrame({"days": X, "value": np.abs(FALLING)})
+    delay = {"x": "days", "clock": "retention interval"}
+    for unit in ("days", "day"):
+        assert source.given(frame, FitConfig(**delay, clock_unit=unit)).curve.clock.unit == unit
+    said = r"'days' is called after the unit 'day', and clock_unit= says 'hours'\. Correct clock_unit="
+    with pytest.raises(UserError, match=said):
+        fit_decay(frame, **delay, clock_unit="hours")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError, match="and --clock-unit says 'hours'"):
+        source.read(FitConfig(str(tmp_path / "t.csv"), **delay, clock_unit="hours"))
+    with pytest.raises(UserError, match="and its column `clock_unit` says 'hours'"):
+        fit_decay(frame.assign(clock_unit="hours"), **delay)
+    # days that count as repetitions are no times
+    assert source.given(frame, FitConfig(x="days", clock="repetition", clock_unit="count"))
+    # a column that is called otherwise says nothing
+    for name in ("delay", "d", "s", "cs", "a"):
+        other = frame.rename(columns={"days": name})
+        assert source.given(other, FitConfig(**delay | {"x": name}, clock_unit="hours"))

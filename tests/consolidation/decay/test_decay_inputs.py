@@ -675,7 +675,7 @@ def test_a_clock_that_is_nearly_one_of_the_registry_is_asked_about(capsys, tmp_p
     args = write_curve(tmp_path / "c.csv", 0.8 * np.arange(1.0, 13.0) ** -0.4)
     args[args.index("repetition")] = "repetitions"
     text = fails(fit_command.main, capsys, [*args, "--clock-unit", "count", "--out", str(tmp_path / "o")])
-    assert "nearly 'repetition'" in text
+    assert "did you mean 'repetition'?" in text
 
 
 def test_a_finished_fit_is_left_as_it_is_and_knows_its_tables(tmp_path, capsys):
