@@ -7,7 +7,7 @@ from consolidation.decay.comparison import NOISE
 from labbook.estimate import Estimate
 from replication import paper
 from replication.rows import Finished, Row, number, show, window
-from replication.verdict import Verdict, all_of, at_most, equals, states
+from replication.verdict import Verdict, all_of, at_most, equals, known, states
 
 
 def power_law(standing: str, gamma: Estimate | None) -> Verdict:
@@ -87,10 +87,35 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             scale,
             matches_humans(gap, equal["margin"]),
             own=False,  # P(episodic) is a share of routing, and none of the classes of human measure
-            sentence=f"{equal['verdict']} P(episodic) is none of the classes of human measure, so the "
-            "class compared with is a choice.",
+            sentence=f"{_beside_humans(s, equal)} P(episodic) is none of the classes of human measure, so "
+            "the class compared with is a choice.",
             links=f"{run.figure('decay_forest')}{run.link}",
         )
+
+
+def _beside_humans(summary: Mapping[str, Any], equal: Mapping[str, Any]) -> str:
+    """Why an exponent does or does not match that of people: what `matches_humans` goes by, and no other
+    test.
+    """
+    gap, margin = number(equal["difference"]), equal["margin"]
+    if gap is None or margin is None:
+        return str(equal["verdict"])
+    verdict = matches_humans(gap, margin)
+    if verdict is Verdict.UNDECIDED and not known(gap):
+        return "The difference has no interval to judge by."
+    said = {
+        Verdict.HOLDS: "the interval of the difference lies within the margin",
+        Verdict.FAILS: "the interval of the difference lies outside the margin",
+    }.get(verdict, "the interval of the difference lies partly within the margin and partly outside")
+    if verdict is Verdict.UNDECIDED and (gap.lower > 0 or gap.upper < 0):
+        said += "; it excludes 0, so there is a difference, which may be smaller than the margin"
+    new, gamma = equal["new_study"], summary["gamma"]
+    inside = new["lower"] <= gamma["gamma"] <= new["upper"]
+    return (
+        f"{said[:1].upper()}{said[1:]} (the margin is {equal['margin_reason']}). The exponent of a new study "
+        f"is expected within [{new['lower']:.2f}, {new['upper']:.2f}], and {gamma['gamma']:.2f} lies "
+        f"{'inside' if inside else 'outside'}; form {gamma['form']}."
+    )
 
 
 def _exponents(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> str:

@@ -1,0 +1,60 @@
+"""The rows of a fitted curve: what a sentence says is what its verdict says."""
+
+import json
+
+import pytest
+
+from replication.claims.decay import fit_rows
+from replication.rows import ROOT, Finished
+from replication.verdict import Verdict
+
+FIT = ROOT / "consolidation" / "data" / "runs" / "fits" / "figure4a"
+WITHIN = "The interval of the difference lies within the margin"
+OUTSIDE = "The interval of the difference lies outside the margin"
+ACROSS = "The interval of the difference lies partly within the margin and partly outside"
+NOT_ZERO = "it excludes 0, so there is a difference, which may be smaller than the margin"
+NONE = "The difference has no interval to judge by"
+OUTCOMES = {
+    Verdict.HOLDS: (WITHIN, [(-0.1, 0.1), (0.05, 0.15)]),
+    Verdict.FAILS: (OUTSIDE, [(0.3, 0.5), (-0.9, -0.25)]),
+    Verdict.UNDECIDED: (ACROSS, [(-0.3, 0.1), (0.1, 0.3), (-0.5, 0.5)]),
+}
+
+
+def row(lower, upper, margin=0.2, **more):
+    """The row of one test whose verdict in the fit is 'different', whatever its interval."""
+    summary = json.loads((FIT / "fit.json").read_text())
+    estimate = None if lower is None else (lower + upper) / 2
+    difference = {"estimate": estimate, "lower": lower, "upper": upper, "n": 6}
+    test = next(e for e in summary["equivalences"] if e["measure"] == "error")
+    test |= {"difference": difference, "margin": margin, "verdict": "It is different."} | more
+    rows = list(fit_rows(Finished("fit", FIT, summary | {"equivalences": [test]})))
+    return next(r for r in rows if r.claim == "The exponent matches human memory (error)")
+
+
+@pytest.mark.parametrize("verdict", list(OUTCOMES))
+def test_the_sentence_beside_people_follows_the_verdict(verdict):
+    said, intervals = OUTCOMES[verdict]
+    for lower, upper in intervals:
+        found = row(lower, upper)
+        assert found.here is verdict
+        assert found.sentence.startswith(said)
+        assert "is different" not in found.sentence
+        apart = verdict is Verdict.UNDECIDED and (lower > 0 or upper < 0)
+        assert (NOT_ZERO in found.sentence) == apart
+
+
+def test_what_cannot_be_judged_says_why():
+    few = row(None, None, None, verdict="c: 2 human studies of error are too few studies.")
+    assert few.here is Verdict.UNDECIDED
+    assert few.sentence.startswith("c: 2 human studies of error are too few studies.")
+    without = row(None, None)
+    assert without.here is Verdict.UNDECIDED
+    assert without.sentence.startswith(NONE)
+
+
+def test_a_new_study_is_expected_in_an_interval():
+    gamma = json.loads((FIT / "fit.json").read_text())["gamma"]["gamma"]
+    for low, high, side in ((gamma - 1, gamma + 1, "inside"), (gamma + 0.1, gamma + 1, "outside")):
+        new = {"estimate": 0.0, "lower": low, "upper": high, "n": 6}
+        assert f"{gamma:.2f} lies {side};" in row(-0.1, 0.1, new_study=new).sentence
