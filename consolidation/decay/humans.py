@@ -4,7 +4,8 @@ exponents.
 Practice data count repetitions, the clock of the examined claim; retention data measure time or intervening
 items, which is another clock. A series of which DOI, number of subjects, licence or class of measure is not
 known is shown and can be fitted, but is compared only when it is named. Your own CSV has the columns of
-COLUMNS (`doi`, `year` and `n_subjects` may be empty or missing, `unit` and `count` may be missing).
+COLUMNS (`doi`, `year` and `n_subjects` may be empty or missing, `unit` and `count` may be missing). Where the
+DOI is not that of the study but of a publication that gives its numbers again, `republished_in` names it.
 """
 
 import re
@@ -54,7 +55,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     table = pd.DataFrame({name: column.astype(object) for name, column in strict.columns.items()})
     for name, numbers in strict.numbers([*("x", "value"), *(["count"] if "count" in strict else [])]).items():
         table[name] = numbers
-    for name in ("year", "n_subjects", "doi"):
+    for name in ("year", "n_subjects", "doi", "republished_in"):
         if name in table:
             table[name] = table[name].mask(table[name] == "")
         else:
@@ -157,6 +158,7 @@ def list_series() -> pd.DataFrame:
             "study",
             "year",
             "doi",
+            "republished_in",
             "measure",
             "clock",
             "clock_unit",

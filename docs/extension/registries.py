@@ -36,6 +36,8 @@ class People(FilledIn):
             for name, points in series.groupby("series", sort=False):
                 first = points.iloc[0]
                 source = f"[{first['doi']}](https://doi.org/{first['doi']})" if pd.notna(first["doi"]) else ""
+                if pd.notna(first["republished_in"]):
+                    source += f" (of {first['republished_in']})"
                 source = "; ".join(
                     x for x in (source, f"{first['how_read']} (confidence: {first['confidence']})") if x
                 )
