@@ -72,8 +72,7 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
         "controls reach much of it, or more, so read them together:",
         "\n".join(markdown(["R", "probe", *controls], rows)).strip(),
         f"Intervals are over held-out documents, those of random weights over {probes[0].random_seeds} seeds "
-        "too. The preprint says .88 for GPT-2. The weights of GPT-2 were not at hand, so that figure is "
-        "neither confirmed nor refuted.",
+        "too. The preprint's .88 for GPT-2 is neither confirmed nor refuted: its weights were not at hand.",
     ]
 
 
