@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from consolidation.decay import humans
-from consolidation.decay.comparison import Comparison, compare
+from consolidation.decay.comparison import NOISE, Comparison, compare
 from consolidation.decay.curve import MEASURES, Clock, Curve
 from consolidation.decay.equivalence import Equivalence, Exponent, Margin, equivalence
 from consolidation.decay.forms import FORMS, with_exponent
 from consolidation.decay.inference import (
+    ERRORS,
     ESTIMATORS,
     Estimator,
     fit,
@@ -112,6 +113,29 @@ class Analysis:
     def headline(self) -> ExponentRow:
         """The row of `exponents` to cite, see `headline`."""
         return headline(self.curve, self.exponents)
+
+    @property
+    def of_best(self) -> ExponentRow | None:
+        """The exponent of the best form, by the estimator of the noise with which it is best; None where no
+        form is best, or the best has no exponent.
+        """
+        best = self.comparison.best
+        return None if best is None else self.exponent(best, self.comparison.fits[best].estimator)
+
+    @property
+    def of_other_noise(self) -> ExponentRow | None:
+        """The exponent of the form of the headline with the noise that suits it best, where that is not the
+        noise that the estimator of the headline takes; else None.
+        """
+        head, stands = self.headline, self.comparison.fits.get(self.headline.form)
+        if stands is None or ERRORS[stands.estimator] == ERRORS[head.estimator]:
+            return None
+        return self.exponent(head.form, stands.estimator)
+
+    def exponent(self, form: str, estimator: Estimator) -> ExponentRow | None:
+        """The row of `exponents` of a form and an estimator; None where there is none."""
+        rows = exponent_rows(self.exponents)
+        return next((one for one in rows if (one.form, one.estimator) == (form, estimator)), None)
 
     def to_frame(self) -> pd.DataFrame:
         """The exponents of every power form and estimator."""
@@ -269,16 +293,24 @@ def _cautions(
             "and not what follows"
         )
     standing = comparison.standing(head.form)
-    equal, relative = (comparison.under.get(e, {}).get(head.form, np.nan) for e in ("gaussian", "lognormal"))
+    gain = _relative(comparison, head.form)
     # the deviations of a rejected form are no noise
     by_points = head.estimator == "nls" and head.method == "profile"
-    if by_points and equal - relative > 2 and standing.state != "does not survive":
+    if by_points and gain > 2 and standing.state != "does not survive":
         rows = exponent_rows(exponents[exponents["form"] == head.form])
         other = next((f"gamma = {r.number.text()}" for r in rows if r.estimator == "loglog"), "not known")
-        said.append(
-            f"the noise is relative to y and not of equal size (AICc {equal - relative:.1f} lower for "
-            f"{head.form}), which the interval by nls over points takes it to be; by loglog {other}"
+        text = (
+            f"noise relative to y fits {head.form} better than noise of equal size (AICc {gain:.1f} lower), "
+            f"which its interval by nls over points assumes; by loglog {other}"
         )
+        if best is not None and comparison.error(best) == "gaussian":
+            lower = -_relative(comparison, best)
+            by = f" (AICc {lower:.1f} lower)" if np.isfinite(lower) else ""
+            text += (
+                f"; the best form, {best}, fits better with noise of equal size{by}, so the noise may only "
+                f"seem relative because of what {head.form} misses"
+            )
+        said.append(text)
     if standing.state == "not compared":
         said.append("the form is compared with no other")
     elif standing.state == "undecided":
@@ -291,11 +323,30 @@ def _cautions(
     elif standing.state != "survives":
         rejected = "rejected" if standing.state == "does not survive" else "weakened"
         said.append(
-            f"the form is {rejected}: its AICc is {standing.gap:.1f} above that of {comparison.best}, so "
-            "gamma describes a curve that the data "
-            f"{'do not follow' if rejected == 'rejected' else 'may not follow'}"
+            f"the form is {rejected}: its AICc is {_gap(comparison, head)}, so gamma describes a curve that "
+            f"the data {'do not follow' if rejected == 'rejected' else 'may not follow'}"
         )
     return tuple(said)
+
+
+def _relative(comparison: Comparison, form: str) -> float:
+    """By how much the AICc of a form is lower with noise relative to y than with noise of equal size."""
+    equal, relative = (
+        comparison.under.get(error, {}).get(form, np.nan) for error in ("gaussian", "lognormal")
+    )
+    return float(equal - relative)
+
+
+def _gap(comparison: Comparison, head: ExponentRow) -> str:
+    """How far the fit behind an exponent is above the best form, and with which other noise its form is
+    nearer.
+    """
+    standing, taken = comparison.standing(head.form), ERRORS[head.estimator]
+    own, above = comparison.behind(head.form, taken), f"above that of {comparison.best}"
+    if standing.error is None or standing.error == taken:
+        return f"{standing.gap:.1f} {above}"
+    nearer = f"{standing.gap:.1f} with {NOISE[standing.error]}"
+    return f"{own:.1f} {above} ({nearer})" if np.isfinite(own) else f"{nearer} {above}"
 
 
 def require_size(curve: Curve) -> None:

@@ -192,6 +192,12 @@ class Comparison:
             if found
         }
 
+    def behind(self, name: str, error: ErrorModel) -> float:
+        """AICc of a form with this noise above that of the best form; nan where one of them has none."""
+        if self.best is None:
+            return float("nan")
+        return self.under.get(error, {}).get(name, float("nan")) - self.fits[self.best].aicc
+
     def standing(self, name: str) -> Standing:
         """How a form stands against the best one."""
         rows = self.table.loc[self.table["form"] == name, "delta_aicc"].to_list()
@@ -412,16 +418,25 @@ def _verdict(
         text += f", which {words} {ranked[1]} (AICc difference {gap:.1f})"
     if ahead:
         text += f"; but {said_ahead(ahead)}, so which form is best is undecided"
-    powers = [name for name in ranked if sound[name].form.power_law]
     if "power" in sound:
         gap = sound["power"].aicc - sound[best].aicc
-        state = _state(gap, untested)
-        said = f"is not tested: {untested}, none with an asymptote" if state == "not tested" else state
-        if _doubt("power", state, unconverged, ahead):
-            said = "is undecided"
+        said = _said_state("power", gap, untested, unconverged, ahead)
         text += (
             f"; the pure power law {said} (AICc {gap:+.1f} against the best, with {_noise(sound['power'])})"
         )
-        if gap > 2 and powers and powers[0] != "power" and sound[powers[0]].aicc - sound[best].aicc <= 2:
-            text += f", but one with more parameters ({powers[0]}) does"
+        powers = [name for name in ranked if sound[name].form.power_law]
+        next_gap = sound[powers[0]].aicc - sound[best].aicc
+        if gap > SURVIVES and powers[0] != "power" and next_gap <= SURVIVES:
+            other = _said_state(powers[0], next_gap, untested, unconverged, ahead)
+            text += f", but a power law with more parameters, {powers[0]}, {other}"
     return text + "."
+
+
+def _said_state(
+    name: str, gap: float, untested: str, unconverged: Mapping[str, float], ahead: Mapping[str, float]
+) -> str:
+    """What becomes of a form beside its rivals, as a verb with what belongs to it."""
+    state = _state(gap, untested)
+    if _doubt(name, state, unconverged, ahead):
+        return "is undecided"
+    return f"is not tested: {untested}, none with an asymptote" if state == "not tested" else state

@@ -1,8 +1,7 @@
-"""A decay fit as text, JSON, LaTeX and BibTeX."""
+"""A decay fit as text, JSON and a page."""
 
 import importlib.metadata
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from consolidation.decay import humans
 from consolidation.decay.analysis import Analysis, exponent_rows
 from consolidation.decay.curve import Curve
-from consolidation.decay.forms import FORMS
+from consolidation.fit.citation import bibtex
 from consolidation.fit.short import short
 from labbook import escape
 from labbook.console import UserError
@@ -135,6 +134,7 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "normalisation": curve.normalisation,
         "data_hash": data_hash(curve),
         "gamma": asdict(found.headline),
+        "gamma_of_best_form": None if found.of_best is None else asdict(found.of_best),
         "exponents": found.exponents.to_dict("records"),
         "best_form": found.comparison.best,
         "forms_verdict": found.comparison.verdict,
@@ -192,6 +192,7 @@ def read_fit(path: Path) -> dict[str, Any]:
         "standing": None,
         "error_model": None,
         "error_models": {},
+        "gamma_of_best_form": None,
         **found,
     }
 
@@ -213,111 +214,5 @@ def report(found: Analysis, tables: dict[str, pd.DataFrame]) -> Report:
             "human exponents": pd.DataFrame(humans_beside),
             "units": tables["units"],
         },
-        sources=bibtex(found).split("\n\n", 1)[1],
+        sources=bibtex(found).partition("\n\n")[2],
     )
-
-
-def _macro(name: str) -> str:
-    """The part of a name before its first comma, in ASCII letters only: LaTeX macros have no digits, and no
-    others without packages.
-    """
-    words = re.sub(r"[^A-Za-z0-9]", " ", name.split(",")[0]).split()
-    digits = dict(
-        zip(
-            "0123456789",
-            ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"),
-            strict=True,
-        )
-    )
-    words = [word if word.isupper() else word.capitalize() for word in words]
-    return "".join("".join(digits.get(c, c) for c in word) for word in words) or "Curve"
-
-
-def _tex_number(value: float) -> str:
-    """A number as LaTeX text, also one that does not exist."""
-    if np.isnan(value):
-        return "undefined"
-    return f"{value:.3f}" if np.isfinite(value) else r"\ensuremath{" + ("-" if value < 0 else "") + r"\infty}"
-
-
-def latex(found: Analysis) -> str:
-    """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window,
-    interval and what speaks against citing it. Macros of a rising curve are `undefined`.
-    """
-    head, curve, comparison = found.headline, found.curve, found.comparison
-    name = _macro(curve.name)
-    gamma = f"$\\gamma = {_tex_number(head.gamma)}$"
-    # what rises has no exponent of decay, so its macros hold no number that a text could cite
-    citable = (head.gamma, head.lower, head.upper) if head.gamma >= 0 else (np.nan,) * 3
-    estimate, lower, upper = map(_tex_number, citable)
-    interval = "no interval"
-    if np.isfinite(head.lower) or np.isfinite(head.upper):
-        interval = f"95\\,\\% interval {_tex_number(head.lower)} to {_tex_number(head.upper)}"
-    standing = comparison.standing(head.form)
-    if comparison.best is None:
-        rivals = escape.latex(comparison.verdict.removeprefix(f"{curve.name}: ").rstrip("."))
-    else:
-        best = escape.latex(comparison.best.replace("_", " "))
-        rivals = f"the best of the rival forms is {best} with {comparison.noise(comparison.best)}"
-        if comparison.best != head.form:
-            rivals += f", AICc {standing.gap:.1f} lower" if np.isfinite(standing.gap) else ""
-    openings = {
-        "does not survive": "This form is rejected: a",
-        "is weakened": "This form is not the best: a",
-        "undecided": f"Whether this form survives is undecided, because {escape.latex(standing.why)}: a",
-        "not tested": f"This form is not tested, because {standing.why}, none with an asymptote: a",
-    }
-    opening = openings.get(standing.state, "A")
-    if head.gamma < 0:
-        opening = "Nothing to cite, because y rises with x: a"
-    caution = "".join(f" Caution: {escape.latex(text)}." for text in found.cautions)
-    failures = f" The fit reports: {escape.latex(head.failures)}." if head.failures else ""
-    return "\n".join(
-        [
-            f"\\newcommand{{\\gamma{name}}}{{{estimate}}}",
-            f"\\newcommand{{\\gamma{name}Lower}}{{{lower}}}",
-            f"\\newcommand{{\\gamma{name}Upper}}{{{upper}}}",
-            f"\\newcommand{{\\gamma{name}Sentence}}{{{opening} power law ${FORMS[head.form].latex}$ "
-            f"fitted by {head.estimator} to "
-            f"{escape.latex(curve.name)} against {escape.latex(curve.clock)} (window: "
-            f"{escape.latex(curve.window)}; normalisation: "
-            f"{escape.latex(curve.normalisation)}) has {gamma} "
-            f"({interval}, {head.method} over {head.n:.0f} "
-            f"{escape.latex(head.unit)}s); "
-            f"{rivals}.{caution}{failures}}}",
-            "",
-        ]
-    )
-
-
-def bibtex(found: Analysis) -> str:
-    """`gamma.bib`: this software, the examined paper, and the source of every human curve used of which the
-    registry names author and year.
-    """
-    version = importlib.metadata.version("attention-redundancy")
-    entries = [
-        "@misc{attention_redundancy,\n  title = {attention-redundancy},\n  author = {{The "
-        "attention-redundancy developers}},\n"
-        f"  year = {{2026}},\n  note = {{version {escape.bibtex(version)}}}\n}}",
-        "@misc{cram2026,\n  title = {Learning to Forget Attention: Memory Consolidation for Adaptive "
-        "Compute Reduction},\n  author = {Shihab and Akter and Sharma},\n  year = {2026},\n  eprint = "
-        "{2602.12204},\n  archivePrefix = {arXiv}\n}",
-    ]
-    table = humans.list_series().set_index("series")
-    for exponent in (*found.humans, *found.shown):
-        row, known = table.loc[exponent.name], humans.bibliography(exponent.name)
-        key = re.sub(r"[^A-Za-z0-9_]", "_", exponent.name)
-        if known is None:
-            # text outside of entries is a comment in BibTeX
-            entries.append(
-                f"{key} has no entry: the registry does not name its author and year "
-                f"({escape.bibtex(row['study']).replace('@', ' at ')})."
-            )
-            continue
-        doi: str = "" if pd.isna(row["doi"]) else f"\n  doi = {{{escape.bibtex(row['doi'])}}},"
-        entries.append(
-            f"@misc{{{key},\n  title = {{{escape.bibtex(row['study'])}}},\n"
-            f"  author = {{{escape.bibtex(known[0])}}},\n  year = {{{known[1]}}},{doi}\n"
-            f"  note = {{{escape.bibtex(row['measure'])}; {escape.bibtex(row['how_read'])}}}\n}}"
-        )
-    return "\n\n".join(entries) + "\n"

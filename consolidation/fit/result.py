@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from consolidation.decay.analysis import Analysis, units_table
 from consolidation.decay.curve import Curve
+from consolidation.fit.citation import bibtex, latex
 from consolidation.fit.config import FitConfig
-from consolidation.fit.report import bibtex, data_hash, latex, report, summary, to_json
+from consolidation.fit.report import data_hash, report, summary, to_json
 from consolidation.fit.short import short
 from labbook.console import CALL, UserError
 from labbook.escape import plain

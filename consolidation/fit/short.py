@@ -4,9 +4,10 @@ import numpy as np
 
 from consolidation.decay import humans
 from consolidation.decay.analysis import Analysis, ExponentRow, exponent_rows
-from consolidation.decay.comparison import said_ahead
+from consolidation.decay.comparison import NOISE, said_ahead
 from consolidation.decay.curve import MEASURES
 from consolidation.decay.equivalence import Equivalence, Exponent
+from consolidation.decay.inference import ERRORS
 from labbook import escape
 
 # how many rivals and how many studies are named
@@ -33,12 +34,24 @@ def _best(found: Analysis) -> str:
     if comparison.best is None:
         return f"best form: none. {comparison.verdict}"
     row = comparison.table.set_index("form").loc[comparison.best]
-    note = f"; the fit reports: {row['failures']}" if row["failures"] else ""
+    own = beside(found)
+    failures = row["failures"] if own is None else own.failures
+    note = f"; the fit reports: {failures}" if failures else ""
     note += f"; it {row['impossible']}" if row["impossible"] else ""
     if comparison.ahead:
         note += f"; undecided: {said_ahead(comparison.ahead)}"
     weight = f"AICc {row['aicc']:.2f}, weight {row['weight']:.2f}"
-    return f"best form: {comparison.best} with {comparison.noise(comparison.best)} ({weight}){note}"
+    exponent = "" if own is None else f"; its {_said(own)}"
+    return f"best form: {comparison.best} with {comparison.noise(comparison.best)} ({weight}){exponent}{note}"
+
+
+def beside(found: Analysis) -> ExponentRow | None:
+    """The exponent of the best form, to stand beside that of the headline; None where it is the same, or the
+    best form has none.
+    """
+    own, head = found.of_best, found.headline
+    same = own is None or (own.form, own.estimator) == (head.form, head.estimator)
+    return None if same else own
 
 
 def _said(one: ExponentRow, of: str = "") -> str:
@@ -59,9 +72,10 @@ def survivor(found: Analysis) -> ExponentRow | None:
         for one in reversed(exponent_rows(found.exponents))
         if np.isfinite([one.gamma, one.lower, one.upper]).all()
         and one.gamma >= 0
-        and one.estimator == found.headline.estimator
         and not (one.failures or one.impossible)
         and _survives(found, one)
+        # what survives is a form with the noise that suits it best
+        and one.estimator == found.comparison.fits[one.form].estimator
     }
     return next((rows[form] for form in found.comparison.table["form"] if form in rows), None)
 
@@ -81,13 +95,14 @@ def _cited(found: Analysis) -> str:
             none = f"no form can be cited, because {said_ahead(found.comparison.ahead)}"
         instead = none if other is None else f"cite {_said(other, f' of {other.form}')}"
         return (
-            f"{instead}. {head.form} is rejected (AICc {standing.gap:.1f} above {found.comparison.best}): "
-            f"its gamma = {head.number.text()} describes a curve that the data do not follow"
+            f"{instead}. {head.form} is rejected: {_said(head)}{_gaps(found)}; it describes a curve that "
+            "the data do not follow"
         )
     if standing.state == "survives":
-        return f"cite {_said(head, f' of {head.form}')}; it survives beside its rivals"
+        return f"cite {_said(head, f' of {head.form}')}; it survives beside its rivals{_by_noise(found)}"
+    if standing.state == "is weakened":
+        return f"{name}, not the best form: {_said(head)}{_gaps(found)}"
     state = {
-        "is weakened": f"not the best form (AICc {standing.gap:.1f} above {found.comparison.best})",
         "not compared": "compared with no other form",
         "undecided": f"undecided beside its rivals ({standing.why})",
         "not tested": f"not tested beside its rivals ({standing.why}, none with an asymptote)",
@@ -95,12 +110,40 @@ def _cited(found: Analysis) -> str:
     return f"{name}, {state}: {_said(head)}"
 
 
+def _gaps(found: Analysis) -> str:
+    """How far the fit behind the headline is above the best form, and the same of its form with the noise
+    that suits it best where that is another: every difference beside the gamma of its own fit.
+    """
+    head, comparison = found.headline, found.comparison
+    gap, standing = comparison.behind(head.form, ERRORS[head.estimator]), comparison.standing(head.form)
+    text = f", AICc {gap:.1f} above {comparison.best}" if np.isfinite(gap) else ""
+    if standing.error is None or standing.error == ERRORS[head.estimator]:
+        return text
+    other = found.of_other_noise
+    exponent = "" if other is None else f" gamma = {other.number.text()} ({other.estimator}),"
+    return f"{text}; with {NOISE[standing.error]}{exponent} AICc {standing.gap:.1f} above {comparison.best}"
+
+
+def _by_noise(found: Analysis) -> str:
+    """The noise with which the form of the headline survives, where its estimator takes another."""
+    error, other = found.comparison.standing(found.headline.form).error, found.of_other_noise
+    if error is None or error == ERRORS[found.headline.estimator]:
+        return ""
+    own = "" if other is None else f", by which gamma = {other.number.text()} ({other.estimator})"
+    return f" with {NOISE[error]}{own}"
+
+
 def _rivals(found: Analysis) -> str:
     table = found.comparison.table
     others = table[(table["form"] != found.comparison.best) & np.isfinite(table["delta_aicc"])]
     # a fit that failed is no rival
     sound = others[others["failures"] == ""]
-    named = [f"{row['form']} +{row['delta_aicc']:.1f}" for _, row in sound.head(NAMED).iterrows()]
+    noise = table.set_index("form")["error"].get(found.comparison.best)
+    named = [
+        f"{row['form']} +{row['delta_aicc']:.1f}"
+        + (f" with {NOISE[row['error']]}" if row["error"] != noise else "")
+        for _, row in sound.head(NAMED).iterrows()
+    ]
     more, failed = len(sound) - len(named), len(others) - len(sound)
     text = f"rivals (AICc): {', '.join(named)}{f' and {more} more' * bool(more)}" if named else "rivals: none"
     return text + f"; {failed} could not be fitted soundly" * bool(failed)

@@ -1,6 +1,7 @@
 """What a fit lets a reader cite: a form that was held against its rivals, of values that there can be."""
 
 import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,10 +9,12 @@ import pandas as pd
 import pytest
 
 from consolidation import fit_decay
+from consolidation.decay import humans
 from consolidation.decay.comparison import compare
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.forms import FORMS
 from consolidation.fit.__main__ import main
+from consolidation.fit.citation import bibtex
 from consolidation.fit.config import FitConfig
 from consolidation.fit.figures import forest, specification_curve
 from consolidation.fit.source import given
@@ -74,7 +77,7 @@ def test_what_rises_or_is_beaten_is_not_cited():
     curved = frame(x, 0.3 * (1 + x / 3) ** -0.6 * (1 + 0.15 * np.sin(9 * np.arange(12.0))))
     beaten = fit_decay(curved, y="recall", measure="recall", **DAYS)
     assert beaten.comparison.standing("power").state == "is weakened"
-    assert "power law, not the best form (AICc" in repr(beaten)
+    assert "power law, not the best form: gamma" in repr(beaten)
     assert "cite" not in repr(beaten).split("rivals")[0]
 
 
@@ -163,3 +166,53 @@ def test_a_file_is_called_by_its_column(tmp_path, capsys):
     main([str(tmp_path / "curve.csv"), *asked, *DELAY, "--out", str(out)])
     assert json.loads((out / "fit.json").read_text())["curve"] == "recall"
     assert r"\gammaRecall" in (out / "gamma.tex").read_text()
+
+
+def sources(found):
+    """The entries of the BibTeX file by key, and what stands outside of them."""
+    blocks = bibtex(found).strip().split("\n\n")
+    entries = {re.match(r"@misc\{(\w+),", b)[1]: b for b in blocks if b.startswith("@")}
+    return entries, [b for b in blocks if not b.startswith("@")]
+
+
+def fitted(**more):
+    """The fit of a curve of recall to few forms, which are no part of what is cited."""
+    return fit_decay(power(6), y="recall", forms=("power", "exponential", "constant"), **DAYS | more)
+
+
+def test_only_what_was_compared_is_cited():
+    entries, beside = sources(fitted(measure="recall"))
+    assert set(entries) == {"attention_redundancy", "carpenter2008e1"}
+    assert len(beside) == 1
+    assert beside[0].startswith(
+        "Drawn beside the curve and not compared, so without entries: Ebbinghaus 1885;"
+    )
+    every, beside = sources(fitted())
+    assert {"ebbinghaus1885", "carpenter2008e1"} < set(every)
+    assert beside == []
+    # a clock of one's own is compared with nobody, and the page of the run has no sources
+    alone = fitted(clock="delay")
+    assert sources(alone) == ({"attention_redundancy": sources(alone)[0]["attention_redundancy"]}, [])
+    # the preprint's range of exponents stands beside curves of practice, and a human curve has its own source
+    practice = fit_decay("kolers1976_inverted", bootstrap=100, forms=("power", "constant"))
+    assert {"cram2026", "kolers1976_inverted", "remington_menu"} <= set(sources(practice)[0])
+
+
+def test_an_entry_has_its_own_doi_or_none():
+    entries, _ = sources(fitted(measure="savings"))
+    again = "published again in Murre \\& Dros 2015, doi 10.1371/journal.pone.0120644"
+    for key in ("ebbinghaus1885", "ebbinghaus1880ms", "ebbinghaus_reps", "mack", "seitz"):
+        assert "\n  doi =" not in entries[key]
+        assert again in entries[key]
+    for key in ("dros_reps", "dros_time"):
+        assert "\n  doi = {10.1371/journal.pone.0120644}" in entries[key]
+        assert "published again" not in entries[key]
+
+
+def test_no_doi_is_that_of_two_studies():
+    table = humans.list_series()
+    own = table[table["doi"].notna() & table["republished_in"].isna()]
+    # the authors before the year, so that several series of one study count once
+    study = own["study"].str.replace(r" \d{4}.*", "", regex=True)
+    assert study.groupby(own["doi"]).nunique().max() == 1
+    assert table["republished_in"].notna().sum() == 5

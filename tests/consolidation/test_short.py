@@ -13,11 +13,13 @@ def test_a_failed_fit_is_counted_and_not_named():
             "form": ["power", "logarithmic", "stretched_exponential", "exponential"],
             "delta_aicc": [0.0, 1.5, 2.0, 9.0],
             "failures": ["", "", "did not converge", ""],
+            "error": ["gaussian", "gaussian", "gaussian", "lognormal"],
         }
     )
     found = SimpleNamespace(comparison=SimpleNamespace(best="power", table=table))
     assert _rivals(found) == (
-        "rivals (AICc): logarithmic +1.5, exponential +9.0; 1 could not be fitted soundly"
+        "rivals (AICc): logarithmic +1.5, exponential +9.0 with noise relative to y; 1 could not be fitted "
+        "soundly"
     )
     alone = SimpleNamespace(comparison=SimpleNamespace(best="power", table=table.iloc[[0, 2]]))
     assert _rivals(alone) == "rivals: none; 1 could not be fitted soundly"

@@ -41,8 +41,9 @@ from consolidation.decay.solver import Data, fit_best, fit_stack, solve
 from consolidation.decay.transitions import split, transition
 from consolidation.decay.variation.averaging import averaging
 from consolidation.fit import __main__ as fit_command
+from consolidation.fit.citation import latex
 from consolidation.fit.config import FitConfig
-from consolidation.fit.report import drawn_line, latex, read_fit
+from consolidation.fit.report import drawn_line, read_fit
 from consolidation.fit.short import short
 from consolidation.fit.source import read
 from consolidation.srcd import EXPOSURE_CLOCKS

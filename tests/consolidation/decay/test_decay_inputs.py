@@ -26,7 +26,8 @@ from consolidation.decay.forms import FORMS
 from consolidation.decay.multiverse import multiverse
 from consolidation.fit import __main__ as fit_command
 from consolidation.fit import experiment
-from consolidation.fit.report import bibtex, latex, summary, to_json
+from consolidation.fit.citation import bibtex, latex
+from consolidation.fit.report import summary, to_json
 from consolidation.fit.source import FitConfig, read
 from labbook.console import UserError
 from labbook.estimate import Estimate

@@ -139,8 +139,8 @@ def test_the_result_says_which_noise_decided(tmp_path):
         del old["error_model"], old["error_models"]
         (tmp_path / "old.json").write_text(json.dumps(old))
         assert read_fit(tmp_path / "old.json")["error_models"] == {}
-    assert any("the noise is relative to y and not of equal size" in one for one in said["relative"].cautions)
-    assert not any("the noise is relative" in one for one in said["equal"].cautions)
+    assert any("noise relative to y fits power better" in one for one in said["relative"].cautions)
+    assert not any("noise relative" in one for one in said["equal"].cautions)
 
 
 def test_the_committed_table_of_rejections_is_of_this_design():

@@ -1,0 +1,175 @@
+"""What a paper takes from a decay fit: LaTeX with the exponent, and BibTeX with its sources."""
+
+import importlib.metadata
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from consolidation.decay import humans
+from consolidation.decay.analysis import Analysis, ExponentRow
+from consolidation.decay.comparison import NOISE
+from consolidation.decay.forms import FORMS
+from consolidation.decay.inference import ERRORS
+from consolidation.decay.units import of_practice
+from consolidation.fit.short import beside
+from labbook import escape
+
+CRAM = (
+    "@misc{cram2026,\n  title = {Learning to Forget Attention: Memory Consolidation for Adaptive "
+    "Compute Reduction},\n  author = {Shihab and Akter and Sharma},\n  year = {2026},\n  eprint = "
+    "{2602.12204},\n  archivePrefix = {arXiv}\n}"
+)
+
+
+def _macro(name: str) -> str:
+    """The part of a name before its first comma, in ASCII letters only: LaTeX macros have no digits, and no
+    others without packages.
+    """
+    words = re.sub(r"[^A-Za-z0-9]", " ", name.split(",")[0]).split()
+    digits = dict(
+        zip(
+            "0123456789",
+            ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"),
+            strict=True,
+        )
+    )
+    words = [word if word.isupper() else word.capitalize() for word in words]
+    return "".join("".join(digits.get(c, c) for c in word) for word in words) or "Curve"
+
+
+def _tex_number(value: float) -> str:
+    """A number as LaTeX text, also one that does not exist."""
+    if np.isnan(value):
+        return "undefined"
+    return f"{value:.3f}" if np.isfinite(value) else r"\ensuremath{" + ("-" if value < 0 else "") + r"\infty}"
+
+
+def _interval(one: ExponentRow) -> str:
+    if not (np.isfinite(one.lower) or np.isfinite(one.upper)):
+        return "no interval"
+    return f"95\\,\\% interval {_tex_number(one.lower)} to {_tex_number(one.upper)}"
+
+
+def _words(form: str) -> str:
+    return escape.latex(form.replace("_", " "))
+
+
+def _gamma(one: ExponentRow) -> str:
+    return f"$\\gamma = {_tex_number(one.gamma)}$"
+
+
+def _rivals(found: Analysis) -> str:
+    """The best of the rival forms with its own exponent, and how far the fit behind the headline is above
+    it; with another noise the same form has another exponent and another difference, which stand together.
+    """
+    head, comparison = found.headline, found.comparison
+    if comparison.best is None:
+        return escape.latex(comparison.verdict.removeprefix(f"{found.curve.name}: ").rstrip("."))
+    taken, best = ERRORS[head.estimator], comparison.best
+    text = f"the best of the rival forms is {_words(best)} with {comparison.noise(best)}"
+    gap = comparison.behind(head.form, taken)
+    if (best, comparison.error(best)) != (head.form, taken) and np.isfinite(gap):
+        text += f", AICc {gap:.1f} lower"
+    own = beside(found)
+    if own is not None:
+        failures = f"; the fit reports: {escape.latex(own.failures)}" if own.failures else ""
+        text += f", its own {_gamma(own)} ({_interval(own)}{failures})"
+    standing = comparison.standing(head.form)
+    if standing.error in (None, taken) or best == head.form:
+        return text
+    other = found.of_other_noise
+    exponent = "" if other is None else f"{_gamma(other)} ({_interval(other)}) and "
+    return (
+        f"{text}; with {NOISE[standing.error]} the form {_words(head.form)} has {exponent}an AICc "
+        f"{standing.gap:.1f} above the best"
+    )
+
+
+def latex(found: Analysis) -> str:
+    """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window,
+    interval and what speaks against citing it. Macros of a rising curve are `undefined`.
+    """
+    head, curve = found.headline, found.curve
+    name = _macro(curve.name)
+    # what rises has no exponent of decay, so its macros hold no number that a text could cite
+    citable = (head.gamma, head.lower, head.upper) if head.gamma >= 0 else (np.nan,) * 3
+    estimate, lower, upper = map(_tex_number, citable)
+    standing = found.comparison.standing(head.form)
+    openings = {
+        "does not survive": "This form is rejected: a",
+        "is weakened": "This form is not the best: a",
+        "undecided": f"Whether this form survives is undecided, because {escape.latex(standing.why)}: a",
+        "not tested": f"This form is not tested, because {standing.why}, none with an asymptote: a",
+    }
+    opening = openings.get(standing.state, "A")
+    if head.gamma < 0:
+        opening = "Nothing to cite, because y rises with x: a"
+    caution = "".join(f" Caution: {escape.latex(text)}." for text in found.cautions)
+    failures = f" The fit reports: {escape.latex(head.failures)}." if head.failures else ""
+    return "\n".join(
+        [
+            f"\\newcommand{{\\gamma{name}}}{{{estimate}}}",
+            f"\\newcommand{{\\gamma{name}Lower}}{{{lower}}}",
+            f"\\newcommand{{\\gamma{name}Upper}}{{{upper}}}",
+            f"\\newcommand{{\\gamma{name}Sentence}}{{{opening} power law ${FORMS[head.form].latex}$ "
+            f"fitted by {head.estimator} to "
+            f"{escape.latex(curve.name)} against {escape.latex(curve.clock)} (window: "
+            f"{escape.latex(curve.window)}; normalisation: "
+            f"{escape.latex(curve.normalisation)}) has {_gamma(head)} "
+            f"({_interval(head)}, {head.method} over {head.n:.0f} "
+            f"{escape.latex(head.unit)}s); "
+            f"{_rivals(found)}.{caution}{failures}}}",
+            "",
+        ]
+    )
+
+
+def bibtex(found: Analysis) -> str:
+    """`gamma.bib`: this software, the examined paper where its range of exponents stands beside the curve,
+    and the sources of the curve and of every human curve that it was compared with of which the registry
+    names author and year.
+    """
+    version = importlib.metadata.version("attention-redundancy")
+    entries = [
+        "@misc{attention_redundancy,\n  title = {attention-redundancy},\n  author = {{The "
+        "attention-redundancy developers}},\n"
+        f"  year = {{2026}},\n  note = {{version {escape.bibtex(version)}}}\n}}",
+    ]
+    curve, table = found.curve, humans.list_series().set_index("series")
+    if of_practice(curve.clock.counts):
+        entries.append(CRAM)
+    compared = [human.name for human in found.humans if curve.measure in ("", human.measure)]
+    # only a curve of the registry knows its subjects
+    own = [curve.name] if curve.study and curve.name in table.index else []
+    entries += [_entry(name, table.loc[name].to_dict()) for name in (*own, *compared)]
+    drawn = [human.name for human in (*found.humans, *found.shown) if human.name not in compared]
+    if drawn:
+        # text outside of entries is a comment in BibTeX
+        studies = "; ".join(dict.fromkeys(escape.bibtex(table.loc[name, "study"]) for name in drawn))
+        note = f"Drawn beside the curve and not compared, so without entries: {studies}."
+        entries.append(note.replace("@", " at "))
+    return "\n\n".join(entries) + "\n"
+
+
+def _entry(series: str, row: Mapping[Any, Any]) -> str:
+    """The source of one series of the registry."""
+    key, known = re.sub(r"[^A-Za-z0-9_]", "_", series), humans.bibliography(series)
+    if known is None:
+        # a comment, see above
+        return (
+            f"{key} has no entry: the registry does not name its author and year "
+            f"({escape.bibtex(row['study']).replace('@', ' at ')})."
+        )
+    doi, note = "", f"{row['measure']}; {row['how_read']}"
+    if pd.notna(row["doi"]) and pd.notna(row["republished_in"]):
+        note += f"; published again in {row['republished_in']}, doi {row['doi']}"
+    elif pd.notna(row["doi"]):
+        doi = f"\n  doi = {{{escape.bibtex(row['doi'])}}},"
+    return (
+        f"@misc{{{key},\n  title = {{{escape.bibtex(row['study'])}}},\n"
+        f"  author = {{{escape.bibtex(known[0])}}},\n  year = {{{known[1]}}},{doi}\n"
+        f"  note = {{{escape.bibtex(note)}}}\n}}"
+    )
