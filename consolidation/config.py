@@ -263,8 +263,9 @@ class CRAMConfig:
             raise UserError(f"--exploration {self.exploration} is not a share of at least 0 and less than 1.")
         if self.quality == "learned" and self.semantic:
             raise UserError(
-                "--quality learned is for a model without semantic memory: here q_t is rewarded, and has to "
-                "be what eq 6 says. Choose predicted or oracle, or --model control-network."
+                "--quality learned is for the control whose router it is: leave it out and take --model "
+                "control-network. With a semantic memory q_t is rewarded, and has to be what eq 6 says: "
+                "choose predicted or oracle."
             )
 
     @property
@@ -326,6 +327,18 @@ def _as_cram(config: CRAMConfig) -> CRAMConfig:
     return config
 
 
+def _with_network(config: CRAMConfig) -> CRAMConfig:
+    """Without semantic memory, and with a network of x for the router. Raises UserError where q_t is known
+    otherwise.
+    """
+    if config.quality == "oracle":
+        raise UserError(
+            "--model control-network has its own way to know q_t, learned, and --quality oracle was asked "
+            "for. Leave --quality out."
+        )
+    return replace(config, semantic=False, quality="learned")
+
+
 def _unrewarded(weights: Objective) -> Objective:
     """What is left of the objective without semantic memory."""
     return replace(weights, semantic_reward=0.0, consolidation=0.0)
@@ -347,7 +360,7 @@ VARIANTS = {
     ),
     "control-network": Variant(
         "no semantic memory, router with a network of x",
-        model=lambda config: replace(config, semantic=False, quality="learned"),
+        model=_with_network,
         objective=_unrewarded,
         budget=lambda config: replace(config, semantic=True, quality="predicted"),
     ),

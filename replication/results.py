@@ -115,7 +115,7 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
             "claimed about the mechanism."
         ]
     first, *rest, last = finding(decided)
-    return [f"{text} {first}", *rest, f"{last} ([Design](consolidation/design.md), changes are dated.)"]
+    return [f"{text} {first}", *rest, f"{last} ([Design](consolidation/design.md), dated.)"]
 
 
 def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:

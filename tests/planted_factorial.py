@@ -17,7 +17,9 @@ from labbook.run import sealed, write_json
 TINY = preset("tiny")
 # mean q at recurring queries at the end
 QUALITY = {"cram": 0.8, "no-consolidation": 0.2, "no-quality": 0.8}
-LISTED = dict(zip(CELLS, cells(TINY, ("factorial",)), strict=True))
+LISTED = dict(zip(CELLS, cells(TINY, ("factorial",)), strict=True)) | {
+    cell.config.model: cell for cell in cells(TINY, ("controls",))
+}
 POWERS = (0, 1, 8, 64, 512)
 
 
@@ -30,14 +32,16 @@ def plant_seed(
     novel: float = 1.0,
     change: float = 0.0,
 ) -> Path:
-    """One seed of one cell: P(attend | recurring), which changed by `change` over the last quarter."""
+    """One seed of a cell, by its letter, or of another control, by its model: P(attend | recurring), which
+    changed by `change` over the last quarter.
+    """
     config = LISTED[cell].config
     folder = out / LISTED[cell].folder / f"seed-{seed}"
     folder.mkdir(parents=True)
     recorded = json.loads(json.dumps({**config.recorded(), "seed": seed, "start": None}))
     write_json(folder / "config.json", recorded)
     positions = config.evaluation * config.benchmark.length
-    remembers = config.model != "control"
+    remembers = not config.model.startswith("control")
     rows = []
     for step in (*POWERS, config.steps * 3 // 4, config.steps):
         done = step / config.steps

@@ -71,7 +71,7 @@ class TrainConfig:
     """auto: bf16 autocast on GPUs, float32 on CPUs. Weights stay float32."""
 
     def __post_init__(self) -> None:
-        variant(self.model)
+        variant(self.model).model(self.cram)
         for name in ("steps", "batch", "evaluation", "evaluations"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} has to be at least 1.")

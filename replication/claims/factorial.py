@@ -4,8 +4,8 @@ sentences and tables, each chosen by the contrasts and their states.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from consolidation.replicate.contrasts import (
     State,
     Tested,
     judge,
+    p_signs,
     paired,
 )
 from consolidation.replicate.factorial import Factorial
@@ -62,7 +63,7 @@ STATES = {
 
 # other controls, and what is said of them
 CONTROL_WITH = {
-    "control-network": "whose router sees x through a network as CRAM's does",
+    "control-network": "whose router has a network of x as CRAM's has, taught by its own gradient alone",
     "control-narrow": "whose feed-forward part is as wide as CRAM's",
 }
 
@@ -86,13 +87,21 @@ class Control:
     Attributes
     ----------
     attends, novel : P(attend | recurring), and the share of novel queries answered, over its seeds.
-    from_cram, from_control : P(attend | recurring) minus that of A and of B, paired by seed.
+    beyond : P(attend | recurring) minus that of a cell, paired by seed, by its letter.
+    p_signs : that there is no difference from A, by changes of sign.
+    unrewarded : the difference from A without the reward of the semantic path; None where that was not run.
     """
 
     attends: Estimate
     novel: Estimate
-    from_cram: Tested
-    from_control: Tested
+    beyond: dict[str, Tested]
+    p_signs: float
+    unrewarded: Estimate | None
+
+    @property
+    def from_cram(self) -> Tested:
+        """The difference from A."""
+        return self.beyond["A"]
 
     @property
     def state(self) -> State:
@@ -185,6 +194,15 @@ class Decided:
 
         Raises UserError where the run beside differs in more than the reward.
         """
+        unrewarded = self._unrewarded
+        return None if unrewarded is None else _enough(self._attends(name[0]) - unrewarded)
+
+    @cached_property
+    def _unrewarded(self) -> "pd.Series[float] | None":
+        """P(attend | recurring) of cell A without the reward of the semantic path; index seed.
+
+        Raises UserError where the run beside differs in more than the reward.
+        """
         folder = self.run.beside(UNREWARDED).folder
         if not folder.is_dir():
             return None
@@ -195,41 +213,41 @@ class Decided:
                 f"{folder} is called as {self.run.folder.name} without the reward of the semantic path, and "
                 "differs in more. Move it, or name it otherwise."
             )
-        ablated, a = (
-            of.seeds(cell).set_index("seed")["attends"]
-            for of, cell in ((self.of, name[0]), (Factorial.read(folder), "A"))
-        )
-        found = _mean_of(ablated - a)
-        return None if found.n < LEAST_SEEDS else found
+        return replace(self, of=Factorial.read(folder))._attends("A")
+
+    def _attends(self, cell: str) -> "pd.Series[float]":
+        """P(attend | recurring) of a cell; index seed."""
+        return self.of.seeds(cell).set_index("seed")["attends"]
+
+    def between(self, first: str, second: str) -> Tested:
+        """P(attend | recurring) of one cell minus that of another, paired by seed."""
+        return _tested(self._attends(first) - self._attends(second))
 
     def control(self, model: str) -> Control | None:
         """A control that was trained beside, of CONTROL_WITH; None where it was not.
 
-        Raises UserError where the run beside differs in more than the model.
+        Raises UserError where a seed of the run beside differs in more than the model.
         """
-        folder = self.run.beside(CONTROLS).folder
-        runs = list(folder.glob(f"controls-{model}-*"))
-        if not runs:
+        patterns = int(self.of.seeds("A")["patterns"].iloc[0])
+        folder = self.run.beside(CONTROLS).folder / f"controls-{model}-{patterns}"
+        if not folder.is_dir():
             return None
-        there, varied = trajectory.read_config(trajectory.seeds(runs[0])[0]), ("model", "seed")
-        if any(there[key] != self.config[key] for key in self.config if key not in varied):
-            raise UserError(
-                f"{folder} is called as the controls of {self.run.folder.name}, and differs in more than "
-                "the model. Move it, or name it otherwise."
-            )
-        seeds = {one.seed: one for one in trajectory.summaries(runs[0])}
-        attends = pd.Series({seed: one.attention["recurring"] for seed, one in seeds.items()})
-        novel = np.array([one.accuracy["novel"] for one in seeds.values()])
-
-        def beyond(cell: str) -> Tested:
-            gap = attends - self.of.seeds(cell).set_index("seed")["attends"]
-            return paired(np.asarray(gap.dropna(), dtype=np.float64))
-
+        for seed in trajectory.seeds(folder):
+            wrong = set(_unlike(trajectory.read_config(seed), self.config | {"model": model})) - {"seed"}
+            if wrong:
+                raise UserError(
+                    f"{seed} lies where the {model} of {self.run.folder.name} belongs, and differs from "
+                    f"it in {', '.join(sorted(wrong))}. Move it, or name its folder otherwise."
+                )
+        seeds = {one.seed: one for one in trajectory.summaries(folder)}
+        attends = pd.Series({seed: one.attention["recurring"] for seed, one in seeds.items()}, dtype=float)
+        gaps = {cell: (attends - self._attends(cell)).dropna() for cell in "ABF" if self.ran(cell)}
         return Control(
-            over_seeds(np.asarray(attends, dtype=np.float64), "attends"),
-            over_seeds(novel, "novel"),
-            beyond("A"),
-            beyond("B"),
+            over_seeds(np.asarray(attends), "attends"),
+            over_seeds(np.array([one.accuracy["novel"] for one in seeds.values()]), "novel"),
+            {cell: _tested(gap) for cell, gap in gaps.items()},
+            p_signs(np.asarray(gaps["A"])),
+            None if self._unrewarded is None else _enough(attends - self._unrewarded),
         )
 
     def besides(self, name: str) -> str:
@@ -250,12 +268,37 @@ class Decided:
         )
         unrewarded = self.unrewarded_difference(name) if apart else None
         text += "." if unrewarded is None else f"; {said_unrewarded(unrewarded)}."
+        if name == "B - A":
+            text += self._apart()
         without = self.mean(whole, "without_semantic")
         if without is not None and not math.isnan(without.estimate):
             text += (
                 f" With the semantic memory knocked out CRAM answers {show(without)} of recurring queries."
             )
         return text
+
+    def _apart(self) -> str:
+        """Whether what the control lacks besides the memory comes to the same."""
+        said = ""
+        if self.ran("C") and (loss := self.between("B", "C")).n >= LEAST_SEEDS:
+            state = judge(loss.number, loss.p, loss.p_equivalence)
+            means = {
+                "larger": "so the memory counts beyond that loss",
+                "smaller": "so that loss counts for more than the memory",
+                "equivalent": "so the loss, or the reward that grows with q, makes the difference as well "
+                "without a missing memory",
+                "undecided": "so a missing memory is not told from that missing loss",
+            }[state]
+            said += (
+                " The control lacks the consolidation loss too: it minus the model that lacks this alone "
+                f"{show(loss.number, sign=True)} ({state}), {means}."
+            )
+        if self.ran("F") and (sight := self.between("B", "F")).n >= LEAST_SEEDS:
+            said += (
+                " Minus CRAM without q in its router, which sees as little as the control's, "
+                f"{show(sight.number, sign=True)}."
+            )
+        return said
 
     def failed(self, one: Contrast) -> str:
         """How many seeds have not learnt, and what is left without them; empty where all have."""
@@ -279,16 +322,27 @@ def _config(folder: Path) -> dict[str, Any]:
     return trajectory.read_config(min(folder.glob("factorial-*/seed-*/config.json")).parent)
 
 
-def _mean_of(differences: "pd.Series[float]") -> Estimate:
-    """Over the seeds that have one, with Student's interval."""
-    return paired(np.asarray(differences.dropna(), dtype=np.float64)).number
+def _unlike(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Fields in which two configurations differ, or that one of them lacks."""
+    return [key for key in there.keys() | asked.keys() if there.get(key) != asked.get(key)]
+
+
+def _tested(differences: "pd.Series[float]") -> Tested:
+    """Over the seeds that have one."""
+    return paired(np.asarray(differences.dropna(), dtype=np.float64))
+
+
+def _enough(differences: "pd.Series[float]") -> Estimate | None:
+    """Their mean with Student's interval; None for too few seeds."""
+    found = _tested(differences).number
+    return None if found.n < LEAST_SEEDS else found
 
 
 def said_unrewarded(number: Estimate) -> str:
     """Whether a difference is there without the reward, too."""
     shown = f"beside CRAM without that reward (λ_S = 0) the difference is {show(number, sign=True)}"
     if number.lower > 0:
-        return f"{shown}, so the reward alone does not make it"
+        return f"{shown}, so by Student's t the reward alone does not make it"
     if number.upper < 0:
         return f"{shown}, the other way"
     return f"{shown}, so whether the reward alone makes it is open"
@@ -350,20 +404,29 @@ def control_rows(decided: Decided) -> Iterator[Row]:
         if found is None:
             continue
         one = found.from_cram
-        shown = f", p = {one.p:.2g}, p of equivalence {one.p_equivalence:.2g}" if one.n > 1 else ""
+        shown = (
+            f", p = {one.p:.2g}, by signs {found.p_signs:.2g}, of equivalence {one.p_equivalence:.2g}"
+            if one.n > 1
+            else ""
+        )
+        others = {"B": "the design's control", "F": "CRAM without q in its router"}
         yield Row(
             f"{PREDICTED['B - A']}, with a control {which} (table 4; {decided.named('A')})",
             f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
             f"P(attend | recurring) {show(found.attends)}, CRAM {show(decided.mean('A', 'attends'))}; paired "
             f"difference {show(one.number, sign=True)}{shown}",
-            f"the design's control {show(decided.mean('B', 'attends'))}, paired difference from it "
-            f"{show(found.from_control.number, sign=True)}; novel queries right {show(found.novel)}, in CRAM "
-            f"{show(decided.mean('A', 'novel'))}",
+            "; ".join(
+                f"minus {said} {show(found.beyond[cell].number, sign=True)}"
+                for cell, said in others.items()
+                if cell in found.beyond
+            )
+            + f"; novel queries right {show(found.novel)}, in CRAM {show(decided.mean('A', 'novel'))}",
             decided.setting("A"),
             reads_more(found.state),
             own=False,
-            sentence=f"A router without semantic memory {which} {STATES[found.state]}. p is not corrected. "
-            "Added to the design after A and B were known, and before its own runs.",
+            sentence=f"A control {which} {STATES[found.state]}"
+            + ("" if found.unrewarded is None else f"; {said_unrewarded(found.unrewarded)}")
+            + ". p is not corrected. Added to the design after A and B were known, and before its own runs.",
             links=decided.run.beside(CONTROLS).link,
         )
 
@@ -386,20 +449,21 @@ def finding(decided: Sequence[Decided]) -> list[str]:
     """
     setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
     lowest_first = sorted(decided, key=lambda one: one.of.price)
-    head = ["P(attend \\| recurring)", *map(_priced, lowest_first)]
+    head = ["P(attend \\| recurring) minus CRAM's", *map(_priced, lowest_first)]
     columns = [_column(one) for one in lowest_first]
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
     text = (
-        f"With {setting} the router of a model without one of CRAM's parts reads that much more of the "
-        "recurring queries than CRAM's, paired by seed:"
+        f"With {setting}, models that lack parts of CRAM read more of the recurring queries by, paired by "
+        "seed (without the memory there is no consolidation loss either):"
     )
     after = [*filter(None, map(_not_learnt, lowest_first)), *_between(decided)]
-    return [text, "\n".join(table(head, [row for row in rows if set(row[1:]) != {"–"}])), " ".join(after)]
+    shown = [row for row in rows if set(row[1:]) != {"–"}]
+    return [text, "\n".join(table(head, shown)), " ".join(after)]
 
 
 def _priced(decided: Decided) -> str:
     """The head of a column."""
-    published = " as in the preprint" * (decided.of.price == PAPERS.objective.attention_penalty)
+    published = " (the preprint's number)" * (decided.of.price == PAPERS.objective.attention_penalty)
     return f"attention priced at {decided.of.price:g}{published}"
 
 
@@ -411,20 +475,25 @@ def _column(decided: Decided) -> dict[str, str]:
             return ""
         return f"{show(number, sign=sign)}{state and f', {state}'}"
 
-    found = {"CRAM itself": shown(decided.mean("A", "attends"), sign=False)}
+    def both(of: Callable[[str], Estimate | None]) -> str:
+        """Of CRAM and of the control."""
+        found = [shown(of(cell), sign=False) for cell in "AB" if decided.ran(cell)]
+        return " / ".join(found) if len(found) == 2 and all(found) else ""
+
+    found = {"CRAM's own": shown(decided.mean("A", "attends"), sign=False)}
     for name in FAMILY:
         one, label = decided.of.contrast(name), WITHOUT[CELLS[name[0]][0]]
         found[label] = shown(one.number, one.state)
         if name == "B - A":
-            for model, which in CONTROL_WITH.items():
-                other = decided.control(model)
-                found[f"the same, {which}"] = shown(other.from_cram.number, other.state) if other else ""
-            found["the same, CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
-    for cell, label in (("A", "CRAM"), ("B", WITHOUT["control"])):
-        found[f"novel queries answered, {label}"] = shown(decided.mean(cell, "novel"), sign=False)
-    both = decided.known_and_read("B")
-    name = f"read although known, {WITHOUT['control']}: at least"
-    found[name] = shown(both, sign=False) if both.lower > 0 else ""
+            found["without it, CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
+            other = decided.control("control-network")
+            named = "without it, router with a network of x"
+            found[named] = shown(other.from_cram.number, other.state) if other else ""
+            found["both of these"] = shown(other.unrewarded if other else None)
+    found[f"novel queries answered: CRAM / {WITHOUT['control']}"] = both(
+        lambda cell: decided.mean(cell, "novel")
+    )
+    found["read although known, at least: the same two"] = both(decided.known_and_read)
     return found
 
 
@@ -434,9 +503,9 @@ def _not_learnt(decided: Decided) -> str:
     if not one.not_learnt:
         return ""
     return (
-        f"Priced at {decided.of.price:g}, in {one.not_learnt} of {one.number.n} seeds one of the first two "
-        f"models answers fewer than {LEARNT:.0%} of novel or recurring queries: a router that gives up "
-        "attention reads little too."
+        f"Priced at {decided.of.price:g}, fewer than {LEARNT:.0%} of novel or recurring queries are answered "
+        f"by CRAM in {decided.of.not_learnt('A')} and by the control in {decided.of.not_learnt('B')} of "
+        f"{one.number.n} seeds: a router that gives up attention reads little too."
     )
 
 
@@ -463,7 +532,7 @@ def between_prices(higher: Decided, lower: Decided, name: str = "B - A") -> Esti
         weights = pd.Series(CONTRASTS[name], dtype=float)
         return wide.reindex(columns=weights.index).mul(weights).sum(axis=1, skipna=False)
 
-    return _mean_of(by_seed(lower) - by_seed(higher))
+    return _tested(by_seed(lower) - by_seed(higher)).number
 
 
 def _failed(one: Contrast) -> str:

@@ -135,12 +135,13 @@ def test_the_readme_says_what_the_contrasts_say(run):
     assert "still to be made" not in after
     assert "| without semantic memory | +0.40 [+0.40, +0.40] (n = 8), larger |" in after
     assert "| without q | -0.10 [-0.10, -0.10] (n = 7), smaller |" in after
-    assert "in 8 of 8 seeds one of the first two models answers fewer than 90%" in after
+    assert "answered by CRAM in 8 and by the control in 0 of 8 seeds" in after
     # B: the weights answer all of them, and .6 are read
-    assert "| read although known, without semantic memory: at least | 0.60 [" in after
+    assert "read although known, at least: the same two | 0.20 [" in after
+    assert "] (n = 8) / 0.60 [" in after
     assert "λ_S = 0" not in after
     least = changed(run, **{cell: [0.0] * 8 for cell in CELLS})
-    assert "although known" not in readme([least])
+    assert "although known, at least: the same two | 0.00 [" in readme([least])
 
 
 def test_prices_are_compared_by_the_difference_of_their_differences(run):
@@ -150,7 +151,7 @@ def test_prices_are_compared_by_the_difference_of_their_differences(run):
     assert said in readme([same, other])
     assert "the first difference changes by" not in readme([same])
     # seeds that one of them lacks say nothing
-    assert spared(same).startswith("fixed keys, price 0.5: +0.40 [") and spared(same).endswith("], larger")
+    assert spared(same).startswith("fixed keys, price 0.5:\n+0.40 [") and spared(same).endswith("], larger")
     assert spared(other).endswith("], smaller")
     few = replace(other.of, outcomes=other.of.outcomes.query("seed < 2"))
     assert "the first difference changes by" not in readme([same, Decided(run, few)])
@@ -172,8 +173,8 @@ def test_the_reward_of_the_semantic_path_is_taken_apart_where_cell_a_was_made_wi
         config["objective"]["semantic_reward"] = 0.0
         path.write_text(json.dumps(config))
     assert "λ_S = 0) the difference is +0.40 [" in the(here).besides("B - A")
-    assert the(here).besides("B - A").count("so the reward alone does not make it") == 1
-    assert "CRAM with λ_S = 0 | +0.40 [" in readme([the(here)])
+    assert the(here).besides("B - A").count("the reward alone does not make it") == 1
+    assert "without it, CRAM with λ_S = 0 | +0.40 [" in readme([the(here)])
     assert "λ_S" not in readme([the(run)])
     assert "λ_S = 0" not in the(here).besides("F - A")  # where reading costs the same
 
@@ -186,33 +187,40 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
     here = pages.read_run(shutil.copytree(run.folder, tmp_path / "factorial"))
     assert the(here).control("control-network") is None
     assert list(says.control_rows(the(here))) == []
-    seeds = [
-        plant_seed(tmp_path / "planted", "B", seed, value, novel=0.9)
-        for seed, value in enumerate(around(reads, spread=0.02))
-    ]
-    place = tmp_path / f"factorial{CONTROLS}" / "controls-control-network-20"
-    shutil.copytree(seeds[0].parent, place)
+    beside = tmp_path / f"factorial{CONTROLS}"
+    for seed, value in enumerate(around(reads, spread=0.02)):
+        place = plant_seed(beside, "control-network", seed, value, novel=0.9).parent
     found = the(here).control("control-network")
     assert found.state == state
     gaps = np.array(around(reads, spread=0.02)) - np.array(around(READS["A"]))
     low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
     assert found.from_cram.number.lower == pytest.approx(low)
     assert found.from_cram.number.upper == pytest.approx(high)
-    assert found.from_control.number.estimate == pytest.approx(reads - READS["B"])
+    assert found.beyond["B"].number.estimate == pytest.approx(reads - READS["B"])
+    assert found.beyond["F"].n == 7
+    assert found.p_signs == pytest.approx(2 / 2**8 if reads != 0.2 else found.p_signs)
     (row,) = says.control_rows(the(here))
     assert row.here is verdict
-    assert "whose router sees x through a network" in row.claim
+    assert "whose router has a network of x as CRAM's has" in row.claim
     assert f"(n = 8), {state} |" in readme([the(here)])
-    for path in place.glob("seed-*/config.json"):
-        path.write_text(path.read_text().replace('"attention_penalty": 0.5', '"attention_penalty": 0.4'))
-    with pytest.raises(UserError, match="differs in more"):
-        the(here).control("control-network")
+    # the last seed is another model's, or of another price
+    last = place / "seed-7" / "config.json"
+    for here_is, there in (
+        ('"control-network"', '"cram"'),
+        ('"attention_penalty": 0.5', '"attention_penalty": 0.4'),
+    ):
+        text = last.read_text()
+        assert here_is in text
+        last.write_text(text.replace(here_is, there))
+        with pytest.raises(UserError, match="and differs from it in"):
+            the(here).control("control-network")
+        last.write_text(text)
 
 
 def test_the_reward_alone_may_make_a_difference_or_not():
     said = [says.said_unrewarded(Estimate(e, e - 0.1, e + 0.1, 4)) for e in (0.3, 0.0, -0.3)]
     assert [text.rpartition(", ")[2] for text in said] == [
-        "so the reward alone does not make it",
+        "so by Student's t the reward alone does not make it",
         "so whether the reward alone makes it is open",
         "the other way",
     ]

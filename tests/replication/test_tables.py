@@ -119,6 +119,8 @@ def cell(right: float, attention: float, optimum: float = math.nan):
         ((0.1, 0.2), (0.1, 0.3), (0.99, 0.2), FAILS, FAILS),
         ((0.7, 0.1), (0.1, 0.3), (0.99, 0.2), PARTLY, HOLDS),
         ((0.95, 0.1), (0.1, 0.3), (0.99, 0.0), UNDECIDED, UNDECIDED),
+        # what a model from scratch attends that has not learnt the task is no measure
+        ((0.95, 0.1), (0.1, 0.3), (0.05, 0.2), UNDECIDED, UNDECIDED),
     ],
 )
 def test_transfer_is_judged_by_its_controls(tmp_path, monkeypatch, trained, random, scratch, copy, other):
@@ -165,24 +167,33 @@ def test_differences_are_paired_by_seed(tmp_path):
         ]
         for name, source in names.items()
     }
-    gain, reduction = (
-        stats.ttest_1samp(values, 0)
-        for values in (
-            [
-                a["accuracy"]["query"] - b["accuracy"]["query"]
-                for a, b in zip(found["trained"], found["random"], strict=True)
-            ],
-            [
-                1 - a["attention"]["all"] / b["attention"]["all"]
-                for a, b in zip(found["trained"], found["from scratch"], strict=True)
-            ],
-        )
+    gain = stats.ttest_1samp(
+        [
+            a["accuracy"]["query"] - b["accuracy"]["query"]
+            for a, b in zip(found["trained"], found["random"], strict=True)
+        ],
+        0,
     )
     (row,) = tables.table_rows(run)
     low, high = gain.confidence_interval(0.95)
     assert f"[{low:+.3f}, {high:+.3f}] (n = 5)" in row.ours
-    low, high = reduction.confidence_interval(0.95)
-    assert f"[{low:.2f}, {high:.2f}] (n = 5) less attention" in row.ours
+    x, y = (
+        np.array([one["attention"]["all"] for one in found[name]]) for name in ("trained", "from scratch")
+    )
+    less = tables.reduced(pd.Series(x), pd.Series(y))
+    assert less.estimate == pytest.approx(1 - x.mean() / y.mean())
+    for limit in (less.lower, less.upper):
+        # the ratio at a limit is just not rejected
+        assert stats.ttest_1samp(x - (1 - limit) * y, 0).pvalue == pytest.approx(0.05)
+    assert f"{less.text(2)[:4]}" in row.ours
+
+
+def test_a_reduction_needs_something_to_reduce_and_every_seed():
+    more = pd.Series([0.2, 0.21, 0.19, 0.2])
+    assert tables.reduced(0.5 * more, more).lower == pytest.approx(0.5)
+    assert tables.reduced(more, pd.Series([0.0, 0.0, 0.0, 0.2])) is None
+    assert tables.reduced(more.iloc[:3], more) is None
+    assert tables.reduced(more.iloc[:1], more.iloc[:1]) is None
 
 
 @pytest.mark.parametrize(
