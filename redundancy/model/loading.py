@@ -399,8 +399,9 @@ def load_tokenizer(source: Source) -> Any:
                 raise ValueError("its vocabulary is empty")
             return tokenizer
     except Exception as error:
+        place = "config.json: random: draws weights, and no tokenizer" if source.random else "its weights"
         raise UserError(
             f"{source.name!r} comes without a usable tokenizer ({first_line(error)}). Put the model's "
-            "tokenizer files (tokenizer.json, tokenizer_config.json) beside its weights, or choose another "
+            f"tokenizer files (tokenizer.json, tokenizer_config.json) beside {place}. Or choose another "
             "MODEL."
         ) from error

@@ -341,9 +341,12 @@ def test_damaged_weights_and_pickles_are_refused(capsys, tmp_path, gpt2_folder, 
 
 def test_a_model_without_tokenizer_is_refused(capsys, tmp_path, text_folder):
     build(TINY["gpt2"]).save_pretrained(tmp_path / "bare")
-    assert "without a usable tokenizer" in fails(
-        probe.main, capsys, arguments(tmp_path / "bare", text_folder, tmp_path / "o")
-    )
+    drawn = "config.json: random: draws weights, and no tokenizer"
+    for name, place in (("", "its weights"), ("random:", drawn)):
+        model = f"{name}{tmp_path / 'bare'}"
+        said = fails(probe.main, capsys, arguments(model, text_folder, tmp_path / "o"))
+        assert "without a usable tokenizer" in said
+        assert f"tokenizer_config.json) beside {place}. Or choose another MODEL" in said
 
 
 @pytest.mark.parametrize(

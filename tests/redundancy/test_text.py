@@ -16,7 +16,7 @@ from labbook.console import UserError
 from redundancy.batches import Cut, cut_batches, token_table
 from redundancy.corpus.documents import Document
 from redundancy.overlap import RUN, overlap, require_apart
-from redundancy.preparation import bytes_per_token
+from redundancy.preparation import FEW_DOCUMENTS, FEW_VALIDATION, bytes_per_token
 from redundancy.request import TextOptions
 from redundancy.text import (
     Windows,
@@ -209,6 +209,23 @@ def test_what_is_written_like_a_path_is_not_looked_for_on_the_hub(name, monkeypa
     monkeypatch.setattr("redundancy.text.hub_rows", lambda name, options: pytest.fail("it was looked for"))
     with pytest.raises(UserError, match=f"{name} does not exist. Give --corpus"):
         read_corpus(name)
+
+
+def test_what_the_page_says_of_few_documents_is_so():
+    """docs/howto/text.md: what is refused, what is warned of, and what is comfortable."""
+
+    def splits(number, draws=100):
+        for draw in range(draws):
+            parts = split_documents([Document(str(i), f"{draw} {i}") for i in range(number)], 0)
+            yield len(parts["evaluation"]), len(parts["validation"])
+
+    with pytest.raises(UserError, match="at least 8"):
+        next(splits(7))
+    assert set(splits(8)) == {(5, 1)}
+    assert min(splits(22))[0] < FEW_DOCUMENTS <= min(splits(23))[0]
+    assert any(chosen < FEW_VALIDATION for _, chosen in splits(23))
+    assert min(splits(50))[0] >= 20
+    assert np.mean([chosen < FEW_VALIDATION for _, chosen in splits(50)]) < 0.15
 
 
 @pytest.mark.parametrize("name", ["wikitext", "someone/books", "wikitext:wikitext-103-raw-v1", "me/c4.en"])
