@@ -191,16 +191,15 @@ def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
     _head(axes, "Does memory spare attention?", f"with {keys} keys {attended(last)}")
     if decided:
         # in short lines: what falls at the left stays free
-        text = "\n".join(
-            ["recurring queries read without", "a memory, minus with one:", *map(spared, decided)]
-        )
+        lines = [spared(one).replace(": ", ":\n") for one in decided]
+        text = "\n".join(["recurring queries read without", "a memory, minus with one:", *lines])
         axes.text(0.97, 0.68, text, fontsize=7.5, color="0.3", transform=axes.transAxes, ha="right", va="top")
 
 
 def spared(decided: Decided) -> str:
     """The contrast of a factorial between a router without a memory and one with, and its state."""
     one, keys = decided.of.contrast("B - A"), decided.config["cram"]["keys"]
-    return f"{keys} keys, price {decided.of.price:g}:\n{one.number.text(2, sign=True)}, {one.state}"
+    return f"{keys} keys, price {decided.of.price:g}: {one.number.text(2, sign=True)}, {one.state}"
 
 
 def interval_by_step(course: pd.DataFrame) -> pd.DataFrame:
