@@ -16,6 +16,7 @@ from labbook.console import UserError
 from labbook.estimate import Estimate
 from replication import __main__ as pages
 from replication.claims import tables
+from replication.claims.consolidation import experiment_rows
 from replication.rows import ROOT, Finished
 from replication.verdict import Verdict
 from tests.planted import comes_out_each_way
@@ -265,3 +266,16 @@ def test_a_choice_that_the_preprint_leaves_open_is_no_claim_of_it(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="holds no finished seed"):
         list(tables.table_rows(made_up(tmp_path / "other", cells)))
+
+
+def test_runs_older_than_a_correction_are_counted(tmp_path):
+    cells = {("table1", "seqboat"): cell(0.94, 0.0), ("table1", "transformer"): cell(1.0, 1.0)}
+    run = made_up(tmp_path, cells, {"seqboat": "seqboat", "transformer": "transformer"})
+    seeds = sorted((tmp_path / "seqboat").iterdir())
+    for seed, day in zip(seeds, ("22", "29"), strict=True):
+        (seed / "provenance.json").write_text(json.dumps({"started": f"2026-11-{day}T00:00:00Z"}))
+    (row,) = experiment_rows(run)
+    assert "1 of 2 runs of seqboat are older than a correction: its shut gates" in row.sentence
+    (seeds[0] / "provenance.json").write_text(json.dumps({"started": "2026-11-29T00:00:00Z"}))
+    (row,) = experiment_rows(run)
+    assert "correction" not in row.sentence
