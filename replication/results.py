@@ -42,7 +42,7 @@ def findings(runs: Sequence[Finished]) -> list[str]:
         lines.append(
             f"**How much can go.** At a rise of the loss by {BUDGETS[1]} nats per token a linear prediction "
             f"can replace, of the attention operations: {'; '.join(map(_removable_from, of['removal']))}. "
-            "Other orders may spare more."
+            "Others may spare more."
         )
     for run in of["experiments"]:
         if not is_factorial(run):
@@ -84,13 +84,14 @@ def _removable_from(run: Finished) -> str:
         f"{_at_budget(s)} from {s.model} (windows of {config['context']:,} tokens, {config['dtype']}; order: "
         f"{ORDERS[s.order_for(BUDGETS[1])]}, {how})"
     ]
-    said += [f"in windows of {n:,} tokens {_at_budget(of.headline)}" for n, of in contexts(run)]
+    said += [f"{n:,} tokens: {_at_budget(of.headline, alone=True)}" for n, of in contexts(run)]
     return ", ".join(said)
 
 
-def _at_budget(s: RemovalSummary) -> str:
+def _at_budget(s: RemovalSummary, *, alone: bool = False) -> str:
+    """The share of the order to use; unless `alone` with that of the random one."""
     at = s.removable[s.order_for(BUDGETS[1])][BUDGETS[1]]
-    by_chance = s.removable.get("random", {}).get(BUDGETS[1])
+    by_chance = None if alone else s.removable.get("random", {}).get(BUDGETS[1])
     return f"{at.text()} (n = {at.share.n}{'' if by_chance is None else f'; at random {by_chance.text()}'})"
 
 
