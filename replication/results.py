@@ -115,8 +115,8 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
             f"{text} The experiment that separates memory from its use is still to be made, so nothing is "
             "claimed about the mechanism."
         ]
-    first, *rest, last = finding(decided)
-    return [f"{text} {first}", *rest, f"{last} ([Design](consolidation/design.md), dated.)"]
+    before, shown, after = finding(decided)
+    return [f"{text} {before}", shown, f"{after} ([Design](consolidation/design.md), dated.)"]
 
 
 def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:

@@ -141,6 +141,11 @@ class Tested:
         return float(stats.t.sf(nearest / self._scale, self.freedom))
 
     @property
+    def state(self) -> State:
+        """What may be said of it alone, without a correction for others."""
+        return judge(self.number, self.p, self.p_equivalence)
+
+    @property
     def _scale(self) -> float:
         """Seeds that are all equal have no error, and their difference is known."""
         return max(self.error, 1e-12)

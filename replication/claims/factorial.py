@@ -17,7 +17,6 @@ from consolidation.config import VARIANTS
 from consolidation.replicate.cells import PAPERS, over_seeds
 from consolidation.replicate.contrasts import (
     CELLS,
-    CONTRASTS,
     FAMILY,
     LEARNT,
     LEAST_SEEDS,
@@ -26,7 +25,6 @@ from consolidation.replicate.contrasts import (
     Contrast,
     State,
     Tested,
-    judge,
     p_signs,
     paired,
 )
@@ -106,8 +104,7 @@ class Control:
     @property
     def state(self) -> State:
         """What may be said of its difference from CRAM."""
-        one = self.from_cram
-        return judge(one.number, one.p, one.p_equivalence)
+        return self.from_cram.state
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ class Decided:
     def setting(self, letters: str) -> str:
         """What was trained, of the cells with these letters."""
         c, cram = self.config, self.config["cram"]
-        loads = sorted({int(self.of.seeds(cell)["patterns"].iloc[0]) for cell in letters if self.ran(cell)})
+        loads = sorted({self.patterns(cell) for cell in letters if self.ran(cell)})
         shape = c.get("learning_rate_schedule", "cosine")
         start, price = c["pressure_start"], self.of.price
         return (
@@ -147,10 +144,14 @@ class Decided:
 
     def named(self, cell: str) -> str:
         """Keys, load and price of a cell."""
-        patterns = int(self.of.seeds(cell)["patterns"].iloc[0])
         return (
-            f"{self.config['cram']['keys']} keys, {patterns} patterns, attention priced at {self.of.price:g}"
+            f"{self.config['cram']['keys']} keys, {self.patterns(cell)} patterns, attention priced at "
+            f"{self.of.price:g}"
         )
+
+    def patterns(self, cell: str) -> int:
+        """How many patterns a cell has."""
+        return int(self.of.seeds(cell)["patterns"].iloc[0])
 
     def ran(self, cell: str) -> bool:
         """Whether the cell has a finished seed."""
@@ -195,7 +196,7 @@ class Decided:
         Raises UserError where the run beside differs in more than the reward.
         """
         unrewarded = self._unrewarded
-        return None if unrewarded is None else _enough(self._attends(name[0]) - unrewarded)
+        return None if unrewarded is None else _enough(self.attends(name[0]) - unrewarded)
 
     @cached_property
     def _unrewarded(self) -> "pd.Series[float] | None":
@@ -206,42 +207,41 @@ class Decided:
         folder = self.run.beside(UNREWARDED).folder
         if not folder.is_dir():
             return None
-        asked = self.config | {"objective": self.config["objective"] | {"semantic_reward": 0.0}}
-        there, varied = _config(folder), ("model", "seed")
-        if any(there[key] != asked[key] for key in asked if key not in varied):
+        model, weights = CELLS["A"][0], self.config["objective"] | {"semantic_reward": 0.0}
+        asked = self.config | {"model": model, "objective": weights}
+        seeds = trajectory.seeds(folder / f"factorial-{model}-{self.patterns('A')}")
+        if any(trajectory.unlike(seed, asked) for seed in seeds):
             raise UserError(
                 f"{folder} is called as {self.run.folder.name} without the reward of the semantic path, and "
                 "differs in more. Move it, or name it otherwise."
             )
-        return replace(self, of=Factorial.read(folder))._attends("A")
+        return replace(self, of=Factorial.read(folder)).attends("A")
 
-    def _attends(self, cell: str) -> "pd.Series[float]":
+    def attends(self, cell: str) -> "pd.Series[float]":
         """P(attend | recurring) of a cell; index seed."""
         return self.of.seeds(cell).set_index("seed")["attends"]
 
     def between(self, first: str, second: str) -> Tested:
         """P(attend | recurring) of one cell minus that of another, paired by seed."""
-        return _tested(self._attends(first) - self._attends(second))
+        return _tested(self.attends(first) - self.attends(second))
 
     def control(self, model: str) -> Control | None:
         """A control that was trained beside, of CONTROL_WITH; None where it was not.
 
         Raises UserError where a seed of the run beside differs in more than the model.
         """
-        patterns = int(self.of.seeds("A")["patterns"].iloc[0])
-        folder = self.run.beside(CONTROLS).folder / f"controls-{model}-{patterns}"
+        folder = self.run.beside(CONTROLS).folder / f"controls-{model}-{self.patterns('A')}"
         if not folder.is_dir():
             return None
         for seed in trajectory.seeds(folder):
-            wrong = set(_unlike(trajectory.read_config(seed), self.config | {"model": model})) - {"seed"}
-            if wrong:
+            if wrong := trajectory.unlike(seed, self.config | {"model": model}):
                 raise UserError(
                     f"{seed} lies where the {model} of {self.run.folder.name} belongs, and differs from "
-                    f"it in {', '.join(sorted(wrong))}. Move it, or name its folder otherwise."
+                    f"it in {'; '.join(wrong)}. Move it, or name its folder otherwise."
                 )
         seeds = {one.seed: one for one in trajectory.summaries(folder)}
         attends = pd.Series({seed: one.attention["recurring"] for seed, one in seeds.items()}, dtype=float)
-        gaps = {cell: (attends - self._attends(cell)).dropna() for cell in "ABF" if self.ran(cell)}
+        gaps = {cell: (attends - self.attends(cell)).dropna() for cell in "ABF" if self.ran(cell)}
         return Control(
             over_seeds(np.asarray(attends), "attends"),
             over_seeds(np.array([one.accuracy["novel"] for one in seeds.values()]), "novel"),
@@ -281,17 +281,16 @@ class Decided:
         """Whether what the control lacks besides the memory comes to the same."""
         said = ""
         if self.ran("C") and (loss := self.between("B", "C")).n >= LEAST_SEEDS:
-            state = judge(loss.number, loss.p, loss.p_equivalence)
             means = {
                 "larger": "so the memory counts beyond that loss",
                 "smaller": "so that loss counts for more than the memory",
                 "equivalent": "so the loss, or the reward that grows with q, makes the difference as well "
                 "without a missing memory",
                 "undecided": "so a missing memory is not told from that missing loss",
-            }[state]
+            }[loss.state]
             said += (
                 " The control lacks the consolidation loss too: it minus the model that lacks this alone "
-                f"{show(loss.number, sign=True)} ({state}), {means}."
+                f"{show(loss.number, sign=True)} ({loss.state}), {means}."
             )
         if self.ran("F") and (sight := self.between("B", "F")).n >= LEAST_SEEDS:
             said += (
@@ -320,11 +319,6 @@ class Decided:
 def _config(folder: Path) -> dict[str, Any]:
     """Of the first seed of a factorial."""
     return trajectory.read_config(min(folder.glob("factorial-*/seed-*/config.json")).parent)
-
-
-def _unlike(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """Fields in which two configurations differ, or that one of them lacks."""
-    return [key for key in there.keys() | asked.keys() if there.get(key) != asked.get(key)]
 
 
 def _tested(differences: "pd.Series[float]") -> Tested:
@@ -436,16 +430,15 @@ def _load(decided: Decided) -> str:
     if not decided.ran("D"):
         return ""
     more, change = decided.of.contrast("E - D"), decided.of.contrast("(E - D) - (B - A)")
-    patterns = int(decided.of.seeds("D")["patterns"].iloc[0])
     return (
-        f"with {patterns} patterns {show(more.number, sign=True)} ({more.state}), which differs by "
-        f"{show(change.number, sign=True)} ({change.state})"
+        f"with {decided.patterns('D')} patterns {show(more.number, sign=True)} ({more.state}), which differs "
+        f"by {show(change.number, sign=True)} ({change.state})"
     )
 
 
-def finding(decided: Sequence[Decided]) -> list[str]:
+def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
     """The README's: by how much routers read more than CRAM's, at every price of attention, and whether
-    prices differ.
+    prices differ; a sentence, a table, and what follows it.
     """
     setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
     lowest_first = sorted(decided, key=lambda one: one.of.price)
@@ -458,7 +451,7 @@ def finding(decided: Sequence[Decided]) -> list[str]:
     )
     after = [*filter(None, map(_not_learnt, lowest_first)), *_between(decided)]
     shown = [row for row in rows if set(row[1:]) != {"–"}]
-    return [text, "\n".join(table(head, shown)), " ".join(after)]
+    return text, "\n".join(table(head, shown)), " ".join(after)
 
 
 def _priced(decided: Decided) -> str:
@@ -522,17 +515,12 @@ def _between(decided: Sequence[Decided]) -> Iterator[str]:
         )
 
 
-def between_prices(higher: Decided, lower: Decided, name: str = "B - A") -> Estimate:
-    """By how much a contrast in P(attend | recurring) is larger at the lower price of attention, over seeds
-    that both runs have: equal seeds see the same sequences.
+def between_prices(higher: Decided, lower: Decided) -> Estimate:
+    """By how much B - A in P(attend | recurring) is larger at the lower price of attention, over seeds that
+    both runs have: equal seeds see the same sequences.
     """
-
-    def by_seed(decided: Decided) -> "pd.Series[float]":
-        wide = decided.of.outcomes.pivot(index="seed", columns="cell", values="attends")
-        weights = pd.Series(CONTRASTS[name], dtype=float)
-        return wide.reindex(columns=weights.index).mul(weights).sum(axis=1, skipna=False)
-
-    return _tested(by_seed(lower) - by_seed(higher)).number
+    at_lower, at_higher = (one.attends("B") - one.attends("A") for one in (lower, higher))
+    return _tested(at_lower - at_higher).number
 
 
 def _failed(one: Contrast) -> str:
