@@ -167,7 +167,7 @@ def _transfer(of: Experiments, task: str) -> Row:
     if retrieves and at_least(retrieves, LEARNT) is Verdict.HOLDS:
         reduction = reduced(seeds("trained", "attention"), seeds(scratch, "attention"))
     stated = paper.EXPERIMENTS.get(("transfer", f"{task}, trained"), {}).get("retrieval")
-    less = paper.TRANSFER_REDUCTION[task]
+    less, price = paper.TRANSFER_REDUCTION[task], of.run.summary["config"]["objective"]["attention_penalty"]
     shown = {
         name: f"{show(by['retrieval'], 3)} right, {show(by['attention'], 4)} of positions"
         for name, by in found.items()
@@ -187,7 +187,9 @@ def _transfer(of: Experiments, task: str) -> Row:
         own=False,
         sentence="Heads train for a quarter of the steps. Attention is compared with that of the model from "
         f"scratch that trained {'longer' if scratch.endswith('longer') else 'as long'}, if that answers "
-        f"{LEARNT:.0%}; alike means within {REDUCTION_MARGIN}. {of.depends}",
+        f"{LEARNT:.0%}; alike means within {REDUCTION_MARGIN}. Attention is priced at "
+        f"{price:g}; at a lower price, which was not tried, the model from scratch may attend at more. "
+        f"{of.depends}",
         links=of.run.link,
         headline=True,
     )
