@@ -282,11 +282,10 @@ class Decided:
         said = ""
         if self.ran("C") and (loss := self.between("B", "C")).n >= LEAST_SEEDS:
             means = {
-                "larger": "so the memory counts beyond that loss",
-                "smaller": "so that loss counts for more than the memory",
-                "equivalent": "so the loss, or the reward that grows with q, makes the difference as well "
-                "without a missing memory",
-                "undecided": "so a missing memory is not told from that missing loss",
+                "larger": "so a missing memory adds to that missing loss",
+                "smaller": "so without the memory less is read",
+                "equivalent": f"so a missing memory adds nothing to that missing loss, give or take {MARGIN}",
+                "undecided": "so whether a missing memory adds to that missing loss is open",
             }[loss.state]
             said += (
                 " The control lacks the consolidation loss too: it minus the model that lacks this alone "
@@ -446,8 +445,8 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
     columns = [_column(one) for one in lowest_first]
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
     text = (
-        f"With {setting}, models that lack parts of CRAM read more of the recurring queries by, paired by "
-        "seed (without the memory there is no consolidation loss either):"
+        f"With {setting}, models that lack parts of CRAM differ from it in recurring queries read, "
+        "paired by seed (without the memory there is no consolidation loss either):"
     )
     after = [*filter(None, map(_not_learnt, lowest_first)), *_between(decided)]
     shown = [row for row in rows if set(row[1:]) != {"–"}]
@@ -510,8 +509,8 @@ def _between(decided: Sequence[Decided]) -> Iterator[str]:
             continue
         said = "depends on" if change.lower > 0 or change.upper < 0 else "is not shown to depend on"
         yield (
-            f"From {higher.of.price:g} to {lower.of.price:g} the first difference changes by "
-            f"{show(change, 2, sign=True)}, paired by seed: it {said} the price."
+            f"From {higher.of.price:g} to {lower.of.price:g} the difference {WITHOUT['control']} changes by "
+            f"{show(change, 2, sign=True)}: it {said} the price."
         )
 
 

@@ -205,7 +205,8 @@ def _contexts(run: Finished, main: str, here: Removable, others: Repeats) -> str
         said += (
             f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
             f"{there.text()} (n = {there.share.n}), {show(gap, 2, sign=True)} as of independent samples: "
-            f"{longer_windows(gap)}."
+            f"{longer_windows(gap)}. Maps and router are fitted anew there, and scored on "
+            f"{losses.headline.tokens['evaluation']:,} tokens."
         )
     return said
 

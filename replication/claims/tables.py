@@ -185,10 +185,11 @@ def _transfer(of: Experiments, task: str) -> Row:
         of.scale,
         transfers(found["trained"]["retrieval"], stated, gain, reduction, less),
         own=False,
-        sentence="Heads train for a quarter of the steps. Attention is compared with that of the model from "
-        f"scratch that trained {'longer' if scratch.endswith('longer') else 'as long'}, if that answers "
-        f"{LEARNT:.0%}; alike means within {REDUCTION_MARGIN}. Attention is priced at "
-        f"{price:g}; at a lower price, which was not tried, the model from scratch may attend at more. "
+        sentence="Heads train for a quarter of the steps, pressure sets in as much sooner, and no key "
+        f"recurs, so all answers need {of.queries:.4f} of positions. Attention is compared with that of the "
+        f"model from scratch that trained {'longer' if scratch.endswith('longer') else 'as long'}, if that "
+        f"answers {LEARNT:.0%}; alike means within {REDUCTION_MARGIN}. Attention is priced at {price:g}; at "
+        "a lower price, which was not tried, the model from scratch may attend at more. "
         f"{of.depends}",
         links=of.run.link,
         headline=True,

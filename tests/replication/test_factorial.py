@@ -147,14 +147,14 @@ def test_the_readme_says_what_the_contrasts_say(run):
 def test_prices_are_compared_by_the_difference_of_their_differences(run):
     same, other = the(run), changed(run, B=around(0.05))
     assert "it is not shown to depend on the price" in readme([same, same])
-    said = "first difference changes by -0.55 [-0.55, -0.55] (n = 8), paired by seed: it depends on the price"
-    assert said in readme([same, other])
-    assert "the first difference changes by" not in readme([same])
+    head = "From 0.5 to 0.5 the difference without semantic memory changes by"
+    assert f"{head} -0.55 [-0.55, -0.55] (n = 8): it depends on the price" in readme([same, other])
+    assert "semantic memory changes by" not in readme([same])
     # seeds that one of them lacks say nothing
     assert spared(same).startswith("fixed keys, price 0.5: +0.40 [") and spared(same).endswith("], larger")
     assert spared(other).endswith("], smaller")
     few = replace(other.of, outcomes=other.of.outcomes.query("seed < 2"))
-    assert "the first difference changes by" not in readme([same, Decided(run, few)])
+    assert "semantic memory changes by" not in readme([same, Decided(run, few)])
     wide = list(np.linspace(0, 1, 8))
     change = says.between_prices(same, changed(run, A=[0.0] * 8, B=wide))
     expected = stats.ttest_1samp(np.array(wide) - 0.4, 0).confidence_interval(0.95)
