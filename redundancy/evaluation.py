@@ -215,9 +215,10 @@ class _Tally:
 
     def _agrees(self, shifted: Tensor) -> Tensor:
         """Whether the most probable token is that of the intact model: (batch, position - 1)."""
-        found = shifted.gather(-1, self.best.unsqueeze(-1)).squeeze(-1) == 0
-        # argmax is slow: it decides only where several tokens are equally probable, as in half precision
-        ties = torch.count_nonzero(shifted, -1) < shifted.shape[-1] - 1
+        best = self.best.unsqueeze(-1)
+        found = shifted.gather(-1, best).squeeze(-1) == 0
+        # argmax is slow: it decides only where another token is as probable, as happens in half precision
+        ties = found & (shifted.scatter(-1, best, -torch.inf).amax(-1) == 0)
         found[ties] = shifted[ties].argmax(-1) == self.best[ties]
         return found
 

@@ -8,10 +8,10 @@ so sizes are shown beside each other and only the sign is judged.
 
 A seed that does not come to the criterion is no missing one: that it had not by the last observation is
 known (it is censored there), and seeds that learn slowly are the likeliest. Its steps stand at the last
-observation, which makes its savings a bound, and the verdict has to hold for the ranks too: in how many seeds
-relearning was faster, where every pair of which the order is not known counts once as faster and once as
-slower. A cohort that is still known when it comes back has nothing to relearn and is left out, which can only
-lower savings.
+observation, which makes its savings a bound, so their mean is called one, and the verdict has to hold for the
+ranks too: in how many seeds relearning was faster, where every pair of which the order is not known counts
+once as faster and once as slower. A cohort that is still known when it comes back has nothing to relearn and
+is left out, which can only lower savings.
 """
 
 import math
@@ -122,7 +122,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                     f"relearning is faster than {name}",
                     condition,
                     said,
-                    f"Savings in steps to {CRITERION:.0%} known:",
+                    f"Savings in steps to {CRITERION:.0%} known{_bound(relearns, column)}:",
                     number,
                     verdict(relearns, column),
                     len(steps) - number.n,
@@ -156,6 +156,17 @@ def faster(steps: pd.DataFrame, column: str) -> tuple[Estimate, Estimate]:
 
 def _censored(steps: pd.DataFrame, column: str) -> "pd.Series[bool]":
     return steps["again"].isna() | steps[column].isna()
+
+
+def _bound(steps: pd.DataFrame, column: str) -> str:
+    """What the mean of the savings is where seeds are censored, as of a table without cohorts that are still
+    known: lower where only first learning is, which then took longer than was observed, higher where only
+    relearning is.
+    """
+    first, again = (bool(steps[name].isna().any()) for name in (column, "again"))
+    if first and again:
+        return ", neither bound nor estimate"
+    return ", at least" if first else ", at most" if again else ""
 
 
 def _note(steps: pd.DataFrame, column: str, known: int) -> str:

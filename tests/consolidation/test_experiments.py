@@ -305,6 +305,19 @@ def test_seeds_that_do_not_learn_in_time_are_in_the_verdict(again, own, expected
     )
 
 
+@pytest.mark.parametrize(
+    ("own", "again", "expected"),
+    [
+        ([100, 200, 300], [50, 60, 70], ""),
+        ([100, None, 300], [50, 60, 70], ", at least"),
+        ([100, 200, 300], [50, None, 70], ", at most"),
+        ([100, None, 300], [50, 60, None], ", neither bound nor estimate"),
+    ],
+)
+def test_a_mean_of_bounds_is_called_a_bound(own, again, expected):
+    assert savings._bound(learning(again, own, [300] * 3), "own") == expected
+
+
 def test_a_sentence_about_savings_says_both_ways():
     def slow(row, noise):
         """New patterns come to the criterion in half of the seeds only, the relearnt cohort in 40 steps."""
