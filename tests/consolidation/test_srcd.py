@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from consolidation.config import SRCDConfig
-from consolidation.srcd import BIND, EXPOSURE_CLOCKS, IGNORED, NONE, QUERY, Exposures, answers, generate
+from consolidation.srcd import (
+    BIND,
+    EXPOSURE_CLOCKS,
+    IGNORED,
+    NONE,
+    QUERY,
+    SORTED,
+    Exposures,
+    _different,
+    answers,
+    generate,
+)
 from labbook.console import UserError
 
 CPU = torch.device("cpu")
@@ -130,6 +141,15 @@ def test_novel_keys_are_disjoint_or_shared_and_lags_follow_their_law() -> None:
     answer = answers(shared, 0, CPU)[keys - 1] - 1
     right = (answer == batch.target.gather(1, batch.position)[~batch.recurring]).double().mean()
     assert float(right) == pytest.approx(1 / 8, abs=0.05)
+
+
+def test_of_many_novel_keys_hardly_one_comes_twice() -> None:
+    draw = torch.rand((3, SORTED + 1), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(_different(draw, 9), draw.argsort(1)[:, :9])
+    many = replace(SMALL, novel_keys=100_000)
+    batch = generate(many, 0, 0, 200)
+    bound = batch.key[(batch.role == BIND) & (batch.key > many.patterns)]
+    assert len(bound.unique()) > 0.99 * len(bound) > 100
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.5])
