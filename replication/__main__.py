@@ -26,7 +26,19 @@ from replication.claims.removal import removal_rows
 from replication.claims.tables import has, table_rows, varies_recurrence
 from replication.costs import costs
 from replication.results import findings, results
-from replication.rows import ABOUT, CONTEXT, CONTROLS, HERE, REPEAT, ROOT, UNREWARDED, Finished, Row, table
+from replication.rows import (
+    ABOUT,
+    CONTEXT,
+    CONTROLS,
+    HERE,
+    REPEAT,
+    ROOT,
+    UNFAMILIAR,
+    UNREWARDED,
+    Finished,
+    Row,
+    table,
+)
 from replication.verdict import Verdict
 
 PAGE, RESULTS, README = ROOT / "REPLICATION.md", ROOT / "RESULTS.md", ROOT / "README.md"
@@ -129,7 +141,7 @@ def shipped() -> list[Path]:
     places = ("*/*/summary.json", "*/summary.json", "*/*/fit.json")
     runs = {path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")}
     # read with the run that they repeat
-    beside = (REPEAT, CONTEXT, UNREWARDED, CONTROLS)
+    beside = (REPEAT, CONTEXT, UNREWARDED, CONTROLS, UNFAMILIAR)
     runs = {run for run in runs if not any(mark in run.name for mark in beside)}
     # people's experiments, whose training runs lie beside them
     people = [path.parent for path in ROOT.glob("*/data/experiments/*/claims.csv")]

@@ -22,7 +22,7 @@ from redundancy.probe.tables import Tables
 from redundancy.removal.curve import BUDGETS, DISCRETE
 from redundancy.removal.figures import best_of_each_kind
 from redundancy.removal.tables import Losses
-from replication.claims.factorial import Decided, is_factorial
+from replication.claims.decided import Decided, is_factorial
 from replication.rows import Finished
 
 PREDICTORS = {

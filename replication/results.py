@@ -19,8 +19,9 @@ from redundancy.removal.curve import BUDGETS
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
+from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
-from replication.claims.factorial import Decided, finding, is_factorial, section
+from replication.claims.factorial import finding, section
 from replication.claims.removal import contexts
 from replication.rows import Finished, figure, interval, number, show, table, window
 

@@ -20,6 +20,8 @@ REPEAT, CONTEXT = "-seed-", "-context-"
 UNREWARDED = "-reward-0"
 # likewise: other controls in the place of its cell B
 CONTROLS = "-controls"
+# likewise: its cells made again with so many novel keys that hardly one is met twice
+UNFAMILIAR = "-unfamiliar"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from scipy import stats
 from labbook.estimate import LEVEL, Estimate
 from labbook.run import read_json
 from replication import paper
-from replication.claims.factorial import OF_ABLATION, Decided, contrast_rows, control_rows, is_factorial
+from replication.claims.decided import Decided, is_factorial
+from replication.claims.factorial import OF_ABLATION, contrast_rows, control_rows, unfamiliar_rows
 from replication.rows import Finished, Row, number, show
 from replication.verdict import Verdict, all_of, at_least, equals
 
@@ -210,6 +211,7 @@ def _fixed(of: Experiments, decided: Decided) -> Iterator[Row]:
         yield _optimum(of, found["A"], beside, decided.setting("A"), novel, decided.named("A"))
     yield from contrast_rows(decided)
     yield from control_rows(decided)
+    yield from unfamiliar_rows(decided)
     for letter in "BE":
         if all(found[letter]):
             novel = (

@@ -18,7 +18,7 @@ from consolidation.train.config import TrainConfig
 from labbook.estimate import LEVEL, Estimate
 from replication import paper
 from replication.claims.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
-from replication.claims.factorial import Decided
+from replication.claims.decided import Decided
 from replication.rows import Finished, Row, number, show
 from replication.verdict import LEAST, Verdict, all_of, at_least, equals
 

@@ -16,9 +16,9 @@ from replication import __main__ as pages
 from replication.abstract import spared
 from replication.claims import factorial as says
 from replication.claims.consolidation import Experiments, experiment_rows
-from replication.claims.factorial import Decided
+from replication.claims.decided import Decided
 from replication.results import experiment_section, findings
-from replication.rows import CONTROLS, ROOT, UNREWARDED, Finished
+from replication.rows import CONTROLS, ROOT, UNFAMILIAR, UNREWARDED, Finished
 from replication.verdict import Verdict
 from tests.planted_factorial import around, plant, plant_seed
 
@@ -215,6 +215,37 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
         with pytest.raises(UserError, match="and differs from it in"):
             the(here).control("control-network")
         last.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("reads", "verdict", "words"),
+    [
+        (0.9, Verdict.HOLDS, "+0.30 [+0.30, +0.30] (n = 8) (larger), so what is known by heart hides part"),
+        (0.6, Verdict.HOLDS, "(equivalent), so it does not turn on that, give or take 0.05"),
+        (0.2, Verdict.FAILS, "(smaller), so it is smaller where nothing can be known by heart"),
+        (None, Verdict.UNDECIDED, "(undecided), so whether it turns on that is open"),
+    ],
+)
+def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
+    run, tmp_path, monkeypatch, reads, verdict, words
+):
+    here = pages.read_run(shutil.copytree(run.folder, tmp_path / "factorial"))
+    assert the(here).unfamiliar is None and list(says.unfamiliar_rows(the(here))) == []
+    monkeypatch.setattr(cell_figures, "draw", lambda *_: [])
+    read = [0.0, 1.0] * 4 if reads is None else around(reads)
+    beside = plant(tmp_path / f"factorial{UNFAMILIAR}", {"A": around(0.2), "B": read})
+    with pytest.raises(UserError, match="with more novel keys, and has 20"):
+        list(says.unfamiliar_rows(the(here)))
+    configs = sorted(beside.glob("factorial-*/seed-*/config.json"))
+    for path in configs:
+        path.write_text(path.read_text().replace('"novel_keys": 20', '"novel_keys": 20000'))
+    (row,) = says.unfamiliar_rows(the(here))
+    assert row.here is verdict and words in row.sentence
+    # 1,000 steps of 16 sequences with 4 bindings, .3 of them novel
+    assert "met 1 times" in row.claim and "with 20 novel keys, each met 960 times, +0.40 [" in row.control
+    configs[-1].write_text(configs[-1].read_text().replace('"batch": 16', '"batch": 15'))
+    with pytest.raises(UserError, match="differs from it in"):
+        list(says.unfamiliar_rows(the(here)))
 
 
 def test_the_reward_alone_may_make_a_difference_or_not():
