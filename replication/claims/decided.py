@@ -173,14 +173,18 @@ class Decided:
         if not folder.is_dir():
             return None
         model, weights = CELLS["A"][0], self.config["objective"] | {"semantic_reward": 0.0}
-        asked = self.config | {"model": model, "objective": weights}
-        seeds = trajectory.seeds(folder / f"factorial-{model}-{self.patterns('A')}")
-        if any(trajectory.unlike(seed, asked) for seed in seeds):
-            raise UserError(
-                f"{folder} is called as {self.run.folder.name} without the reward of the semantic path, and "
-                "differs in more. Move it, or name it otherwise."
-            )
+        of_cell = folder / f"factorial-{model}-{self.patterns('A')}"
+        self._require(of_cell, "without the reward of the semantic path", model=model, objective=weights)
         return replace(self, of=Factorial.read(folder)).attends("A")
+
+    def _require(self, folder: Path, what: str, **asked: Any) -> None:
+        """Raise UserError where a seed in a folder beside differs from this run in more than is asked."""
+        for seed in trajectory.seeds(folder):
+            if wrong := trajectory.unlike(seed, self.config | asked):
+                raise UserError(
+                    f"{seed} lies where {self.run.folder.name} {what} belongs, and differs from it in "
+                    f"{'; '.join(wrong)}. Move it, or name its folder otherwise."
+                )
 
     def attends(self, cell: str) -> "pd.Series[float]":
         """P(attend | recurring) of a cell; index seed."""
@@ -198,12 +202,7 @@ class Decided:
         folder = self.run.beside(CONTROLS).folder / f"controls-{model}-{self.patterns('A')}"
         if not folder.is_dir():
             return None
-        for seed in trajectory.seeds(folder):
-            if wrong := trajectory.unlike(seed, self.config | {"model": model}):
-                raise UserError(
-                    f"{seed} lies where the {model} of {self.run.folder.name} belongs, and differs from "
-                    f"it in {'; '.join(wrong)}. Move it, or name its folder otherwise."
-                )
+        self._require(folder, f"with the {model}", model=model)
         seeds = {one.seed: one for one in trajectory.summaries(folder)}
         attends = pd.Series({seed: one.attention["recurring"] for seed, one in seeds.items()}, dtype=float)
         gaps = {cell: (attends - self.attends(cell)).dropna() for cell in "ABF" if self.ran(cell)}
@@ -226,21 +225,16 @@ class Decided:
             return None
         found = replace(self, run=run, of=Factorial.read(run.folder))
         many = found.config["benchmark"]["novel_keys"]
-        benchmark = self.config["benchmark"] | {"novel_keys": many}
         if many <= self.config["benchmark"]["novel_keys"]:
             raise UserError(
                 f"{run.folder} is called as {self.run.folder.name} with more novel keys, and has {many}. "
                 "Move it, or name it otherwise."
             )
         for letter in filter(found.ran, CELLS):
-            model = CELLS[letter][0]
-            asked = {"benchmark": benchmark | {"patterns": found.patterns(letter)}, "model": model}
-            for seed in trajectory.seeds(run.folder / f"factorial-{model}-{found.patterns(letter)}"):
-                if wrong := trajectory.unlike(seed, self.config | asked):
-                    raise UserError(
-                        f"{seed} lies where {self.run.folder.name} with more novel keys belongs, and differs "
-                        f"from it in {'; '.join(wrong)}. Move it, or name its folder otherwise."
-                    )
+            model, patterns = CELLS[letter][0], found.patterns(letter)
+            benchmark = self.config["benchmark"] | {"novel_keys": many, "patterns": patterns}
+            of_cell = run.folder / f"factorial-{model}-{patterns}"
+            self._require(of_cell, "with more novel keys", model=model, benchmark=benchmark)
         return found
 
     def met(self) -> float:

@@ -166,7 +166,9 @@ def test_the_reward_of_the_semantic_path_is_taken_apart_where_cell_a_was_made_wi
     here = pages.read_run(first)
     assert the(here).unrewarded_difference("B - A") is None
     beside = shutil.copytree(run.folder, tmp_path / f"factorial{UNREWARDED}")
-    with pytest.raises(UserError, match="differs in more"):
+    with pytest.raises(
+        UserError, match="without the reward of the semantic path belongs, and differs from it in objective"
+    ):
         the(here).besides("B - A")
     for path in beside.glob("factorial-*/seed-*/config.json"):
         config = json.loads(path.read_text())
