@@ -22,7 +22,7 @@ from replication.captions import CAPTIONS
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import finding, section
-from replication.claims.removal import contexts
+from replication.claims.removal import Repeats, contexts, differs_in_dtype
 from replication.rows import Finished, figure, interval, number, show, table, window
 
 PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")
@@ -85,7 +85,9 @@ def _removable_from(run: Finished) -> str:
         f"{_at_budget(s)} from {s.model} (windows of {config['context']:,} tokens, {config['dtype']}; order: "
         f"{ORDERS[s.order_for(BUDGETS[1])]}, {how})"
     ]
-    said += [f"{n:,} tokens: {_at_budget(of.headline, alone=True)}" for n, of in contexts(run)]
+    for n, of in contexts(run):
+        dtype = differs_in_dtype(run, of)
+        said.append(f"{n:,} tokens{dtype and f', {dtype}'}: {_at_budget(of.headline, alone=True)}")
     return ", ".join(said)
 
 
@@ -248,11 +250,45 @@ def removal_section(run: Finished) -> Iterator[str]:
         yield from _removable(s)
         yield "`next`: of whole heads and layers, the next share that was measured, which costs more."
         yield ""
-    for tokens, losses in contexts(run):
-        there, link = losses.headline, replace(run, folder=losses.folder.resolve()).link
-        yield f"In windows of {tokens:,} tokens (n = {there.loss_intact.n}; {link}):"
-        yield ""
-        yield from _removable(there)
+    if others := contexts(run):
+        yield from _windows(run, s, others)
+
+
+def _windows(run: Finished, s: RemovalSummary, others: Repeats) -> list[str]:
+    """Shares by the length of the windows, in the order to use and at random."""
+    order, rows = s.order_for(BUDGETS[1]), []
+    for folder, there in (run.folder, s), *((o.folder.resolve(), o.headline) for _, o in others):
+        config = read_json(folder / "config.json")
+        rows.append(
+            (
+                f"{config['context']:,}",
+                config["dtype"],
+                f"{there.tokens['evaluation']:,} (n = {there.loss_intact.n})",
+                interval(there.loss_intact),
+                *(_at(there, order, budget) for budget in BUDGETS),
+                _at(there, "random", BUDGETS[1]),
+                replace(run, folder=folder).link,
+            )
+        )
+    shares = [f"at +{budget} nats" for budget in BUDGETS]
+    head = (
+        *("tokens of a window", "dtype", "held-out tokens", "intact, nats per token"),
+        *shares,
+        f"at random, {shares[1]}",
+        "",
+    )
+    return [
+        f"The share by the length of the windows, in the order {ORDERS[order]}; maps and router are fitted "
+        "anew for each:",
+        "",
+        *markdown(head, rows),
+    ]
+
+
+def _at(s: RemovalSummary, order: str, budget: float) -> str:
+    """A share in one order; a dash where it was not measured."""
+    found = s.removable.get(order, {}).get(budget)
+    return "–" if found is None else found.text()
 
 
 def _removable(s: RemovalSummary) -> list[str]:

@@ -168,6 +168,12 @@ def _beside(run: Finished, mark: str, varied: str) -> Repeats:
     return sorted(found, key=lambda one: one[0])
 
 
+def differs_in_dtype(run: Finished, other: Losses) -> str:
+    """The dtype of weights and activations in another run, where it is not that of the run; else empty."""
+    own, there = (str(read_json(folder / "config.json")["dtype"]) for folder in (run.folder, other.folder))
+    return "" if there == own else there
+
+
 def apart(first: Estimate, second: Estimate) -> Estimate:
     """First minus second, with the limits of two independent estimates, as Donner and Zou (2012) combine
     them; of the same documents they are wider than those of the paired difference where documents that allow
@@ -201,12 +207,12 @@ def _contexts(run: Finished, main: str, here: Removable, others: Repeats) -> str
                 f"{there.text()} (n = {there.share.n})."
             )
             continue
-        gap = apart(there.share, here.share)
+        gap, dtype = apart(there.share, here.share), differs_in_dtype(run, losses)
         said += (
             f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
             f"{there.text()} (n = {there.share.n}), {show(gap, 2, sign=True)} as of independent samples: "
             f"{longer_windows(gap)}. Maps and router are fitted anew there, and scored on "
-            f"{losses.headline.tokens['evaluation']:,} tokens."
+            f"{losses.headline.tokens['evaluation']:,} tokens{dtype and f', the model in {dtype}'}."
         )
     return said
 

@@ -18,7 +18,7 @@ from labbook.run import opened, sealed
 from redundancy.removal.curve import Removable
 from redundancy.removal.summary import RemovalSummary
 from replication import __main__ as pages
-from replication import paper
+from replication import paper, results
 from replication.claims import consolidation, decay, prediction, removal
 from replication.results import experiment_section
 from replication.rows import CONTEXT, REPEAT, ROOT, Row, window
@@ -364,13 +364,24 @@ def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, 
     monkeypatch.setattr(removal, "contexts", lambda run: [(1024, replace(losses, headline=of))])
     row = next(iter(removal.removal_rows(run)))
     assert "In windows of 1,024 tokens" in row.sentence and said in row.sentence
+    assert "the model in" not in row.sentence
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"float32"', '"bfloat16"'))
+    row = next(iter(removal.removal_rows(run)))
+    assert "tokens, the model in bfloat16." in row.sentence
     assert row.here is (PARTLY if there.estimate > 0.88 else FAILS)
     # a limit has no difference with an interval
     least = replace(made, removable=made.removable | {main: {removal.BUDGET: share(there, "at least")}})
     monkeypatch.setattr(removal, "contexts", lambda run: [(1024, replace(losses, headline=least))])
     row = next(iter(removal.removal_rows(run)))
     assert "the same order replaces at least 0." in row.sentence and "independent" not in row.sentence
-    assert folder.is_dir()
+    config.write_text(config.read_text().replace('"context": 256', '"context": 1024'))
+    monkeypatch.setattr(results, "contexts", lambda run: [(1024, replace(losses, headline=of))])
+    table = "\n".join(results.removal_section(run)).partition("by the length of the windows")[2]
+    [one, other] = [line.split(" | ") for line in table.splitlines()[-2:]]
+    assert (one[0], other[0]) == ("| 256", "| 1,024") and (one[1], other[1]) == ("float32", "bfloat16")
+    assert one[2] == other[2] and one[5] == made.removable[main][removal.BUDGET].text()
+    assert other[5] == share(there).text() and other[4] == "–"
 
 
 def test_what_was_trained_in_place_is_said_by_what_is_there():
