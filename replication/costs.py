@@ -1,31 +1,37 @@
-"""The tables of docs/costs.md, from the files that the two benchmark commands write."""
+"""The tables of docs/costs.md, from the files that the two benchmark commands write, and from the seeds that
+are shipped.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from labbook.run import read_table
+from labbook.run import read_json, read_table
 from replication.results import markdown
 from replication.rows import ROOT
 
 PROBE, CRAM = ROOT / "figures" / "benchmark.csv", ROOT / "figures" / "benchmark_consolidation.csv"
+# folders of runs, each with a folder by cell and in it one by seed
+TRAINED = (*sorted((ROOT / "consolidation/data/runs").glob("*")), ROOT / "consolidation/data/experiments")
 LAYER = "one layer, "
 # factor and unit of what is shown, from the largest unit down
 BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
-def costs(probe: Path = PROBE, cram: Path = CRAM) -> list[str]:
+def costs(probe: Path = PROBE, cram: Path = CRAM, trained: Sequence[Path] = TRAINED) -> list[str]:
     """The page's tables as paragraphs: a table each with the sentence before it.
 
     Parameters
     ----------
     probe, cram : what `redundancy.benchmark` and `consolidation.benchmark` wrote.
+    trained : folders of runs of `consolidation.replicate` and `consolidation.experiments`.
 
-    Raises UserError where one of them is no readable table.
+    Raises UserError where one of the tables, or a summary of a seed, cannot be read.
     """
     redundancy, consolidation = read_table(probe), read_table(cram)
     layers = consolidation["what"].str.startswith(LAYER)
@@ -39,7 +45,24 @@ def costs(probe: Path = PROBE, cram: Path = CRAM) -> list[str]:
         ),
         "One layer, 2 % of positions routed, by the length of the sequence:",
         _layers(consolidation[layers]),
+        "Training runs that are shipped, wall time on two cores that several jobs shared (rather too much):",
+        _table(
+            ["runs", "steps", "seeds", "minutes a seed, median (least to most)", "hours, all"],
+            [row for folder in trained for row in _seeds(folder)],
+        ),
     ]
+
+
+def _seeds(folder: Path) -> Iterator[list[str]]:
+    """What the seeds of all cells of a folder took, by their number of steps."""
+    found = dict[int, list[float]]()
+    for path in sorted(folder.glob("*/seed-*/summary.json")):
+        summary = read_json(path)
+        found.setdefault(int(summary["steps"]), []).append(float(summary["seconds"]) / 60)
+    for steps, minutes in sorted(found.items()):
+        middle, least, most = (f"{f(minutes):.1f}" for f in (median, min, max))
+        count, hours = str(len(minutes)), f"{sum(minutes) / 60:.1f}"
+        yield [folder.name, f"{steps:,}", count, f"{middle} ({least} to {most})", hours]
 
 
 def _table(head: Sequence[str], rows: Any) -> str:

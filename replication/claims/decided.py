@@ -237,6 +237,13 @@ class Decided:
             self._require(of_cell, "with more novel keys", model=model, benchmark=benchmark)
         return found
 
+    def minutes(self) -> list[float]:
+        """What each of its seeds took, as their summaries say."""
+        folders = sorted(
+            {path.parents[1] for path in self.run.folder.glob("factorial-*/seed-*/summary.json")}
+        )
+        return [seed.seconds / 60 for folder in folders for seed in trajectory.summaries(folder)]
+
     def met(self) -> float:
         """How often a novel key is bound in all of training, on average."""
         config, b = self.config, self.config["benchmark"]

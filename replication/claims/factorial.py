@@ -4,6 +4,7 @@ README's finding and tables.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 
 import pandas as pd
 
@@ -195,7 +196,7 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
         f"With {setting}, models that lack parts of CRAM differ from it in recurring queries read, "
         "paired by seed (without the memory there is no consolidation loss either):"
     )
-    after = [*filter(None, map(_not_learnt, lowest_first)), *_between(decided)]
+    after = [*filter(None, map(_not_learnt, lowest_first)), *_between(decided), _took(decided)]
     shown = [row for row in rows if set(row[1:]) != {"–"}]
     return text, "\n".join(table(head, shown)), " ".join(after)
 
@@ -259,6 +260,13 @@ def _between(decided: Sequence[Decided]) -> Iterator[str]:
             f"From {higher.of.price:g} to {lower.of.price:g} the difference {WITHOUT['control']} changes by "
             f"{show(change, 2, sign=True)}: it {said} the price."
         )
+
+
+def _took(decided: Sequence[Decided]) -> str:
+    """What the seeds took."""
+    minutes = [each for one in decided for each in one.minutes()]
+    hours = sum(minutes) / 60
+    return f"A seed took {median(minutes):.1f} minutes (median), all {len(minutes)} {hours:.1f} hours."
 
 
 def between_prices(higher: Decided, lower: Decided) -> Estimate:

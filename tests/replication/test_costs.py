@@ -55,3 +55,15 @@ def test_another_measurement_is_another_page(tmp_path):
     (tmp_path / "probe.csv").write_text("")
     with pytest.raises(UserError, match=r"probe\.csv"):
         costs(tmp_path / "probe.csv", tmp_path / "cram.csv")
+
+
+def test_what_a_seed_took_is_that_of_its_summary(tmp_path):
+    for cell, steps, seconds in (("a", 10, 60), ("b", 10, 300), ("c", 10, 120), ("d", 2000, 3600)):
+        place = tmp_path / "runs" / cell / "seed-0"
+        place.mkdir(parents=True)
+        (place / "summary.json").write_text(f'{{"steps": {steps}, "seconds": {seconds}}}')
+    text = costs(*files(tmp_path), trained=[tmp_path / "runs"])[-1]
+    assert text.splitlines()[2:] == [
+        "| runs | 10 | 3 | 2.0 (1.0 to 5.0) | 0.1 |",
+        "| runs | 2,000 | 1 | 60.0 (60.0 to 60.0) | 1.0 |",
+    ]
