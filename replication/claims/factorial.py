@@ -147,7 +147,7 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
         )
         keys = [which.config["benchmark"]["novel_keys"] for which in (there, decided)]
         moves = {
-            "larger": "so what is known by heart hides part of it",
+            "larger": "so it is larger where nothing can be known by heart",
             "smaller": "so it is smaller where nothing can be known by heart",
             "equivalent": f"so it does not turn on that, give or take {MARGIN}",
             "undecided": "so whether it turns on that is open",

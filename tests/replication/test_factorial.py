@@ -222,7 +222,11 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
 @pytest.mark.parametrize(
     ("reads", "verdict", "words"),
     [
-        (0.9, Verdict.HOLDS, "+0.30 [+0.30, +0.30] (n = 8) (larger), so what is known by heart hides part"),
+        (
+            0.9,
+            Verdict.HOLDS,
+            "+0.30 [+0.30, +0.30] (n = 8) (larger), so it is larger where nothing can be known by heart",
+        ),
         (0.6, Verdict.HOLDS, "(equivalent), so it does not turn on that, give or take 0.05"),
         (0.2, Verdict.FAILS, "(smaller), so it is smaller where nothing can be known by heart"),
         (None, Verdict.UNDECIDED, "(undecided), so whether it turns on that is open"),
