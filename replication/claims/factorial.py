@@ -161,7 +161,9 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
             f"{one.p_holm:.2g} (Holm), p of equivalence {one.p_equivalence:.2g}",
             f"with {keys[1]:,} novel keys, each met {decided.met():,.0f} times, "
             f"{show(decided.of.contrast(name).number, sign=True)}; novel queries right "
-            f"{show(there.mean(name[0], 'novel'))}, in CRAM {show(there.mean('A', 'novel'))}",
+            f"{show(there.mean(name[0], 'novel'))}, in CRAM {show(there.mean('A', 'novel'))}; with attention "
+            f"knocked out recurring ones right {show(there.mean(name[0], 'known'))}, in CRAM "
+            f"{show(there.mean('A', 'known'))}",
             f"{keys[0]:,} novel keys; {there.setting(f'A{name[0]}')}",
             reads_more(one.state),
             own=False,
