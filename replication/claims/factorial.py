@@ -19,6 +19,7 @@ from consolidation.replicate.contrasts import (
     OUTCOMES,
     Contrast,
     State,
+    Tested,
 )
 from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
@@ -40,6 +41,15 @@ TESTS = ("p (Holm)", "p by signs", "p of equivalence")
 CONTROL_WITH = {
     "control-network": "whose router has a network of x as CRAM's has, taught by its own gradient alone",
     "control-narrow": "whose feed-forward part is as wide as CRAM's",
+}
+
+
+# what the change of a contrast says where no novel key can be known by heart
+CHANGED = {
+    "larger": "it is larger there",
+    "smaller": "it is smaller there",
+    "equivalent": f"it does not turn on that, give or take {MARGIN}",
+    "undecided": "whether it turns on that is open",
 }
 
 
@@ -142,16 +152,8 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
         assert there is not None
         if not there.ran(name[0]) or (one := there.of.contrast(name)).number.n < LEAST_SEEDS:
             continue
-        change = tested(
-            there.attends(name[0]) - there.attends("A") - (decided.attends(name[0]) - decided.attends("A"))
-        )
+        change = _unfamiliar(decided, there, name)
         keys = [which.config["benchmark"]["novel_keys"] for which in (there, decided)]
-        moves = {
-            "larger": "so it is larger where nothing can be known by heart",
-            "smaller": "so it is smaller where nothing can be known by heart",
-            "equivalent": f"so it does not turn on that, give or take {MARGIN}",
-            "undecided": "so whether it turns on that is open",
-        }[change.state]
         yield Row(
             f"{claim}, with novel keys that are met {there.met():.0f} times in all of training (table 4; "
             f"{there.named('A')})",
@@ -168,8 +170,8 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
             reads_more(one.state),
             own=False,
             sentence=f"{there.said(name)} {there.failed(one)} Against {keys[1]:,} novel keys the difference "
-            f"changes by {show(change.number, sign=True)} ({change.state}), {moves}. Added to the design "
-            "when the runs with those were known, and before its own.".replace("  ", " "),
+            f"changes by {show(change.number, sign=True)} ({change.state}), so {CHANGED[change.state]}. "
+            "Added to the design when the runs with those were known, and before its own.".replace("  ", " "),
             links=there.run.link,
         )
 
@@ -186,21 +188,31 @@ def _load(decided: Decided) -> str:
 
 
 def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
-    """The README's: by how much routers read more than CRAM's, at every price of attention, and whether
-    prices differ; a sentence, a table, and what follows it.
+    """The README's: by how much routers read more than CRAM's, at every price of attention, with novel keys
+    that cannot be known by heart, and whether these differ; a sentence, a table, and what follows it. Prices
+    at which most seeds of CRAM have not learnt retrieval have no column, unless all are like that.
     """
     setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
     lowest_first = sorted(decided, key=lambda one: one.of.price)
-    head = ["P(attend \\| recurring) minus CRAM's", *map(_priced, lowest_first)]
-    columns = [_column(one) for one in lowest_first]
+    learnt = [one for one in lowest_first if 2 * one.of.not_learnt("A") <= len(one.of.seeds("A"))]
+    shown = [(_priced(one), one) for one in learnt or lowest_first]
+    for priced, one in tuple(shown):
+        if (there := one.unfamiliar) and there.of.contrast("B - A").number.n >= LEAST_SEEDS:
+            shown.append((f"{priced.partition(' (')[0]}, each novel key met {there.met():.0f} times", there))
+    head = ["P(attend \\| recurring) minus CRAM's", *(priced for priced, _ in shown)]
+    columns = [_column(one) for _, one in shown]
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
     text = (
         f"With {setting}, models that lack parts of CRAM differ from it in recurring queries read, "
         "paired by seed (without the memory there is no consolidation loss either):"
     )
-    after = [*filter(None, map(_not_learnt, lowest_first)), *_between(decided), _took(decided)]
-    shown = [row for row in rows if set(row[1:]) != {"–"}]
-    return text, "\n".join(table(head, shown)), " ".join(after)
+    after = [
+        *filter(None, map(_by_heart, lowest_first)),
+        *filter(None, map(_not_learnt, lowest_first)),
+        *_between(decided),
+        _took(decided),
+    ]
+    return text, "\n".join(table(head, [row for row in rows if set(row[1:]) != {"–"}])), " ".join(after)
 
 
 def _priced(decided: Decided) -> str:
@@ -237,6 +249,25 @@ def _column(decided: Decided) -> dict[str, str]:
     )
     found["read although known, at least: the same two"] = both(decided.known_and_read)
     return found
+
+
+def _by_heart(decided: Decided) -> str:
+    """Whether the first contrast turns on novel keys that can be known by heart; empty where that was not
+    run.
+    """
+    there = decided.unfamiliar
+    if there is None or (change := _unfamiliar(decided, there, "B - A")).n < LEAST_SEEDS:
+        return ""
+    return (
+        f"Where no novel key can be known by heart the difference {WITHOUT['control']} changes by "
+        f"{show(change.number, sign=True)}: {CHANGED[change.state]}."
+    )
+
+
+def _unfamiliar(decided: Decided, there: Decided, name: str) -> Tested:
+    """By how much a contrast with A is larger with unfamiliar novel keys, over equal seeds."""
+    other = name[0]
+    return tested(there.attends(other) - there.attends("A") - decided.attends(other) + decided.attends("A"))
 
 
 def _not_learnt(decided: Decided) -> str:

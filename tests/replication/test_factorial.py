@@ -150,6 +150,12 @@ def test_prices_are_compared_by_the_difference_of_their_differences(run):
     head = "From 0.5 to 0.5 the difference without semantic memory changes by"
     assert f"{head} -0.55 [-0.55, -0.55] (n = 8): it depends on the price" in readme([same, other])
     assert "semantic memory changes by" not in readme([same])
+    # a price at which retrieval is not learnt is told in words, where another is left
+    learnt = replace(same.of, outcomes=same.of.outcomes.assign(learnt=True), price=0.1)
+    said = readme([same, Decided(run, learnt)])
+    assert "minus CRAM's | attention priced at 0.1 (the preprint's number) |\n" in said
+    assert "Priced at 0.5, fewer than 90% of novel" in said
+    assert "minus CRAM's | attention priced at 0.5 |\n" in readme([same])
     # seeds that one of them lacks say nothing
     assert spared(same).startswith("fixed keys, price 0.5: +0.40 [") and spared(same).endswith("], larger")
     assert spared(other).endswith("], smaller")
@@ -225,10 +231,10 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
         (
             0.9,
             Verdict.HOLDS,
-            "+0.30 [+0.30, +0.30] (n = 8) (larger), so it is larger where nothing can be known by heart",
+            "+0.30 [+0.30, +0.30] (n = 8) (larger), so it is larger there",
         ),
         (0.6, Verdict.HOLDS, "(equivalent), so it does not turn on that, give or take 0.05"),
-        (0.2, Verdict.FAILS, "(smaller), so it is smaller where nothing can be known by heart"),
+        (0.2, Verdict.FAILS, "(smaller), so it is smaller there"),
         (None, Verdict.UNDECIDED, "(undecided), so whether it turns on that is open"),
     ],
 )
@@ -249,6 +255,9 @@ def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
     assert row.here is verdict and words in row.sentence
     # 1,000 steps of 16 sequences with 4 bindings, .3 of them novel
     assert "met 1 times" in row.claim and "with 20 novel keys, each met 960 times, +0.40 [" in row.control
+    said = readme([the(here)])
+    assert "| attention priced at 0.5, each novel key met 1 times |" in said
+    assert words.partition("so ")[2] in said and "known by heart the difference without sem" in said
     configs[-1].write_text(configs[-1].read_text().replace('"batch": 16', '"batch": 15'))
     with pytest.raises(UserError, match="differs from it in"):
         list(says.unfamiliar_rows(the(here)))
