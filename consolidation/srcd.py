@@ -195,7 +195,7 @@ def _different(draw: torch.Tensor, count: int) -> torch.Tensor:
     """The first `count` places of a random order of every row; repeated when a row is shorter, where they are
     not used.
     """
-    if draw.shape[1] > SORTED:
+    if draw.shape[1] > max(SORTED, count):
         return draw.topk(count, largest=False).indices
     order = draw.argsort(1)
     return order[:, torch.arange(count, device=draw.device) % draw.shape[1]]

@@ -20,7 +20,7 @@ REPEAT, CONTEXT = "-seed-", "-context-"
 UNREWARDED = "-reward-0"
 # likewise: other controls in the place of its cell B
 CONTROLS = "-controls"
-# likewise: its cells made again with so many novel keys that hardly one is met twice
+# likewise: its cells made again with so many novel keys that each is bound a few times
 UNFAMILIAR = "-unfamiliar"
 
 

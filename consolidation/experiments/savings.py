@@ -116,17 +116,17 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
             ("its own first", "own"),
         ):
             relearns = steps[~(steps["again"] == 0)]
-            number = over_seeds(relearns[f"bounded_{column}"], high=1)
+            number, left = over_seeds(relearns[f"bounded_{column}"], high=1), len(steps) - len(relearns)
             claims.append(
                 Claim(
                     f"relearning is faster than {name}",
                     condition,
                     said,
-                    f"Savings in steps to {CRITERION:.0%} known{_bound(relearns, column)}:",
+                    f"Savings in steps to {CRITERION:.0%} known{_bound(relearns, column, left)}:",
                     number,
                     verdict(relearns, column),
                     len(steps) - number.n,
-                    _note(relearns, column, len(steps) - len(relearns)),
+                    _note(relearns, column, left),
                 )
             )
     tables = {
@@ -158,12 +158,12 @@ def _censored(steps: pd.DataFrame, column: str) -> "pd.Series[bool]":
     return steps["again"].isna() | steps[column].isna()
 
 
-def _bound(steps: pd.DataFrame, column: str) -> str:
-    """What the mean of the savings is where seeds are censored, as of a table without cohorts that are still
-    known: lower where only first learning is, which then took longer than was observed, higher where only
-    relearning is.
+def _bound(steps: pd.DataFrame, column: str, known: int) -> str:
+    """What the mean of the savings is where seeds are censored, as of a table without the `known` cohorts
+    that are still known, which can only lower it: a lower bound where only first learning is, which then took
+    longer than was observed, an upper one where only relearning is.
     """
-    first, again = (bool(steps[name].isna().any()) for name in (column, "again"))
+    first, again = bool(steps[column].isna().any()) or known > 0, bool(steps["again"].isna().any())
     if first and again:
         return ", neither bound nor estimate"
     return ", at least" if first else ", at most" if again else ""

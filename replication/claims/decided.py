@@ -41,6 +41,8 @@ STATES = {
     "smaller": "reads fewer recurring queries than CRAM's",
     "undecided": "is not told from CRAM's by the recurring queries that it reads",
 }
+# novel keys that are bound so often at most cannot be known by heart
+FEW_TIMES = 5
 
 
 @dataclass(frozen=True)
@@ -216,24 +218,23 @@ class Decided:
 
     @cached_property
     def unfamiliar(self) -> "Decided | None":
-        """The same with so many novel keys that hardly one is met twice; None where that was not run.
+        """The same with so many novel keys that each is bound FEW_TIMES at most; None where that was not run.
 
-        Raises UserError where the run beside has no more of them, or a seed of it differs in more.
+        Raises UserError where they are fewer, and where a seed of the run beside differs in more.
         """
         run = self.run.beside(UNFAMILIAR)
         if not run.folder.is_dir():
             return None
         found = replace(self, run=run, of=Factorial.read(run.folder))
-        many = found.config["benchmark"]["novel_keys"]
-        if many <= self.config["benchmark"]["novel_keys"]:
+        if not found.met() <= min(FEW_TIMES, self.met() / FEW_TIMES):
             raise UserError(
-                f"{run.folder} is called as {self.run.folder.name} with more novel keys, and has {many}. "
-                "Move it, or name it otherwise."
+                f"{run.folder} is called as {self.run.folder.name} with many more novel keys, and has "
+                f"{found.novel_keys}, each bound {found.met():.0f} times. Move it, or name it otherwise."
             )
         for letter in filter(found.ran, CELLS):
-            model, patterns = CELLS[letter][0], found.patterns(letter)
-            benchmark = self.config["benchmark"] | {"novel_keys": many, "patterns": patterns}
-            of_cell = run.folder / f"factorial-{model}-{patterns}"
+            model, patterns = CELLS[letter][0], (self if self.ran(letter) else found).patterns(letter)
+            benchmark = self.config["benchmark"] | {"novel_keys": found.novel_keys, "patterns": patterns}
+            of_cell = run.folder / f"factorial-{model}-{found.patterns(letter)}"
             self._require(of_cell, "with more novel keys", model=model, benchmark=benchmark)
         return found
 
@@ -244,11 +245,16 @@ class Decided:
         )
         return [seed.seconds / 60 for folder in folders for seed in trajectory.summaries(folder)]
 
+    @property
+    def novel_keys(self) -> int:
+        """How many novel keys there are."""
+        return int(self.config["benchmark"]["novel_keys"])
+
     def met(self) -> float:
         """How often a novel key is bound in all of training, on average."""
         config, b = self.config, self.config["benchmark"]
         bound = config["steps"] * config["batch"] * round(b["length"] * b["bindings"])
-        return float(bound * (1 - b["recurrence"]) / b["novel_keys"])
+        return float(bound * (1 - b["recurrence"]) / self.novel_keys)
 
     def besides(self, name: str) -> str:
         """What else differs between the cells of a contrast, and what the answers do not need."""

@@ -315,7 +315,10 @@ def test_seeds_that_do_not_learn_in_time_are_in_the_verdict(again, own, expected
     ],
 )
 def test_a_mean_of_bounds_is_called_a_bound(own, again, expected):
-    assert savings._bound(learning(again, own, [300] * 3), "own") == expected
+    steps = learning(again, own, [300] * 3)
+    assert savings._bound(steps, "own", 0) == expected
+    left_out = {"": ", at least", ", at most": ", neither bound nor estimate"}
+    assert savings._bound(steps, "own", 1) == left_out.get(expected, expected)
 
 
 def test_a_sentence_about_savings_says_both_ways():

@@ -147,9 +147,9 @@ def test_the_readme_says_what_the_contrasts_say(run):
 def test_prices_are_compared_by_the_difference_of_their_differences(run):
     same, other = the(run), changed(run, B=around(0.05))
     assert "it is not shown to depend on the price" in readme([same, same])
-    head = "From 0.5 to 0.5 the difference without semantic memory changes by"
+    head = "From 0.5 to 0.5 that difference changes by"
     assert f"{head} -0.55 [-0.55, -0.55] (n = 8): it depends on the price" in readme([same, other])
-    assert "semantic memory changes by" not in readme([same])
+    assert "that difference changes by" not in readme([same])
     # a price at which retrieval is not learnt is told in words, where another is left
     learnt = replace(same.of, outcomes=same.of.outcomes.assign(learnt=True), price=0.1)
     said = readme([same, Decided(run, learnt)])
@@ -160,7 +160,7 @@ def test_prices_are_compared_by_the_difference_of_their_differences(run):
     assert spared(same).startswith("fixed keys, price 0.5: +0.40 [") and spared(same).endswith("], larger")
     assert spared(other).endswith("], smaller")
     few = replace(other.of, outcomes=other.of.outcomes.query("seed < 2"))
-    assert "semantic memory changes by" not in readme([same, Decided(run, few)])
+    assert "that difference changes by" not in readme([same, Decided(run, few)])
     wide = list(np.linspace(0, 1, 8))
     change = says.between_prices(same, changed(run, A=[0.0] * 8, B=wide))
     expected = stats.ttest_1samp(np.array(wide) - 0.4, 0).confidence_interval(0.95)
@@ -231,11 +231,11 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
         (
             0.9,
             Verdict.HOLDS,
-            "+0.30 [+0.30, +0.30] (n = 8) (larger), so it is larger there",
+            "goes from +0.40 by +0.30 [+0.30, +0.30] (n = 8), over equal seeds: it is larger there.",
         ),
-        (0.6, Verdict.HOLDS, "(equivalent), so it does not turn on that, give or take 0.05"),
-        (0.2, Verdict.FAILS, "(smaller), so it is smaller there"),
-        (None, Verdict.UNDECIDED, "(undecided), so whether it turns on that is open"),
+        (0.6, Verdict.HOLDS, "over equal seeds: it does not turn on that, give or take 0.05."),
+        (0.2, Verdict.FAILS, "over equal seeds: it is smaller there."),
+        (None, Verdict.UNDECIDED, "over equal seeds: whether it turns on that is open."),
     ],
 )
 def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
@@ -246,7 +246,7 @@ def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
     monkeypatch.setattr(cell_figures, "draw", lambda *_: [])
     read = [0.0, 1.0] * 4 if reads is None else around(reads)
     beside = plant(tmp_path / f"factorial{UNFAMILIAR}", {"A": around(0.2), "B": read})
-    with pytest.raises(UserError, match="with more novel keys, and has 20"):
+    with pytest.raises(UserError, match="with many more novel keys, and has 20, each bound 960 times"):
         list(says.unfamiliar_rows(the(here)))
     configs = sorted(beside.glob("factorial-*/seed-*/config.json"))
     for path in configs:
@@ -254,10 +254,13 @@ def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
     (row,) = says.unfamiliar_rows(the(here))
     assert row.here is verdict and words in row.sentence
     # 1,000 steps of 16 sequences with 4 bindings, .3 of them novel
-    assert "met 1 times" in row.claim and "with 20 novel keys, each met 960 times, +0.40 [" in row.control
+    assert "each bound 1.0 times in training instead of 960" in row.sentence
+    assert "with 20,000 novel keys" in row.claim and "with 20 novel keys +0.40 [" in row.control
+    assert "CRAM without q in its router was not trained there." in row.sentence
+    assert row.sentence.count("CRAM's own reads change by +0.00 [") == 1
     said = readme([the(here)])
-    assert "| attention priced at 0.5, each novel key met 1 times |" in said
-    assert words.partition("so ")[2] in said and "known by heart the difference without sem" in said
+    assert "| attention priced at 0.5, 20,000 novel keys |" in said and words in said
+    assert words in next(says.contrast_rows(the(here))).sentence
     configs[-1].write_text(configs[-1].read_text().replace('"batch": 16', '"batch": 15'))
     with pytest.raises(UserError, match="differs from it in"):
         list(says.unfamiliar_rows(the(here)))
