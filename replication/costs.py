@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from labbook.run import read_json, read_table
+from labbook.run import read_table
 from replication.results import markdown
-from replication.rows import ROOT
+from replication.rows import ROOT, minutes
 
 PROBE, CRAM = ROOT / "figures" / "benchmark.csv", ROOT / "figures" / "benchmark_consolidation.csv"
 # folders of runs, each with a folder by cell and in it one by seed
@@ -55,13 +55,9 @@ def costs(probe: Path = PROBE, cram: Path = CRAM, trained: Sequence[Path] = TRAI
 
 def _seeds(folder: Path) -> Iterator[list[str]]:
     """What the seeds of all cells of a folder took, by their number of steps."""
-    found = dict[int, list[float]]()
-    for path in sorted(folder.glob("*/seed-*/summary.json")):
-        summary = read_json(path)
-        found.setdefault(int(summary["steps"]), []).append(float(summary["seconds"]) / 60)
-    for steps, minutes in sorted(found.items()):
-        middle, least, most = (f"{f(minutes):.1f}" for f in (median, min, max))
-        count, hours = str(len(minutes)), f"{sum(minutes) / 60:.1f}"
+    for steps, each in sorted(minutes(folder).items()):
+        middle, least, most = (f"{f(each):.1f}" for f in (median, min, max))
+        count, hours = str(len(each)), f"{sum(each) / 60:.1f}"
         yield [folder.name, f"{steps:,}", count, f"{middle} ({least} to {most})", hours]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from labbook.estimate import Estimate
+from labbook.run import read_json
 from replication.verdict import Verdict
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,18 @@ def figure(name: str, caption: str) -> list[str]:
     if not (ROOT / "figures" / f"{name}.png").is_file():
         return []
     return [f"![{caption}](figures/{name}.png)", "", f"*{caption}*", ""]
+
+
+def minutes(folder: Path) -> dict[int, list[float]]:
+    """What the shipped seeds of all cells in a folder took, by their number of steps.
+
+    Raises UserError for a summary that cannot be read.
+    """
+    found = dict[int, list[float]]()
+    for path in sorted(folder.glob("*/seed-*/summary.json")):
+        summary = read_json(path)
+        found.setdefault(int(summary["steps"]), []).append(float(summary["seconds"]) / 60)
+    return found
 
 
 def number(values: Mapping[Any, Any] | None) -> Estimate | None:

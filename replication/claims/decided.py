@@ -28,7 +28,7 @@ from consolidation.replicate.factorial import Factorial
 from consolidation.train import trajectory
 from labbook.console import UserError
 from labbook.estimate import Estimate
-from replication.rows import CONTROLS, UNFAMILIAR, UNREWARDED, Finished, show
+from replication.rows import CONTROLS, UNFAMILIAR, UNREWARDED, Finished, minutes, show
 
 WITHOUT = {
     "control": "without semantic memory",
@@ -188,9 +188,17 @@ class Decided:
                     f"{'; '.join(wrong)}. Move it, or name its folder otherwise."
                 )
 
+    def by_seed(self, cell: str, outcome: str) -> "pd.Series[float]":
+        """An outcome of a cell; index seed."""
+        return self.of.seeds(cell).set_index("seed")[outcome]
+
     def attends(self, cell: str) -> "pd.Series[float]":
         """P(attend | recurring) of a cell; index seed."""
-        return self.of.seeds(cell).set_index("seed")["attends"]
+        return self.by_seed(cell, "attends")
+
+    def gap(self, cell: str) -> "pd.Series[float]":
+        """P(attend | recurring) of a cell minus that of A; index seed."""
+        return self.attends(cell) - self.attends("A")
 
     def between(self, first: str, second: str) -> Tested:
         """P(attend | recurring) of one cell minus that of another, paired by seed."""
@@ -239,11 +247,9 @@ class Decided:
         return found
 
     def minutes(self) -> list[float]:
-        """What each of its seeds took, as their summaries say."""
-        folders = sorted(
-            {path.parents[1] for path in self.run.folder.glob("factorial-*/seed-*/summary.json")}
-        )
-        return [seed.seconds / 60 for folder in folders for seed in trajectory.summaries(folder)]
+        """What each of its runs and of those beside it took."""
+        beside = (self.run.beside(mark) for mark in (UNREWARDED, CONTROLS, UNFAMILIAR))
+        return [each for run in (self.run, *beside) for took in minutes(run.folder).values() for each in took]
 
     @property
     def novel_keys(self) -> int:

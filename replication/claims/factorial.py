@@ -86,23 +86,18 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
         yield Row(
             f"{claim} (table 4; {decided.named(whole)})",
             f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
-            f"P(attend | recurring) {show(decided.mean(ablated, 'attends'))}, CRAM "
-            f"{show(decided.mean(whole, 'attends'))}; paired difference {show(one.number, sign=True)}"
+            _reads(decided.mean(ablated, "attends"), decided.mean(whole, "attends"), one.number)
             + (f", p = {one.p_holm:.2g} (Holm), p of equivalence {one.p_equivalence:.2g}" if pairs else ""),
             "; ".join(text for text in beside if text),
             decided.setting(f"{whole}{ablated}"),
             reads_more(one.state),
             own=False,
-            sentence=" ".join(
-                text
-                for text in (
-                    decided.said(name),
-                    decided.failed(one),
-                    decided.besides(name),
-                    _more_keys(decided, name),
-                    "The design was written before the runs: consolidation/design.md.",
-                )
-                if text
+            sentence=_sentences(
+                decided.said(name),
+                decided.failed(one),
+                decided.besides(name),
+                _more_keys(decided, name),
+                "The design was written before the runs: consolidation/design.md.",
             ),
             links=f"{decided.run.figure('factorial_memory_and_use')}{decided.run.link}",
             headline=name == "B - A",
@@ -125,8 +120,7 @@ def control_rows(decided: Decided) -> Iterator[Row]:
         yield Row(
             f"{PREDICTED['B - A']}, with a control {which} (table 4; {decided.named('A')})",
             f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
-            f"P(attend | recurring) {show(found.attends)}, CRAM {show(decided.mean('A', 'attends'))}; paired "
-            f"difference {show(one.number, sign=True)}{shown}",
+            _reads(found.attends, decided.mean("A", "attends"), one.number) + shown,
             "; ".join(
                 f"minus {said} {show(found.beyond[cell].number, sign=True)}"
                 for cell, said in others.items()
@@ -152,40 +146,49 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
         assert there is not None
         if not there.ran(name[0]) or (one := there.of.contrast(name)).number.n < LEAST_SEEDS:
             continue
-        known = {
-            count: ", ".join(show(which.mean(cell, "known")) for cell in (name[0], "A"))
-            for count, which in ((there.novel_keys, there), (decided.novel_keys, decided))
-        }
+        known = tested(there.by_seed("A", "known") - decided.by_seed("A", "known"))
         yield Row(
             f"{claim}, with {there.novel_keys:,} novel keys (table 4; {there.named('A')})",
             f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
-            f"P(attend | recurring) {show(there.mean(name[0], 'attends'))}, CRAM "
-            f"{show(there.mean('A', 'attends'))}; paired difference {show(one.number, sign=True)}, p = "
-            f"{one.p:.2g}, by signs {one.p_signs:.2g}, of equivalence {one.p_equivalence:.2g}, not corrected",
+            _reads(there.mean(name[0], "attends"), there.mean("A", "attends"), one.number)
+            + f", p = {one.p:.2g}, by signs {one.p_signs:.2g}, of equivalence {one.p_equivalence:.2g}, "
+            "not corrected",
             f"with {decided.novel_keys:,} novel keys {show(decided.of.contrast(name).number, sign=True)}; "
             f"novel queries right {show(there.mean(name[0], 'novel'))}, in CRAM "
             f"{show(there.mean('A', 'novel'))}; recurring ones right with attention knocked out, in CRAM "
-            "second: " + "; ".join(f"{shares} with {count:,} novel keys" for count, shares in known.items()),
+            "second: "
+            + "; ".join(
+                f"{show(one_of.mean(name[0], 'known'))}, {show(one_of.mean('A', 'known'))} with "
+                f"{one_of.novel_keys:,} novel keys"
+                for one_of in (there, decided)
+            ),
             f"{there.novel_keys:,} novel keys; {there.setting(f'A{name[0]}')}",
             reads_more(one.state),
             own=False,
-            sentence=" ".join(
-                text
-                for text in (
-                    there.said(name),
-                    there.failed(one),
-                    _more_keys(decided, name),
-                    "The design expected a larger difference if the mechanism needs q. More novel keys also "
-                    "lie closer to patterns, and less is known without attention, so which of these makes "
-                    "the change is open.",
-                    "" if there.ran("F") else "CRAM without q in its router was not trained there.",
-                    "Added to the design after the results with fewer keys, and before this run.",
-                )
-                if text
+            sentence=_sentences(
+                there.said(name),
+                there.failed(one),
+                _more_keys(decided, name),
+                "The design expected a larger difference if the mechanism needs q. More novel keys also lie "
+                f"closer to patterns, and what CRAM answers with attention knocked out changes by "
+                f"{show(known.number, sign=True)}, so what makes a change is open.",
+                "" if there.ran("F") else "CRAM without q in its router was not trained there.",
+                "Added to the design after the results with fewer keys, and before this run.",
             ),
             links=there.run.link,
             headline=name == "B - A",
         )
+
+
+def _reads(other: Estimate | None, cram: Estimate | None, difference: Estimate) -> str:
+    """P(attend | recurring) of a model and of CRAM, and how far apart they are."""
+    shown = f"P(attend | recurring) {show(other)}, CRAM {show(cram)}"
+    return f"{shown}; paired difference {show(difference, sign=True)}"
+
+
+def _sentences(*said: str) -> str:
+    """Those that say something, one after the other."""
+    return " ".join(filter(None, said))
 
 
 def _load(decided: Decided) -> str:
@@ -269,17 +272,18 @@ def _more_keys(decided: Decided, name: str) -> str:
     there, other = decided.unfamiliar, name[0]
     if there is None or not there.ran(other):
         return ""
-    own = there.attends("A") - decided.attends("A")
-    before, after = (one.attends(other) - one.attends("A") for one in (decided, there))
-    change = tested(after - before)
-    if change.n < LEAST_SEEDS:
+    change = there.gap(other) - decided.gap(other)
+    one, own = tested(change), tested(there.attends("A") - decided.attends("A"))
+    if one.n < LEAST_SEEDS:
         return ""
-    start = float(before[(after - before).dropna().index].mean())
+    start = decided.gap(other)[change.dropna().index].mean()
+    failed, seeds = there.of.not_learnt("A"), len(there.of.seeds("A"))
     return (
         f"With {there.novel_keys:,} novel keys, each bound {there.met():.1f} times in training instead of "
         f"{decided.met():,.0f}, the difference {WITHOUT[CELLS[other][0]]} goes from {start:+.2f} by "
-        f"{show(change.number, sign=True)}, over equal seeds: {CHANGED[change.state]}. CRAM's own reads "
-        f"change by {show(tested(own).number, sign=True)}."
+        f"{show(one.number, sign=True)}, over equal seeds: {CHANGED[one.state]}. CRAM's own reads change by "
+        f"{show(own.number, sign=True)}"
+        + (f"; {failed} of its {seeds} seeds have not learnt retrieval there." if failed else ".")
     )
 
 
@@ -325,8 +329,7 @@ def between_prices(higher: Decided, lower: Decided) -> Estimate:
     """By how much B - A in P(attend | recurring) is larger at the lower price of attention, over seeds that
     both runs have: equal seeds see the same sequences.
     """
-    at_lower, at_higher = (one.attends("B") - one.attends("A") for one in (lower, higher))
-    return tested(at_lower - at_higher).number
+    return tested(lower.gap("B") - higher.gap("B")).number
 
 
 def section(decided: Decided) -> Iterator[str]:

@@ -266,6 +266,22 @@ def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
         list(says.unfamiliar_rows(the(here)))
 
 
+def test_more_novel_keys_say_where_retrieval_is_not_learnt_and_what_is_known(run, tmp_path, monkeypatch):
+    here = pages.read_run(shutil.copytree(run.folder, tmp_path / "factorial"))
+    monkeypatch.setattr(cell_figures, "draw", lambda *_: [])
+    reads, failed = {"A": around(0.2), "B": around(0.6)}, {"A": 0.5}
+    beside = plant(tmp_path / f"factorial{UNFAMILIAR}", reads, novel=failed, known={"A": 0.7})
+    for path in beside.glob("factorial-*/seed-*/config.json"):
+        path.write_text(path.read_text().replace('"novel_keys": 20', '"novel_keys": 20000'))
+    (row,) = says.unfamiliar_rows(the(here))
+    assert "8 of its 8 seeds have not learnt retrieval there." in row.sentence
+    assert "with attention knocked out changes by -0.30 [" in row.sentence
+    said = readme([the(here)])
+    assert "8 of its 8 seeds have not learnt" in said and "20,000 novel keys |" not in said
+    took = len(list(tmp_path.glob("factorial*/factorial-*/seed-*/summary.json")))
+    assert f"all {took} " in said and took > 40 + 8
+
+
 def test_the_reward_alone_may_make_a_difference_or_not():
     said = [says.said_unrewarded(Estimate(e, e - 0.1, e + 0.1, 4)) for e in (0.3, 0.0, -0.3)]
     assert [text.rpartition(", ")[2] for text in said] == [
