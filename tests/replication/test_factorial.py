@@ -231,11 +231,11 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
         (
             0.9,
             Verdict.HOLDS,
-            "goes from +0.40 by +0.30 [+0.30, +0.30] (n = 8), over equal seeds: it is larger there.",
+            "goes from +0.40 to +0.70, by +0.30 [+0.30, +0.30] (n = 8): it is larger there.",
         ),
-        (0.6, Verdict.HOLDS, "over equal seeds: it does not turn on that, give or take 0.05."),
-        (0.2, Verdict.FAILS, "over equal seeds: it is smaller there."),
-        (None, Verdict.UNDECIDED, "over equal seeds: whether it turns on that is open."),
+        (0.6, Verdict.HOLDS, "(n = 8): it does not turn on that, give or take 0.05."),
+        (0.2, Verdict.FAILS, "(n = 8): it is smaller there."),
+        (None, Verdict.UNDECIDED, "(n = 8): whether it turns on that is open."),
     ],
 )
 def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
@@ -258,6 +258,8 @@ def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
     assert "with 20,000 novel keys" in row.claim and "with 20 novel keys +0.40 [" in row.control
     assert "CRAM without q in its router was not trained there." in row.sentence
     assert row.sentence.count("CRAM's own reads change by +0.00 [") == 1
+    assert ("expected a larger" in row.sentence) == (reads in (0.2, 0.6))
+    assert ("expected that if" in row.sentence) == (reads == 0.9)
     said = readme([the(here)])
     assert "| attention priced at 0.5, 20,000 novel keys |" in said and words in said
     assert words in next(says.contrast_rows(the(here))).sentence
@@ -274,10 +276,10 @@ def test_more_novel_keys_say_where_retrieval_is_not_learnt_and_what_is_known(run
     for path in beside.glob("factorial-*/seed-*/config.json"):
         path.write_text(path.read_text().replace('"novel_keys": 20', '"novel_keys": 20000'))
     (row,) = says.unfamiliar_rows(the(here))
-    assert "8 of its 8 seeds have not learnt retrieval there." in row.sentence
-    assert "with attention knocked out changes by -0.30 [" in row.sentence
+    assert "8 of CRAM's 8 seeds have not learnt retrieval there." in row.sentence
+    assert "right changes by +0.00 [+0.00, +0.00] (n = 8), CRAM's by -0.30 [" in row.sentence
     said = readme([the(here)])
-    assert "8 of its 8 seeds have not learnt" in said and "20,000 novel keys |" not in said
+    assert "8 of CRAM's 8 seeds have not learnt" in said and "20,000 novel keys |" not in said
     took = len(list(tmp_path.glob("factorial*/factorial-*/seed-*/summary.json")))
     assert f"all {took} " in said and took > 40 + 8
 
