@@ -147,7 +147,11 @@ FLOORS = (
         "consolidation.decay.variation.overdispersion",
         "consolidation.decay.variation.hierarchical",
     },
-    {"consolidation.decay.variation.specifications", "consolidation.decay.variation.averaging"},
+    {
+        "consolidation.decay.exponents",
+        "consolidation.decay.variation.specifications",
+        "consolidation.decay.variation.averaging",
+    },
     {"consolidation.decay.analysis"},
     {"consolidation.schedule"},
     {"consolidation.config"},

@@ -6,27 +6,23 @@ form in the same unit, and the equivalence test for each class of measure.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from consolidation.decay import humans
 from consolidation.decay.comparison import NOISE, Comparison, compare
 from consolidation.decay.curve import MEASURES, Clock, Curve
 from consolidation.decay.equivalence import Equivalence, Exponent, Margin, equivalence
-from consolidation.decay.forms import FORMS, with_exponent
-from consolidation.decay.inference import (
-    ERRORS,
-    ESTIMATORS,
-    Estimator,
-    fit,
-    interval,
-    labels,
-    profile,
-    units_of,
+from consolidation.decay.exponents import (
+    ExponentRow,
+    every_exponent,
+    exponent_rows,
+    headline,
+    human_exponents,
 )
+from consolidation.decay.forms import FORMS
+from consolidation.decay.inference import ERRORS, Estimator, fit, units_of
 from consolidation.decay.multiverse import Multiverse, multiverse
 from consolidation.decay.transitions import Transition
 from consolidation.decay.units import of_practice
@@ -35,37 +31,13 @@ from consolidation.decay.variation.hierarchical import Population, population
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from consolidation.decay.variation.specifications import Together, together
 from labbook.console import UserError
-from labbook.estimate import REPLICATES, Estimate
+from labbook.estimate import REPLICATES
 
 # Section 6 of arXiv:2602.12204: "gamma about .4-.5 across studies"
 HUMAN_RANGE = (0.4, 0.5)
 PRACTICE = Clock("repetition", "count")
 # beyond these a fit in every way takes hours, and says no more than one of the means per x and unit
 MOST_ROWS, MOST_X, MOST_UNITS = 100_000, 500, 500
-
-
-@dataclass(frozen=True)
-class ExponentRow:
-    """An exponent with everything that it depends on: one row of the table of exponents."""
-
-    form: str
-    estimator: Estimator
-    gamma: float
-    lower: float
-    upper: float
-    n: int
-    method: str
-    unit: str
-    clock: str
-    window: str
-    normalisation: str
-    failures: str
-    impossible: str = ""
-
-    @property
-    def number(self) -> Estimate:
-        """The exponent with its interval."""
-        return Estimate(self.gamma, self.lower, self.upper, self.n)
 
 
 @dataclass(frozen=True)
@@ -140,111 +112,6 @@ class Analysis:
     def to_frame(self) -> pd.DataFrame:
         """The exponents of every power form and estimator."""
         return self.exponents
-
-
-def headline(curve: Curve, exponents: pd.DataFrame) -> ExponentRow:
-    """The exponent to cite: of the pure power law, or where it is not defined (x = 0) of the first form with
-    an exponent that is; by least squares, or maximum likelihood where trials are counted.
-    """
-    wanted = "ml" if curve.count is not None else "nls"
-    known = exponents[exponents["gamma"].notna()]
-    form = next(name for name in with_exponent() if (known["form"] == name).any())
-    rows = known[known["form"] == form]
-    chosen = rows[rows["estimator"] == wanted]
-    return exponent_rows(chosen if len(chosen) else rows)[0]
-
-
-def exponent_rows(table: pd.DataFrame) -> list[ExponentRow]:
-    """The rows of a table of exponents."""
-    return [ExponentRow(**{str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
-
-
-def _exponents(
-    curve: Curve, unit: str | None, seed: int, replicates: int
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """gamma of every power form under every estimator."""
-    rows, missing = list[ExponentRow](), dict[str, str]()
-    for form in with_exponent():
-        for estimator in ESTIMATORS:
-            try:
-                fitted = fit(curve, form, estimator)
-                found = interval(fitted, str(fitted.form.exponent), unit, seed, replicates)
-            except UserError as error:
-                missing[f"{form}, {estimator}"] = str(error)
-                continue
-            number = found.number
-            rows.append(
-                ExponentRow(
-                    form=form,
-                    estimator=estimator,
-                    gamma=number.estimate,
-                    lower=number.lower,
-                    upper=number.upper,
-                    n=number.n,
-                    method=found.method,
-                    unit=found.unit,
-                    clock=str(curve.clock),
-                    window=curve.window,
-                    normalisation=curve.normalisation,
-                    failures="; ".join((*fitted.failures, *found.failures)),
-                    impossible=fitted.impossible,
-                )
-            )
-    if not any(np.isfinite(row.gamma) for row in rows):
-        raise UserError(f"{curve.name}: no power law could be fitted. " + next(iter(missing.values()), ""))
-    return pd.DataFrame([asdict(row) for row in rows]), missing
-
-
-@cache
-def _human_number(name: str, unit: str, form: str) -> Estimate | str:
-    """The exponent of a shipped series with x in `unit`, or why there is none."""
-    try:
-        number = profile(fit(humans.load(name).in_unit(unit), form), "gamma").number
-    except UserError as error:
-        return str(error)
-    if not np.isfinite([number.lower, number.upper]).all():
-        return f"{name}: the interval of its exponent is open on one side."
-    return number
-
-
-def human_exponents(
-    clock: Clock, form: str = "power", series: Sequence[str] | None = None, without: str = ""
-) -> tuple[list[Exponent], dict[str, str]]:
-    """Exponents of the shipped human series on one clock, x converted to its unit, and why series on it have
-    none.
-
-    Parameters
-    ----------
-    series : names; they have to be on the clock and take the form. None is every series that is on it and of
-        which everything is known (`humans.lacks`).
-    without : subjects whose series are left out, those of the curve itself.
-    """
-    registry = humans.list_series()
-    names = list(series) if series else [n for n in registry["series"] if n != humans.PAPER_SERIES]
-    out, left = list[Exponent](), dict[str, str]()
-    for name in names:
-        curve = humans.load(name)
-        if curve.clock.counts != clock.counts:
-            if series:
-                clock.require_same(curve.clock)
-            continue
-        if not series and humans.lacks(name):
-            left[name] = (
-                f"{humans.title(name)} is not compared, because its {' and '.join(humans.lacks(name))} "
-                f"{'is' if len(humans.lacks(name)) == 1 else 'are'} not known; --human {name} compares it."
-            )
-            continue
-        if without and curve.study == without:
-            left[name] = f"{name} is of the same subjects as the curve itself."
-            continue
-        number = _human_number(name, clock.unit, form)
-        if isinstance(number, Estimate):
-            out.append(Exponent(name, number, form, clock, curve.window, curve.study, curve.measure))
-        elif series:
-            raise UserError(f"{number} Change --human.")
-        else:
-            left[name] = number
-    return out, left
 
 
 def _overdispersion(curve: Curve, form: str) -> tuple[Overdispersion | None, dict[str, str]]:
@@ -414,7 +281,7 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
         )
     forms = tuple(FORMS) if choices.forms is None else choices.forms
     comparison = compare(curve, forms, choices.estimator)
-    exponents, missing = _exponents(curve, choices.unit, choices.seed, choices.replicates)
+    exponents, missing = every_exponent(curve, choices.unit, choices.seed, choices.replicates)
     missing |= {f"form {name}": reason for name, reason in comparison.reasons.items()}
     found_averaging = None
     if len(units_of(curve)) > 1:
@@ -490,25 +357,3 @@ def _beside_humans(curve: Curve, head: ExponentRow, choices: Choices) -> _Beside
         if part and curve.measure in ("", m)
     )
     return _Beside(compared, shown, tests, missing)
-
-
-def units_table(curve: Curve) -> pd.DataFrame:
-    """gamma of the power law of every unit, or of the one curve."""
-    rows = []
-    for unit in units_of(curve):
-        keep = labels(curve) == unit
-        count = None if curve.count is None else curve.count[keep]
-        one = Curve(
-            f"{curve.name}/{unit}" if unit else curve.name,
-            curve.x[keep],
-            curve.y[keep],
-            curve.clock,
-            count=count,
-        )
-        try:
-            number, failures = profile(fit(one, "power"), "gamma").number, ""
-        except UserError as error:
-            number, failures = Estimate(np.nan, np.nan, np.nan, int(keep.sum())), str(error)
-        values = {"gamma": number.estimate, "lower": number.lower, "upper": number.upper, "n": number.n}
-        rows.append({"unit": unit, **values, "failures": failures})
-    return pd.DataFrame(rows)

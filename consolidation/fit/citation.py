@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from consolidation.decay import humans
-from consolidation.decay.analysis import Analysis, ExponentRow
+from consolidation.decay.analysis import Analysis
 from consolidation.decay.comparison import NOISE
+from consolidation.decay.exponents import ExponentRow
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import ERRORS
 from consolidation.decay.units import of_practice

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from consolidation.decay import humans
-from consolidation.decay.analysis import HUMAN_RANGE, Analysis, exponent_rows
+from consolidation.decay.analysis import HUMAN_RANGE, Analysis
 from consolidation.decay.curve import Curve
 from consolidation.decay.equivalence import Exponent
+from consolidation.decay.exponents import exponent_rows
 from consolidation.decay.inference import collapse, units_of
 from consolidation.decay.units import of_practice
 from labbook import style

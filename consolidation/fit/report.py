@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from consolidation.decay import humans
-from consolidation.decay.analysis import Analysis, exponent_rows
+from consolidation.decay.analysis import Analysis
 from consolidation.decay.curve import Curve
+from consolidation.decay.exponents import exponent_rows
 from consolidation.fit.citation import bibtex
 from consolidation.fit.short import short
 from labbook import escape

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from consolidation.decay.analysis import Analysis, units_table
+from consolidation.decay.analysis import Analysis
 from consolidation.decay.curve import Curve
+from consolidation.decay.exponents import units_table
 from consolidation.fit.citation import bibtex, latex
 from consolidation.fit.config import FitConfig
 from consolidation.fit.report import data_hash, report, summary, to_json

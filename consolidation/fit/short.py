@@ -3,10 +3,11 @@
 import numpy as np
 
 from consolidation.decay import humans
-from consolidation.decay.analysis import Analysis, ExponentRow, exponent_rows
+from consolidation.decay.analysis import Analysis
 from consolidation.decay.comparison import NOISE, said_ahead
 from consolidation.decay.curve import MEASURES
 from consolidation.decay.equivalence import Equivalence, Exponent
+from consolidation.decay.exponents import ExponentRow, exponent_rows
 from consolidation.decay.inference import ERRORS
 from labbook import escape
 

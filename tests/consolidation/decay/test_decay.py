@@ -30,10 +30,11 @@ from consolidation.coverage import simulation as coverage
 from consolidation.coverage.config import Config as CoverageConfig
 from consolidation.coverage.simulation import unit_interval, unit_truth
 from consolidation.decay import forms, functions, humans
-from consolidation.decay.analysis import Choices, analyse, human_exponents
+from consolidation.decay.analysis import Choices, analyse
 from consolidation.decay.comparison import compare, vuong
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent, Margin, equivalence
+from consolidation.decay.exponents import human_exponents
 from consolidation.decay.forms import FORMS, Form, Parameter
 from consolidation.decay.inference import ESTIMATORS, bootstrap, collapse, fit, profile
 from consolidation.decay.multiverse import _shape, fitted, multiverse

@@ -18,10 +18,11 @@ import pytest
 
 from consolidation import humans as humans_command
 from consolidation.decay import humans, units
-from consolidation.decay.analysis import Choices, analyse, human_exponents
+from consolidation.decay.analysis import Choices, analyse
 from consolidation.decay.comparison import compare
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent, Margin, equivalence
+from consolidation.decay.exponents import human_exponents
 from consolidation.decay.forms import FORMS
 from consolidation.decay.multiverse import multiverse
 from consolidation.fit import __main__ as fit_command
