@@ -5,7 +5,7 @@ import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -17,6 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from labbook.console import UserError
+
+if TYPE_CHECKING:
+    from IPython import display
 
 # Okabe & Ito's palette as seaborn ships it: blue, orange, green, vermilion, purple, brown, pink, grey,
 # yellow, sky
@@ -151,10 +154,24 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def with_palette(drawn: IO[bytes], path: Path) -> None:
+def show(figure: Figure, folder: Path, name: str) -> "display.Image":
+    """Save a figure as `save` does and return it for the last line of a notebook's cell, at the resolution of
+    the screen. What a notebook draws by itself has no palette and is twice to three times the size.
+    """
+    from IPython import display  # there where notebooks run
+
+    save(figure, folder, name)
+    drawn, shown = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=figure.dpi, bbox_inches="tight")
+    with_palette(drawn, shown)
+    plt.close(figure)
+    return display.Image(shown.getvalue())
+
+
+def with_palette(drawn: IO[bytes], to: Path | IO[bytes]) -> None:
     """Write an image as a PNG with 256 colours. Maximum coverage is the choice of colours that moved no pixel
     of our figures by more than 20 of 255 levels; median cut moved some by 79.
     """
     with Image.open(drawn) as image:
         few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(path, optimize=True, dpi=image.info["dpi"])
+        few.save(to, format="PNG", optimize=True, dpi=image.info["dpi"])

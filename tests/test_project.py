@@ -1,6 +1,8 @@
 """What holds the project together: dependencies, directions of imports, notebooks, the embedded run."""
 
 import ast
+import base64
+import io
 import json
 import re
 import subprocess
@@ -19,6 +21,7 @@ from extension.commands import commands, parser
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 from consolidation.decay import humans
 from consolidation.train import trajectory
@@ -402,8 +405,11 @@ def test_notebooks_are_stored_with_the_outputs_of_the_shipped_runs():
             for output in cell["outputs"]:
                 assert output["output_type"] in ("display_data", "execute_result"), (path.name, output)
                 assert "ipywidgets" not in json.dumps(output)
-        pictures = sum("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"])
-        assert pictures == sum("style.save(" in "".join(cell["source"]) for cell in code)
+        shown = [output.get("data", {}) for cell in code for output in cell["outputs"]]
+        pictures = [data["image/png"] for data in shown if "image/png" in data]
+        assert len(pictures) == sum("style.show(" in "".join(cell["source"]) for cell in code)
+        for picture in pictures:
+            assert Image.open(io.BytesIO(base64.b64decode("".join(picture)))).mode == "P", path.name
 
 
 def test_figures_of_a_users_run_go_into_its_folder(tmp_path, monkeypatch):
