@@ -290,7 +290,7 @@ class Objective:
     semantic_reward: float = 0.05
     """lambda_S."""
     consolidation: float = 0.5
-    """gamma, the weight of eq 5."""
+    """gamma of eq 5, its weight; no exponent of decay."""
 
     def __post_init__(self) -> None:
         for name in ("attention_penalty", "semantic_reward", "consolidation"):

@@ -170,8 +170,9 @@ def show(figure: Figure, folder: Path, name: str) -> "display.Image":
 
 def with_palette(drawn: IO[bytes], to: Path | IO[bytes]) -> None:
     """Write an image as a PNG with 256 colours. Maximum coverage is the choice of colours that moved no pixel
-    of our figures by more than 20 of 255 levels; median cut moved some by 79.
+    of our figures by more than 20 of 255 levels (median cut moved some by 79); one step of k-means from there
+    brings large areas back to their own colour, without which light grey turned green.
     """
     with Image.open(drawn) as image:
-        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
         few.save(to, format="PNG", optimize=True, dpi=image.info["dpi"])

@@ -23,6 +23,7 @@ from redundancy.removal.curve import BUDGETS, DISCRETE
 from redundancy.removal.figures import best_of_each_kind
 from redundancy.removal.tables import Losses
 from replication.claims.decided import Decided, is_factorial
+from replication.claims.factorial import learnt
 from replication.rows import Finished
 
 PREDICTORS = {
@@ -119,7 +120,7 @@ def _removed(axes: Axes, losses: Losses) -> None:
     lines = losses.curve[losses.curve["metric"].isin(["share", "loss_increase"])]
     chosen = best_of_each_kind(losses)
     # the right ends of the names, where no line passes
-    places = {"best router": (0.49, 0.02), "random": (0.2, 0.22), "whole layers, replaced": (0.49, 0.2)}
+    places = {"best router": (0.49, 0.02), "random": (0.2, 0.22), "whole layers, replaced": (0.49, 0.21)}
     axes.set(
         xlabel="share of attention replaced",
         ylabel="loss increase (nats per token)",
@@ -135,10 +136,10 @@ def _removed(axes: Axes, losses: Losses) -> None:
         share = [0, *wide["estimate", "share"]]
         height, low, high = ([0, *wide[e, "loss_increase"]] for e in ("estimate", "lower", "upper"))
         stepped = order in DISCRETE
-        axes.plot(share, height, color=colour, lw=1.8, drawstyle="steps-post" if stepped else "default")
-        step: Literal["post"] | None = "post" if stepped else None
+        axes.plot(share, height, color=colour, lw=1.8, drawstyle="steps-pre" if stepped else "default")
+        step: Literal["pre"] | None = "pre" if stepped else None
         axes.fill_between(share, low, high, color=colour, alpha=0.2, lw=0, step=step)
-        axes.text(*places[kind], kind, color=colour, fontsize=8, ha="right")
+        axes.text(*places[kind], kind.replace(", ", ",\n"), color=colour, fontsize=8, ha="right", va="center")
     axes.axhline(BUDGETS[1], color="0.75", lw=0.7, zorder=0)
     axes.text(edge, BUDGETS[1], f"+{BUDGETS[1]} nats", fontsize=7, color="0.45", ha="right", va="bottom")
     order = losses.headline.order_for(BUDGETS[1])
@@ -191,15 +192,23 @@ def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
     _head(axes, "Does memory spare attention?", f"with {keys} keys {attended(last)}")
     if decided:
         # in short lines: what falls at the left stays free
-        lines = [spared(one).replace(": ", ":\n") for one in decided]
+        # where retrieval is not learnt, routers read little for another reason
+        able = [one for one in decided if learnt(one)] or decided
+        lines = [line.replace(": ", ":\n") for one in able for line in spared(one)]
         text = "\n".join(["recurring queries read without", "a memory, minus with one:", *lines])
         axes.text(0.97, 0.68, text, fontsize=7.5, color="0.3", transform=axes.transAxes, ha="right", va="top")
 
 
-def spared(decided: Decided) -> str:
-    """The contrast of a factorial between a router without a memory and one with, and its state."""
-    one, keys = decided.of.contrast("B - A"), decided.config["cram"]["keys"]
-    return f"{keys} keys, price {decided.of.price:g}: {one.number.text(2, sign=True)}, {one.state}"
+def spared(decided: Decided) -> list[str]:
+    """The contrast of a factorial between a router without a memory and one with, and its state; and with
+    many more novel keys, where that was run.
+    """
+    keys, found = decided.config["cram"]["keys"], decided.unfamiliar
+    shown = [(decided, f"{keys} keys, price {decided.of.price:g}")]
+    if found is not None:
+        shown.append((found, f"the same, {found.novel_keys:,} novel keys"))
+    contrasts = [(one.of.contrast("B - A"), named) for one, named in shown]
+    return [f"{named}: {one.number.text(2, sign=True)}, {one.state}" for one, named in contrasts]
 
 
 def interval_by_step(course: pd.DataFrame) -> pd.DataFrame:
@@ -228,11 +237,12 @@ def _exponents(axes: Axes, fits: Sequence[Finished]) -> None:
         gamma = run.summary["gamma"]
         number = Estimate(gamma["gamma"], gamma["lower"], gamma["upper"], gamma["n"])
         own = (
-            "a power law fitted to the preprint's own points"
+            "a power law on the preprint's own points"
             if run.summary["humans"]
-            else "the same fitted to the rebuilt model"
+            else "the same on the rebuilt model"
         )
-        rows.append((own, number, style.PALETTE[0]))
+        state = run.summary["standing"]["state"]
+        rows.append((own if state == "survives" else f"{own}: {state}", number, style.PALETTE[0]))
     for equal in (e for run in fits for e in run.summary["equivalences"]):
         number = Estimate(**{k: equal["human_mean"][k] for k in ("estimate", "lower", "upper", "n")})
         said = {"time": "people, times", "error": "people, errors"}.get(

@@ -28,7 +28,8 @@ CAPTIONS: dict[str, dict[str, str]] = {
     "removal": {
         "removal_curve": (
             "Loss increase against the share of attention operations replaced, on an axis of the root, for "
-            "the best order of each kind, the best on these documents; whole heads and layers go in steps. "
+            "the best order of each kind, the best on these documents; between two measured shares of whole "
+            "heads or layers the next one has to be paid. "
             "The floor is the loss of the best model of one token and its position that was trained; the "
             "true one lies there or below."
         ),

@@ -16,9 +16,11 @@ from redundancy.aggregate import CONTROL_NAMES
 from redundancy.probe.summary import ProbeSummary
 from redundancy.removal.config import ORDERS
 from redundancy.removal.curve import BUDGETS
+from redundancy.removal.figures import replacement_name
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
+from replication.claims import decay
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import finding, section
@@ -35,7 +37,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def findings(runs: Sequence[Finished]) -> list[str]:
     """The findings that the README shows, in paragraphs and a table."""
-    of = {kind: [run for run in runs if run.kind == kind] for kind in ("probe", "removal", "experiments")}
+    kinds = ("probe", "removal", "experiments", "fit")
+    of = {kind: [run for run in runs if run.kind == kind] for kind in kinds}
     lines = []
     if of["probe"]:
         lines += _predictable([ProbeSummary.read(run.summary) for run in of["probe"]])
@@ -48,6 +51,8 @@ def findings(runs: Sequence[Finished]) -> list[str]:
     for run in of["experiments"]:
         if not is_factorial(run):
             lines += _consolidation(run, Decided.among(of["experiments"]))
+    if of["fit"]:
+        lines.append(decay.finding(of["fit"]))
     return lines
 
 
@@ -69,11 +74,11 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
     ]
     return [
         "**How much is predictable.** A linear map of the hidden state predicts attention's output. R is the "
-        "share of the output's norm that it gets right; 1 is all of it. R is not centred, and simple "
+        "share of the output's norm that it gets right. R is not centred, and simple "
         "controls reach much of it, or more, so read them together:",
         "\n".join(markdown(["R", "probe", *controls], rows)).strip(),
-        f"Intervals are over held-out documents, those of random weights over {probes[0].random_seeds} seeds "
-        "too. The preprint's .88 for GPT-2 is neither confirmed nor refuted: its weights were not at hand.",
+        f"Intervals of random weights are over {probes[0].random_seeds} seeds too. "
+        "The preprint's .88 for GPT-2 is neither confirmed nor refuted: its weights were not at hand.",
     ]
 
 
@@ -108,8 +113,9 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
     found = {str(name): number(row) for name, row in cells.to_dict("index").items()}
     config = run.summary["config"]
     text = (
-        f"**Consolidation.** Attention of the rebuilt CRAM model falls to {show(found.get('cram'), 4)} of "
-        f"positions, of a control without any semantic memory to {show(found.get('control'), 4)}, with "
+        "**Consolidation** ([words](docs/glossary.md)). Attention of the rebuilt CRAM model falls to "
+        f"{show(found.get('cram'), 4)} of positions, of a control without any semantic memory to "
+        f"{show(found.get('control'), 4)}, with "
         f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns and "
         f"{config['steps']:,} steps, on which the result depends."
     )
@@ -240,7 +246,7 @@ def removal_section(run: Finished) -> Iterator[str]:
     yield ""
     if s.all_layers:
         rows = [
-            (name.replace("_", " "), interval(increase), interval(s.all_layers_recovered.get(name)))
+            (replacement_name(name), interval(increase), interval(s.all_layers_recovered.get(name)))
             for name, increase in s.all_layers.items()
         ]
         yield from markdown(

@@ -145,7 +145,7 @@ FLOORS = (
     {"consolidation.decay.inference", "consolidation.decay.equivalence", "consolidation.decay.transitions"},
     {
         "consolidation.decay.comparison",
-        "consolidation.decay.multiverse",
+        "consolidation.decay.variation.multiverse",
         "consolidation.decay.humans",
         "consolidation.decay.variation.overdispersion",
         "consolidation.decay.variation.hierarchical",

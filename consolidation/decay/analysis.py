@@ -23,11 +23,11 @@ from consolidation.decay.exponents import (
 )
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import ERRORS, Estimator, fit, units_of
-from consolidation.decay.multiverse import Multiverse, multiverse
 from consolidation.decay.transitions import Transition
 from consolidation.decay.units import of_practice
 from consolidation.decay.variation.averaging import Averaging, averaging
 from consolidation.decay.variation.hierarchical import Population, population
+from consolidation.decay.variation.multiverse import Multiverse, multiverse
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from consolidation.decay.variation.specifications import Together, together
 from labbook.console import UserError

@@ -143,7 +143,7 @@ def savings(outcome: Outcome) -> Figure:
     ]
     _dots(panels[-1], claims, told, [style.PALETTE[0]] * len(claims))
     panels[-1].axvspan(people["least"].min(), people["largest"].max(), color="0.9", zorder=0)
-    panels[-1].set_xlabel("savings (grey: people's, other retention intervals)")
+    panels[-1].set_xlabel("savings (shaded: people's, other retention intervals)")
     at = times_of(outcome.quick)
     style.title(
         figure,

@@ -19,7 +19,7 @@ from consolidation.decay import humans
 from consolidation.decay.analysis import HUMAN_RANGE, Analysis
 from consolidation.decay.curve import Curve
 from consolidation.decay.equivalence import Exponent
-from consolidation.decay.exponents import exponent_rows
+from consolidation.decay.exponents import ExponentRow, exponent_rows
 from consolidation.decay.inference import collapse, units_of
 from consolidation.decay.units import of_practice
 from labbook import style
@@ -91,7 +91,8 @@ def data_and_fits(found: Analysis) -> Figure:
     ]
     style.name_lines(logarithmic, ends, 8)
     linear.set_title(f"linear axes ({seen})", fontsize=8.5)
-    band = "; grey: 95 % of γ" if np.isfinite([found.headline.lower, found.headline.upper]).all() else ""
+    drawn = _drawn_power(found)
+    band = f"; grey: 95 % of γ of the power law, by {drawn.estimator}" if drawn else ""
     logarithmic.set_title(f"log-log axes{band}", fontsize=8.5)
     ends = []
     for name, colour, line in zip(names, style.PALETTE, LINES, strict=False):
@@ -115,15 +116,24 @@ def _readable(verdict: str, curve: Curve) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _drawn_power(found: Analysis) -> ExponentRow | None:
+    """The exponent of the power law that is drawn, by the estimator of the noise that suits it best, which
+    need not be that of the headline; None where it has no interval.
+    """
+    power = found.comparison.fits.get("power")
+    row = None if power is None else found.exponent("power", power.estimator)
+    return row if row is not None and np.isfinite([row.lower, row.upper]).all() else None
+
+
 def _band_of_gamma(axes: Axes, found: Analysis, points: Array) -> None:
-    """The power law through the centre of the data with the exponents at both ends of the interval."""
-    head, power = found.headline, found.comparison.fits.get("power")
-    if power is None or not np.isfinite([head.lower, head.upper]).all():
+    """The power law through the centre of the data with the exponents at both ends of its interval."""
+    drawn = _drawn_power(found)
+    if drawn is None:
         return
     x = found.curve.x
     centre = float(np.exp(np.mean(np.log(np.unique(x[x > 0])))))
-    level = float(power.predict(np.array([centre]))[0])
-    edges = [level * (points / centre) ** -g for g in (head.lower, head.upper)]
+    level = float(found.comparison.fits["power"].predict(np.array([centre]))[0])
+    edges = [level * (points / centre) ** -g for g in (drawn.lower, drawn.upper)]
     axes.fill_between(points, np.minimum(*edges), np.maximum(*edges), color="0.6", alpha=0.25, lw=0)
 
 

@@ -120,7 +120,7 @@ def removal_curve(losses: Losses) -> Figure:
         wide = rows.pivot(index="target_share", columns="metric", values=["estimate", "lower", "upper"])
         x, y = (np.append(0.0, wide["estimate", metric]) for metric in ("share", "loss_increase"))
         low, high = (np.append(0.0, wide[edge, "loss_increase"]) for edge in ("lower", "upper"))
-        # whole heads and layers go one by one: nothing lies between two measured shares
+        # whole heads and layers go one by one: who wants more than a measured share pays for the next one
         stepped = order in DISCRETE
         axes.plot(
             x,
@@ -130,12 +130,12 @@ def removal_curve(losses: Losses) -> Figure:
             ms=3.5,
             lw=1.5,
             ls=":" if order.startswith("known") else "-",
-            drawstyle="steps-post" if stepped else "default",
+            drawstyle="steps-pre" if stepped else "default",
         )
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, step="post" if stepped else None)
-        before = y[x <= LARGEST_SHARE]
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, step="pre" if stepped else None)
         # between two points the line is straight on the axis of the root
-        end = before[-1] if stepped else ROOT[1](np.interp(LARGEST_SHARE, x, ROOT[0](y)))
+        on = y[min(int(np.searchsorted(x, LARGEST_SHARE)), len(y) - 1)]
+        end = on if stepped else ROOT[1](np.interp(LARGEST_SHARE, x, ROOT[0](y)))
         ends.append((name, colour, LARGEST_SHARE, float(end)))
     mark_budgets(axes)
     axes.axhline(0, color="black", lw=1)
@@ -264,7 +264,7 @@ def removal_all(losses: Losses) -> Figure:
 
 
 def replacement_name(name: str) -> str:
-    """What a replacement is called in a list."""
+    """What a replacement is called in a list and in a table."""
     if name.startswith("previous_"):
         return f"with {name.removeprefix('previous_')} token{'s' * (name != 'previous_1')} before"
     if name.startswith("rank_"):

@@ -37,7 +37,7 @@ def fit_rows(run: Finished) -> Iterator[Row]:
     gamma = number({"estimate": head["gamma"], **{k: head[k] for k in ("lower", "upper", "n")}})
     spread = s["multiverse"]
     scale = f"{s['curve']}, clock {s['clock']['counts']} ({s['clock']['unit']}), {window(s)}"
-    own = s["curve"].startswith("cram2026")
+    own = _of_the_preprint(s)
     others = _exponents(s["exponents"], head)
     yield Row(
         "The line .89 k^-.43 describes the paper's own figure 4A"
@@ -91,6 +91,32 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             "the class compared with is a choice.",
             links=f"{run.figure('decay_forest')}{run.link}",
         )
+
+
+def finding(runs: Sequence[Finished]) -> str:
+    """The README's: whether the power law survives on each curve, its exponent, and those of people on the
+    same clock.
+    """
+    said, people = [], dict[str, str]()
+    for run in runs:
+        s = run.summary
+        head = s["gamma"]
+        gamma = Estimate(head["gamma"], head["lower"], head["upper"], head["n"])
+        best = (s["best_form"] or "not decided").replace("_", " ")
+        curve = "the preprint's figure 4A" if _of_the_preprint(s) else "the rebuilt model's P(episodic)"
+        said.append(
+            f"to {curve} it {s['standing']['state']} (γ {show(gamma)} by {head['estimator']}; best: {best})"
+        )
+        for equal in s["equivalences"]:
+            of = number(equal["human_mean"])
+            people[equal["measure"]] = f"{show(of)} by {equal['measure']}"
+    text = f"**Decay.** A power law was fitted: {'; '.join(said)}."
+    return f"{text} Mean γ of studies of people: {', '.join(people.values())}." if people else text
+
+
+def _of_the_preprint(summary: Mapping[str, Any]) -> bool:
+    """Whether the curve is one of the preprint's own."""
+    return str(summary["curve"]).startswith("cram2026")
 
 
 def _beside_humans(summary: Mapping[str, Any], equal: Mapping[str, Any]) -> str:

@@ -105,6 +105,7 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
                 decided.failed(one),
                 decided.besides(name),
                 _more_keys(decided, name),
+                _own_reads(decided, name),
                 "The design was written before the runs: consolidation/design.md.",
             ),
             links=f"{decided.run.figure('factorial_memory_and_use')}{decided.run.link}",
@@ -180,6 +181,7 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
                 there.said(name),
                 there.failed(one),
                 _more_keys(decided, name),
+                _own_reads(decided, name),
                 EXPECTED[change.state] if (change := _change(decided, name)) else "",
                 f"With attention knocked out the share of recurring queries that is right changes by "
                 f"{show(known[name[0]], sign=True)}, CRAM's by {show(known['A'], sign=True)}, which mixes "
@@ -222,11 +224,11 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
     """
     setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
     lowest_first = sorted(decided, key=lambda one: one.of.price)
-    learnt = [one for one in lowest_first if _learnt(one)]
-    shown = [(_priced(one), one) for one in learnt or lowest_first]
+    able = [one for one in lowest_first if learnt(one)]
+    shown = [(_priced(one), one) for one in able or lowest_first]
     for priced, one in tuple(shown):
         there = one.unfamiliar if _change(one, "B - A") else None
-        if there is not None and _learnt(there):
+        if there is not None and learnt(there):
             shown.append((f"{priced.partition(' (')[0]}, {there.novel_keys:,} novel keys", there))
     head = ["P(attend \\| recurring) minus CRAM's", *(priced for priced, _ in shown)]
     columns = [_column(one) for _, one in shown]
@@ -246,8 +248,8 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
 
 def _priced(decided: Decided) -> str:
     """The head of a column."""
-    published = " (the preprint's number)" * (decided.of.price == PAPERS.objective.attention_penalty)
-    return f"attention priced at {decided.of.price:g}{published}"
+    published = " (the preprint's)" * (decided.of.price == PAPERS.objective.attention_penalty)
+    return f"priced at {decided.of.price:g}{published}"
 
 
 def _column(decided: Decided) -> dict[str, str]:
@@ -298,18 +300,25 @@ def _more_keys(decided: Decided, name: str) -> str:
         return ""
     both = (there.gap(other) - decided.gap(other)).dropna().index
     start, end = (float(one.gap(other)[both].mean()) for one in (decided, there))
-    own, others = (tested(there.attends(cell) - decided.attends(cell)).number for cell in ("A", other))
     failed, seeds = there.of.not_learnt("A"), len(there.of.seeds("A"))
     return (
         f"With {there.novel_keys:,} novel keys, each bound {there.met():.1f} times in training instead of "
-        f"{decided.met():,.0f}, the difference {WITHOUT[CELLS[other][0]]} goes from {start:+.2f} to "
-        f"{end:+.2f}, by {show(change.number, sign=True)}: {CHANGED[change.state]}. CRAM's own reads change "
-        f"by {show(own, sign=True)}, the other's by {show(others, sign=True)}"
+        f"{decided.met():,.0f}, the difference {WITHOUT[CELLS[other][0]]} goes, over the seeds of both, from "
+        f"{start:+.2f} to {end:+.2f}, by {show(change.number, sign=True)}: {CHANGED[change.state]}"
         + (f"; {failed} of CRAM's {seeds} seeds have not learnt retrieval there." if failed else ".")
     )
 
 
-def _learnt(decided: Decided) -> bool:
+def _own_reads(decided: Decided, name: str) -> str:
+    """By how much the reads of each model change with the novel keys; empty where too few seeds tell."""
+    there, other = decided.unfamiliar, name[0]
+    if there is None or _change(decided, name) is None:
+        return ""
+    own, others = (tested(there.attends(cell) - decided.attends(cell)).number for cell in ("A", other))
+    return f"CRAM's own reads change by {show(own, sign=True)}, the other's by {show(others, sign=True)}."
+
+
+def learnt(decided: Decided) -> bool:
     """Whether half of CRAM's seeds or more have learnt retrieval."""
     return 2 * decided.of.not_learnt("A") <= len(decided.of.seeds("A"))
 
@@ -333,10 +342,10 @@ def _between(decided: Sequence[Decided]) -> Iterator[str]:
         change = between_prices(higher, lower)
         if change.n < LEAST_SEEDS:
             continue
-        said = "depends on" if change.lower > 0 or change.upper < 0 else "is not shown to depend on"
+        said = "it depends on" if change.lower > 0 or change.upper < 0 else "not shown to depend on"
         yield (
-            f"From {higher.of.price:g} to {lower.of.price:g} that difference changes by "
-            f"{show(change, 2, sign=True)}: it {said} the price."
+            f"From {higher.of.price:g} to {lower.of.price:g} it changes by {show(change, 2, sign=True)}: "
+            f"{said} the price."
         )
 
 

@@ -30,9 +30,9 @@ from consolidation.decay.inference import (
     labels,
     units_of,
 )
-from consolidation.decay.multiverse import shapes
 from consolidation.decay.solver import Data, solve, starts
 from consolidation.decay.units import of_practice
+from consolidation.decay.variation.multiverse import shapes
 from labbook.console import UserError
 from labbook.estimate import LEVEL, Array, Estimate, resamples
 

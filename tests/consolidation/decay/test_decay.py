@@ -37,10 +37,10 @@ from consolidation.decay.equivalence import Exponent, Margin, equivalence
 from consolidation.decay.exponents import human_exponents
 from consolidation.decay.forms import FORMS, Form, Parameter
 from consolidation.decay.inference import ESTIMATORS, bootstrap, collapse, fit, profile
-from consolidation.decay.multiverse import _shape, fitted, multiverse
 from consolidation.decay.solver import Data, fit_best, fit_stack, solve
 from consolidation.decay.transitions import split, transition
 from consolidation.decay.variation.averaging import averaging
+from consolidation.decay.variation.multiverse import _shape, fitted, multiverse
 from consolidation.fit import __main__ as fit_command
 from consolidation.fit.citation import latex
 from consolidation.fit.config import FitConfig

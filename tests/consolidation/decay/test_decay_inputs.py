@@ -24,7 +24,7 @@ from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent, Margin, equivalence
 from consolidation.decay.exponents import human_exponents
 from consolidation.decay.forms import FORMS
-from consolidation.decay.multiverse import multiverse
+from consolidation.decay.variation.multiverse import multiverse
 from consolidation.fit import __main__ as fit_command
 from consolidation.fit import experiment
 from consolidation.fit.citation import bibtex, latex

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from consolidation.decay.curve import Clock, Curve
-from consolidation.decay.multiverse import multiverse
 from consolidation.decay.variation import specifications
+from consolidation.decay.variation.multiverse import multiverse
 from consolidation.decay.variation.specifications import together
 
 X, HUMAN = np.geomspace(1, 100, 8), (0.4, 0.5)
