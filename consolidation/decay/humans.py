@@ -149,9 +149,9 @@ def registry() -> pd.DataFrame:
     return _registry().copy()
 
 
-def list_series() -> pd.DataFrame:
-    """One row per series: study, measure, clock, points, subjects, licence, confidence, how it was read."""
-    table = registry()
+@cache
+def _series() -> pd.DataFrame:
+    table = _registry()
     grouped = table.groupby("series", sort=False)
     first = grouped[
         [
@@ -169,6 +169,11 @@ def list_series() -> pd.DataFrame:
         ]
     ].first()
     return first.assign(points=grouped.size()).reset_index()
+
+
+def list_series() -> pd.DataFrame:
+    """One row per series: study, measure, clock, points, subjects, licence, confidence, how it was read."""
+    return _series().copy()
 
 
 def lacks(series: str) -> tuple[str, ...]:

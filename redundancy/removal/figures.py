@@ -120,7 +120,8 @@ def removal_curve(losses: Losses) -> Figure:
         wide = rows.pivot(index="target_share", columns="metric", values=["estimate", "lower", "upper"])
         x, y = (np.append(0.0, wide["estimate", metric]) for metric in ("share", "loss_increase"))
         low, high = (np.append(0.0, wide[edge, "loss_increase"]) for edge in ("lower", "upper"))
-        # whole heads and layers go one by one: who wants more than a measured share pays for the next one
+        # whole heads and layers go one by one, and not every number was measured: up to the next that was its
+        # loss is an upper limit
         stepped = order in DISCRETE
         axes.plot(
             x,
@@ -148,7 +149,7 @@ def removal_curve(losses: Losses) -> Figure:
             f"floor of all maps of one token, at share 1: {floor[1].text(2)} at most",
             fontsize=7.5,
             color="0.4",
-            va="bottom",
+            va="top",
         )
     style.name_lines(axes, ends, 8)
     n = losses.headline.loss_intact.n

@@ -63,13 +63,13 @@ def methods_curve(tables: MethodTables, about: str) -> Figure:
 
 def _panel(axes: Axes, rows: pd.DataFrame) -> list[tuple[str, Any, float, float]]:
     """Every method as steps with its interval; returns the ends of the lines. Nothing lies between two
-    numbers of units.
+    numbers of units: who wants more than one share pays for the next.
     """
     ends = []
     for method, found in rows.groupby("method", sort=False):
         found, colour = found.sort_values("share"), COLOURS[str(method)]
         x, y = found["share"], found["estimate"].clip(FLOOR / 2)
-        axes.plot(x, y, color=colour, marker="o", ms=3, lw=1.3, drawstyle="steps-post")
+        axes.plot(x, y, color=colour, marker="o", ms=3, lw=1.3, drawstyle="steps-pre")
         low, high = (found[edge].clip(FLOOR / 2) for edge in ("lower", "upper"))
         axes.vlines(x, low, high, color=colour, lw=2, alpha=0.35)
         ends.append((METHODS[str(method)].label, colour, float(x.iloc[-1]), float(y.iloc[-1])))
