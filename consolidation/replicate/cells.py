@@ -142,10 +142,14 @@ def _weighted(base: TrainConfig, **weights: float) -> TrainConfig:
     return replace(base, objective=replace(base.objective, **weights))
 
 
+# put back together: a cell that was added after either of these alone had been seen to end attention
+PAIR = ("onset of pressure", "temperature")
+
+
 def _published(base: TrainConfig) -> list[Cell]:
     """From the paper's settings to ours, one step at a time: all of `PUBLISHED` together, each of them put
-    back to ours, each of them alone in ours; the temperature annealed over all of training, alone and
-    together; and ours without lambda_S, which pays for the semantic path at every position.
+    back to ours and a pair of them, each alone in ours; the temperature annealed over all of training,
+    alone and together; and ours without lambda_S, which pays for the semantic path at every position.
 
     Cells that `schedule` has share its folders.
     """
@@ -160,8 +164,9 @@ def _published(base: TrainConfig) -> list[Cell]:
         return replace(config, temperature=PAPERS.temperature, temperature_steps=base.steps)
 
     conditions = {"all ours": base, "all published": of(*PUBLISHED)}
-    for name in PUBLISHED:
-        conditions[f"published, {name} ours"] = of(*(other for other in PUBLISHED if other != name))
+    for back in (*((name,) for name in PUBLISHED), PAIR):
+        left = (other for other in PUBLISHED if other not in back)
+        conditions[f"published, {' and '.join(back)} ours"] = of(*left)
     for name in PUBLISHED:
         conditions[f"ours, {name} published"] = of(name)
     conditions["all published, temperature over all of training"] = slowly(of(*PUBLISHED))

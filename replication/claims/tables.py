@@ -25,7 +25,7 @@ from replication.verdict import LEAST, Verdict, all_of, at_least, equals
 TASKS = {"copy": "Copy", "associative": "Associative recall"}
 # reductions of attention that are alike
 REDUCTION_MARGIN = 0.05
-# the cell of `published` with every setting of the preprint, and the heads of those with one setting changed
+# the cell of `published` with every setting of the preprint, and the heads of those with settings changed
 ALL, BACK, ALONE = "all published", "published, ", "ours, "
 # (what is chosen, the two cells, what the preprint says of it)
 CHOICES = (
@@ -200,18 +200,22 @@ def _published(of: Experiments) -> Row:
     """The preprint's settings together, and which of them decides."""
     names = dict.fromkeys(name for table, name, _ in of.cells if table == "published")
 
-    def step(head: str) -> str:
-        """The cells with one setting changed, by how the claim comes out in them."""
+    def step(head: str, count: int) -> str:
+        """The cells with as many settings changed, by how the claim comes out in them."""
         by: dict[Verdict, list[str]] = {}
         for name in names:
-            if name.startswith(head):
+            if name.startswith(head) and 1 + name.count(" and ") == count:
                 by.setdefault(at_optimum([_ends(of, name)]), []).append(name.removeprefix(head))
         return "; ".join(f"{state} with {', '.join(by[state])}" for state in Verdict if state in by)
 
     steps = [
         f"{what} it {said}."
-        for head, what in ((BACK, "With one put back"), (ALONE, "With one changed of ours"))
-        if (said := step(head))
+        for head, count, what in (
+            (BACK, 1, "With one put back"),
+            (BACK, 2, "With two put back, added after those were seen,"),
+            (ALONE, 1, "With one changed of ours"),
+        )
+        if (said := step(head, count))
     ]
     return Row(
         "With the preprint's price of attention, pressure from the start, temperature and semantic rank CRAM "

@@ -40,6 +40,8 @@ def test_the_published_settings_are_put_back_one_at_a_time():
     for name, fields in FIELDS.items():
         assert changed(f"ours, {name} published", SMALL.recorded()) == fields
         assert changed(f"published, {name} ours", whole) == fields
+    pair = changed("published, onset of pressure and temperature ours", whole)
+    assert pair == FIELDS["onset of pressure"] | FIELDS["temperature"]
 
 
 def test_a_cell_that_two_tables_have_is_one_run():

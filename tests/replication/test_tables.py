@@ -229,6 +229,7 @@ def test_the_published_settings_can_work_and_fail_and_every_step_is_named(tmp_pa
         "all published": published,
         "published, temperature ours": back,
         "published, onset of pressure ours": (0.68, 0.3),
+        "published, onset of pressure and temperature ours": (0.999, 0.015),
         "ours, price of attention published": (0.999, 0.015),
     }
     cells = {("published", name): cell(*v, 0.015) for name, v in ends.items()}
@@ -239,6 +240,7 @@ def test_the_published_settings_can_work_and_fail_and_every_step_is_named(tmp_pa
     assert ("holds with temperature ours" in row.sentence) is works
     assert "does not hold with" in row.sentence
     assert "onset of pressure ours" in row.sentence
+    assert "those were seen, it holds with onset of pressure and temperature ours." in row.sentence
     assert "With one changed of ours it holds with price of attention published." in row.sentence
     assert row.ours.startswith(f"{published[1]:.4f} ")
 
