@@ -79,8 +79,8 @@ def data_and_fits(found: Analysis) -> Figure:
         axes.plot(data.x, data.y[0], "o", ms=4.5, color="black", zorder=4)
         for name, colour, line in zip(names, style.PALETTE, LINES, strict=False):
             axes.plot(points, comparison.fits[name].predict(points), color=colour, ls=line)
-        _band_of_gamma(axes, found, points)
         axes.set(xlabel=clock, ylabel=quantity(curve))
+    _band_of_gamma(logarithmic, found, points)
     if (data.y > 0).all():
         logarithmic.set(xscale="log", yscale="log", ylim=(float(data.y.min()) / 3, 2 * float(data.y.max())))
         logarithmic.xaxis.set_minor_formatter(NullFormatter())
