@@ -370,6 +370,8 @@ def cut_windows(
 
 # An excerpt is a few stretches from all over a book, so that it stands for the book and not for one chapter.
 STRETCHES = 4
+# characters of each document of the embedded text, by `excerpts`
+EXCERPT = 20_000
 
 
 def excerpts(corpus: Corpus, characters: int) -> pa.Table:

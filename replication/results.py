@@ -92,14 +92,14 @@ def _removable_from(run: Finished) -> str:
     ]
     for n, of in contexts(run):
         dtype = differs_in_dtype(run, of)
-        said.append(f"{n:,} tokens{dtype and f', {dtype}'}: {_at_budget(of.headline, alone=True)}")
+        said.append(f"{n:,} tokens{dtype and f', {dtype}'}: {_at_budget(of.headline)}")
     return ", ".join(said)
 
 
-def _at_budget(s: RemovalSummary, *, alone: bool = False) -> str:
-    """The share of the order to use; unless `alone` with that of the random one."""
+def _at_budget(s: RemovalSummary) -> str:
+    """The share of the order to use, with that of the random one."""
     at = s.removable[s.order_for(BUDGETS[1])][BUDGETS[1]]
-    by_chance = None if alone else s.removable.get("random", {}).get(BUDGETS[1])
+    by_chance = s.removable.get("random", {}).get(BUDGETS[1])
     return f"{at.text()} (n = {at.share.n}{'' if by_chance is None else f'; at random {by_chance.text()}'})"
 
 
@@ -125,7 +125,7 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
             "claimed about the mechanism."
         ]
     before, shown, after = finding(decided)
-    return [f"{text} {before}", shown, f"{after} ([Design](consolidation/design.md), dated.)"]
+    return [f"{text} {before}", shown, f"{after} ([Design](consolidation/design.md).)"]
 
 
 def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 beside humans.
 """
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,11 +119,14 @@ def _readable(verdict: str, curve: Curve) -> str:
 
 def _drawn_power(found: Analysis) -> ExponentRow | None:
     """The exponent of the power law that is drawn, by the estimator of the noise that suits it best, which
-    need not be that of the headline; None where it has no interval.
+    need not be that of the headline; None where it has no interval, and where the exponent with one is
+    another: forms are compared on means of the units, exponents may be those of the units.
     """
     power = found.comparison.fits.get("power")
     row = None if power is None else found.exponent("power", power.estimator)
-    return row if row is not None and np.isfinite([row.lower, row.upper]).all() else None
+    if power is None or row is None or not np.isfinite([row.lower, row.upper]).all():
+        return None
+    return row if math.isclose(power.exponent, row.gamma, rel_tol=1e-3) else None
 
 
 def _band_of_gamma(axes: Axes, found: Analysis, points: Array) -> None:

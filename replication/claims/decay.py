@@ -94,10 +94,8 @@ def fit_rows(run: Finished) -> Iterator[Row]:
 
 
 def finding(runs: Sequence[Finished]) -> str:
-    """The README's: whether the power law survives on each curve, its exponent, and those of people on the
-    same clock.
-    """
-    said, people = [], dict[str, str]()
+    """The README's: whether the power law survives on each curve, and its exponent."""
+    said = []
     for run in runs:
         s = run.summary
         head = s["gamma"]
@@ -105,13 +103,12 @@ def finding(runs: Sequence[Finished]) -> str:
         best = (s["best_form"] or "not decided").replace("_", " ")
         curve = "the preprint's figure 4A" if _of_the_preprint(s) else "the rebuilt model's P(episodic)"
         said.append(
-            f"to {curve} it {s['standing']['state']} (γ {show(gamma)} by {head['estimator']}; best: {best})"
+            f"to {curve} it {s['standing']['state']} (γ {show(gamma)} {head['unit']}s by "
+            f"{head['estimator']}; best: {best})"
         )
-        for equal in s["equivalences"]:
-            of = number(equal["human_mean"])
-            people[equal["measure"]] = f"{show(of)} by {equal['measure']}"
-    text = f"**Decay.** A power law was fitted: {'; '.join(said)}."
-    return f"{text} Mean γ of studies of people: {', '.join(people.values())}." if people else text
+    text = f"**Decay.** A power law was fitted: {'; '.join(said)}. γ depends on estimator and form."
+    clocks = {str(run.summary["clock"]["counts"]) for run in runs}
+    return f"{text} The clocks differ." if len(clocks) > 1 else text
 
 
 def _of_the_preprint(summary: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from redundancy.removal.curve import BEYOND, BUDGETS, DEPLOYABLE, Removable, bes
 from redundancy.removal.pruning.tables import MethodTables, against_mlp
 from redundancy.removal.summary import RemovalSummary
 from redundancy.removal.tables import Losses
+from redundancy.text import EXCERPT, STRETCHES
 from replication import paper
 from replication.rows import CONTEXT, REPEAT, Finished, Row, show
 from replication.verdict import Verdict, all_of, at_least, at_most
@@ -212,9 +213,22 @@ def _contexts(run: Finished, main: str, here: Removable, others: Repeats) -> str
             f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
             f"{there.text()} (n = {there.share.n}), {show(gap, 2, sign=True)} as of independent samples: "
             f"{longer_windows(gap)}. Maps and router are fitted anew there, and scored on "
-            f"{losses.headline.tokens['evaluation']:,} tokens{dtype and f', the model in {dtype}'}."
+            f"{losses.headline.tokens['evaluation']:,} tokens{dtype and f', the model in {dtype}'}; longer "
+            f"windows reach later text{crosses(tokens, losses)}."
         )
     return said
+
+
+def crosses(tokens: int, losses: Losses) -> str:
+    """That windows of so many tokens span a jump, where the text is the embedded one, which is made of
+    passages (`redundancy.text.excerpts`); empty where they do not, or for another text.
+    """
+    if read_json(losses.folder / "provenance.json").get("corpus") != "embedded":
+        return ""
+    passage = EXCERPT // STRETCHES / losses.headline.bytes_per_token
+    if tokens <= passage:
+        return ""
+    return f", here beyond the first passage of a document (some {round(passage, -2):,.0f} tokens)"
 
 
 def chosen_share(s: RemovalSummary) -> Removable:

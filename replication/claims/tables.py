@@ -199,6 +199,7 @@ def _transfer(of: Experiments, task: str) -> Row:
 def _published(of: Experiments) -> Row:
     """The preprint's settings together, and which of them decides."""
     names = dict.fromkeys(name for table, name, _ in of.cells if table == "published")
+    pairs = [name for name in names if name.startswith(BACK) and " and " in name]
 
     def step(head: str, count: int) -> str:
         """The cells with as many settings changed, by how the claim comes out in them."""
@@ -209,10 +210,10 @@ def _published(of: Experiments) -> Row:
         return "; ".join(f"{state} with {', '.join(by[state])}" for state in Verdict if state in by)
 
     steps = [
-        f"{what} it {said}."
+        f"{what}: {said}."
         for head, count, what in (
             (BACK, 1, "With one put back"),
-            (BACK, 2, "With two put back, added after those were seen,"),
+            (BACK, 2, "With two put back, added after those were seen"),
             (ALONE, 1, "With one changed of ours"),
         )
         if (said := step(head, count))
@@ -222,7 +223,7 @@ def _published(of: Experiments) -> Row:
         "learns retrieval and attention falls to the optimum of eq 13",
         f"{paper.ATTENTION} of positions, {paper.RETRIEVAL:.0%} right",
         _came_to(of, ALL),
-        f"all ours: {_came_to(of, 'all ours')}",
+        "; ".join(f"{name}: {_came_to(of, name)}" for name in ("all ours", *pairs)),
         of.scale,
         at_optimum([_ends(of, ALL)]),
         own=False,

@@ -240,9 +240,10 @@ def test_the_published_settings_can_work_and_fail_and_every_step_is_named(tmp_pa
     assert ("holds with temperature ours" in row.sentence) is works
     assert "does not hold with" in row.sentence
     assert "onset of pressure ours" in row.sentence
-    assert "those were seen, it holds with onset of pressure and temperature ours." in row.sentence
-    assert "With one changed of ours it holds with price of attention published." in row.sentence
+    assert "those were seen: holds with onset of pressure and temperature ours." in row.sentence
+    assert "With one changed of ours: holds with price of attention published." in row.sentence
     assert row.ours.startswith(f"{published[1]:.4f} ")
+    assert "; published, onset of pressure and temperature ours: 0.0150 [" in row.control
 
 
 def test_a_metric_of_a_seed_is_read_from_the_folder_of_its_cell(tmp_path):
