@@ -195,8 +195,11 @@ def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
         # where retrieval is not learnt, routers read little for another reason
         able = [one for one in decided if learnt(one)] or decided
         lines = [line.replace(": ", ":\n") for one in able for line in spared(one)]
-        text = "\n".join(["recurring queries read without", "a memory, minus with one:", *lines])
-        axes.text(0.97, 0.68, text, fontsize=7.5, color="0.3", transform=axes.transAxes, ha="right", va="top")
+        where = [",", "where retrieval is learnt:"] if len(able) < len(decided) else [":"]
+        text = "\n".join(
+            ["recurring queries read without", f"a memory, minus with one{where[0]}", *where[1:], *lines]
+        )
+        axes.text(0.97, 0.7, text, fontsize=7.2, color="0.3", transform=axes.transAxes, ha="right", va="top")
 
 
 def spared(decided: Decided) -> list[str]:
@@ -259,7 +262,11 @@ def _exponents(axes: Axes, fits: Sequence[Finished]) -> None:
         _name(axes, text, -place)
     shade = tuple(0.7 * c for c in style.PALETTE[1])
     axes.text(HUMAN_RANGE[1], 0, " range claimed of people", fontsize=7.5, color=shade, va="center")
-    axes.set(xlabel="exponent γ of the power law", xlim=(0, None), ylim=(-len(rows) + 0.4, 0.7), yticks=[])
+    clocks = {run.summary["clock"]["counts"] for run in fits}
+    differ = " (clocks differ)" * (len(clocks) > 1)
+    axes.set(
+        xlabel=f"exponent γ of the power law{differ}", xlim=(0, None), ylim=(-len(rows) + 0.4, 0.7), yticks=[]
+    )
     people = [number for _, number, colour in rows if number is not None and colour == style.PALETTE[3]]
     _head(axes, "Does it decay as in people?", compared(people))
 
