@@ -92,7 +92,7 @@ def data_and_fits(found: Analysis) -> Figure:
     ]
     style.name_lines(logarithmic, ends, 8)
     linear.set_title(f"linear axes ({seen})", fontsize=8.5)
-    drawn = _drawn_power(found)
+    drawn = drawn_power(found)
     band = f"; grey: 95 % of γ of the power law, by {drawn.estimator}" if drawn else ""
     logarithmic.set_title(f"log-log axes{band}", fontsize=8.5)
     ends = []
@@ -117,7 +117,7 @@ def _readable(verdict: str, curve: Curve) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _drawn_power(found: Analysis) -> ExponentRow | None:
+def drawn_power(found: Analysis) -> ExponentRow | None:
     """The exponent of the power law that is drawn, by the estimator of the noise that suits it best, which
     need not be that of the headline; None where it has no interval, and where the exponent with one is
     another: forms are compared on means of the units, exponents may be those of the units.
@@ -131,7 +131,7 @@ def _drawn_power(found: Analysis) -> ExponentRow | None:
 
 def _band_of_gamma(axes: Axes, found: Analysis, points: Array) -> None:
     """The power law through the centre of the data with the exponents at both ends of its interval."""
-    drawn = _drawn_power(found)
+    drawn = drawn_power(found)
     if drawn is None:
         return
     x = found.curve.x

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from replication.claims.decay import fit_rows
+from replication.claims.decay import finding, fit_rows
 from replication.rows import ROOT, Finished
 from replication.verdict import Verdict
 
@@ -58,3 +58,14 @@ def test_a_new_study_is_expected_in_an_interval():
     for low, high, side in ((gamma - 1, gamma + 1, "inside"), (gamma + 0.1, gamma + 1, "outside")):
         new = {"estimate": 0.0, "lower": low, "upper": high, "n": 6}
         assert f"{gamma:.2f} lies {side};" in row(-0.1, 0.1, new_study=new).sentence
+
+
+def test_the_finding_says_whether_the_power_law_survives_and_whether_clocks_differ():
+    own = json.loads((FIT / "fit.json").read_text())
+    other = own | {"curve": "model", "best_form": None, "standing": own["standing"] | {"state": "survives"}}
+    said = finding([Finished("fit", FIT, own), Finished("fit", FIT, other)])
+    assert f"figure 4A it {own['standing']['state']} (γ 0.51 [" in said and "(n = 13) points by nls" in said
+    assert "P(episodic) it survives (γ 0.51 [" in said and "best: not decided" in said
+    assert "clocks" not in said
+    later = other | {"clock": {"counts": "repetitions over training", "unit": "count"}}
+    assert finding([Finished("fit", FIT, own), Finished("fit", FIT, later)]).endswith("The clocks differ.")

@@ -17,6 +17,7 @@ from labbook.estimate import Estimate
 from labbook.run import opened, sealed
 from redundancy.removal.curve import Removable
 from redundancy.removal.summary import RemovalSummary
+from redundancy.removal.tables import Losses
 from replication import __main__ as pages
 from replication import paper, results
 from replication.claims import consolidation, decay, prediction, removal
@@ -368,7 +369,7 @@ def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, 
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"float32"', '"bfloat16"'))
     row = next(iter(removal.removal_rows(run)))
-    assert "tokens, the model in bfloat16." in row.sentence
+    assert "tokens, the model in bfloat16; longer windows reach later text." in row.sentence
     assert row.here is (PARTLY if there.estimate > 0.88 else FAILS)
     # a limit has no difference with an interval
     least = replace(made, removable=made.removable | {main: {removal.BUDGET: share(there, "at least")}})
@@ -382,6 +383,17 @@ def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, 
     assert (one[0], other[0]) == ("| 256", "| 1,024") and (one[1], other[1]) == ("float32", "bfloat16")
     assert one[2] == other[2] and one[5] == made.removable[main][removal.BUDGET].text()
     assert other[5] == share(there).text() and other[4] == "–"
+
+
+def test_windows_longer_than_a_passage_of_the_embedded_text_say_so(tmp_path):
+    folder = shutil.copytree(REMOVAL, tmp_path / "removal")
+    losses = Losses.read(folder)
+    passage = 5000 / losses.headline.bytes_per_token  # of four passages in 20,000 characters
+    assert removal.crosses(int(passage) - 1, losses) == ""
+    assert "beyond the first passage of a document" in removal.crosses(int(passage) + 1, losses)
+    path = folder / "provenance.json"
+    path.write_text(path.read_text().replace('"corpus": "embedded"', '"corpus": "books"'))
+    assert removal.crosses(10**6, losses) == ""
 
 
 def test_what_was_trained_in_place_is_said_by_what_is_there():

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -461,6 +462,18 @@ def test_names_break_neither_figures_nor_the_terminal(nasty, tmp_path):
 
     assert len(draw(nasty, tmp_path)) == 6
     assert "\x1b" not in summary(nasty)
+
+
+def test_the_band_of_the_exponent_belongs_to_the_line_that_is_drawn():
+    from consolidation.fit.figures import drawn_power
+
+    found = analyse(humans.load("mack"), Choices(forms=("power", "constant")))
+    line, row = found.comparison.fits["power"], drawn_power(found)
+    assert row is not None and row.estimator == line.estimator
+    assert row.gamma == pytest.approx(line.exponent, rel=1e-3)
+    # an exponent of units need not be that of their mean, which is drawn
+    moved = found.exponents.assign(gamma=found.exponents["gamma"] + 0.1)
+    assert drawn_power(replace(found, exponents=moved)) is None
 
 
 # beside people
