@@ -144,29 +144,38 @@ def cheaper_than_mlp(differences: Sequence[Estimate]) -> Verdict:
 
 
 def repeats(run: Finished) -> Repeats:
-    """The same run with other seeds, by seed. Raises UserError where one is of another model."""
+    """The same run with other seeds, by seed. Raises UserError where one is of another model or text, and
+    where two have the same seed.
+    """
     return _beside(run, REPEAT, "seed")
 
 
 def contexts(run: Finished) -> Repeats:
     """The same model in windows of other lengths, by their tokens. Raises UserError where one is of another
-    model.
+    model or text, and where two have the same length.
     """
     return _beside(run, CONTEXT, "context")
 
 
 def _beside(run: Finished, mark: str, varied: str) -> Repeats:
     """The folders beside a run that are called after it, by what varies in their configuration."""
-    found = []
-    for folder in run.folder.parent.glob(f"{run.folder.name}{mark}*"):
-        losses, value = Losses.read(folder), read_json(folder / "config.json")[varied]
+    found, own = dict[int, Losses](), read_json(run.folder / "config.json")
+    for folder in sorted(run.folder.parent.glob(f"{run.folder.name}{mark}*")):
+        losses, config = Losses.read(folder), read_json(folder / "config.json")
+        value, wrong = int(config[varied]), ""
         if losses.headline.model != run.summary["model"]:
+            wrong = f"is of {losses.headline.model} instead of {run.summary['model']}"
+        elif config["data_hash"] != own["data_hash"]:
+            wrong = "is of another text"
+        elif value in found:
+            wrong = f"has {varied} {value} as {found[value].folder.name} has"
+        if wrong:
             raise UserError(
-                f"{folder} is called as {run.folder.name} made again, and is of {losses.headline.model} "
-                f"instead of {run.summary['model']}. Move it, or name it otherwise."
+                f"{folder} is called as {run.folder.name} made again, and {wrong}. Move it, or name it "
+                "otherwise."
             )
-        found.append((int(value), losses))
-    return sorted(found, key=lambda one: one[0])
+        found[value] = losses
+    return sorted(found.items())
 
 
 def differs_in_dtype(run: Finished, other: Losses) -> str:

@@ -5,6 +5,7 @@ agreement.
 import itertools
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -359,6 +360,16 @@ def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, 
     folder = shutil.copytree(REMOVAL, tmp_path / f"removal{CONTEXT}1024")
     [(tokens, losses)] = removal.contexts(run)
     assert tokens == 256  # what the configuration says, not the name
+    twice = shutil.copytree(folder, tmp_path / f"removal{CONTEXT}1024-seed-1")
+    with pytest.raises(UserError, match="has context 256 as removal-context-1024 has"):
+        removal.contexts(run)
+    shutil.rmtree(twice)
+    own = run.folder / "config.json"
+    text = own.read_text()
+    own.write_text(re.sub('"data_hash": "[0-9a-f]+"', '"data_hash": "0"', text))
+    with pytest.raises(UserError, match="is of another text"):
+        removal.contexts(run)
+    own.write_text(text)
     main = removal.compared(losses.headline).main
     made = losses.headline
     of = replace(made, removable=made.removable | {main: {removal.BUDGET: share(there)}})
