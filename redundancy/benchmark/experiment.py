@@ -7,8 +7,9 @@
     memory               peak of pass 1 at ten times the tokens / at the smaller number
     stored activations   TransformerLens' run_with_cache and scikit-learn's Ridge / pass 1 and the exact ridge
     gradient descent     the paper's 10,000 steps at learning rate 1e-3 / the exact ridge, and the R of each
-    removal              the weighted fit for all penalties / for one; a variant of the model that takes from
-                         the intact run what it can / the same variant computed whole
+    removal              the weighted fit for all penalties / for one; the slope of the loss in every layer,
+                         forward and backward / forward; a variant of the model that takes from the intact
+                         run what it can / the same variant computed whole
     replaced             models with half of the layers, all layers, half of the heads or half of the
                          operations replaced / the intact model: seconds per generated token with a cache,
                          bytes of the cache per token, bytes of weights

@@ -1,19 +1,26 @@
-"""What a removal run saves on the way: penalties from one decomposition, and work that the intact run did."""
+"""What a removal run saves: penalties from one decomposition, one backward pass for all layers, and work that
+the intact run did.
+"""
 
 import torch
 
+from redundancy.batches import Batch
 from redundancy.benchmark.config import Config
 from redundancy.benchmark.timing import Comparison, compare_pairs, paired, prepare
-from redundancy.evaluation import log_probabilities
+from redundancy.evaluation import log_probabilities, next_token_log_p
 from redundancy.model.decoder import Decoder
 from redundancy.model.prefix import Prefix
 from redundancy.model.substitution import Rule, Substitution
+from redundancy.passes import Task
 from redundancy.regression.ridge import PENALTIES
+from redundancy.removal.gradients import GradientReader
 from redundancy.removal.replacements.weighted import Sums
 
 
 def removal(config: Config) -> list[Comparison]:
-    """The weighted fit of one layer, and the model with the mean in the place of all attention."""
+    """The weighted fit of one layer, the slope of the loss in every layer, and the model with the mean in the
+    place of all attention.
+    """
     decoder, task = prepare(config, 4096)
     batch = next(task.batches("evaluation", decoder.device))
     prefix, change = Prefix(decoder), _without_attention(decoder, task.start_position)
@@ -31,11 +38,27 @@ def removal(config: Config) -> list[Comparison]:
 
     return [
         _weighted(decoder, config.rounds),
+        _slopes(decoder, task, batch, config.rounds),
         compare_pairs(
             "all attention replaced, what the intact run gives taken from there / computed whole",
             paired(decoder.device, config.rounds, given, whole),
         ),
     ]
+
+
+def _slopes(decoder: Decoder, task: Task, batch: Batch, rounds: int) -> Comparison:
+    """One backward pass for all layers, with the forward pass that it needs, against that forward pass."""
+
+    def both() -> None:
+        with GradientReader(decoder, task, lambda *_: None) as reader:
+            reader(batch)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        next_token_log_p(decoder, batch.ids)
+
+    pairs = paired(decoder.device, rounds, both, forward)
+    return compare_pairs("slope of the loss in every layer, forward and backward / forward", pairs)
 
 
 def _without_attention(decoder: Decoder, start: int) -> Substitution:

@@ -654,6 +654,7 @@ def test_the_benchmark_names_what_a_removal_run_saves(gpt2_folder):
     rows = removal(Config(str(gpt2_folder), rounds=2, context=32))
     assert [row.comparison.split(",")[0] for row in rows] == [
         "weighted least squares of one layer",
+        "slope of the loss in every layer",
         "all attention replaced",
     ]
     assert all(row.n == 2 and row.ours > 0 and row.other > 0 for row in rows)
