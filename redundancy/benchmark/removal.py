@@ -40,7 +40,7 @@ def removal(config: Config) -> list[Comparison]:
         _weighted(decoder, config.rounds),
         _slopes(decoder, task, batch, config.rounds),
         compare_pairs(
-            "all attention replaced, what the intact run gives taken from there / computed whole",
+            "all attention replaced, what the intact run gives taken from there / computed whole, seconds",
             paired(decoder.device, config.rounds, given, whole),
         ),
     ]
@@ -58,7 +58,7 @@ def _slopes(decoder: Decoder, task: Task, batch: Batch, rounds: int) -> Comparis
         next_token_log_p(decoder, batch.ids)
 
     pairs = paired(decoder.device, rounds, both, forward)
-    return compare_pairs("slope of the loss in every layer, forward and backward / forward", pairs)
+    return compare_pairs("slope of the loss in every layer, forward and backward / forward, seconds", pairs)
 
 
 def _without_attention(decoder: Decoder, start: int) -> Substitution:
@@ -85,4 +85,6 @@ def _weighted(decoder: Decoder, rounds: int) -> Comparison:
             torch.linalg.lstsq(xx / n + penalty, xr / n)
 
     pairs = paired(device, rounds, sums.correction, one)
-    return compare_pairs(f"weighted least squares of one layer, {len(PENALTIES)} penalties / one", pairs)
+    return compare_pairs(
+        f"weighted least squares of one layer, {len(PENALTIES)} penalties / one, seconds", pairs
+    )
