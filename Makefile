@@ -28,7 +28,7 @@ fuzz: .venv/installed
 figures: .venv/installed
 	cd notebooks && ../$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False *.ipynb
 	$(BIN)/python -c "from replication import __main__ as r, abstract; abstract.draw([r.read_run(f) for f in r.shipped()], r.ROOT / 'figures')"
-	$(BIN)/python -c "from replication import __main__ as r; from consolidation.replicate.cell_figures import draw_again; [draw_again(f, r.ROOT / 'figures' / ('' if f.name in ('factorial', 'small') else f.name)) for f in r.shipped() if (f / 'cells.csv').is_file()]"
+	$(BIN)/python -c "from replication import __main__ as r; from consolidation.replicate.cell_figures import draw_again; [draw_again(f, r.read_run(f).figures) for f in r.shipped() if (f / 'cells.csv').is_file()]"
 
 docs: .venv/installed
 	$(BIN)/sphinx-build --nitpicky --fail-on-warning --keep-going docs docs/_build/html

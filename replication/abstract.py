@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,12 +19,13 @@ from labbook.escape import mathtext
 from labbook.estimate import Estimate
 from redundancy.facts import subject
 from redundancy.probe.tables import Tables
-from redundancy.removal.curve import BUDGETS, DISCRETE
-from redundancy.removal.figures import best_of_each_kind
+from redundancy.removal.curve import BUDGETS
+from redundancy.removal.figures import best_of_each_kind, draw_order
 from redundancy.removal.tables import Losses
+from replication.claims.decay import clocks_differ, of_the_preprint
 from replication.claims.decided import Decided, is_factorial
-from replication.claims.factorial import learnt
-from replication.rows import Finished
+from replication.claims.factorial import many_keys, where_learnt
+from replication.rows import Finished, exponent
 
 PREDICTORS = {
     "": "hidden state (the probe)",
@@ -131,14 +132,7 @@ def _removed(axes: Axes, losses: Losses) -> None:
         kind = name.split(":")[0]
         if kind not in places:
             continue
-        own = lines[lines["order"] == order]
-        wide = own.pivot(index="target_share", columns="metric", values=["estimate", "lower", "upper"])
-        share = [0, *wide["estimate", "share"]]
-        height, low, high = ([0, *wide[e, "loss_increase"]] for e in ("estimate", "lower", "upper"))
-        stepped = order in DISCRETE
-        axes.plot(share, height, color=colour, lw=1.8, drawstyle="steps-pre" if stepped else "default")
-        step: Literal["pre"] | None = "pre" if stepped else None
-        axes.fill_between(share, low, high, color=colour, alpha=0.2, lw=0, step=step)
+        draw_order(axes, lines, order, 0.2, color=colour, lw=1.8)
         axes.text(*places[kind], kind.replace(", ", ",\n"), color=colour, fontsize=8, ha="right", va="center")
     axes.axhline(BUDGETS[1], color="0.75", lw=0.7, zorder=0)
     axes.text(edge, BUDGETS[1], f"+{BUDGETS[1]} nats", fontsize=7, color="0.45", ha="right", va="bottom")
@@ -193,20 +187,18 @@ def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
     if decided:
         # in short lines: what falls at the left stays free
         # where retrieval is not learnt, routers read little for another reason
-        able = [one for one in decided if learnt(one)] or decided
+        able = where_learnt(decided)
         lines = [line.replace(": ", ":\n") for one in able for line in spared(one)]
-        where = [",", "where retrieval is learnt:"] if len(able) < len(decided) else [":"]
-        text = "\n".join(
-            ["recurring queries read without", f"a memory, minus with one{where[0]}", *where[1:], *lines]
-        )
+        where = ",\nwhere retrieval is learnt:" if len(able) < len(decided) else ":"
+        text = "\n".join([f"recurring queries read without\na memory, minus with one{where}", *lines])
         axes.text(0.97, 0.7, text, fontsize=7.2, color="0.3", transform=axes.transAxes, ha="right", va="top")
 
 
 def spared(decided: Decided) -> list[str]:
     """The contrast of a factorial between a router without a memory and one with, and its state; and with
-    many more novel keys, where that was run.
+    many more novel keys, see `many_keys`.
     """
-    keys, found = decided.config["cram"]["keys"], decided.unfamiliar
+    keys, found = decided.config["cram"]["keys"], many_keys(decided)
     shown = [(decided, f"{keys} keys, price {decided.of.price:g}")]
     if found is not None:
         shown.append((found, f"the same, {found.novel_keys:,} novel keys"))
@@ -237,15 +229,14 @@ def attended(last: Mapping[str, Sequence[float]]) -> str:
 def _exponents(axes: Axes, fits: Sequence[Finished]) -> None:
     rows: list[tuple[str, Estimate | None, Any]] = [("the line that the preprint draws", None, "0.3")]
     for run in fits:
-        gamma = run.summary["gamma"]
-        number = Estimate(gamma["gamma"], gamma["lower"], gamma["upper"], gamma["n"])
         own = (
             "a power law on the preprint's own points"
-            if run.summary["humans"]
+            if of_the_preprint(run)
             else "the same on the rebuilt model"
         )
         state = run.summary["standing"]["state"]
-        rows.append((own if state == "survives" else f"{own}: {state}", number, style.PALETTE[0]))
+        named = own if state == "survives" else f"{own}: {state}"
+        rows.append((named, exponent(run.summary["gamma"]), style.PALETTE[0]))
     for equal in (e for run in fits for e in run.summary["equivalences"]):
         number = Estimate(**{k: equal["human_mean"][k] for k in ("estimate", "lower", "upper", "n")})
         said = {"time": "people, times", "error": "people, errors"}.get(
@@ -262,11 +253,8 @@ def _exponents(axes: Axes, fits: Sequence[Finished]) -> None:
         _name(axes, text, -place)
     shade = tuple(0.7 * c for c in style.PALETTE[1])
     axes.text(HUMAN_RANGE[1], 0, " range claimed of people", fontsize=7.5, color=shade, va="center")
-    clocks = {run.summary["clock"]["counts"] for run in fits}
-    differ = " (clocks differ)" * (len(clocks) > 1)
-    axes.set(
-        xlabel=f"exponent γ of the power law{differ}", xlim=(0, None), ylim=(-len(rows) + 0.4, 0.7), yticks=[]
-    )
+    axes.set(xlim=(0, None), ylim=(-len(rows) + 0.4, 0.7), yticks=[])
+    axes.set_xlabel("exponent γ of the power law" + " (clocks differ)" * clocks_differ(fits))
     people = [number for _, number, colour in rows if number is not None and colour == style.PALETTE[3]]
     _head(axes, "Does it decay as in people?", compared(people))
 

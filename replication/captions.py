@@ -29,7 +29,7 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "removal_curve": (
             "Loss increase against the share of attention operations replaced, on an axis of the root, for "
             "the best order of each kind, the best on these documents; between two measured numbers of whole "
-            "heads or layers the line is at the larger one, an upper limit. "
+            "heads or layers the line is at the larger one. "
             "The floor is the loss of the best model of one token and its position that was trained; the "
             "true one lies there or below."
         ),

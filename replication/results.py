@@ -4,9 +4,8 @@ Sentences state what the tables beside them show and name the choice they depend
 a sentence, the sentence is chosen by the number.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
@@ -25,7 +24,7 @@ from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import finding, section
 from replication.claims.removal import Repeats, contexts, differs_in_dtype
-from replication.rows import Finished, figure, interval, number, show, table, window
+from replication.rows import Finished, exponent, figure, interval, number, show, table, window
 
 PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")
 
@@ -373,7 +372,7 @@ def fit_section(run: Finished) -> Iterator[str]:
         (
             row["form"].replace("_", " "),
             row["estimator"],
-            "no fit" if row["failures"] else show(_gamma(row)),
+            "no fit" if row["failures"] else show(exponent(row)),
             row["failures"] or f"{row['method']} over {row['unit']}s",
         )
         for row in s["exponents"]
@@ -383,7 +382,3 @@ def fit_section(run: Finished) -> Iterator[str]:
         if "verdict" in verdict:
             yield f"{verdict['verdict']}"
             yield ""
-
-
-def _gamma(row: Mapping[str, Any]) -> Estimate | None:
-    return number({"estimate": row["gamma"], **{k: row[k] for k in ("lower", "upper", "n")}})

@@ -53,12 +53,17 @@ class Finished:
         )
         return f"{self.summary['model']}, {text}"
 
+    @property
+    def figures(self) -> Path:
+        """Where its committed figures are: in a folder of its own where there is one."""
+        of = self.folder.parent if self.summary.get("model", "embedded") != "embedded" else self.folder
+        own = ROOT / "figures" / of.name
+        return own if own.is_dir() else ROOT / "figures"
+
     def figure(self, name: str) -> str:
         """A committed figure of this run as a Markdown link, empty where there is none."""
-        of = self.folder.parent if self.summary.get("model", "embedded") != "embedded" else self.folder
-        part = f"{of.name}/" if (ROOT / "figures" / of.name).is_dir() else ""
-        path = ROOT / "figures" / f"{part}{name}.png"
-        return f"[figure](figures/{part}{name}.png), " if path.is_file() else ""
+        path = self.figures / f"{name}.png"
+        return f"[figure]({path.relative_to(ROOT).as_posix()}), " if path.is_file() else ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,11 @@ def minutes(folder: Path) -> dict[int, list[float]]:
         summary = read_json(path)
         found.setdefault(int(summary["steps"]), []).append(float(summary["seconds"]) / 60)
     return found
+
+
+def exponent(row: Mapping[str, Any]) -> Estimate | None:
+    """gamma of a row of exponents with its interval; None where it has no end."""
+    return number({"estimate": row["gamma"], **{k: row[k] for k in ("lower", "upper", "n")}})
 
 
 def number(values: Mapping[Any, Any] | None) -> Estimate | None:

@@ -81,7 +81,9 @@ def data_and_fits(found: Analysis) -> Figure:
         for name, colour, line in zip(names, style.PALETTE, LINES, strict=False):
             axes.plot(points, comparison.fits[name].predict(points), color=colour, ls=line)
         axes.set(xlabel=clock, ylabel=quantity(curve))
-    _band_of_gamma(logarithmic, found, points)
+    drawn = drawn_power(found)
+    if drawn is not None:
+        _band_of_gamma(logarithmic, found, drawn, points)
     if (data.y > 0).all():
         logarithmic.set(xscale="log", yscale="log", ylim=(float(data.y.min()) / 3, 2 * float(data.y.max())))
         logarithmic.xaxis.set_minor_formatter(NullFormatter())
@@ -92,7 +94,6 @@ def data_and_fits(found: Analysis) -> Figure:
     ]
     style.name_lines(logarithmic, ends, 8)
     linear.set_title(f"linear axes ({seen})", fontsize=8.5)
-    drawn = drawn_power(found)
     band = f"; grey: 95 % of γ of the power law, by {drawn.estimator}" if drawn else ""
     logarithmic.set_title(f"log-log axes{band}", fontsize=8.5)
     ends = []
@@ -123,17 +124,16 @@ def drawn_power(found: Analysis) -> ExponentRow | None:
     another: forms are compared on means of the units, exponents may be those of the units.
     """
     power = found.comparison.fits.get("power")
-    row = None if power is None else found.exponent("power", power.estimator)
-    if power is None or row is None or not np.isfinite([row.lower, row.upper]).all():
+    if power is None:
+        return None
+    row = found.exponent("power", power.estimator)
+    if row is None or not np.isfinite([row.lower, row.upper]).all():
         return None
     return row if math.isclose(power.exponent, row.gamma, rel_tol=1e-3) else None
 
 
-def _band_of_gamma(axes: Axes, found: Analysis, points: Array) -> None:
+def _band_of_gamma(axes: Axes, found: Analysis, drawn: ExponentRow, points: Array) -> None:
     """The power law through the centre of the data with the exponents at both ends of its interval."""
-    drawn = drawn_power(found)
-    if drawn is None:
-        return
     x = found.curve.x
     centre = float(np.exp(np.mean(np.log(np.unique(x[x > 0])))))
     level = float(found.comparison.fits["power"].predict(np.array([centre]))[0])

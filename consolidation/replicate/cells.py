@@ -138,12 +138,17 @@ PUBLISHED: dict[str, Callable[[TrainConfig], TrainConfig]] = {
 }
 
 
-def _weighted(base: TrainConfig, **weights: float) -> TrainConfig:
-    return replace(base, objective=replace(base.objective, **weights))
-
-
 # put back together: a cell that was added after either of these alone had been seen to end attention
 PAIR = ("onset of pressure", "temperature")
+
+
+def put_back(*names: str) -> str:
+    """The cell of `published` with these settings as ours and the others as the paper's."""
+    return f"published, {' and '.join(names)} ours"
+
+
+def _weighted(base: TrainConfig, **weights: float) -> TrainConfig:
+    return replace(base, objective=replace(base.objective, **weights))
 
 
 def _published(base: TrainConfig) -> list[Cell]:
@@ -166,7 +171,7 @@ def _published(base: TrainConfig) -> list[Cell]:
     conditions = {"all ours": base, "all published": of(*PUBLISHED)}
     for back in (*((name,) for name in PUBLISHED), PAIR):
         left = (other for other in PUBLISHED if other not in back)
-        conditions[f"published, {' and '.join(back)} ours"] = of(*left)
+        conditions[put_back(*back)] = of(*left)
     for name in PUBLISHED:
         conditions[f"ours, {name} published"] = of(name)
     conditions["all published, temperature over all of training"] = slowly(of(*PUBLISHED))

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -116,27 +116,11 @@ def removal_curve(losses: Losses) -> Figure:
     # an order that sees the label makes the loss smaller
     _root_scale(axes, min(0.0, 1.3 * float(shown["estimate"].min())), top)
     for order, (name, colour) in drawn.items():
-        rows = lines[lines["order"] == order]
-        wide = rows.pivot(index="target_share", columns="metric", values=["estimate", "lower", "upper"])
-        x, y = (np.append(0.0, wide["estimate", metric]) for metric in ("share", "loss_increase"))
-        low, high = (np.append(0.0, wide[edge, "loss_increase"]) for edge in ("lower", "upper"))
-        # whole heads and layers go one by one, and not every number was measured: up to the next that was its
-        # loss is an upper limit
-        stepped = order in DISCRETE
-        axes.plot(
-            x,
-            y,
-            color=colour,
-            marker="o",
-            ms=3.5,
-            lw=1.5,
-            ls=":" if order.startswith("known") else "-",
-            drawstyle="steps-pre" if stepped else "default",
-        )
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, step="pre" if stepped else None)
+        line = ":" if order.startswith("known") else "-"
+        x, y = draw_order(axes, lines, order, 0.15, color=colour, marker="o", ms=3.5, lw=1.5, ls=line)
         # between two points the line is straight on the axis of the root
         on = y[min(int(np.searchsorted(x, LARGEST_SHARE)), len(y) - 1)]
-        end = on if stepped else ROOT[1](np.interp(LARGEST_SHARE, x, ROOT[0](y)))
+        end = on if order in DISCRETE else ROOT[1](np.interp(LARGEST_SHARE, x, ROOT[0](y)))
         ends.append((name, colour, LARGEST_SHARE, float(end)))
     mark_budgets(axes)
     axes.axhline(0, color="black", lw=1)
@@ -159,6 +143,24 @@ def removal_curve(losses: Losses) -> Figure:
         f"95 % intervals over {n} held-out {losses.headline.unit}s",
     )
     return figure
+
+
+def draw_order(
+    axes: Axes, lines: pd.DataFrame, order: str, alpha: float, **look: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loss increase against the share replaced in one order, with its interval as a band, from the intact
+    model on; returns both. Whole heads and layers go one by one, and not every number was measured: up to the
+    next that was, its loss is drawn.
+    """
+    rows = lines[lines["order"] == order]
+    wide = rows.pivot(index="target_share", columns="metric", values=["estimate", "lower", "upper"])
+    x, y = (np.append(0.0, wide["estimate", metric]) for metric in ("share", "loss_increase"))
+    low, high = (np.append(0.0, wide[edge, "loss_increase"]) for edge in ("lower", "upper"))
+    stepped = order in DISCRETE
+    axes.plot(x, y, drawstyle="steps-pre" if stepped else "default", **look)
+    step: Literal["pre"] | None = "pre" if stepped else None
+    axes.fill_between(x, low, high, color=look["color"], alpha=alpha, lw=0, step=step)
+    return x, y
 
 
 def _root_scale(axes: Axes, low: float, high: float) -> None:

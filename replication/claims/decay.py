@@ -6,7 +6,7 @@ from typing import Any
 from consolidation.decay.comparison import NOISE
 from labbook.estimate import Estimate
 from replication import paper
-from replication.rows import Finished, Row, number, show, window
+from replication.rows import Finished, Row, exponent, interval, number, show, window
 from replication.verdict import Verdict, all_of, at_most, equals, known, states
 
 
@@ -34,10 +34,10 @@ def fit_rows(run: Finished) -> Iterator[Row]:
     """The exponent of a fitted curve, its change point, and humans."""
     s = run.summary
     head = s["gamma"]
-    gamma = number({"estimate": head["gamma"], **{k: head[k] for k in ("lower", "upper", "n")}})
+    gamma = exponent(head)
     spread = s["multiverse"]
     scale = f"{s['curve']}, clock {s['clock']['counts']} ({s['clock']['unit']}), {window(s)}"
-    own = _of_the_preprint(s)
+    own = of_the_preprint(run)
     others = _exponents(s["exponents"], head)
     yield Row(
         "The line .89 k^-.43 describes the paper's own figure 4A"
@@ -45,7 +45,7 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         else "P_episodic(k) falls as a power law with γ = .43 (eq 14)",
         f"γ = {paper.GAMMA} ± {paper.GAMMA_SPREAD}",
         f"the power law {s['standing']['state']} (best form "
-        f"{(s['best_form'] or 'not decided').replace('_', ' ')}); γ = {show(gamma)} by {head['estimator']}",
+        f"{_best(s)}); γ = {show(gamma)} by {head['estimator']}",
         f"{others}; the middle half of {spread['fitted']} specifications, some of which change what γ "
         f"means, {spread['lower_quartile']:.2f} to {spread['upper_quartile']:.2f}",
         scale,
@@ -99,21 +99,28 @@ def finding(runs: Sequence[Finished]) -> str:
     for run in runs:
         s = run.summary
         head = s["gamma"]
-        gamma = Estimate(head["gamma"], head["lower"], head["upper"], head["n"])
-        best = (s["best_form"] or "not decided").replace("_", " ")
-        curve = "the preprint's figure 4A" if _of_the_preprint(s) else "the rebuilt model's P(episodic)"
+        curve = "the preprint's figure 4A" if of_the_preprint(run) else "the rebuilt model's P(episodic)"
         said.append(
-            f"to {curve} it {s['standing']['state']} (γ {show(gamma)} {head['unit']}s by "
-            f"{head['estimator']}; best: {best})"
+            f"to {curve} it {s['standing']['state']} (γ {show(exponent(head))} {head['unit']}s by "
+            f"{head['estimator']}; best: {_best(s)})"
         )
     text = f"**Decay.** A power law was fitted: {'; '.join(said)}. γ depends on estimator and form."
-    clocks = {str(run.summary["clock"]["counts"]) for run in runs}
-    return f"{text} The clocks differ." if len(clocks) > 1 else text
+    return f"{text} The clocks differ." if clocks_differ(runs) else text
 
 
-def _of_the_preprint(summary: Mapping[str, Any]) -> bool:
+def of_the_preprint(run: Finished) -> bool:
     """Whether the curve is one of the preprint's own."""
-    return str(summary["curve"]).startswith("cram2026")
+    return str(run.summary["curve"]).startswith("cram2026")
+
+
+def clocks_differ(runs: Sequence[Finished]) -> bool:
+    """Whether the curves are on several clocks."""
+    return len({str(run.summary["clock"]["counts"]) for run in runs}) > 1
+
+
+def _best(summary: Mapping[str, Any]) -> str:
+    """The best form in words."""
+    return str(summary["best_form"] or "not decided").replace("_", " ")
 
 
 def _beside_humans(summary: Mapping[str, Any], equal: Mapping[str, Any]) -> str:
@@ -148,8 +155,7 @@ def _exponents(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> st
         same = (row["form"], row["estimator"]) == (head["form"], head["estimator"])
         if same or row["lower"] is None or row["failures"]:
             continue
-        gamma = Estimate(row["gamma"], row["lower"], row["upper"], row["n"])
-        shown.append(f"{row['form'].replace('_', ' ')} by {row['estimator']} {gamma.text(2)}")
+        shown.append(f"{row['form'].replace('_', ' ')} by {row['estimator']} {interval(exponent(row))}")
     return "; ".join(shown)
 
 

@@ -224,12 +224,11 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
     """
     setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
     lowest_first = sorted(decided, key=lambda one: one.of.price)
-    able = [one for one in lowest_first if learnt(one)]
-    shown = [(_priced(one), one) for one in able or lowest_first]
-    for priced, one in tuple(shown):
-        there = one.unfamiliar if _change(one, "B - A") else None
-        if there is not None and learnt(there):
-            shown.append((f"{priced.partition(' (')[0]}, {there.novel_keys:,} novel keys", there))
+    able = where_learnt(lowest_first)
+    shown = [(_priced(one), one) for one in able]
+    for one in able:
+        if there := many_keys(one):
+            shown.append((f"priced at {one.of.price:g}, {there.novel_keys:,} novel keys", there))
     head = ["P(attend \\| recurring) minus CRAM's", *(priced for priced, _ in shown)]
     columns = [_column(one) for _, one in shown]
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
@@ -318,9 +317,20 @@ def _own_reads(decided: Decided, name: str) -> str:
     return f"CRAM's own reads change by {show(own, sign=True)}, the other's by {show(others, sign=True)}."
 
 
-def learnt(decided: Decided) -> bool:
+def _learnt(decided: Decided) -> bool:
     """Whether half of CRAM's seeds or more have learnt retrieval."""
     return 2 * decided.of.not_learnt("A") <= len(decided.of.seeds("A"))
+
+
+def where_learnt(decided: Sequence[Decided]) -> Sequence[Decided]:
+    """Those in which half of CRAM's seeds or more have learnt retrieval; all, where none is like that."""
+    return [one for one in decided if _learnt(one)] or decided
+
+
+def many_keys(decided: Decided) -> Decided | None:
+    """The run beside with many more novel keys, where enough seeds tell and half of CRAM's have learnt."""
+    there = decided.unfamiliar if _change(decided, "B - A") else None
+    return there if there is not None and _learnt(there) else None
 
 
 def _not_learnt(decided: Decided) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from consolidation.experiments.readings import difference
-from consolidation.replicate.cells import cells, metrics
+from consolidation.replicate.cells import PAIR, PAPERS, Cell, cells, metrics, put_back
 from consolidation.replicate.contrasts import LEARNT
 from consolidation.train import trajectory
 from consolidation.train.config import TrainConfig
@@ -104,9 +104,14 @@ def of_seeds(run: Finished, table: str, cell: str, metric: str) -> "pd.Series[fl
 
     Raises UserError when the cell has no finished seed in the run folder.
     """
-    listed = cells(TrainConfig.restored(run.summary["config"]), (table,))
-    seeds = trajectory.summaries(run.folder / next(one.folder for one in listed if one.name == cell))
+    folder = next(one.folder for one in _listed(run, table) if one.name == cell)
+    seeds = trajectory.summaries(run.folder / folder)
     return pd.Series({seed.seed: metrics(seed)[metric] for seed in seeds}, dtype=float)
+
+
+def _listed(run: Finished, table: str) -> list[Cell]:
+    """The cells that a table has by the configuration of the run."""
+    return cells(TrainConfig.restored(run.summary["config"]), (table,))
 
 
 def table_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
@@ -199,31 +204,31 @@ def _transfer(of: Experiments, task: str) -> Row:
 def _published(of: Experiments) -> Row:
     """The preprint's settings together, and which of them decides."""
     names = dict.fromkeys(name for table, name, _ in of.cells if table == "published")
-    pairs = [name for name in names if name.startswith(BACK) and " and " in name]
+    pair = [name for name in names if name == put_back(*PAIR)]
+    groups = {
+        "With one put back": [name for name in names if name.startswith(BACK) and name not in pair],
+        "With two put back, added after those were seen": pair,
+        "With one changed of ours": [name for name in names if name.startswith(ALONE)],
+    }
 
-    def step(head: str, count: int) -> str:
-        """The cells with as many settings changed, by how the claim comes out in them."""
+    def step(cells: Sequence[str]) -> str:
+        """The cells by how the claim comes out in them."""
         by: dict[Verdict, list[str]] = {}
-        for name in names:
-            if name.startswith(head) and 1 + name.count(" and ") == count:
-                by.setdefault(at_optimum([_ends(of, name)]), []).append(name.removeprefix(head))
+        for name in cells:
+            by.setdefault(at_optimum([_ends(of, name)]), []).append(name.partition(", ")[2])
         return "; ".join(f"{state} with {', '.join(by[state])}" for state in Verdict if state in by)
 
-    steps = [
-        f"{what}: {said}."
-        for head, count, what in (
-            (BACK, 1, "With one put back"),
-            (BACK, 2, "With two put back, added after those were seen"),
-            (ALONE, 1, "With one changed of ours"),
-        )
-        if (said := step(head, count))
-    ]
+    steps = [f"{what}: {step(cells)}." for what, cells in groups.items() if cells]
+    whole = next(one.config for one in _listed(of.run, "published") if one.name == ALL)
+    others = [one.partition(":")[0] for one in trajectory.differences(PAPERS.recorded(), whole.recorded())]
+    if others:
+        steps.append(f"What else is not the preprint's, in all of them: {', '.join(others)}.")
     return Row(
         "With the preprint's price of attention, pressure from the start, temperature and semantic rank CRAM "
         "learns retrieval and attention falls to the optimum of eq 13",
         f"{paper.ATTENTION} of positions, {paper.RETRIEVAL:.0%} right",
         _came_to(of, ALL),
-        "; ".join(f"{name}: {_came_to(of, name)}" for name in ("all ours", *pairs)),
+        "; ".join(f"{name}: {_came_to(of, name)}" for name in ("all ours", *pair)),
         of.scale,
         at_optimum([_ends(of, ALL)]),
         own=False,
@@ -262,7 +267,8 @@ def _recurrence(of: Experiments, rows: pd.DataFrame) -> Row:
         of.scale.replace("; n seeds", ", recurrence as named; n seeds"),
         at_optimum(cells),
         own=False,
-        sentence=f"Alike means within {ATTENTION_MARGIN} of positions. {of.depends}",
+        sentence=f"Alike means within {ATTENTION_MARGIN} of positions. Attention is priced at "
+        f"{of.run.summary['config']['objective']['attention_penalty']:g}. {of.depends}",
         links=of.run.link,
     )
 

@@ -243,6 +243,8 @@ def test_the_published_settings_can_work_and_fail_and_every_step_is_named(tmp_pa
     assert "those were seen: holds with onset of pressure and temperature ours." in row.sentence
     assert "With one changed of ours: holds with price of attention published." in row.sentence
     assert row.ours.startswith(f"{published[1]:.4f} ")
+    # 4,000 of its 10,000 steps, and so on
+    assert "What else is not the preprint's, in all of them: benchmark.length," in row.sentence
     assert "; published, onset of pressure and temperature ours: 0.0150 [" in row.control
 
 

@@ -63,7 +63,7 @@ def methods_curve(tables: MethodTables, about: str) -> Figure:
 
 def _panel(axes: Axes, rows: pd.DataFrame) -> list[tuple[str, Any, float, float]]:
     """Every method as steps with its interval; returns the ends of the lines. Nothing lies between two
-    numbers of units: who wants more than one share pays for the next.
+    numbers of units: the line there is at the larger.
     """
     ends = []
     for method, found in rows.groupby("method", sort=False):
