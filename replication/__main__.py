@@ -33,6 +33,7 @@ from replication.rows import (
     HERE,
     REPEAT,
     ROOT,
+    RUNNING,
     UNFAMILIAR,
     UNREWARDED,
     Finished,
@@ -141,7 +142,7 @@ def shipped() -> list[Path]:
     places = ("*/*/summary.json", "*/summary.json", "*/*/fit.json")
     runs = {path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")}
     # read with the run that they repeat
-    beside = (REPEAT, CONTEXT, UNREWARDED, CONTROLS, UNFAMILIAR)
+    beside = (REPEAT, CONTEXT, RUNNING, UNREWARDED, CONTROLS, UNFAMILIAR)
     runs = {run for run in runs if not any(mark in run.name for mark in beside)}
     # people's experiments, whose training runs lie beside them
     people = [path.parent for path in ROOT.glob("*/data/experiments/*/claims.csv")]

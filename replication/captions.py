@@ -78,7 +78,8 @@ CAPTIONS: dict[str, dict[str, str]] = {
         ),
         "published_settings": (
             "From the paper's price of attention, onset of pressure, temperature and semantic rank to ours, "
-            "one step at a time; means and 95 % intervals over seeds."
+            "one step at a time and two together; all else is the small preset's. Means and 95 % intervals "
+            "over seeds."
         ),
         "consolidation_tables": (
             "Right answers, attention and error of the dynamics beside the preprint's tables 1 (diamonds)"

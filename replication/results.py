@@ -20,10 +20,10 @@ from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
 from replication.claims import decay
+from replication.claims.beside import Repeats, contexts, crosses, differs_in_dtype, running
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import finding, section
-from replication.claims.removal import Repeats, contexts, differs_in_dtype
 from replication.rows import Finished, exponent, figure, interval, number, show, table, window
 
 PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")
@@ -89,9 +89,15 @@ def _removable_from(run: Finished) -> str:
         f"{_at_budget(s)} from {s.model} (windows of {config['context']:,} tokens, {config['dtype']}; order: "
         f"{ORDERS[s.order_for(BUDGETS[1])]}, {how})"
     ]
+    passages = running(run)
     for n, of in contexts(run):
-        dtype = differs_in_dtype(run, of)
-        said.append(f"{n:,} tokens{dtype and f', {dtype}'}: {_at_budget(of.headline)}")
+        across = ", across passages" if crosses(n, of) else ""
+        # what running text answers better is left to RESULTS.md
+        if not (across and passages):
+            dtype = differs_in_dtype(run, of)
+            said.append(f"{n:,} tokens{dtype and f', {dtype}'}{across}: {_at_budget(of.headline)}")
+    for n, of in passages:
+        said.append(f"running text, {n:,} tokens: {_at_budget(of.headline)}")
     return ", ".join(said)
 
 
@@ -257,6 +263,11 @@ def removal_section(run: Finished) -> Iterator[str]:
         yield ""
     if others := contexts(run):
         yield from _windows(run, s, others)
+    if passages := running(run):
+        folder = passages[0][1].folder
+        yield "Of running text, one passage of each document, the same tokens in windows of each length:"
+        yield ""
+        yield from _windows(replace(run, folder=folder), passages[0][1].headline, passages[1:])
 
 
 def _windows(run: Finished, s: RemovalSummary, others: Repeats) -> list[str]:

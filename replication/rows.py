@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 # the two columns of verdicts: on what was run, and on what the preprint speaks of
 HERE, ABOUT = "on the model that was run", "about the preprint's model"
 # a run made again with another seed, or in windows of another length, lies beside it; behind the name of its
-# folder stand this and the seed, or the tokens
-REPEAT, CONTEXT = "-seed-", "-context-"
+# folder stand this and the seed, or the tokens; and one on running text
+REPEAT, CONTEXT, RUNNING = "-seed-", "-context-", "-running"
 # behind the name of a factorial: its cell A made again without the reward of the semantic path, lambda_S = 0
 UNREWARDED = "-reward-0"
 # likewise: other controls in the place of its cell B

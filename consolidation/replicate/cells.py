@@ -154,7 +154,8 @@ def _weighted(base: TrainConfig, **weights: float) -> TrainConfig:
 def _published(base: TrainConfig) -> list[Cell]:
     """From the paper's settings to ours, one step at a time: all of `PUBLISHED` together, each of them put
     back to ours and a pair of them, each alone in ours; the temperature annealed over all of training,
-    alone and together; and ours without lambda_S, which pays for the semantic path at every position.
+    alone and together; all together with the paper's learning rate, and with its batch too; and ours without
+    lambda_S, which pays for the semantic path at every position.
 
     Cells that `schedule` has share its folders.
     """
@@ -175,6 +176,9 @@ def _published(base: TrainConfig) -> list[Cell]:
     for name in PUBLISHED:
         conditions[f"ours, {name} published"] = of(name)
     conditions["all published, temperature over all of training"] = slowly(of(*PUBLISHED))
+    slower = replace(of(*PUBLISHED), learning_rate=PAPERS.learning_rate)
+    conditions["all published, learning rate"] = slower
+    conditions["all published, learning rate and batch"] = replace(slower, batch=PAPERS.batch)
     conditions["ours, temperature over all of training"] = slowly(base)
     conditions["ours, no semantic reward"] = _weighted(base, semantic_reward=0.0)
     there, found = _schedule(base), list[Cell]()

@@ -7,12 +7,12 @@
 | base | 1,024 | 256 x 4 | 10,000 x 32 | one GPU; not run yet |
 | paper | 2,048 | 512 x 8 | 10,000 x 32 | GPUs: every published hyperparameter; not run yet |
 
-Four fields of the first three are not the paper's. Three for what was seen in pilots on this benchmark (one
-seed each): routing pressure from the start ends attention before retrieval is learnt; a Gumbel temperature
-annealed to .1 freezes the router, or lets it lose novel queries; and at lambda_E = .1 the router had left
-only half of the recurring queries after 3,000 steps. The fourth, r = 16, 32 and 32
-instead of d / 16 = 2, 4 and 16, so that the semantic memory is not made small by the small width (the paper's
-r is 32, at d = 512).
+Besides size, steps, batch and learning rate four fields of the first three are not the paper's. Three for
+what was seen in pilots on this benchmark (one seed each): routing pressure from the start ends attention
+before retrieval is learnt; a Gumbel temperature annealed to .1 freezes the router, or lets it lose novel
+queries; and at lambda_E = .1 the router had left only half of the recurring queries after 3,000 steps. The
+fourth, r = 16, 32 and 32 instead of d / 16 = 2, 4 and 16, so that the semantic memory is not made small by
+the small width (the paper's r is 32, at d = 512).
 """
 
 from consolidation.config import CRAMConfig, Objective, SRCDConfig

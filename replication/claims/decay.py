@@ -102,9 +102,9 @@ def finding(runs: Sequence[Finished]) -> str:
         curve = "the preprint's figure 4A" if of_the_preprint(run) else "the rebuilt model's P(episodic)"
         said.append(
             f"to {curve} it {s['standing']['state']} (γ {show(exponent(head))} {head['unit']}s by "
-            f"{head['estimator']}; best: {_best(s)})"
+            f"{head['estimator']}; {_middle_half(s)}; best: {_best(s)})"
         )
-    text = f"**Decay.** A power law was fitted: {'; '.join(said)}. γ depends on estimator and form."
+    text = f"**Decay.** A power law was fitted: {'; '.join(said)}."
     return f"{text} The clocks differ." if clocks_differ(runs) else text
 
 
@@ -116,6 +116,14 @@ def of_the_preprint(run: Finished) -> bool:
 def clocks_differ(runs: Sequence[Finished]) -> bool:
     """Whether the curves are on several clocks."""
     return len({str(run.summary["clock"]["counts"]) for run in runs}) > 1
+
+
+def _middle_half(summary: Mapping[str, Any]) -> str:
+    """Where half of all specifications put the exponent."""
+    s = summary["multiverse"]
+    return (
+        f"middle half of {s['fitted']} specifications {s['lower_quartile']:.2f} to {s['upper_quartile']:.2f}"
+    )
 
 
 def _best(summary: Mapping[str, Any]) -> str:

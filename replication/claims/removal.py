@@ -1,30 +1,22 @@
 """What removal runs say to the reading that what is predictable can go."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from labbook.console import UserError
 from labbook.estimate import Estimate
-from labbook.run import read_json
 from redundancy.removal.config import CONTROL, ORDERS
-from redundancy.removal.curve import BEYOND, BUDGETS, DEPLOYABLE, Removable, best_order
+from redundancy.removal.curve import BEYOND, DEPLOYABLE, Removable, best_order
 from redundancy.removal.pruning.tables import MethodTables, against_mlp
 from redundancy.removal.summary import RemovalSummary
-from redundancy.removal.tables import Losses
-from redundancy.text import EXCERPT, STRETCHES
 from replication import paper
-from replication.rows import CONTEXT, REPEAT, Finished, Row, show
+from replication.claims.beside import BUDGET, Repeats, contexts, repeats, running, said_contexts, said_running
+from replication.rows import Finished, Row, show
 from replication.verdict import Verdict, all_of, at_least, at_most
 
-# nats per token that count as no cost
-BUDGET = BUDGETS[1]
 # routers trained through the loss, and the share up to which one is where it started
 START, TRAINED, UNMOVED = "predicted_fisher", ("trained_router", "trained_together"), 0.001
-# runs made again, by what was varied
-Repeats = list[tuple[int, Losses]]
 # what stands beside the order that is claimed
 BESIDE = (CONTROL, "known_relative", "layers_dropped", *BEYOND)
 
@@ -63,7 +55,8 @@ def removal_rows(run: Finished) -> Iterator[Row]:
         at = {order: shares[BUDGET] for order, shares in s.removable.items()}
         found, again = compared(s), repeats(run)
         others = [(seed, losses.headline) for seed, losses in again]
-        windows = contexts(run)
+        windows, passages = contexts(run), running(run)
+        beside = (*again, *windows, *passages)
         main = found.main
         yield Row(
             "What is redundant can be removed: 88 % of attention at no cost",
@@ -72,10 +65,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             "; ".join(f"{ORDERS[order]} {at[order].text()}" for order in BESIDE if order in at),
             run.scale,
             all_of(
-                [
-                    removable_share(one)
-                    for one in (at[main], *(chosen_share(o.headline) for _, o in (*again, *windows)))
-                ]
+                [removable_share(one) for one in (at[main], *(chosen_share(o.headline) for _, o in beside))]
             ),
             own=False,
             sentence=f"{found.how} {_tried(s)} Others may spare more."
@@ -84,7 +74,8 @@ def removal_rows(run: Finished) -> Iterator[Row]:
                 f"of which are scored in both: {compared(other).ours}."
                 for seed, other in others
             )
-            + _contexts(run, main, at[main], windows)
+            + said_contexts(run, main, at[main], windows)
+            + said_running(main, passages)
             + _network(run, again),
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
@@ -141,103 +132,6 @@ def cheaper_than_mlp(differences: Sequence[Estimate]) -> Verdict:
     of attention: `partly` where methods differ.
     """
     return all_of([at_least(one, 0.0) for one in differences]) if differences else Verdict.UNDECIDED
-
-
-def repeats(run: Finished) -> Repeats:
-    """The same run with other seeds, by seed. Raises UserError where one is of another model or text, and
-    where two have the same seed.
-    """
-    return _beside(run, REPEAT, "seed")
-
-
-def contexts(run: Finished) -> Repeats:
-    """The same model in windows of other lengths, by their tokens. Raises UserError where one is of another
-    model or text, and where two have the same length.
-    """
-    return _beside(run, CONTEXT, "context")
-
-
-def _beside(run: Finished, mark: str, varied: str) -> Repeats:
-    """The folders beside a run that are called after it, by what varies in their configuration."""
-    found, own = dict[int, Losses](), read_json(run.folder / "config.json")
-    for folder in sorted(run.folder.parent.glob(f"{run.folder.name}{mark}*")):
-        losses, config = Losses.read(folder), read_json(folder / "config.json")
-        value, wrong = int(config[varied]), ""
-        if losses.headline.model != run.summary["model"]:
-            wrong = f"is of {losses.headline.model} instead of {run.summary['model']}"
-        elif config["data_hash"] != own["data_hash"]:
-            wrong = "is of another text"
-        elif value in found:
-            wrong = f"has {varied} {value} as {found[value].folder.name} has"
-        if wrong:
-            raise UserError(
-                f"{folder} is called as {run.folder.name} made again, and {wrong}. Move it, or name it "
-                "otherwise."
-            )
-        found[value] = losses
-    return sorted(found.items())
-
-
-def differs_in_dtype(run: Finished, other: Losses) -> str:
-    """The dtype of weights and activations in another run, where it is not that of the run; else empty."""
-    own, there = (str(read_json(folder / "config.json")["dtype"]) for folder in (run.folder, other.folder))
-    return "" if there == own else there
-
-
-def apart(first: Estimate, second: Estimate) -> Estimate:
-    """First minus second, with the limits of two independent estimates, as Donner and Zou (2012) combine
-    them; of the same documents they are wider than those of the paired difference where documents that allow
-    more in one allow more in the other.
-    """
-    gap = first.estimate - second.estimate
-    below = math.hypot(first.estimate - first.lower, second.upper - second.estimate)
-    above = math.hypot(first.upper - first.estimate, second.estimate - second.lower)
-    return Estimate(gap, gap - below, gap + above, min(first.n, second.n))
-
-
-def longer_windows(gap: Estimate) -> str:
-    """What a longer window changes in the share that can be replaced."""
-    if gap.lower > 0:
-        return "more can go there"
-    return "less can go there" if gap.upper < 0 else "the two are not told apart"
-
-
-def _contexts(run: Finished, main: str, here: Removable, others: Repeats) -> str:
-    """Whether the share holds in windows of another length."""
-    context, said = int(read_json(run.folder / "config.json")["context"]), ""
-    for tokens, losses in others:
-        there = losses.headline.removable.get(main, {}).get(BUDGET)
-        if there is None:
-            said += f" In windows of {tokens:,} tokens this order was not measured."
-            continue
-        if (there.kind, here.kind) != ("interpolated", "interpolated"):
-            # limits and single measured points have no difference with an interval
-            said += (
-                f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
-                f"{there.text()} (n = {there.share.n})."
-            )
-            continue
-        gap, dtype = apart(there.share, here.share), differs_in_dtype(run, losses)
-        said += (
-            f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
-            f"{there.text()} (n = {there.share.n}), {show(gap, 2, sign=True)} as of independent samples: "
-            f"{longer_windows(gap)}. Maps and router are fitted anew there, and scored on "
-            f"{losses.headline.tokens['evaluation']:,} tokens{dtype and f', the model in {dtype}'}; longer "
-            f"windows reach later text{crosses(tokens, losses)}."
-        )
-    return said
-
-
-def crosses(tokens: int, losses: Losses) -> str:
-    """That windows of so many tokens span a jump, where the text is the embedded one, which is made of
-    passages (`redundancy.text.excerpts`); empty where they do not, or for another text.
-    """
-    if read_json(losses.folder / "provenance.json").get("corpus") != "embedded":
-        return ""
-    passage = EXCERPT // STRETCHES / losses.headline.bytes_per_token
-    if tokens <= passage:
-        return ""
-    return f", here beyond the first passage of a document (some {round(passage, -2):,.0f} tokens)"
 
 
 def chosen_share(s: RemovalSummary) -> Removable:

@@ -4,7 +4,7 @@ matter. Differences are paired by seed, whose patterns and sequences are the sam
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -209,18 +209,17 @@ def _published(of: Experiments) -> Row:
         "With one put back": [name for name in names if name.startswith(BACK) and name not in pair],
         "With two put back, added after those were seen": pair,
         "With one changed of ours": [name for name in names if name.startswith(ALONE)],
+        "With all of the preprint's, and another choice": [
+            name for name in names if name.startswith(f"{ALL}, ")
+        ],
     }
-
-    def step(cells: Sequence[str]) -> str:
-        """The cells by how the claim comes out in them."""
-        by: dict[Verdict, list[str]] = {}
-        for name in cells:
-            by.setdefault(at_optimum([_ends(of, name)]), []).append(name.partition(", ")[2])
-        return "; ".join(f"{state} with {', '.join(by[state])}" for state in Verdict if state in by)
-
-    steps = [f"{what}: {step(cells)}." for what, cells in groups.items() if cells]
-    whole = next(one.config for one in _listed(of.run, "published") if one.name == ALL)
-    others = [one.partition(":")[0] for one in trajectory.differences(PAPERS.recorded(), whole.recorded())]
+    steps = [
+        f"{what}: {_by_verdict({name.partition(', ')[2]: at_optimum([_ends(of, name)]) for name in cells})}."
+        for what, cells in groups.items()
+        if cells
+    ]
+    steps.append(f"Alike means within {ATTENTION_MARGIN} of positions, and {COMPLETE:.0%} right.")
+    others = _never_the_papers([one for one in _listed(of.run, "published") if one.name in names])
     if others:
         steps.append(f"What else is not the preprint's, in all of them: {', '.join(others)}.")
     return Row(
@@ -238,6 +237,21 @@ def _published(of: Experiments) -> Row:
     )
 
 
+def _never_the_papers(listed: Sequence[Cell]) -> list[str]:
+    """The fields that are not the preprint's in any of the cells."""
+    each = [
+        [one.partition(":")[0] for one in trajectory.differences(PAPERS.recorded(), cell.config.recorded())]
+        for cell in listed
+    ]
+    return [field for field in each[0] if all(field in others for others in each)]
+
+
+def _by_verdict(found: Mapping[str, Verdict]) -> str:
+    """Which cells come out in which way."""
+    names = {state: [name for name, verdict in found.items() if verdict is state] for state in Verdict}
+    return "; ".join(f"{state} with {', '.join(some)}" for state, some in names.items() if some)
+
+
 def _ends(of: Experiments, cell: str) -> tuple[Estimate | None, Estimate | None, float]:
     """Attention, right answers, and the optimum of a cell of `published`."""
     return of.cell("published", cell, "attention"), of.cell("published", cell, "retrieval"), of.optimum
@@ -252,13 +266,15 @@ def _came_to(of: Experiments, cell: str) -> str:
 
 def _recurrence(of: Experiments, rows: pd.DataFrame) -> Row:
     """Attention at every recurrence beside eq 13."""
-    cells, shown = [], []
+    cells, shown, reached, none = [], [], dict[str, Verdict](), []
     for cell, part in rows.groupby("cell", sort=False):
         by = {str(row["metric"]): row for row in part.to_dict("records")}
         attention, right = number(by.get("attention")), number(by.get("retrieval"))
         optimum = float(by["attention"]["optimum"])
         cells.append((attention, right, optimum))
         shown.append(f"{cell}: {show(attention, 4)} for {optimum:.4f}, {show(right, 3)} right")
+        reached[str(cell)] = equals(attention, optimum, ATTENTION_MARGIN)
+        none += [str(cell)] * (optimum <= ATTENTION_MARGIN)
     return Row(
         "Attention ends at the optimum of eq 13 whatever share of queries recurs, and retrieval is complete",
         "queries times the share that is novel",
@@ -267,7 +283,10 @@ def _recurrence(of: Experiments, rows: pd.DataFrame) -> Row:
         of.scale.replace("; n seeds", ", recurrence as named; n seeds"),
         at_optimum(cells),
         own=False,
-        sentence=f"Alike means within {ATTENTION_MARGIN} of positions. Attention is priced at "
+        sentence=f"Attention alone: {_by_verdict(reached)}. Alike means within {ATTENTION_MARGIN} of "
+        "positions"
+        + (f", which no attention at all is with {', '.join(none)}" if none else "")
+        + f", and complete {COMPLETE:.0%}. Attention is priced at "
         f"{of.run.summary['config']['objective']['attention_penalty']:g}. {of.depends}",
         links=of.run.link,
     )

@@ -42,6 +42,9 @@ def test_the_published_settings_are_put_back_one_at_a_time():
         assert changed(f"published, {name} ours", whole) == fields
     pair = changed("published, onset of pressure and temperature ours", whole)
     assert pair == FIELDS["onset of pressure"] | FIELDS["temperature"]
+    assert changed("all published, learning rate", whole) == {"learning_rate"}
+    assert changed("all published, learning rate and batch", whole) == {"learning_rate", "batch"}
+    assert listed["all published, learning rate and batch"]["batch"] == PRESETS["paper"].batch
 
 
 def test_a_cell_that_two_tables_have_is_one_run():

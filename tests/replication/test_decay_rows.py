@@ -66,6 +66,8 @@ def test_the_finding_says_whether_the_power_law_survives_and_whether_clocks_diff
     said = finding([Finished("fit", FIT, own), Finished("fit", FIT, other)])
     assert f"figure 4A it {own['standing']['state']} (γ 0.51 [" in said and "(n = 13) points by nls" in said
     assert "P(episodic) it survives (γ 0.51 [" in said and "best: not decided" in said
+    ways = own["multiverse"]
+    assert f"; middle half of {ways['fitted']} specifications {ways['lower_quartile']:.2f} to " in said
     assert "clocks" not in said
     later = other | {"clock": {"counts": "repetitions over training", "unit": "count"}}
     assert finding([Finished("fit", FIT, own), Finished("fit", FIT, later)]).endswith("The clocks differ.")

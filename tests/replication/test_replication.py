@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from labbook.console import UserError
 from labbook.estimate import Estimate
-from labbook.run import opened, sealed
+from labbook.run import CHECKSUMS, opened, sealed
 from redundancy.removal.curve import Removable
 from redundancy.removal.summary import RemovalSummary
 from redundancy.removal.tables import Losses
 from replication import __main__ as pages
 from replication import paper, results
-from replication.claims import consolidation, decay, prediction, removal
+from replication.claims import beside, consolidation, decay, prediction, removal
 from replication.results import experiment_section
 from replication.rows import CONTEXT, REPEAT, ROOT, Row, window
 from replication.verdict import LEAST, Verdict, all_of, at_least, at_most, between, equals
@@ -331,7 +331,7 @@ def test_a_run_made_again_speaks_in_the_same_row_and_turns_its_verdict(tmp_path,
     shutil.copytree(REMOVAL, first)
     shutil.copytree(REMOVAL.with_name(f"removal{REPEAT}1"), again)
     run = pages.read_run(first)
-    [(seed, losses)] = removal.repeats(run)
+    [(seed, losses)] = beside.repeats(run)
     assert seed == 1
     share, loss_aware = list(removal.removal_rows(run))[:2]
     assert removal.compared(losses.headline).ours in share.sentence
@@ -344,7 +344,7 @@ def test_a_run_made_again_speaks_in_the_same_row_and_turns_its_verdict(tmp_path,
     summary = opened(json.loads((again / "summary.json").read_text()), again)
     (again / "summary.json").write_text(json.dumps(sealed(summary | {"model": "another"})))
     with pytest.raises(UserError, match="of another instead of embedded"):
-        removal.repeats(run)
+        beside.repeats(run)
 
 
 @pytest.mark.parametrize(
@@ -358,17 +358,17 @@ def test_a_run_made_again_speaks_in_the_same_row_and_turns_its_verdict(tmp_path,
 def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, there, said):
     run = pages.read_run(shutil.copytree(REMOVAL, tmp_path / "removal"))
     folder = shutil.copytree(REMOVAL, tmp_path / f"removal{CONTEXT}1024")
-    [(tokens, losses)] = removal.contexts(run)
+    [(tokens, losses)] = beside.contexts(run)
     assert tokens == 256  # what the configuration says, not the name
     twice = shutil.copytree(folder, tmp_path / f"removal{CONTEXT}1024-seed-1")
     with pytest.raises(UserError, match="has context 256 as removal-context-1024 has"):
-        removal.contexts(run)
+        beside.contexts(run)
     shutil.rmtree(twice)
     own = run.folder / "config.json"
     text = own.read_text()
     own.write_text(re.sub('"data_hash": "[0-9a-f]+"', '"data_hash": "0"', text))
     with pytest.raises(UserError, match="is of another text"):
-        removal.contexts(run)
+        beside.contexts(run)
     own.write_text(text)
     main = removal.compared(losses.headline).main
     made = losses.headline
@@ -400,11 +400,52 @@ def test_windows_longer_than_a_passage_of_the_embedded_text_say_so(tmp_path):
     folder = shutil.copytree(REMOVAL, tmp_path / "removal")
     losses = Losses.read(folder)
     passage = 5000 / losses.headline.bytes_per_token  # of four passages in 20,000 characters
-    assert removal.crosses(int(passage) - 1, losses) == ""
-    assert "beyond the first passage of a document" in removal.crosses(int(passage) + 1, losses)
+    assert beside.crosses(int(passage) - 1, losses) == ""
+    assert "beyond the first passage of a document" in beside.crosses(int(passage) + 1, losses)
     path = folder / "provenance.json"
     path.write_text(path.read_text().replace('"corpus": "embedded"', '"corpus": "books"'))
-    assert removal.crosses(10**6, losses) == ""
+    assert beside.crosses(10**6, losses) == ""
+
+
+def rewrite(folder, change) -> None:
+    """Another summary, which knows of no checksums of other files."""
+    path = folder / "summary.json"
+    found = opened(json.loads(path.read_text()), path)
+    path.write_text(json.dumps(sealed(change({k: v for k, v in found.items() if k != CHECKSUMS}))))
+
+
+@pytest.mark.parametrize(
+    ("longest", "said"),
+    [
+        (tight(0.1), "as of independent samples: less can go there."),
+        (tight(0.9), "as of independent samples: more can go there."),
+        (Estimate(0.3, 0.1, 0.5, 32), "as of independent samples: the two are not told apart."),
+        (None, "in windows of 256 tokens."),
+    ],
+)
+def test_running_text_speaks_in_the_same_row(tmp_path, longest, said):
+    run = pages.read_run(shutil.copytree(REMOVAL, tmp_path / "removal"))
+    assert beside.running(run) == []
+    short = shutil.copytree(REMOVAL, tmp_path / "removal-running")
+    long = shutil.copytree(REMOVAL, tmp_path / "removal-running-context-2048")
+    config = long / "config.json"
+    config.write_text(config.read_text().replace('"context": 256', '"context": 2048'))
+    made = Losses.read(short).headline
+    main = removal.compared(made).main
+    others = {order: shares for order, shares in made.removable.items() if order != main}
+    chosen = {main: {beside.BUDGET: share(longest)}} if longest else {}
+    changed = replace(made, removable=others | chosen, chosen={beside.BUDGET: main} if longest else {})
+    rewrite(long, lambda found: found | changed.json())
+    assert [n for n, _ in beside.running(run)] == [256, 2048]
+    row = next(iter(removal.removal_rows(run)))
+    assert "In one passage of running text of each of" in row.sentence and said in row.sentence
+    assert row.here is (PARTLY if longest == tight(0.9) else FAILS)
+    rewrite(long, lambda found: found | {"tokens": made.tokens | {"evaluation": 5}})
+    with pytest.raises(UserError, match="not of the same text in windows of different lengths"):
+        beside.running(run)
+    rewrite(short, lambda found: found | {"model": "another"})
+    with pytest.raises(UserError, match="is of another instead of embedded"):
+        beside.running(run)
 
 
 def test_what_was_trained_in_place_is_said_by_what_is_there():

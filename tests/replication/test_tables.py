@@ -209,6 +209,9 @@ def test_eq_13_has_to_be_reached_at_every_recurrence(tmp_path, attention, verdic
     (row,) = tables.table_rows(made_up(tmp_path, cells))
     assert row.here is verdict
     assert "70%:" in row.ours
+    wrong = "; does not hold with 70%, 100%" if attention[1] == 0.05 else ""
+    assert f"Attention alone: holds with 0%{'' if wrong else ', 70%, 100%'}{wrong}. Alike" in row.sentence
+    assert "which no attention at all is with 100%, and complete 99%. Attention is priced at" in row.sentence
     assert "(n = 8) for 0.0150" in row.ours
     missing = "Eq 13 is reached at every recurrence"
     assert missing not in [one.claim for one in pages.rows_of([made_up(tmp_path, cells)])]
@@ -245,6 +248,11 @@ def test_the_published_settings_can_work_and_fail_and_every_step_is_named(tmp_pa
     assert row.ours.startswith(f"{published[1]:.4f} ")
     # 4,000 of its 10,000 steps, and so on
     assert "What else is not the preprint's, in all of them: benchmark.length," in row.sentence
+    assert " learning_rate," in row.sentence
+    slower = {("published", "all published, learning rate"): cell(0.999, 0.015, 0.015)}
+    (row,) = tables.table_rows(made_up(tmp_path / "slower", cells | slower))
+    assert "and another choice: holds with learning rate." in row.sentence
+    assert " learning_rate," not in row.sentence and " batch," in row.sentence
     assert "; published, onset of pressure and temperature ours: 0.0150 [" in row.control
 
 

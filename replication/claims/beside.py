@@ -1,0 +1,160 @@
+"""Removal runs beside a removal run: with another seed, in windows of other lengths, on running text."""
+
+import math
+from dataclasses import replace
+
+from labbook.console import UserError
+from labbook.estimate import Estimate
+from labbook.run import read_json
+from redundancy.removal.curve import BUDGETS, Removable
+from redundancy.removal.tables import Losses
+from redundancy.text import EXCERPT, STRETCHES
+from replication.rows import CONTEXT, REPEAT, RUNNING, Finished, show
+
+# nats per token that count as no cost
+BUDGET = BUDGETS[1]
+# runs made again, by what was varied
+Repeats = list[tuple[int, Losses]]
+
+
+def repeats(run: Finished) -> Repeats:
+    """The same run with other seeds, by seed. Raises UserError where one is of another model or text, and
+    where two have the same seed.
+    """
+    return _beside(run, REPEAT, "seed")
+
+
+def contexts(run: Finished) -> Repeats:
+    """The same model in windows of other lengths, by their tokens. Raises UserError where one is of another
+    model or text, and where two have the same length.
+    """
+    return _beside(run, CONTEXT, "context")
+
+
+def running(run: Finished) -> Repeats:
+    """The same model on running text, the same tokens in windows of each length, by their tokens; empty where
+    there is no such run. Raises UserError where one is of another model, text, or share of it.
+    """
+    folder = run.folder.with_name(f"{run.folder.name}{RUNNING}")
+    if not folder.is_dir():
+        return []
+    first = Losses.read(folder)
+    if first.headline.model != run.summary["model"]:
+        raise UserError(
+            f"{folder} is called as {run.folder.name} on running text, and is of {first.headline.model} "
+            f"instead of {run.summary['model']}. Move it, or name it otherwise."
+        )
+    others = contexts(replace(run, folder=folder))
+    for _, losses in others:
+        if losses.headline.tokens != first.headline.tokens:
+            raise UserError(
+                f"{losses.folder} read {losses.headline.tokens} tokens and {folder} "
+                f"{first.headline.tokens}, so they are not of the same text in windows of different lengths. "
+                "Make one of them again with the other's --tokens and --eval-tokens."
+            )
+    return sorted([(int(read_json(folder / "config.json")["context"]), first), *others])
+
+
+def _beside(run: Finished, mark: str, varied: str) -> Repeats:
+    """The folders beside a run that are called after it, by what varies in their configuration."""
+    found, own = dict[int, Losses](), read_json(run.folder / "config.json")
+    for folder in sorted(run.folder.parent.glob(f"{run.folder.name}{mark}*")):
+        losses, config = Losses.read(folder), read_json(folder / "config.json")
+        value, wrong = int(config[varied]), ""
+        if losses.headline.model != run.summary["model"]:
+            wrong = f"is of {losses.headline.model} instead of {run.summary['model']}"
+        elif config["data_hash"] != own["data_hash"]:
+            wrong = "is of another text"
+        elif value in found:
+            wrong = f"has {varied} {value} as {found[value].folder.name} has"
+        if wrong:
+            raise UserError(
+                f"{folder} is called as {run.folder.name} made again, and {wrong}. Move it, or name it "
+                "otherwise."
+            )
+        found[value] = losses
+    return sorted(found.items())
+
+
+def differs_in_dtype(run: Finished, other: Losses) -> str:
+    """The dtype of weights and activations in another run, where it is not that of the run; else empty."""
+    own, there = (str(read_json(folder / "config.json")["dtype"]) for folder in (run.folder, other.folder))
+    return "" if there == own else there
+
+
+def apart(first: Estimate, second: Estimate) -> Estimate:
+    """First minus second, with the limits of two independent estimates, as Donner and Zou (2012) combine
+    them; of the same documents they are wider than those of the paired difference where documents that allow
+    more in one allow more in the other.
+    """
+    gap = first.estimate - second.estimate
+    below = math.hypot(first.estimate - first.lower, second.upper - second.estimate)
+    above = math.hypot(first.upper - first.estimate, second.estimate - second.lower)
+    return Estimate(gap, gap - below, gap + above, min(first.n, second.n))
+
+
+def longer_windows(gap: Estimate) -> str:
+    """What a longer window changes in the share that can be replaced."""
+    if gap.lower > 0:
+        return "more can go there"
+    return "less can go there" if gap.upper < 0 else "the two are not told apart"
+
+
+def said_contexts(run: Finished, main: str, here: Removable, others: Repeats) -> str:
+    """Whether the share holds in windows of another length."""
+    context, said = int(read_json(run.folder / "config.json")["context"]), ""
+    for tokens, losses in others:
+        there = losses.headline.removable.get(main, {}).get(BUDGET)
+        if there is None:
+            said += f" In windows of {tokens:,} tokens this order was not measured."
+            continue
+        if (there.kind, here.kind) != ("interpolated", "interpolated"):
+            # limits and single measured points have no difference with an interval
+            said += (
+                f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
+                f"{there.text()} (n = {there.share.n})."
+            )
+            continue
+        gap, dtype = apart(there.share, here.share), differs_in_dtype(run, losses)
+        said += (
+            f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
+            f"{there.text()} (n = {there.share.n}), {show(gap, 2, sign=True)} as of independent samples: "
+            f"{longer_windows(gap)}. Maps and router are fitted anew there, and scored on "
+            f"{losses.headline.tokens['evaluation']:,} tokens{dtype and f', the model in {dtype}'}; longer "
+            f"windows reach later text{crosses(tokens, losses)}."
+        )
+    return said
+
+
+def crosses(tokens: int, losses: Losses) -> str:
+    """That windows of so many tokens span a jump, where the text is the embedded one, which is made of
+    passages (`redundancy.text.excerpts`); empty where they do not, or for another text.
+    """
+    if read_json(losses.folder / "provenance.json").get("corpus") != "embedded":
+        return ""
+    passage = EXCERPT // STRETCHES / losses.headline.bytes_per_token
+    if tokens <= passage:
+        return ""
+    return f", here beyond the first passage of a document (some {round(passage, -2):,.0f} tokens)"
+
+
+def said_running(order: str, passages: Repeats) -> str:
+    """The share by the length of the windows on running text, in an order."""
+    found = [(n, losses, losses.headline.removable.get(order, {}).get(BUDGET)) for n, losses in passages]
+    measured = [(n, losses, one) for n, losses, one in found if one is not None]
+    if not measured:
+        return ""
+    (_, losses, first), (_, _, last) = measured[0], measured[-1]
+    shares = ", ".join(f"{one.text()} in windows of {n:,} tokens" for n, _, one in measured)
+    text = (
+        f" In one passage of running text of each of {first.share.n} documents, "
+        f"{losses.headline.tokens['evaluation']:,} tokens, the model in "
+        f"{read_json(losses.folder / 'config.json')['dtype']}, the same order replaces {shares}"
+    )
+    if len(measured) > 1 and first.kind == last.kind == "interpolated":
+        gap = apart(last.share, first.share)
+        text += (
+            f": the same tokens, {show(gap, 2, sign=True)} in the longest windows as of independent samples: "
+            f"{longer_windows(gap)}"
+        )
+    return f"{text}."
