@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from consolidation.decay.analysis import HUMAN_RANGE
 from consolidation.fit.report import PAPER_LINE
-from consolidation.replicate.cells import over_seeds
 from consolidation.replicate.figures import read_runs, setting
+from consolidation.replicate.tabulation import over_seeds
 from consolidation.train import trajectory
 from labbook import style
 from labbook.escape import mathtext

@@ -2,7 +2,7 @@
 number.
 """
 
-from consolidation.replicate.cells import PAPER as EXPERIMENTS
+from consolidation.replicate.tabulation import PAPER as EXPERIMENTS
 from redundancy.probe.tables import PAPER_HEADS as HEAD_GROUPS
 from redundancy.probe.tables import PAPER_R
 

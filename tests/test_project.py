@@ -169,6 +169,7 @@ FLOORS = (
     {"consolidation.train.result"},
     {"consolidation.train.__main__"},
     {"consolidation.replicate.cells", "consolidation.replicate.config"},
+    {"consolidation.replicate.tabulation"},
     {
         "consolidation.replicate.contrasts",
         "consolidation.replicate.figures",

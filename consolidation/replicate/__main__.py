@@ -72,7 +72,7 @@ def verdict(table: "pd.DataFrame") -> list[str]:
 
 
 def _entry(by: "pd.DataFrame", metric: str) -> str:
-    from consolidation.replicate.cells import SEEDS
+    from consolidation.replicate.tabulation import SEEDS
 
     if metric not in by.index:
         return "–"

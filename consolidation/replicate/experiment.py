@@ -37,10 +37,11 @@ from pathlib import Path
 import pandas as pd
 
 from consolidation.replicate import budget
-from consolidation.replicate.cells import Cell, cells, finished, tabulate
+from consolidation.replicate.cells import Cell, cells
 from consolidation.replicate.config import Command
 from consolidation.replicate.contrasts import primary
 from consolidation.replicate.factorial import Factorial
+from consolidation.replicate.tabulation import finished, tabulate
 from consolidation.train.trainer import Trainer
 from labbook import processes
 from labbook.console import Interrupted, UserError, console

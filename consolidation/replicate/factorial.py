@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from consolidation.replicate.cells import Cell, remembers, semantic_elsewhere
+from consolidation.replicate.cells import Cell
 from consolidation.replicate.contrasts import (
     CELLS,
     LEARNT,
@@ -36,6 +36,7 @@ from consolidation.replicate.contrasts import (
     of_table,
     tabulated,
 )
+from consolidation.replicate.tabulation import remembers, semantic_elsewhere
 from consolidation.train import trajectory
 from labbook.run import read_finished
 

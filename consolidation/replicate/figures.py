@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from consolidation.config import VARIANTS
 from consolidation.decay import humans
-from consolidation.replicate.cells import METRICS, PAPER, metrics, over_seeds
+from consolidation.replicate.tabulation import METRICS, PAPER, metrics, over_seeds
 from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.theory import fit_phase_planes
 from consolidation.train import trajectory

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from consolidation.replicate.cells import over_seeds
 from consolidation.replicate.contrasts import (
     CELLS,
     LEARNT,
@@ -25,6 +24,7 @@ from consolidation.replicate.contrasts import (
     paired,
 )
 from consolidation.replicate.factorial import Factorial
+from consolidation.replicate.tabulation import over_seeds
 from consolidation.train import trajectory
 from labbook.console import UserError
 from labbook.estimate import Estimate

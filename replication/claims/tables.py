@@ -11,8 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from consolidation.experiments.readings import difference
-from consolidation.replicate.cells import PAIR, PAPERS, Cell, cells, metrics, put_back
+from consolidation.replicate.cells import PAIR, PAPERS, Cell, cells, put_back
 from consolidation.replicate.contrasts import LEARNT
+from consolidation.replicate.tabulation import metrics
 from consolidation.train import trajectory
 from consolidation.train.config import TrainConfig
 from labbook.estimate import LEVEL, Estimate

@@ -16,7 +16,7 @@ import torch
 import consolidation.config
 import consolidation.train.config
 from consolidation.replicate import __main__ as replicate
-from consolidation.replicate.cells import over_seeds
+from consolidation.replicate.tabulation import over_seeds
 from consolidation.rivals import build
 from consolidation.srcd import EXPOSURE_CLOCKS, Exposures, generate
 from consolidation.train import __main__ as train
