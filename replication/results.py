@@ -6,6 +6,7 @@ a sentence, the sentence is chosen by the number.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -20,7 +21,7 @@ from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
 from replication.claims import decay
-from replication.claims.beside import Repeats, contexts, crosses, differs_in_dtype, running
+from replication.claims.beside import Repeats, contexts, crosses, running
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import finding, section
@@ -42,11 +43,7 @@ def findings(runs: Sequence[Finished]) -> list[str]:
     if of["probe"]:
         lines += _predictable([ProbeSummary.read(run.summary) for run in of["probe"]])
     if of["removal"]:
-        lines.append(
-            f"**How much can go.** At a rise of the loss by {BUDGETS[1]} nats per token a linear prediction "
-            f"can replace, of the attention operations: {'; '.join(map(_removable_from, of['removal']))}. "
-            "Others may spare more."
-        )
+        lines += _removable_shares(of["removal"])
     for run in of["experiments"]:
         if not is_factorial(run):
             lines += _consolidation(run, Decided.among(of["experiments"]))
@@ -81,31 +78,36 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
     ]
 
 
-def _removable_from(run: Finished) -> str:
-    """What can go from one model, in which order, and how that was chosen; in windows of each length."""
-    s, config = RemovalSummary.read(run.summary), read_json(run.folder / "config.json")
-    how = "chosen on other documents" if s.chosen else "the best on these documents, which is optimistic"
-    said = [
-        f"{_at_budget(s)} from {s.model} (windows of {config['context']:,} tokens, {config['dtype']}; order: "
-        f"{ORDERS[s.order_for(BUDGETS[1])]}, {how})"
+def _removable_shares(runs: Sequence[Finished]) -> list[str]:
+    """What can go from each model, in which order, in windows of each length."""
+    rows, chosen = [], all(run.summary["chosen"] for run in runs)
+    for run in runs:
+        s, passages = RemovalSummary.read(run.summary), running(run)
+        rows.append(_removable_row(f"{s.model}, ", run.folder, s))
+        for n, of in contexts(run):
+            across = "across passages, " if crosses(n, of) else ""
+            # what running text answers better is left to RESULTS.md
+            if not (across and passages):
+                rows.append(_removable_row(across, of.folder, of.headline))
+        rows += [_removable_row("running text, ", of.folder, of.headline) for _, of in passages]
+    head = ("windows", "share", "at random", f"order{', chosen on other documents' if chosen else ''}")
+    return [
+        f"**How much can go.** Before the loss rises by {BUDGETS[1]} nats per token a linear prediction can "
+        "replace, of the attention operations (others may spare more):",
+        "\n".join(markdown(head, rows)).strip(),
     ]
-    passages = running(run)
-    for n, of in contexts(run):
-        across = ", across passages" if crosses(n, of) else ""
-        # what running text answers better is left to RESULTS.md
-        if not (across and passages):
-            dtype = differs_in_dtype(run, of)
-            said.append(f"{n:,} tokens{dtype and f', {dtype}'}{across}: {_at_budget(of.headline)}")
-    for n, of in passages:
-        said.append(f"running text, {n:,} tokens: {_at_budget(of.headline)}")
-    return ", ".join(said)
 
 
-def _at_budget(s: RemovalSummary) -> str:
+def _removable_row(what: str, folder: Path, s: RemovalSummary) -> tuple[str, ...]:
     """The share of the order to use, with that of the random one."""
-    at = s.removable[s.order_for(BUDGETS[1])][BUDGETS[1]]
-    by_chance = s.removable.get("random", {}).get(BUDGETS[1])
-    return f"{at.text()} (n = {at.share.n}{'' if by_chance is None else f'; at random {by_chance.text()}'})"
+    config, order = read_json(folder / "config.json"), s.order_for(BUDGETS[1])
+    at, by_chance = s.removable[order][BUDGETS[1]], s.removable.get("random", {}).get(BUDGETS[1])
+    return (
+        f"{what}{config['context']:,} tokens, {config['dtype']} (n = {at.share.n})",
+        at.text(),
+        "–" if by_chance is None else by_chance.text(),
+        ORDERS[order] + ("" if s.chosen else ", the best on these documents, which is optimistic"),
+    )
 
 
 def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:

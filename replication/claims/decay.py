@@ -3,11 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from consolidation.decay.comparison import NOISE
+import pandas as pd
+
+from consolidation.decay.comparison import NOISE, WORDS
 from labbook.estimate import Estimate
 from replication import paper
 from replication.rows import Finished, Row, exponent, interval, number, show, window
 from replication.verdict import Verdict, all_of, at_most, equals, known, states
+
+# difference in AICc below which two forms cannot be told apart
+ALIKE = WORDS[0][0]
 
 
 def power_law(standing: str, gamma: Estimate | None) -> Verdict:
@@ -45,7 +50,7 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         else "P_episodic(k) falls as a power law with γ = .43 (eq 14)",
         f"γ = {paper.GAMMA} ± {paper.GAMMA_SPREAD}",
         f"the power law {s['standing']['state']} (best form "
-        f"{_best(s)}); γ = {show(gamma)} by {head['estimator']}",
+        f"{_best(run)}); γ = {show(gamma)} by {head['estimator']}",
         f"{others}; the middle half of {spread['fitted']} specifications, some of which change what γ "
         f"means, {spread['lower_quartile']:.2f} to {spread['upper_quartile']:.2f}",
         scale,
@@ -102,7 +107,7 @@ def finding(runs: Sequence[Finished]) -> str:
         curve = "the preprint's figure 4A" if of_the_preprint(run) else "the rebuilt model's P(episodic)"
         said.append(
             f"to {curve} it {s['standing']['state']} (γ {show(exponent(head))} {head['unit']}s by "
-            f"{head['estimator']}; {_middle_half(s)}; best: {_best(s)})"
+            f"{head['estimator']}; {_middle_half(s)}; best: {_best(run)})"
         )
     text = f"**Decay.** A power law was fitted: {'; '.join(said)}."
     return f"{text} The clocks differ." if clocks_differ(runs) else text
@@ -126,9 +131,13 @@ def _middle_half(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _best(summary: Mapping[str, Any]) -> str:
-    """The best form in words."""
-    return str(summary["best_form"] or "not decided").replace("_", " ")
+def _best(run: Finished) -> str:
+    """The best form in words, and those that its AICc does not tell from it."""
+    best = run.summary["best_form"]
+    if best is None:
+        return "not decided"
+    forms = pd.read_csv(run.folder / "forms.csv").query("form != @best and delta_aicc < @ALIKE")
+    return " or ".join(str(name).replace("_", " ") for name in (best, *forms["form"]))
 
 
 def _beside_humans(summary: Mapping[str, Any], equal: Mapping[str, Any]) -> str:

@@ -68,6 +68,7 @@ def test_the_finding_says_whether_the_power_law_survives_and_whether_clocks_diff
     assert "P(episodic) it survives (γ 0.51 [" in said and "best: not decided" in said
     ways = own["multiverse"]
     assert f"; middle half of {ways['fitted']} specifications {ways['lower_quartile']:.2f} to " in said
+    assert "best: shifted power or logistic)" in said  # 1.3 of AICc apart
     assert "clocks" not in said
     later = other | {"clock": {"counts": "repetitions over training", "unit": "count"}}
     assert finding([Finished("fit", FIT, own), Finished("fit", FIT, later)]).endswith("The clocks differ.")

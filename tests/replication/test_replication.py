@@ -471,3 +471,19 @@ def test_the_results_name_runs_that_several_tables_share_once():
     assert len({tuple(row.split(" | ")[2:]) for row in rows}) == len(rows)
     assert "table4, cram (table1, cram)" in text
     assert "consolidated" not in text
+
+
+def test_the_readme_names_what_can_go_beside_chance_and_how_the_order_was_chosen(tmp_path):
+    run = pages.read_run(REMOVAL)
+    _, table = results.findings([run])
+    head, _, row = table.splitlines()
+    assert head.endswith("| order, chosen on other documents |")
+    s = Losses.read(REMOVAL).headline
+    order, at_random = s.order_for(beside.BUDGET), s.removable["random"][beside.BUDGET]
+    cells = row.strip("| ").split(" | ")
+    assert cells[0] == f"embedded, 256 tokens, float32 (n = {s.documents['evaluation']})"
+    assert cells[1:3] == [s.removable[order][beside.BUDGET].text(), at_random.text()]
+    unchosen = replace(run, summary=run.summary | {"chosen": {}})
+    _, table = results.findings([unchosen])
+    assert "chosen on" not in table
+    assert table.endswith("the best on these documents, which is optimistic |")
