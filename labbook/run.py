@@ -490,9 +490,13 @@ class Run:
         """
         for name, table in tables.items():
             self.table(f"{name}.csv", table)
+        self.json("summary.json", self.sealed_with(tables, summary))
+
+    def sealed_with(self, tables: Iterable[str], summary: Mapping[str, Any]) -> dict[str, Any]:
+        """A summary with the checksums of the configuration and of written tables, and its own."""
         files = [self.folder / "config.json", *(self.folder / f"{name}.csv" for name in tables)]
         sums = {p.name: digest([p.read_bytes()]) for p in files if processes.rank() == 0 and p.is_file()}
-        self.json("summary.json", sealed({**summary, CHECKSUMS: sums}))
+        return sealed({**summary, CHECKSUMS: sums})
 
     def json(self, name: str, value: Any) -> None:
         """Write `name` (a .json file) into the folder."""

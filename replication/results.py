@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from consolidation.replicate.cells import PAPERS, PRICE, alone
 from labbook.estimate import Estimate
 from labbook.run import read_json
 from redundancy.aggregate import CONTROL_NAMES
@@ -69,9 +70,8 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
         for probe in probes
     ]
     return [
-        "**How much is predictable.** A linear map of the hidden state predicts attention's output. R is the "
-        "share of the output's norm that it gets right. R is not centred, and simple "
-        "controls reach much of it, or more, so read them together:",
+        "**How much is predictable.** R is the share of the norm of attention's output that a linear map of "
+        "the hidden state gets right. It is not centred, so read it beside its controls:",
         "\n".join(markdown(["R", "probe", *controls], rows)).strip(),
         f"Intervals of random weights are over {probes[0].random_seeds} seeds too. "
         "The preprint's .88 for GPT-2 is neither confirmed nor refuted: its weights were not at hand.",
@@ -83,30 +83,30 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
     rows, chosen = [], all(run.summary["chosen"] for run in runs)
     for run in runs:
         s, passages = RemovalSummary.read(run.summary), running(run)
-        rows.append(_removable_row(f"{s.model}, ", run.folder, s))
+        order = s.order_for(BUDGETS[1])
+        rows.append(_removable_row(f"{s.model}, by {ORDERS[order]}, ", order, run.folder, s))
         for n, of in contexts(run):
             across = "across passages, " if crosses(n, of) else ""
             # what running text answers better is left to RESULTS.md
             if not (across and passages):
-                rows.append(_removable_row(across, of.folder, of.headline))
-        rows += [_removable_row("running text, ", of.folder, of.headline) for _, of in passages]
-    head = ("windows", "share", "at random", f"order{', chosen on other documents' if chosen else ''}")
+                rows.append(_removable_row(across, order, of.folder, of.headline))
+        rows += [_removable_row("running text, ", order, of.folder, of.headline) for _, of in passages]
+    head = ("windows", *(f"+{budget:g} nats" for budget in BUDGETS), f"+{BUDGETS[1]:g} at random")
+    how = "chosen on other documents" if chosen else "the best on these documents, which is optimistic"
     return [
-        f"**How much can go.** Before the loss rises by {BUDGETS[1]} nats per token a linear prediction can "
-        "replace, of the attention operations (others may spare more):",
+        "**How much can go.** Before the loss per token rises by so much a linear prediction can replace, of "
+        f"all attention operations, in an order {how} (others may spare more; intervals: for one fit):",
         "\n".join(markdown(head, rows)).strip(),
     ]
 
 
-def _removable_row(what: str, folder: Path, s: RemovalSummary) -> tuple[str, ...]:
-    """The share of the order to use, with that of the random one."""
-    config, order = read_json(folder / "config.json"), s.order_for(BUDGETS[1])
-    at, by_chance = s.removable[order][BUDGETS[1]], s.removable.get("random", {}).get(BUDGETS[1])
+def _removable_row(what: str, order: str, folder: Path, s: RemovalSummary) -> tuple[str, ...]:
+    """The shares in an order, with that of the random one."""
+    config = read_json(folder / "config.json")
     return (
-        f"{what}{config['context']:,} tokens, {config['dtype']} (n = {at.share.n})",
-        at.text(),
-        "–" if by_chance is None else by_chance.text(),
-        ORDERS[order] + ("" if s.chosen else ", the best on these documents, which is optimistic"),
+        f"{what}{config['context']:,} tokens, {config['dtype']} (n = {s.loss_intact.n})",
+        *(_at(s, order, budget) for budget in BUDGETS),
+        _at(s, "random", BUDGETS[1]),
     )
 
 
@@ -123,8 +123,9 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
         "**Consolidation** ([words](docs/glossary.md)). Attention of the rebuilt CRAM model falls to "
         f"{show(found.get('cram'), 4)} of positions, of a control without any semantic memory to "
         f"{show(found.get('control'), 4)}, with "
-        f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns and "
-        f"{config['steps']:,} steps, on which the result depends."
+        f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns, {config['steps']:,} "
+        f"steps and a price of {config['objective']['attention_penalty']:g}, on which the result depends"
+        f"{_published_price(run)}."
     )
     if not decided:
         return [
@@ -133,6 +134,14 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
         ]
     before, shown, after = finding(decided)
     return [f"{text} {before}", shown, f"{after} ([Design](consolidation/design.md).)"]
+
+
+def _published_price(run: Finished) -> str:
+    """Where attention ends with the preprint's price and all else as it is; empty where that was not run."""
+    cells = pd.read_csv(run.folder / "cells.csv")
+    rows = cells.query(f"cell == '{alone(PRICE)}' and metric == 'attention'").to_dict("records")
+    price = PAPERS.objective.attention_penalty
+    return f" (at the preprint's {price:g}: {show(number(rows[0]), 4)})" if rows else ""
 
 
 def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:

@@ -204,13 +204,15 @@ class Comparison:
         gap = float(rows[0]) if rows else float("nan")
         if self.best is None or not np.isfinite(gap):
             return Standing("not compared", gap)
-        state = _state(gap, self.untested)
+        state = state_of(gap, self.untested)
         if why := _doubt(name, state, self.unconverged, self.ahead):
             return Standing("undecided", gap, why, self.error(name))
         return Standing(state, gap, self.untested if state == "not tested" else "", self.error(name))
 
 
-def _state(gap: float, untested: str) -> Literal["survives", "is weakened", "does not survive", "not tested"]:
+def state_of(
+    gap: float, untested: str = ""
+) -> Literal["survives", "is weakened", "does not survive", "not tested"]:
     """How a form stands whose AICc is `gap` above that of the best one. More rivals could only take from it,
     so one that is beaten already needs no more of them.
     """
@@ -436,7 +438,7 @@ def _said_state(
     name: str, gap: float, untested: str, unconverged: Mapping[str, float], ahead: Mapping[str, float]
 ) -> str:
     """What becomes of a form beside its rivals, as a verb with what belongs to it."""
-    state = _state(gap, untested)
+    state = state_of(gap, untested)
     if _doubt(name, state, unconverged, ahead):
         return "is undecided"
     return f"is not tested: {untested}, none with an asymptote" if state == "not tested" else state

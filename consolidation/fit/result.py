@@ -19,7 +19,7 @@ from consolidation.fit.short import short
 from labbook.console import CALL, UserError
 from labbook.escape import plain
 from labbook.report import as_html, drawn, new_folder, said
-from labbook.run import Run, provenance, replacing, sealed
+from labbook.run import Run, provenance, replacing
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,7 +154,7 @@ def write(found: DecayReport, run: Run, with_report: bool = True) -> None:
     for name, text in texts.items():
         with replacing(run.folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    run.json("fit.json", sealed(to_json(found)))
+    run.json("fit.json", run.sealed_with(found.tables, to_json(found)))
     draw(found, run.folder)
     if with_report:
         report(found, found.tables).write(run.folder)

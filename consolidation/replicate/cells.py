@@ -71,9 +71,10 @@ def _changed(table: str, name: str, base: TrainConfig, config: TrainConfig) -> C
     return Cell(table, name, folder, config)
 
 
+PRICE = "price of attention"
 # what the preset changes of the paper's objective and model, one at a time, back to the paper
 PUBLISHED: dict[str, Callable[[TrainConfig], TrainConfig]] = {
-    "price of attention": lambda base: _weighted(base, attention_penalty=PAPERS.objective.attention_penalty),
+    PRICE: lambda base: _weighted(base, attention_penalty=PAPERS.objective.attention_penalty),
     "onset of pressure": lambda base: replace(
         base, pressure_start=PAPERS.pressure_start, pressure_ramp=PAPERS.pressure_ramp
     ),
@@ -96,6 +97,11 @@ PAIR = ("onset of pressure", "temperature")
 def put_back(*names: str) -> str:
     """The cell of `published` with these settings as ours and the others as the paper's."""
     return f"published, {' and '.join(names)} ours"
+
+
+def alone(name: str) -> str:
+    """The cell of `published` with this setting as the paper's and the others as ours."""
+    return f"ours, {name} published"
 
 
 def _weighted(base: TrainConfig, **weights: float) -> TrainConfig:
@@ -125,7 +131,7 @@ def _published(base: TrainConfig) -> list[Cell]:
         left = (other for other in PUBLISHED if other not in back)
         conditions[put_back(*back)] = of(*left)
     for name in PUBLISHED:
-        conditions[f"ours, {name} published"] = of(name)
+        conditions[alone(name)] = of(name)
     conditions["all published, temperature over all of training"] = slowly(of(*PUBLISHED))
     slower = replace(of(*PUBLISHED), learning_rate=PAPERS.learning_rate)
     conditions["all published, learning rate"] = slower

@@ -6,6 +6,7 @@ from dataclasses import replace
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from labbook.run import read_json
+from redundancy.removal.config import ORDERS
 from redundancy.removal.curve import BUDGETS, Removable
 from redundancy.removal.tables import Losses
 from redundancy.text import EXCERPT, STRETCHES
@@ -15,18 +16,20 @@ from replication.rows import CONTEXT, REPEAT, RUNNING, Finished, show
 BUDGET = BUDGETS[1]
 # runs made again, by what was varied
 Repeats = list[tuple[int, Losses]]
+# what says how much of a run was measured, and in which precision, which the weights follow
+MEASURED = {"parts", "shares", "orders", "targets", "tokens", "eval_tokens", "random_seeds", "dtype"}
 
 
 def repeats(run: Finished) -> Repeats:
     """The same run with other seeds, by seed. Raises UserError where one is of another model or text, and
-    where two have the same seed.
+    where two have the same seed, or one differs in more.
     """
     return _beside(run, REPEAT, "seed")
 
 
 def contexts(run: Finished) -> Repeats:
     """The same model in windows of other lengths, by their tokens. Raises UserError where one is of another
-    model or text, and where two have the same length.
+    model or text or differs in more, and where two have the same length.
     """
     return _beside(run, CONTEXT, "context")
 
@@ -61,12 +64,17 @@ def _beside(run: Finished, mark: str, varied: str) -> Repeats:
     for folder in sorted(run.folder.parent.glob(f"{run.folder.name}{mark}*")):
         losses, config = Losses.read(folder), read_json(folder / "config.json")
         value, wrong = int(config[varied]), ""
+        more = sorted(k for k in {*own, *config} - MEASURED - {varied} if own.get(k) != config.get(k))
         if losses.headline.model != run.summary["model"]:
             wrong = f"is of {losses.headline.model} instead of {run.summary['model']}"
         elif config["data_hash"] != own["data_hash"]:
             wrong = "is of another text"
+        elif value == own[varied]:
+            wrong = f"has the same {varied}, {value}"
         elif value in found:
             wrong = f"has {varied} {value} as {found[value].folder.name} has"
+        elif more and (config["dtype"] == own["dtype"] or more != ["weight_hash"]):
+            wrong = f"differs in {', '.join(more)}, too"
         if wrong:
             raise UserError(
                 f"{folder} is called as {run.folder.name} made again, and {wrong}. Move it, or name it "
@@ -97,7 +105,9 @@ def longer_windows(gap: Estimate) -> str:
     """What a longer window changes in the share that can be replaced."""
     if gap.lower > 0:
         return "more can go there"
-    return "less can go there" if gap.upper < 0 else "the two are not told apart"
+    if gap.upper < 0:
+        return "less can go there"
+    return "the two are not told apart, which does not make them equal"
 
 
 def said_contexts(run: Finished, main: str, here: Removable, others: Repeats) -> str:
@@ -123,7 +133,41 @@ def said_contexts(run: Finished, main: str, here: Removable, others: Repeats) ->
             f"{losses.headline.tokens['evaluation']:,} tokens{dtype and f', the model in {dtype}'}; longer "
             f"windows reach later text{crosses(tokens, losses)}."
         )
+        if by_chance := _moved("random", run, losses):
+            said += f" The random order changes by {show(by_chance, 2, sign=True)}."
     return said
+
+
+def said_seeds(run: Finished, again: Repeats) -> str:
+    """Which shares another split moves: intervals over documents are those of one fit of maps and routers."""
+    said = ""
+    for seed, losses in again:
+        moved = {order: _moved(order, run, losses) for order in losses.headline.removable}
+        gaps = {order: gap for order, gap in moved.items() if gap is not None and order != "random"}
+        told = [
+            f"{ORDERS[order]} {show(gap, 2, sign=True)}"
+            for order, gap in gaps.items()
+            if gap.lower > 0 or gap.upper < 0
+        ]
+        if gaps:
+            named = f" ({'; '.join(told)})" if told else ""
+            said += (
+                f" Of {len(gaps)} orders {len(told)} are told apart from the other split's{named} with seed "
+                f"{seed}, as of independent samples: intervals are over documents, for one fit of maps and "
+                "router."
+            )
+    return said
+
+
+def _moved(order: str, run: Finished, other: Losses) -> Estimate | None:
+    """Another run's share in an order minus that of the run, as of independent samples; None where one of
+    them is no interpolated share.
+    """
+    here = Losses.read(run.folder).headline.removable.get(order, {}).get(BUDGET)
+    there = other.headline.removable.get(order, {}).get(BUDGET)
+    if here is None or there is None or {here.kind, there.kind} != {"interpolated"}:
+        return None
+    return apart(there.share, here.share)
 
 
 def crosses(tokens: int, losses: Losses) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from consolidation.decay.comparison import NOISE, WORDS
+from consolidation.decay.comparison import NOISE, WORDS, state_of
 from labbook.estimate import Estimate
 from replication import paper
 from replication.rows import Finished, Row, exponent, interval, number, show, window
@@ -51,8 +51,9 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         f"γ = {paper.GAMMA} ± {paper.GAMMA_SPREAD}",
         f"the power law {s['standing']['state']} (best form "
         f"{_best(run)}); γ = {show(gamma)} by {head['estimator']}",
-        f"{others}; the middle half of {spread['fitted']} specifications, some of which change what γ "
-        f"means, {spread['lower_quartile']:.2f} to {spread['upper_quartile']:.2f}",
+        f"{others}; the middle half of the {spread['fitted']:,} of {spread['specifications']:,} "
+        "specifications that could be fitted, some of which change what γ means, "
+        f"{spread['lower_quartile']:.2f} to {spread['upper_quartile']:.2f}",
         scale,
         power_law(s["standing"]["state"], gamma),
         own=own,
@@ -106,11 +107,16 @@ def finding(runs: Sequence[Finished]) -> str:
         head = s["gamma"]
         curve = "the preprint's figure 4A" if of_the_preprint(run) else "the rebuilt model's P(episodic)"
         said.append(
-            f"to {curve} it {s['standing']['state']} (γ {show(exponent(head))} {head['unit']}s by "
+            f"to {curve} it {s['standing']['state']}{_hangs(s)} (γ {show(exponent(head))} {head['unit']}s by "
             f"{head['estimator']}; {_middle_half(s)}; best: {_best(run)})"
         )
-    text = f"**Decay.** A power law was fitted: {'; '.join(said)}."
+    text = f"**Decay.** A power law was fitted: {'; '.join(said)}. Specifications differ in what γ means."
     return f"{text} The clocks differ." if clocks_differ(runs) else text
+
+
+def _hangs(summary: Mapping[str, Any]) -> str:
+    """Under which noise the power law would stand otherwise; empty where it would not."""
+    return "".join(f", {noise} alone: it {state}" for noise, state in _otherwise(summary).items())
 
 
 def of_the_preprint(run: Finished) -> bool:
@@ -127,7 +133,8 @@ def _middle_half(summary: Mapping[str, Any]) -> str:
     """Where half of all specifications put the exponent."""
     s = summary["multiverse"]
     return (
-        f"middle half of {s['fitted']} specifications {s['lower_quartile']:.2f} to {s['upper_quartile']:.2f}"
+        f"middle half of {s['fitted']:,} of {s['specifications']:,} specifications "
+        f"{s['lower_quartile']:.2f} to {s['upper_quartile']:.2f}"
     )
 
 
@@ -177,13 +184,32 @@ def _exponents(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> st
 
 
 def _each_noise(summary: Mapping[str, Any]) -> str:
-    """How far the power law is behind were each error model the only one; empty in older fits."""
-    alone = [
-        f"{found['delta_aicc']:.1f} above {found['best_form'].replace('_', ' ')} with {NOISE[error]} alone"
-        for error, found in (summary.get("error_models") or {}).items()
-        if error in NOISE and found["best_form"] and found["delta_aicc"] is not None
-    ]
-    return f"The AICc of the power law is {' and '.join(alone)}." if alone else ""
+    """How far the power law is behind were each error model the only one, and whether the verdict hangs on
+    it; empty in older fits.
+    """
+    found = {
+        NOISE[error]: (alone["delta_aicc"], alone["best_form"].replace("_", " "))
+        for error, alone in (summary.get("error_models") or {}).items()
+        if error in NOISE and alone["best_form"] and alone["delta_aicc"] is not None
+    }
+    if not found:
+        return ""
+    alone = " and ".join(f"{gap:.1f} above {best} with {noise} alone" for noise, (gap, best) in found.items())
+    otherwise = " and ".join(f"with {noise} alone it {state}" for noise, state in _otherwise(summary).items())
+    depends = f" So the verdict hangs on the noise: {otherwise}." if otherwise else ""
+    return f"The AICc of the power law is {alone}.{depends}"
+
+
+def _otherwise(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The error models under which alone the power law would stand otherwise, and how."""
+    states = {
+        NOISE[error]: state_of(alone["delta_aicc"])
+        for error, alone in (summary.get("error_models") or {}).items()
+        if error in NOISE and alone["delta_aicc"] is not None
+    }
+    own = summary["standing"]["state"]
+    decided = ("survives", "is weakened", "does not survive")
+    return {noise: state for noise, state in states.items() if own in decided and state != own}
 
 
 def _same_clock(summary: Mapping[str, Any]) -> str:

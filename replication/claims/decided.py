@@ -131,11 +131,12 @@ class Decided:
 
     def known_and_read(self, cell: str) -> Estimate:
         """The least share of recurring queries that the weights answer and the router reads all the same:
-        known + attends - 1 (Fréchet's bound), mean over seeds.
+        known + attends - 1 (Fréchet's bound), mean over seeds. A query that is not known is answered by
+        chance c = 1 / values, so known is (answered - c) / (1 - c).
         """
-        rows = self.of.seeds(cell)
-        both = rows["known"].to_numpy(float) + rows["attends"].to_numpy(float) - 1
-        return over_seeds(np.maximum(both, 0), "known")
+        rows, chance = self.of.seeds(cell), 1 / self.config["benchmark"]["values"]
+        known = (rows["known"].to_numpy(float) - chance) / (1 - chance)
+        return over_seeds(np.maximum(known + rows["attends"].to_numpy(float) - 1, 0), "known")
 
     def said(self, name: str) -> str:
         """What a contrast says, in one sentence that names the choices behind it."""

@@ -11,7 +11,16 @@ from redundancy.removal.curve import BEYOND, DEPLOYABLE, Removable, best_order
 from redundancy.removal.pruning.tables import MethodTables, against_mlp
 from redundancy.removal.summary import RemovalSummary
 from replication import paper
-from replication.claims.beside import BUDGET, Repeats, contexts, repeats, running, said_contexts, said_running
+from replication.claims.beside import (
+    BUDGET,
+    Repeats,
+    contexts,
+    repeats,
+    running,
+    said_contexts,
+    said_running,
+    said_seeds,
+)
 from replication.rows import Finished, Row, show
 from replication.verdict import Verdict, all_of, at_least, at_most
 
@@ -74,6 +83,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
                 f"of which are scored in both: {compared(other).ours}."
                 for seed, other in others
             )
+            + said_seeds(run, again)
             + said_contexts(run, main, at[main], windows)
             + said_running(main, passages)
             + _network(run, again),

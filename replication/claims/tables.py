@@ -214,11 +214,17 @@ def _published(of: Experiments) -> Row:
             name for name in names if name.startswith(f"{ALL}, ")
         ],
     }
+    found = {name: at_optimum([_ends(of, name)]) for name in names}
+    seeds = {
+        name: _by_seed(of, name) if verdict is Verdict.UNDECIDED else "" for name, verdict in found.items()
+    }
     steps = [
-        f"{what}: {_by_verdict({name.partition(', ')[2]: at_optimum([_ends(of, name)]) for name in cells})}."
+        f"{what}: {_by_verdict({name.partition(', ')[2] + seeds[name]: found[name] for name in cells})}."
         for what, cells in groups.items()
         if cells
     ]
+    if unrun := [one.name for one in _listed(of.run, "published") if one.name not in names]:
+        steps.append(f"Not run: {'; '.join(unrun)}.")
     steps.append(f"Alike means within {ATTENTION_MARGIN} of positions, and {COMPLETE:.0%} right.")
     others = _never_the_papers([one for one in _listed(of.run, "published") if one.name in names])
     if others:
@@ -258,6 +264,12 @@ def _ends(of: Experiments, cell: str) -> tuple[Estimate | None, Estimate | None,
     return of.cell("published", cell, "attention"), of.cell("published", cell, "retrieval"), of.optimum
 
 
+def _by_seed(of: Experiments, cell: str) -> str:
+    """Attention in each seed of a cell, where there are several."""
+    values = of_seeds(of.run, "published", cell, "attention")
+    return f" (by seed {', '.join(f'{value:.4f}' for value in values)})" if len(values) > 1 else ""
+
+
 def _came_to(of: Experiments, cell: str) -> str:
     """The same in words, with the novel queries, which need attention."""
     attention, right, _ = _ends(of, cell)
@@ -273,7 +285,11 @@ def _recurrence(of: Experiments, rows: pd.DataFrame) -> Row:
         attention, right = number(by.get("attention")), number(by.get("retrieval"))
         optimum = float(by["attention"]["optimum"])
         cells.append((attention, right, optimum))
-        shown.append(f"{cell}: {show(attention, 4)} for {optimum:.4f}, {show(right, 3)} right")
+        reads = number(by.get("at_recurring"))
+        shown.append(
+            f"{cell}: {show(attention, 4)} for {optimum:.4f}, {show(right, 3)} right"
+            + (f", {show(reads)} of recurring queries read" if reads else "")
+        )
         reached[str(cell)] = equals(attention, optimum, ATTENTION_MARGIN)
         none += [str(cell)] * (optimum <= ATTENTION_MARGIN)
     return Row(
@@ -288,7 +304,8 @@ def _recurrence(of: Experiments, rows: pd.DataFrame) -> Row:
         "positions"
         + (f", which no attention at all is with {', '.join(none)}" if none else "")
         + f", and complete {COMPLETE:.0%}. Attention is priced at "
-        f"{of.run.summary['config']['objective']['attention_penalty']:g}. {of.depends}",
+        f"{of.run.summary['config']['objective']['attention_penalty']:g}. All train for equal steps, so a "
+        f"pattern is seen more often where more recurs. {of.depends}",
         links=of.run.link,
     )
 

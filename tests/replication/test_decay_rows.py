@@ -63,11 +63,18 @@ def test_a_new_study_is_expected_in_an_interval():
 def test_the_finding_says_whether_the_power_law_survives_and_whether_clocks_differ():
     own = json.loads((FIT / "fit.json").read_text())
     other = own | {"curve": "model", "best_form": None, "standing": own["standing"] | {"state": "survives"}}
+    other["error_models"] = {}
     said = finding([Finished("fit", FIT, own), Finished("fit", FIT, other)])
     assert f"figure 4A it {own['standing']['state']} (γ 0.51 [" in said and "(n = 13) points by nls" in said
     assert "P(episodic) it survives (γ 0.51 [" in said and "best: not decided" in said
+    # a verdict that hangs on the noise says so
+    hangs = other | {"error_models": {"lognormal": {"best_form": "logistic", "delta_aicc": 8.5}}}
+    said_so = finding([Finished("fit", FIT, hangs)])
+    assert "it survives, noise relative to y alone: it is weakened (γ" in said_so
+    (row, *_) = fit_rows(Finished("fit", FIT, hangs))
+    assert "So the verdict hangs on the noise: with noise relative to y alone it is weakened." in row.sentence
     ways = own["multiverse"]
-    assert f"; middle half of {ways['fitted']} specifications {ways['lower_quartile']:.2f} to " in said
+    assert f"; middle half of {ways['fitted']} of {ways['specifications']} specifications {ways['lower_quartile']:.2f} to" in said
     assert "best: shifted power or logistic)" in said  # 1.3 of AICc apart
     assert "clocks" not in said
     later = other | {"clock": {"counts": "repetitions over training", "unit": "count"}}

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from labbook.console import UserError
 from labbook.estimate import Estimate
-from labbook.run import CHECKSUMS, opened, sealed
+from labbook.run import CHECKSUMS, opened, read_json, sealed
+from redundancy.removal.config import ORDERS
 from redundancy.removal.curve import Removable
 from redundancy.removal.summary import RemovalSummary
 from redundancy.removal.tables import Losses
@@ -347,6 +348,20 @@ def test_a_run_made_again_speaks_in_the_same_row_and_turns_its_verdict(tmp_path,
         beside.repeats(run)
 
 
+def rewrite(folder, change) -> None:
+    """Another summary, which knows of no checksums of other files."""
+    path = folder / "summary.json"
+    found = opened(json.loads(path.read_text()), path)
+    path.write_text(json.dumps(sealed(change({k: v for k, v in found.items() if k != CHECKSUMS}))))
+
+
+def configured(folder, **changed) -> None:
+    """Another configuration, of which the summary has no checksum."""
+    rewrite(folder, lambda found: found)
+    path = folder / "config.json"
+    path.write_text(json.dumps(read_json(path) | changed))
+
+
 @pytest.mark.parametrize(
     ("there", "said"),
     [
@@ -358,11 +373,20 @@ def test_a_run_made_again_speaks_in_the_same_row_and_turns_its_verdict(tmp_path,
 def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, there, said):
     run = pages.read_run(shutil.copytree(REMOVAL, tmp_path / "removal"))
     folder = shutil.copytree(REMOVAL, tmp_path / f"removal{CONTEXT}1024")
-    [(tokens, losses)] = beside.contexts(run)
-    assert tokens == 256  # what the configuration says, not the name
-    twice = shutil.copytree(folder, tmp_path / f"removal{CONTEXT}1024-seed-1")
-    with pytest.raises(UserError, match="has context 256 as removal-context-1024 has"):
+    with pytest.raises(UserError, match="has the same context, 256"):
         beside.contexts(run)
+    configured(folder, context=512)
+    [(tokens, losses)] = beside.contexts(run)
+    assert tokens == 512  # what the configuration says, not the name
+    twice = shutil.copytree(folder, tmp_path / f"removal{CONTEXT}1024-seed-1")
+    with pytest.raises(UserError, match="has context 512 as removal-context-1024 has"):
+        beside.contexts(run)
+    configured(twice, context=1024, layers=[0, 1], weight_hash="0")
+    with pytest.raises(UserError, match="differs in layers, weight_hash, too"):
+        beside.contexts(run)
+    # in another precision the weights have another hash
+    configured(twice, layers=read_json(run.folder / "config.json")["layers"], dtype="bfloat16")
+    assert [n for n, _ in beside.contexts(run)] == [512, 1024]
     shutil.rmtree(twice)
     own = run.folder / "config.json"
     text = own.read_text()
@@ -377,8 +401,7 @@ def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, 
     row = next(iter(removal.removal_rows(run)))
     assert "In windows of 1,024 tokens" in row.sentence and said in row.sentence
     assert "the model in" not in row.sentence
-    config = folder / "config.json"
-    config.write_text(config.read_text().replace('"float32"', '"bfloat16"'))
+    configured(folder, dtype="bfloat16")
     row = next(iter(removal.removal_rows(run)))
     assert "tokens, the model in bfloat16; longer windows reach later text." in row.sentence
     assert row.here is (PARTLY if there.estimate > 0.88 else FAILS)
@@ -387,7 +410,7 @@ def test_windows_of_another_length_speak_in_the_same_row(tmp_path, monkeypatch, 
     monkeypatch.setattr(removal, "contexts", lambda run: [(1024, replace(losses, headline=least))])
     row = next(iter(removal.removal_rows(run)))
     assert "the same order replaces at least 0." in row.sentence and "independent" not in row.sentence
-    config.write_text(config.read_text().replace('"context": 256', '"context": 1024'))
+    configured(folder, context=1024)
     monkeypatch.setattr(results, "contexts", lambda run: [(1024, replace(losses, headline=of))])
     table = "\n".join(results.removal_section(run)).partition("by the length of the windows")[2]
     [one, other] = [line.split(" | ") for line in table.splitlines()[-2:]]
@@ -407,19 +430,15 @@ def test_windows_longer_than_a_passage_of_the_embedded_text_say_so(tmp_path):
     assert beside.crosses(10**6, losses) == ""
 
 
-def rewrite(folder, change) -> None:
-    """Another summary, which knows of no checksums of other files."""
-    path = folder / "summary.json"
-    found = opened(json.loads(path.read_text()), path)
-    path.write_text(json.dumps(sealed(change({k: v for k, v in found.items() if k != CHECKSUMS}))))
-
-
 @pytest.mark.parametrize(
     ("longest", "said"),
     [
         (tight(0.1), "as of independent samples: less can go there."),
         (tight(0.9), "as of independent samples: more can go there."),
-        (Estimate(0.3, 0.1, 0.5, 32), "as of independent samples: the two are not told apart."),
+        (
+            Estimate(0.3, 0.1, 0.5, 32),
+            "as of independent samples: the two are not told apart, which does not make",
+        ),
         (None, "in windows of 256 tokens."),
     ],
 )
@@ -428,8 +447,7 @@ def test_running_text_speaks_in_the_same_row(tmp_path, longest, said):
     assert beside.running(run) == []
     short = shutil.copytree(REMOVAL, tmp_path / "removal-running")
     long = shutil.copytree(REMOVAL, tmp_path / "removal-running-context-2048")
-    config = long / "config.json"
-    config.write_text(config.read_text().replace('"context": 256', '"context": 2048'))
+    configured(long, context=2048)
     made = Losses.read(short).headline
     main = removal.compared(made).main
     others = {order: shares for order, shares in made.removable.items() if order != main}
@@ -473,17 +491,40 @@ def test_the_results_name_runs_that_several_tables_share_once():
     assert "consolidated" not in text
 
 
-def test_the_readme_names_what_can_go_beside_chance_and_how_the_order_was_chosen(tmp_path):
+def test_the_readme_names_what_can_go_beside_chance_and_how_the_order_was_chosen():
     run = pages.read_run(REMOVAL)
-    _, table = results.findings([run])
-    head, _, row = table.splitlines()
-    assert head.endswith("| order, chosen on other documents |")
+    text, table = results.findings([run])
+    assert "in an order chosen on other documents" in text
     s = Losses.read(REMOVAL).headline
-    order, at_random = s.order_for(beside.BUDGET), s.removable["random"][beside.BUDGET]
-    cells = row.strip("| ").split(" | ")
-    assert cells[0] == f"embedded, 256 tokens, float32 (n = {s.documents['evaluation']})"
-    assert cells[1:3] == [s.removable[order][beside.BUDGET].text(), at_random.text()]
-    unchosen = replace(run, summary=run.summary | {"chosen": {}})
-    _, table = results.findings([unchosen])
-    assert "chosen on" not in table
-    assert table.endswith("the best on these documents, which is optimistic |")
+    order = s.order_for(beside.BUDGET)
+    cells = table.splitlines()[-1].strip("| ").split(" | ")
+    assert cells[0] == f"embedded, by {ORDERS[order]}, 256 tokens, float32 (n = {s.documents['evaluation']})"
+    assert cells[1:4] == [s.removable[order][budget].text() for budget in (0.01, 0.05, 0.1)]
+    assert cells[4] == s.removable["random"][beside.BUDGET].text()
+    text, _ = results.findings([replace(run, summary=run.summary | {"chosen": {}})])
+    assert "the best on these documents, which is optimistic" in text
+
+
+def test_a_table_of_a_fit_that_was_changed_is_refused(tmp_path):
+    folder = shutil.copytree(ROOT / "consolidation/data/runs/fits/figure4a", tmp_path / "fit")
+    assert pages.read_run(folder).kind == "fit"
+    forms = folder / "forms.csv"
+    forms.write_text(forms.read_text().replace("logistic", "apex"))
+    with pytest.raises(UserError, match=r"forms\.csv is not the table that this run wrote"):
+        pages.read_run(folder)
+
+
+def test_another_split_says_which_shares_it_moves(tmp_path):
+    run = pages.read_run(REMOVAL)
+    made = Losses.read(REMOVAL)
+    order = made.headline.order_for(beside.BUDGET)
+    at = made.headline.removable[order][beside.BUDGET].share
+
+    def said(by: float) -> str:
+        moved = Estimate(at.estimate + by, at.lower + by, at.upper + by, at.n)
+        of = replace(made.headline, removable={order: {beside.BUDGET: share(moved)}})
+        return beside.said_seeds(run, [(7, replace(made, headline=of))])
+
+    assert "Of 1 orders 0 are told apart from the other split's with seed 7" in said(0.0)
+    assert f"1 are told apart from the other split's ({ORDERS[order]} +0.50 [" in said(0.5)
+    assert "for one fit of maps and router" in said(0.0)
