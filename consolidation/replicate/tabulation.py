@@ -108,6 +108,23 @@ def over_seeds(values: np.ndarray[Any, np.dtype[np.float64]], metric: str) -> Es
     return Estimate(mean, max(mean - half, low), min(mean + half, high), n)
 
 
+def tabulated_seeds(out: Path, cell: str, folder: str) -> list[trajectory.SeedSummary]:
+    """Summaries of the seeds of a cell in the folder of its runs, below `out`, whose `cells.csv` is of as
+    many.
+
+    Raises UserError where the table is of more or fewer: seeds were taken away or added since.
+    """
+    found = trajectory.summaries(out / folder)
+    table = pd.read_csv(out / "cells.csv")
+    stated = table[(table["cell"] == cell) & (table["metric"] == "retrieval")]["n"]
+    if any(int(n) != len(found) for n in stated):
+        raise UserError(
+            f"{out / folder} has {len(found)} seeds and the table beside it is of {stated.iloc[0]}. Restore "
+            "them, or repeat the command that made the table."
+        )
+    return found
+
+
 def tabulate(out: Path, found: dict[str, list[trajectory.SeedSummary]], listed: list[Cell]) -> pd.DataFrame:
     """One row per cell and metric: table, cell, metric, estimate, lower, upper, n, paper, optimum; `found` by
     the folders in `out`.

@@ -101,7 +101,9 @@ class RemovalConfig(Request):
     """What the part `methods` removes whole: attention layers, MLPs, blocks."""
 
     def require_known(self) -> None:
-        """Raises UserError for a part, order or target that there is not: from Python anything can come."""
+        """Raises UserError for a part, order or target that there is not, for from Python anything can come,
+        and for what is named twice.
+        """
         for kind, asked, there in (
             ("part", self.parts, PARTS),
             ("order", self.orders or (), tuple(ORDERS)),
@@ -112,6 +114,15 @@ class RemovalConfig(Request):
                 raise UserError(
                     f"there is no {kind} {unknown[0]!r}; there are {', '.join(there)}. Change --{kind}s."
                 )
+        for kind, given in (
+            ("parts", self.parts),
+            ("orders", self.orders or ()),
+            ("targets", self.targets),
+            ("shares", self.shares),
+        ):
+            twice = [value for value in given if given.count(value) > 1]
+            if twice:
+                raise UserError(f"--{kind} names {twice[0]} {given.count(twice[0])} times. Name each once.")
 
     def curve_orders(self) -> tuple[str, ...]:
         """The orders of the removal curve. Raises UserError for those that the parts cannot make."""
@@ -120,6 +131,11 @@ class RemovalConfig(Request):
             return possible
         if "curve" not in self.parts:
             raise UserError("--orders was given without --parts curve, whose orders they are. Add curve.")
+        if set(self.orders) == {CONTROL}:
+            raise UserError(
+                f"--orders names {CONTROL} alone, the control, which is measured beside the others in any "
+                "case. Name another order, or leave --orders out."
+            )
         for order in self.orders:
             if order not in possible:
                 raise UserError(

@@ -24,7 +24,7 @@ from consolidation.replicate.contrasts import (
     paired,
 )
 from consolidation.replicate.factorial import Factorial
-from consolidation.replicate.tabulation import over_seeds
+from consolidation.replicate.tabulation import over_seeds, tabulated_seeds
 from consolidation.train import trajectory
 from labbook.console import UserError
 from labbook.estimate import Estimate
@@ -214,7 +214,8 @@ class Decided:
         if not folder.is_dir():
             return None
         self._require(folder, f"with the {model}", model=model)
-        seeds = {one.seed: one for one in trajectory.summaries(folder)}
+        name = f"{model}, {self.patterns('A')} patterns"
+        seeds = {one.seed: one for one in tabulated_seeds(folder.parent, name, folder.name)}
         attends = pd.Series({seed: one.attention["recurring"] for seed, one in seeds.items()}, dtype=float)
         gaps = {cell: (attends - self.attends(cell)).dropna() for cell in "ABF" if self.ran(cell)}
         return Control(

@@ -193,7 +193,7 @@ def compared(s: RemovalSummary) -> Compared:
         how = "The order was chosen on other documents than those it is scored on" + (
             "; the best of all was chosen on the latter, which favours the claim."
             if best != main
-            else ", and on those it is the best too."
+            else ", and on those it is the best of those that a model could follow, too."
         )
     return Compared(main, ours, how)
 

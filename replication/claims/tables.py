@@ -13,7 +13,7 @@ from scipy import stats
 from consolidation.experiments.readings import difference
 from consolidation.replicate.cells import PAIR, PAPERS, Cell, cells, put_back
 from consolidation.replicate.contrasts import LEARNT
-from consolidation.replicate.tabulation import metrics
+from consolidation.replicate.tabulation import metrics, tabulated_seeds
 from consolidation.train import trajectory
 from consolidation.train.config import TrainConfig
 from labbook.estimate import LEVEL, Estimate
@@ -103,10 +103,11 @@ def makes_no_difference(attention: Estimate | None, right: Estimate | None) -> V
 def of_seeds(run: Finished, table: str, cell: str, metric: str) -> "pd.Series[float]":
     """A metric of every seed of a cell; index seed.
 
-    Raises UserError when the cell has no finished seed in the run folder.
+    Raises UserError when the cell has no finished seed in the run folder, and when it has not those that its
+    table was made of.
     """
     folder = next(one.folder for one in _listed(run, table) if one.name == cell)
-    seeds = trajectory.summaries(run.folder / folder)
+    seeds = tabulated_seeds(run.folder, cell, folder)
     return pd.Series({seed.seed: metrics(seed)[metric] for seed in seeds}, dtype=float)
 
 

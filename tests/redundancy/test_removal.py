@@ -205,6 +205,23 @@ def test_the_same_command_again_computes_nothing(
     assert out.strip().splitlines()[-1] == str(uninterrupted)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--shares", "0.3", "0.5", "0.3"], "--shares names 0.3 2 times"),
+        (["--orders", "predicted_fisher", "predicted_fisher"], "--orders names predicted_fisher 2 times"),
+        (["--orders", "random"], "names random alone, the control"),
+    ],
+)
+def test_what_is_named_twice_or_is_the_control_alone_is_refused(
+    capsys, gpt2_folder, text_folder, tmp_path, asked, said
+):
+    args = ["--parts", "curve", *asked, "--out", str(tmp_path / "o")]
+    text = fails(removal.main, capsys, [str(gpt2_folder), "--corpus", str(text_folder), *args])
+    assert said in " ".join(text.split())
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize("shares", [["0"], ["0.5", "1.2"], ["-0.1"], ["nan"]])
 def test_impossible_shares_name_the_flag(capsys, gpt2_folder, text_folder, tmp_path, shares):
     text = fails(

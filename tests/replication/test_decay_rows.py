@@ -74,7 +74,8 @@ def test_the_finding_says_whether_the_power_law_survives_and_whether_clocks_diff
     (row, *_) = fit_rows(Finished("fit", FIT, hangs))
     assert "So the verdict hangs on the noise: with noise relative to y alone it is weakened." in row.sentence
     ways = own["multiverse"]
-    assert f"; middle half of {ways['fitted']} of {ways['specifications']} specifications {ways['lower_quartile']:.2f} to" in said
+    fitted = f"{ways['fitted']} of {ways['specifications']}"
+    assert f"; middle half of {fitted} specifications {ways['lower_quartile']:.2f} to" in said
     assert "best: shifted power or logistic)" in said  # 1.3 of AICc apart
     assert "clocks" not in said
     later = other | {"clock": {"counts": "repetitions over training", "unit": "count"}}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from consolidation.replicate import __main__ as replicate
 from consolidation.replicate import cell_figures
 from consolidation.replicate.contrasts import CELLS, analyse
 from labbook.console import UserError
@@ -144,6 +145,14 @@ def test_the_readme_says_what_the_contrasts_say(run):
     assert "although known, at least: the same two | 0.00 [" in readme([least])
 
 
+def test_what_is_answered_by_chance_is_not_known(run):
+    decided = the(run)
+    rows = decided.of.outcomes.assign(known=0.5, attends=0.8)
+    found = replace(decided, of=replace(decided.of, outcomes=rows)).known_and_read("A")
+    # one of 8 values is guessed: (.5 - .125) / .875 are known, and .8 read
+    assert found.estimate == pytest.approx(0.375 / 0.875 + 0.8 - 1)
+
+
 def test_prices_are_compared_by_the_difference_of_their_differences(run):
     same, other = the(run), changed(run, B=around(0.05))
     assert "not shown to depend on the price" in readme([same, same])
@@ -199,6 +208,7 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
     beside = tmp_path / f"factorial{CONTROLS}"
     for seed, value in enumerate(around(reads, spread=0.02)):
         place = plant_seed(beside, "control-network", seed, value, novel=0.9).parent
+    replicate.main(["tiny", "--tables", "controls", "--seeds", "0", "--no-report", "--out", str(beside)])
     found = the(here).control("control-network")
     assert found.state == state
     gaps = np.array(around(reads, spread=0.02)) - np.array(around(READS["A"]))

@@ -11,7 +11,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from consolidation.replicate.cells import cells as listed_cells
+from consolidation.replicate.cells import put_back
 from consolidation.train import trajectory
+from consolidation.train.presets import PRESETS
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from replication import __main__ as pages
@@ -84,13 +87,16 @@ def test_every_claim_can_come_out_each_way(name):
 
 
 def made_up(folder, cells, seeds=None) -> Finished:
-    """A finished run with cells {(table, cell): {metric: value}}, and copies of shipped seeds by folder."""
+    """A finished run with cells {(table, cell): {metric: value}}, and copies of shipped seeds by folder; the
+    cells are of so many.
+    """
+    n = 5 if seeds else 8
     rows = [
         {
             "table": table,
             "cell": cell,
             "metric": metric,
-            **{key: getattr(tight(value), key) for key in ("estimate", "lower", "upper", "n")},
+            **{key: getattr(tight(value, n), key) for key in ("estimate", "lower", "upper", "n")},
             "paper": math.nan,
             "optimum": optimum if metric == "attention" else math.nan,
         }
@@ -254,6 +260,25 @@ def test_the_published_settings_can_work_and_fail_and_every_step_is_named(tmp_pa
     assert "and another choice: holds with learning rate." in row.sentence
     assert " learning_rate," not in row.sentence and " batch," in row.sentence
     assert "; published, onset of pressure and temperature ours: 0.0150 [" in row.control
+
+
+def test_a_cell_that_is_undecided_shows_its_seeds_and_one_without_any_is_named(tmp_path):
+    back = put_back("onset of pressure")
+    folder = next(c.folder for c in listed_cells(PRESETS["small"], ("published",)) if c.name == back)
+    ends = {("published", name): cell(0.999, 0.015, 0.015) for name in ("all ours", "all published")}
+    run = made_up(tmp_path, ends | {("published", back): cell(0.999, 0.015, 0.015)}, {folder: "cram"})
+    table = pd.read_csv(run.folder / "cells.csv")
+    open_end = table["cell"] == back
+    table.loc[open_end, ["lower", "upper"]] = [-1.0, 2.0]
+    table.to_csv(run.folder / "cells.csv", index=False)
+    (row,) = tables.table_rows(run)
+    values = [s.attention["all"] for s in trajectory.summaries(SMALL / "cram")]
+    seeds = ", ".join(f"{value:.4f}" for value in values)
+    assert f"undecided with onset of pressure ours (by seed {seeds})." in row.sentence
+    assert "Not run: published, price of attention ours; " in row.sentence
+    shutil.rmtree(run.folder / folder / "seed-4")
+    with pytest.raises(UserError, match="has 4 seeds and the table beside it is of 5"):
+        list(tables.table_rows(run))
 
 
 def test_a_metric_of_a_seed_is_read_from_the_folder_of_its_cell(tmp_path):
