@@ -133,6 +133,11 @@ def _cautions(
 ) -> tuple[str, ...]:
     """What has to stand beside the exponent `head`, one of `exponents`."""
     said = []
+    if alike := _copies(curve):
+        said.append(
+            f"the units {alike[0]} and {alike[1]} have the same y at every x: if they are copies, there are "
+            "fewer independent units than the interval counts"
+        )
     if head.gamma < 0:
         sure = np.isfinite(head.upper) and head.upper < 0
         said.append(
@@ -194,6 +199,22 @@ def _cautions(
             f"the data {'do not follow' if rejected == 'rejected' else 'may not follow'}"
         )
     return tuple(said)
+
+
+def _copies(curve: Curve) -> tuple[str, str] | None:
+    """Two units with the same three or more values that are not all one; None where there are none."""
+    if curve.unit is None:
+        return None
+    seen: dict[bytes, str] = {}
+    for unit in np.unique(curve.unit):
+        rows = np.column_stack([curve.x, curve.y])[curve.unit == unit]
+        if len(np.unique(rows[:, 1])) < 3:
+            continue
+        key = rows.tobytes()
+        if key in seen:
+            return seen[key], str(unit)
+        seen[key] = str(unit)
+    return None
 
 
 def _relative(comparison: Comparison, form: str) -> float:

@@ -196,3 +196,15 @@ def test_every_special_case_is_the_form_that_it_says():
             assert np.allclose(form.value(X, p), small.value(X, small.planted[None]), rtol=1e-7), (name, case)
             low, high = form.limits(X)
             assert ((p >= low * (1 - 1e-12)) & (p <= high * (1 + 1e-12))).all(), (name, case)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_units_that_are_copies_are_named(copies):
+    x = np.array([1.0, 2, 4, 8, 16])
+    rows = [(unit, at, 0.8 * (1 + 0.02 * unit) * at**-0.4) for unit in range(5) for at in x]
+    frame = pd.DataFrame(rows, columns=["subject", "trial", "error"])
+    if copies:
+        frame.loc[frame["subject"] == 3, "error"] = frame.loc[frame["subject"] == 1, "error"].to_numpy()
+    given = {"x": "trial", "y": "error", "unit": "subject", "clock": "repetition", "clock_unit": "count"}
+    said = " ".join(fit_decay(frame, **given, forms=("power", "exponential"), bootstrap=100).cautions)
+    assert ("the units 1 and 3 have the same y at every x" in said) is copies
