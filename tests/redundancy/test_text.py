@@ -19,6 +19,7 @@ from redundancy.overlap import RUN, overlap, require_apart
 from redundancy.preparation import FEW_DOCUMENTS, FEW_VALIDATION, bytes_per_token
 from redundancy.request import TextOptions
 from redundancy.text import (
+    DATA,
     Windows,
     bos_token,
     cut_windows,
@@ -489,3 +490,20 @@ def test_bytes_per_token_are_of_the_text_without_the_bos_token():
     windows = Windows(ids, lengths, np.array([0, 0]), ("text",))
     assert bytes_per_token(windows, Spelt(), 99) == 2
     assert bytes_per_token(windows, Spelt()) == (5 * 2 + 2 * 7) / 7
+
+
+def test_running_text_goes_on_where_the_first_passage_of_the_embedded_text_begins():
+    passages = {d.name: d.text for d in read_corpus(None).documents}
+    running = read_corpus(str(DATA / "running.parquet")).documents
+    for document in running:
+        # passages are cut at the first end of a paragraph after 5,000 characters
+        first = 5_000
+        assert document.text[:first] == passages[document.name][:first]
+        assert len(document.text) > first
+    parts = split_documents(running, seed=0)
+    assert {part: len(found) for part, found in parts.items()} == {
+        "train": 18,
+        "validation": 6,
+        "evaluation": 20,
+    }
+    assert max(len(d.text) for d in parts["evaluation"]) < min(len(d.text) for d in parts["train"])
