@@ -89,9 +89,15 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
             across = "across passages, " if crosses(n, of) else ""
             # what running text answers better is left to RESULTS.md
             if not (across and passages):
-                rows.append(_removable_row(across, order, of.folder, of.headline))
-        rows += [_removable_row("running text, ", order, of.folder, of.headline) for _, of in passages]
-    head = ("windows", *(f"+{budget:g} nats" for budget in BUDGETS), f"+{BUDGETS[1]:g} at random")
+                rows.append(_removable_row(f"the same, {across}", order, of.folder, of.headline))
+        rows += [
+            _removable_row("the same, running text, ", order, of.folder, of.headline) for _, of in passages
+        ]
+    head = (
+        "model, order, windows",
+        *(f"+{budget:g} nats" for budget in BUDGETS),
+        f"+{BUDGETS[1]:g} at random",
+    )
     how = "chosen on other documents" if chosen else "the best on these documents, which is optimistic"
     return [
         "**How much can go.** Before the loss per token rises by so much a linear prediction can replace, of "

@@ -30,7 +30,7 @@ from consolidation.decay.variation.hierarchical import Population, population
 from consolidation.decay.variation.multiverse import Multiverse, multiverse
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from consolidation.decay.variation.specifications import Together, together
-from labbook.console import UserError
+from labbook.console import UserError, counted
 from labbook.estimate import REPLICATES
 
 # Section 6 of arXiv:2602.12204: "gamma about .4-.5 across studies"
@@ -133,6 +133,12 @@ def _cautions(
 ) -> tuple[str, ...]:
     """What has to stand beside the exponent `head`, one of `exponents`."""
     said = []
+    units = 0 if curve.unit is None else len(np.unique(curve.unit))
+    if units and head.unit == "point":
+        said.append(
+            f"the interval is over points, because {counted(units, 'unit')} are too few for one over units, "
+            "so it says nothing of other units"
+        )
     if alike := _copies(curve):
         said.append(
             f"the units {alike[0]} and {alike[1]} have the same y at every x: if they are copies, there are "

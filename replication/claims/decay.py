@@ -116,7 +116,7 @@ def finding(runs: Sequence[Finished]) -> str:
 
 def _hangs(summary: Mapping[str, Any]) -> str:
     """Under which noise the power law would stand otherwise; empty where it would not."""
-    return "".join(f", {noise} alone: it {state}" for noise, state in _otherwise(summary).items())
+    return "".join(f" (with {noise} alone it {state})" for noise, state in _otherwise(summary).items())
 
 
 def of_the_preprint(run: Finished) -> bool:

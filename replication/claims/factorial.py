@@ -242,12 +242,12 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
     for one in able:
         if there := many_keys(one):
             shown.append((f"priced at {one.of.price:g}, {there.novel_keys:,} novel keys", there))
-    head = ["P(attend \\| recurring) minus CRAM's", *(priced for priced, _ in shown)]
+    head = ["recurring queries read; signed: minus CRAM's", *(priced for priced, _ in shown)]
     columns = [_column(one) for _, one in shown]
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
     text = (
-        f"With {setting}, models that lack parts of CRAM differ from it in recurring queries read, "
-        "paired by seed (without the memory there is no consolidation loss either):"
+        f"With {setting}, by models that lack parts of CRAM, paired by seed (without the memory there is no "
+        "consolidation loss either):"
     )
     after = [
         *filter(None, map(_not_learnt, lowest_first)),
@@ -277,20 +277,23 @@ def _column(decided: Decided) -> dict[str, str]:
         found = [shown(of(cell), sign=False) for cell in "AB" if decided.ran(cell)]
         return " / ".join(found) if len(found) == 2 and all(found) else ""
 
-    found = {"CRAM's own": shown(decided.mean("A", "attends"), sign=False)}
+    found = {"CRAM": shown(decided.mean("A", "attends"), sign=False)}
     for name in FAMILY:
         one, label = decided.of.contrast(name), WITHOUT[CELLS[name[0]][0]]
         found[label] = shown(one.number, one.state)
         if name == "B - A":
-            found["without it, CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
+            found["the same, minus CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
             other = decided.control("control-network")
-            named = "without it, router with a network of x"
+            named = "the same, router with a network of x"
             found[named] = shown(other.from_cram.number, other.state) if other else ""
-            found["both of these"] = shown(other.unrewarded if other else None)
+            found["that router, minus CRAM with λ_S = 0"] = shown(other.unrewarded if other else None)
+    lacks = decided.between("B", "C") if decided.ran("B") and decided.ran("C") else None
+    named = f"{WITHOUT['control']}, minus {WITHOUT['no-consolidation']}"
+    found[named] = shown(lacks.number, lacks.state) if lacks else ""
     found[f"novel queries answered: CRAM / {WITHOUT['control']}"] = both(
         lambda cell: decided.mean(cell, "novel")
     )
-    found["read although known, at least: the same two"] = both(decided.known_and_read)
+    found["known to the weights, and read, at least: the same two"] = both(decided.known_and_read)
     return found
 
 
@@ -352,10 +355,10 @@ def _not_learnt(decided: Decided) -> str:
     if not one.not_learnt:
         return ""
     return (
-        f"Priced at {decided.of.price:g}, fewer than {LEARNT:.0%} of novel or recurring queries are answered "
-        f"by CRAM in {decided.of.not_learnt('A')} and by the control in {decided.of.not_learnt('B')} of "
-        f"{one.number.n} seeds: a router that gives up attention reads little too (difference there "
-        f"{show(one.number, sign=True)})."
+        f"With these keys and a price of {decided.of.price:g}, fewer than {LEARNT:.0%} of novel or recurring "
+        f"queries are answered by CRAM in {decided.of.not_learnt('A')} and by the control in "
+        f"{decided.of.not_learnt('B')} of {one.number.n} seeds: a router that gives up attention reads "
+        f"little too (difference there {show(one.number, sign=True)})."
     )
 
 

@@ -70,7 +70,7 @@ def test_the_finding_says_whether_the_power_law_survives_and_whether_clocks_diff
     # a verdict that hangs on the noise says so
     hangs = other | {"error_models": {"lognormal": {"best_form": "logistic", "delta_aicc": 8.5}}}
     said_so = finding([Finished("fit", FIT, hangs)])
-    assert "it survives, noise relative to y alone: it is weakened (γ" in said_so
+    assert "it survives (with noise relative to y alone it is weakened) (γ" in said_so
     (row, *_) = fit_rows(Finished("fit", FIT, hangs))
     assert "So the verdict hangs on the noise: with noise relative to y alone it is weakened." in row.sentence
     ways = own["multiverse"]

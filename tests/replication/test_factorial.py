@@ -138,11 +138,11 @@ def test_the_readme_says_what_the_contrasts_say(run):
     assert "| without q | -0.10 [-0.10, -0.10] (n = 7), smaller |" in after
     assert "answered by CRAM in 8 and by the control in 0 of 8 seeds" in after
     # B: the weights answer all of them, and .6 are read
-    assert "read although known, at least: the same two | 0.20 [" in after
+    assert "known to the weights, and read, at least: the same two | 0.20 [" in after
     assert "] (n = 8) / 0.60 [" in after
     assert "λ_S = 0" not in after
     least = changed(run, **{cell: [0.0] * 8 for cell in CELLS})
-    assert "although known, at least: the same two | 0.00 [" in readme([least])
+    assert "weights, and read, at least: the same two | 0.00 [" in readme([least])
 
 
 def test_what_is_answered_by_chance_is_not_known(run):
@@ -163,7 +163,7 @@ def test_prices_are_compared_by_the_difference_of_their_differences(run):
     learnt = replace(same.of, outcomes=same.of.outcomes.assign(learnt=True), price=0.1)
     said = readme([same, Decided(run, learnt)])
     assert "minus CRAM's | priced at 0.1 (the preprint's) |\n" in said
-    assert "Priced at 0.5, fewer than 90% of novel" in said
+    assert "a price of 0.5, fewer than 90% of novel" in said
     assert "minus CRAM's | priced at 0.5 |\n" in readme([same])
     # seeds that one of them lacks say nothing
     (line,) = spared(same)
@@ -192,7 +192,7 @@ def test_the_reward_of_the_semantic_path_is_taken_apart_where_cell_a_was_made_wi
         path.write_text(json.dumps(config))
     assert "λ_S = 0) the difference is +0.40 [" in the(here).besides("B - A")
     assert the(here).besides("B - A").count("the reward alone does not make it") == 1
-    assert "without it, CRAM with λ_S = 0 | +0.40 [" in readme([the(here)])
+    assert "the same, minus CRAM with λ_S = 0 | +0.40 [" in readme([the(here)])
     assert "λ_S" not in readme([the(run)])
     assert "λ_S = 0" not in the(here).besides("F - A")  # where reading costs the same
 

@@ -208,3 +208,13 @@ def test_units_that_are_copies_are_named(copies):
     given = {"x": "trial", "y": "error", "unit": "subject", "clock": "repetition", "clock_unit": "count"}
     said = " ".join(fit_decay(frame, **given, forms=("power", "exponential"), bootstrap=100).cautions)
     assert ("the units 1 and 3 have the same y at every x" in said) is copies
+
+
+@pytest.mark.parametrize("subjects", [3, 5])
+def test_too_few_units_for_an_interval_over_them_are_told(subjects):
+    x = np.array([1.0, 2, 4, 8, 16])
+    rows = [(unit, at, (0.7 + 0.05 * unit) * at**-0.4) for unit in range(subjects) for at in x]
+    frame = pd.DataFrame(rows, columns=["subject", "trial", "error"])
+    given = {"x": "trial", "y": "error", "unit": "subject", "clock": "repetition", "clock_unit": "count"}
+    said = " ".join(fit_decay(frame, **given, forms=("power", "exponential"), bootstrap=100).cautions)
+    assert ("because 3 units are too few for one over units" in said) is (subjects == 3)
