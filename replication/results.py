@@ -87,8 +87,8 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
         rows.append(_removable_row(f"{s.model}, by {ORDERS[order]}, ", order, run.folder, s))
         for n, of in contexts(run):
             across = "across passages, " if crosses(n, of) else ""
-            # what running text answers better is left to RESULTS.md
-            if not (across and passages):
+            # what running text of that length answers better is left to RESULTS.md
+            if not (across and any(length >= n for length, _ in passages)):
                 rows.append(_removable_row(f"the same, {across}", order, of.folder, of.headline))
         rows += [
             _removable_row("the same, running text, ", order, of.folder, of.headline) for _, of in passages

@@ -26,6 +26,7 @@ from tests.planted import comes_out_each_way
 
 SMALL = ROOT / "consolidation" / "data" / "runs" / "small"
 HOLDS, FAILS, UNDECIDED, PARTLY = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED, Verdict.PARTLY
+COLUMNS = ["table", "cell", "metric", "estimate", "lower", "upper", "n", "paper", "optimum"]
 TRANSFER = "Transfer from SRCD to Copy and Associative recall (tables 2 and 3)"
 
 
@@ -104,7 +105,7 @@ def made_up(folder, cells, seeds=None) -> Finished:
         for metric, value in metrics.items()
     ]
     folder.mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_csv(folder / "cells.csv", index=False)
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "cells.csv", index=False)
     for name, source in (seeds or {}).items():
         for seed in (SMALL / source).glob("seed-*"):
             place = folder / name / seed.name
