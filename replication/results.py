@@ -118,20 +118,16 @@ def _removable_row(what: str, order: str, folder: Path, s: RemovalSummary) -> tu
 
 def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
     """Attention of CRAM and its control, and what the factorials say where there are some."""
-    cells = (
-        pd.read_csv(run.folder / "cells.csv")
-        .query("table == 'table4' and metric == 'attention'")
-        .set_index("cell")
-    )
-    found = {str(name): number(row) for name, row in cells.to_dict("index").items()}
+    cells = pd.read_csv(run.folder / "cells.csv").query("metric == 'attention'")
+    found = {(str(row["table"]), str(row["cell"])): number(row) for row in cells.to_dict("records")}
     config = run.summary["config"]
     text = (
         "**Consolidation** ([words](docs/glossary.md)). Attention of the rebuilt CRAM model falls to "
-        f"{show(found.get('cram'), 4)} of positions, of a control without any semantic memory to "
-        f"{show(found.get('control'), 4)}, with "
+        f"{show(found.get(('table4', 'cram')), 4)} of positions, of a control without any semantic memory to "
+        f"{show(found.get(('table4', 'control')), 4)}, with "
         f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns, {config['steps']:,} "
         f"steps and a price of {config['objective']['attention_penalty']:g}, on which the result depends"
-        f"{_published_price(run)}."
+        f"{_published_price(found.get(('published', alone(PRICE))))}."
     )
     if not decided:
         return [
@@ -142,12 +138,10 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
     return [f"{text} {before}", shown, f"{after} ([Design](consolidation/design.md).)"]
 
 
-def _published_price(run: Finished) -> str:
+def _published_price(attention: Estimate | None) -> str:
     """Where attention ends with the preprint's price and all else as it is; empty where that was not run."""
-    cells = pd.read_csv(run.folder / "cells.csv")
-    rows = cells.query(f"cell == '{alone(PRICE)}' and metric == 'attention'").to_dict("records")
     price = PAPERS.objective.attention_penalty
-    return f" (at the preprint's {price:g}: {show(number(rows[0]), 4)})" if rows else ""
+    return f" (at the preprint's {price:g}: {show(attention, 4)})" if attention else ""
 
 
 def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from consolidation.decay.exponents import (
     human_exponents,
 )
 from consolidation.decay.forms import FORMS
-from consolidation.decay.inference import ERRORS, Estimator, fit, units_of
+from consolidation.decay.inference import ERRORS, LEAST_UNITS, Estimator, fit, units_of
 from consolidation.decay.transitions import Transition
 from consolidation.decay.units import of_practice
 from consolidation.decay.variation.averaging import Averaging, averaging
@@ -133,8 +133,8 @@ def _cautions(
 ) -> tuple[str, ...]:
     """What has to stand beside the exponent `head`, one of `exponents`."""
     said = []
-    units = 0 if curve.unit is None else len(np.unique(curve.unit))
-    if units and head.unit == "point":
+    units = len(units_of(curve))
+    if curve.unit is not None and units < LEAST_UNITS:
         said.append(
             f"the interval is over points, because {counted(units, 'unit')} are too few for one over units, "
             "so it says nothing of other units"
@@ -211,15 +211,12 @@ def _copies(curve: Curve) -> tuple[str, str] | None:
     """Two units with the same three or more values that are not all one; None where there are none."""
     if curve.unit is None:
         return None
-    seen: dict[bytes, str] = {}
-    for unit in np.unique(curve.unit):
-        rows = np.column_stack([curve.x, curve.y])[curve.unit == unit]
-        if len(np.unique(rows[:, 1])) < 3:
-            continue
-        key = rows.tobytes()
-        if key in seen:
-            return seen[key], str(unit)
-        seen[key] = str(unit)
+    points, seen = np.column_stack([curve.x, curve.y]), dict[bytes, str]()
+    for unit in units_of(curve):
+        own = points[curve.unit == unit]
+        first = seen.setdefault(own.tobytes(), str(unit))
+        if first != unit and len(np.unique(own[:, 1])) >= 3:
+            return first, str(unit)
     return None
 
 

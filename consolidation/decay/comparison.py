@@ -26,7 +26,7 @@ from scipy import stats
 
 from consolidation.decay.curve import Curve, ErrorModel
 from consolidation.decay.forms import form
-from consolidation.decay.inference import ERRORS, Estimator, Fit, fit, fit_many, labels, units_of
+from consolidation.decay.inference import ERRORS, LEAST_UNITS, Estimator, Fit, fit, fit_many, labels, units_of
 from consolidation.decay.solver import MORE_POINTS
 from labbook.console import UserError
 
@@ -98,7 +98,9 @@ def held_out(curve: Curve, form_name: str, estimator: Estimator) -> float:
 
     More than FOLDS units or x are left out in FOLDS turns, each turn every FOLDS-th of them.
     """
-    _, groups = np.unique(labels(curve) if len(units_of(curve)) >= 5 else curve.x, return_inverse=True)
+    _, groups = np.unique(
+        labels(curve) if len(units_of(curve)) >= LEAST_UNITS else curve.x, return_inverse=True
+    )
     groups = groups % FOLDS
     errors = _rmse(curve, [groups != g for g in np.unique(groups)], form_name, estimator)
     return float(np.sqrt(np.mean(np.square(errors))))

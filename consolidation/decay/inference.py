@@ -338,6 +338,8 @@ def _refit(fitted: Fit, draws: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
 # below this many units BCa limits, which are quantiles of few distinct resamples, are too narrow (`python -m
 # consolidation.coverage`)
 FEW_UNITS = 15
+# units from which on an interval is over them
+LEAST_UNITS = 5
 
 
 def bootstrap(
@@ -463,9 +465,9 @@ def profile(fitted: Fit, parameter: str, points: int = 41) -> Interval:
 def interval(
     fitted: Fit, parameter: str, unit: str | None, seed: int = 0, replicates: int = REPLICATES
 ) -> Interval:
-    """The interval to report: bootstrap over units where there are at least 5 of them, else profile
+    """The interval to report: bootstrap over units where there are LEAST_UNITS of them, else profile
     likelihood.
     """
-    if unit is not None and fitted.units >= 5:
+    if unit is not None and fitted.units >= LEAST_UNITS:
         return bootstrap(fitted, seed, replicates, unit)[parameter]
     return profile(fitted, parameter)

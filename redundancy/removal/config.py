@@ -108,21 +108,15 @@ class RemovalConfig(Request):
             ("part", self.parts, PARTS),
             ("order", self.orders or (), tuple(ORDERS)),
             ("target", self.targets, TARGETS),
+            ("share", self.shares, self.shares),
         ):
             unknown = [name for name in asked if name not in there]
             if unknown:
-                raise UserError(
-                    f"there is no {kind} {unknown[0]!r}; there are {', '.join(there)}. Change --{kind}s."
-                )
-        for kind, given in (
-            ("parts", self.parts),
-            ("orders", self.orders or ()),
-            ("targets", self.targets),
-            ("shares", self.shares),
-        ):
-            twice = [value for value in given if given.count(value) > 1]
+                known = ", ".join(map(str, there))
+                raise UserError(f"there is no {kind} {unknown[0]!r}; there are {known}. Change --{kind}s.")
+            twice = [name for name in asked if asked.count(name) > 1]
             if twice:
-                raise UserError(f"--{kind} names {twice[0]} {given.count(twice[0])} times. Name each once.")
+                raise UserError(f"--{kind}s names {twice[0]} {asked.count(twice[0])} times. Name each once.")
 
     def curve_orders(self) -> tuple[str, ...]:
         """The orders of the removal curve. Raises UserError for those that the parts cannot make."""

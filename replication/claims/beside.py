@@ -6,8 +6,9 @@ from dataclasses import replace
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from labbook.run import read_json
-from redundancy.removal.config import ORDERS
+from redundancy.removal.config import CONTROL, ORDERS
 from redundancy.removal.curve import BUDGETS, Removable
+from redundancy.removal.summary import RemovalSummary
 from redundancy.removal.tables import Losses
 from redundancy.text import EXCERPT, STRETCHES
 from replication.rows import CONTEXT, REPEAT, RUNNING, Finished, show
@@ -110,40 +111,40 @@ def longer_windows(gap: Estimate) -> str:
     return "the two are not told apart, which does not make them equal"
 
 
-def said_contexts(run: Finished, main: str, here: Removable, others: Repeats) -> str:
+def said_contexts(run: Finished, order: str, others: Repeats) -> str:
     """Whether the share holds in windows of another length."""
-    context, said = int(read_json(run.folder / "config.json")["context"]), ""
+    here, said = RemovalSummary.read(run.summary), ""
+    context = int(read_json(run.folder / "config.json")["context"])
     for tokens, losses in others:
-        there = losses.headline.removable.get(main, {}).get(BUDGET)
+        there = _share(losses.headline, order)
         if there is None:
             said += f" In windows of {tokens:,} tokens this order was not measured."
             continue
-        if (there.kind, here.kind) != ("interpolated", "interpolated"):
-            # limits and single measured points have no difference with an interval
-            said += (
-                f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
-                f"{there.text()} (n = {there.share.n})."
-            )
-            continue
-        gap, dtype = apart(there.share, here.share), differs_in_dtype(run, losses)
         said += (
             f" In windows of {tokens:,} tokens, instead of {context:,}, the same order replaces "
-            f"{there.text()} (n = {there.share.n}), {show(gap, 2, sign=True)} as of independent samples: "
+            f"{there.text()} (n = {there.share.n})"
+        )
+        gap, dtype = _moved(order, here, losses.headline), differs_in_dtype(run, losses)
+        if gap is None:
+            said += "."
+            continue
+        said += (
+            f", {show(gap, 2, sign=True)} as of independent samples: "
             f"{longer_windows(gap)}. Maps and router are fitted anew there, and scored on "
             f"{losses.headline.tokens['evaluation']:,} tokens{dtype and f', the model in {dtype}'}; longer "
             f"windows reach later text{crosses(tokens, losses)}."
         )
-        if by_chance := _moved("random", run, losses):
+        if by_chance := _moved(CONTROL, here, losses.headline):
             said += f" The random order changes by {show(by_chance, 2, sign=True)}."
     return said
 
 
 def said_seeds(run: Finished, again: Repeats) -> str:
     """Which shares another split moves: intervals over documents are those of one fit of maps and routers."""
-    said = ""
+    here, said = RemovalSummary.read(run.summary), ""
     for seed, losses in again:
-        moved = {order: _moved(order, run, losses) for order in losses.headline.removable}
-        gaps = {order: gap for order, gap in moved.items() if gap is not None and order != "random"}
+        moved = {order: _moved(order, here, losses.headline) for order in here.removable if order != CONTROL}
+        gaps = {order: gap for order, gap in moved.items() if gap is not None}
         told = [
             f"{ORDERS[order]} {show(gap, 2, sign=True)}"
             for order, gap in gaps.items()
@@ -159,15 +160,21 @@ def said_seeds(run: Finished, again: Repeats) -> str:
     return said
 
 
-def _moved(order: str, run: Finished, other: Losses) -> Estimate | None:
-    """Another run's share in an order minus that of the run, as of independent samples; None where one of
-    them is no interpolated share.
+def _share(of: RemovalSummary, order: str, budget: float = BUDGET) -> Removable | None:
+    """What an order can replace; None where it was not measured."""
+    return of.removable.get(order, {}).get(budget)
+
+
+def _moved(
+    order: str, here: RemovalSummary, there: RemovalSummary, budget: float = BUDGET
+) -> Estimate | None:
+    """By how much more an order can replace in another run, as of independent samples; None where one of the
+    shares is a limit or a single measured point, which have no difference with an interval.
     """
-    here = Losses.read(run.folder).headline.removable.get(order, {}).get(BUDGET)
-    there = other.headline.removable.get(order, {}).get(BUDGET)
-    if here is None or there is None or {here.kind, there.kind} != {"interpolated"}:
+    first, second = _share(here, order, budget), _share(there, order, budget)
+    if first is None or second is None or {first.kind, second.kind} != {"interpolated"}:
         return None
-    return apart(there.share, here.share)
+    return apart(second.share, first.share)
 
 
 def crosses(tokens: int, losses: Losses) -> str:
@@ -183,22 +190,33 @@ def crosses(tokens: int, losses: Losses) -> str:
 
 
 def said_running(order: str, passages: Repeats) -> str:
-    """The share by the length of the windows on running text, in an order."""
-    found = [(n, losses, losses.headline.removable.get(order, {}).get(BUDGET)) for n, losses in passages]
+    """The share by the length of the windows on running text, in an order; how it changes from the shortest
+    to the longest at every budget, and at random.
+    """
+    found = [(n, losses, _share(losses.headline, order)) for n, losses in passages]
     measured = [(n, losses, one) for n, losses, one in found if one is not None]
     if not measured:
         return ""
-    (_, losses, first), (_, _, last) = measured[0], measured[-1]
+    (_, shortest, first), (_, longest, _) = measured[0], measured[-1]
     shares = ", ".join(f"{one.text()} in windows of {n:,} tokens" for n, _, one in measured)
     text = (
         f" In one passage of running text of each of {first.share.n} documents, "
-        f"{losses.headline.tokens['evaluation']:,} tokens, the model in "
-        f"{read_json(losses.folder / 'config.json')['dtype']}, the same order replaces {shares}"
+        f"{shortest.headline.tokens['evaluation']:,} tokens, the model in "
+        f"{read_json(shortest.folder / 'config.json')['dtype']}, the same order replaces {shares}"
     )
-    if len(measured) > 1 and first.kind == last.kind == "interpolated":
-        gap = apart(last.share, first.share)
-        text += (
-            f": the same tokens, {show(gap, 2, sign=True)} in the longest windows as of independent samples: "
-            f"{longer_windows(gap)}"
-        )
-    return f"{text}."
+    gap = _moved(order, shortest.headline, longest.headline)
+    if len(measured) < 2 or gap is None:
+        return f"{text}."
+    others = {
+        f"at +{budget:g} nats": _moved(order, shortest.headline, longest.headline, budget)
+        for budget in BUDGETS
+        if budget != BUDGET
+    }
+    others["in random order"] = _moved(CONTROL, shortest.headline, longest.headline)
+    besides = [f"{what} {show(one, 2, sign=True)}" for what, one in others.items() if one is not None]
+    said = f" Beside it: {'; '.join(besides)}." if besides else ""
+    return (
+        f"{text}: the same tokens, {show(gap, 2, sign=True)} in the longest windows as of independent "
+        f"samples: {longer_windows(gap)}.{said} Maps and "
+        "router are fitted anew for each length, once, which no interval here knows of."
+    )

@@ -107,8 +107,8 @@ def finding(runs: Sequence[Finished]) -> str:
         head = s["gamma"]
         curve = "the preprint's figure 4A" if of_the_preprint(run) else "the rebuilt model's P(episodic)"
         said.append(
-            f"to {curve} it {s['standing']['state']}{_hangs(s)} (γ {show(exponent(head))} {head['unit']}s by "
-            f"{head['estimator']}; {_middle_half(s)}; best: {_best(run)})"
+            f"to {curve} it {s['standing']['state']}{_hangs(s)} (γ {show(exponent(head))} {head['unit']}s "
+            f"by {head['estimator']}; {_middle_half(s)}; best: {_best(run)})"
         )
     text = f"**Decay.** A power law was fitted: {'; '.join(said)}. Specifications differ in what γ means."
     return f"{text} The clocks differ." if clocks_differ(runs) else text
@@ -187,29 +187,32 @@ def _each_noise(summary: Mapping[str, Any]) -> str:
     """How far the power law is behind were each error model the only one, and whether the verdict hangs on
     it; empty in older fits.
     """
-    found = {
-        NOISE[error]: (alone["delta_aicc"], alone["best_form"].replace("_", " "))
-        for error, alone in (summary.get("error_models") or {}).items()
-        if error in NOISE and alone["best_form"] and alone["delta_aicc"] is not None
-    }
-    if not found:
+    alone = [
+        f"{gap:.1f} above {best.replace('_', ' ')} with {noise} alone" for noise, gap, best in _alone(summary)
+    ]
+    if not alone:
         return ""
-    alone = " and ".join(f"{gap:.1f} above {best} with {noise} alone" for noise, (gap, best) in found.items())
-    otherwise = " and ".join(f"with {noise} alone it {state}" for noise, state in _otherwise(summary).items())
-    depends = f" So the verdict hangs on the noise: {otherwise}." if otherwise else ""
-    return f"The AICc of the power law is {alone}.{depends}"
+    hangs = " and ".join(f"with {noise} alone it {state}" for noise, state in _otherwise(summary).items())
+    said = f"The AICc of the power law is {' and '.join(alone)}."
+    return f"{said} So the verdict hangs on the noise: {hangs}." if hangs else said
+
+
+def _alone(summary: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+    """Every error model in words, how far the power law is behind were it the only one, and what is ahead."""
+    return [
+        (NOISE[error], found["delta_aicc"], found["best_form"])
+        for error, found in (summary.get("error_models") or {}).items()
+        if error in NOISE and found["best_form"] and found["delta_aicc"] is not None
+    ]
 
 
 def _otherwise(summary: Mapping[str, Any]) -> dict[str, str]:
     """The error models under which alone the power law would stand otherwise, and how."""
-    states = {
-        NOISE[error]: state_of(alone["delta_aicc"])
-        for error, alone in (summary.get("error_models") or {}).items()
-        if error in NOISE and alone["delta_aicc"] is not None
-    }
     own = summary["standing"]["state"]
-    decided = ("survives", "is weakened", "does not survive")
-    return {noise: state for noise, state in states.items() if own in decided and state != own}
+    if own not in ("survives", "is weakened", "does not survive"):
+        return {}
+    states = {noise: state_of(gap) for noise, gap, _ in _alone(summary)}
+    return {noise: state for noise, state in states.items() if state != own}
 
 
 def _same_clock(summary: Mapping[str, Any]) -> str:

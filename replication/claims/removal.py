@@ -84,7 +84,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
                 for seed, other in others
             )
             + said_seeds(run, again)
-            + said_contexts(run, main, at[main], windows)
+            + said_contexts(run, main, windows)
             + said_running(main, passages)
             + _network(run, again),
             links=f"{run.figure('removal_curve')}{run.link}",

@@ -19,6 +19,7 @@ from consolidation.fit.report import read_fit
 X = np.geomspace(1, 100, 20)
 FEW = ("power", "power_asymptote", "exponential", "logistic", "constant")
 ROOT = Path(__file__).parents[3]
+SUBJECTS = {"x": "trial", "y": "error", "unit": "subject", "clock": "repetition", "clock_unit": "count"}
 
 
 def curve(y, x=X, **more) -> Curve:
@@ -205,8 +206,7 @@ def test_units_that_are_copies_are_named(copies):
     frame = pd.DataFrame(rows, columns=["subject", "trial", "error"])
     if copies:
         frame.loc[frame["subject"] == 3, "error"] = frame.loc[frame["subject"] == 1, "error"].to_numpy()
-    given = {"x": "trial", "y": "error", "unit": "subject", "clock": "repetition", "clock_unit": "count"}
-    said = " ".join(fit_decay(frame, **given, forms=("power", "exponential"), bootstrap=100).cautions)
+    said = " ".join(fit_decay(frame, **SUBJECTS, forms=("power", "exponential"), bootstrap=100).cautions)
     assert ("the units 1 and 3 have the same y at every x" in said) is copies
 
 
@@ -215,6 +215,5 @@ def test_too_few_units_for_an_interval_over_them_are_told(subjects):
     x = np.array([1.0, 2, 4, 8, 16])
     rows = [(unit, at, (0.7 + 0.05 * unit) * at**-0.4) for unit in range(subjects) for at in x]
     frame = pd.DataFrame(rows, columns=["subject", "trial", "error"])
-    given = {"x": "trial", "y": "error", "unit": "subject", "clock": "repetition", "clock_unit": "count"}
-    said = " ".join(fit_decay(frame, **given, forms=("power", "exponential"), bootstrap=100).cautions)
+    said = " ".join(fit_decay(frame, **SUBJECTS, forms=("power", "exponential"), bootstrap=100).cautions)
     assert ("because 3 units are too few for one over units" in said) is (subjects == 3)
