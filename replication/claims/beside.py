@@ -17,6 +17,12 @@ from replication.rows import CONTEXT, REPEAT, RUNNING, Finished, show
 BUDGET = BUDGETS[1]
 # runs made again, by what was varied
 Repeats = list[tuple[int, Losses]]
+# measures of harm beside the budget of loss, as the curve has them
+HARM = {
+    "loss_increase": "the loss rises by",
+    "kl": "the divergence from the intact model is",
+    "top1_agreement": "its first choice is kept in",
+}
 # what says how much of a run was measured, and in which precision, which the weights follow
 MEASURED = {"parts", "shares", "orders", "targets", "tokens", "eval_tokens", "random_seeds", "dtype"}
 
@@ -37,7 +43,8 @@ def contexts(run: Finished) -> Repeats:
 
 def running(run: Finished) -> Repeats:
     """The same model on running text, the same tokens in windows of each length, by their tokens; empty where
-    there is no such run. Raises UserError where one is of another model, text, or share of it.
+    there is no such run. Raises UserError where one is of another model, dtype or share of the text,
+    or of the same text as the run.
     """
     folder = run.folder.with_name(f"{run.folder.name}{RUNNING}")
     if not folder.is_dir():
@@ -48,8 +55,19 @@ def running(run: Finished) -> Repeats:
             f"{folder} is called as {run.folder.name} on running text, and is of {first.headline.model} "
             f"instead of {run.summary['model']}. Move it, or name it otherwise."
         )
+    text, dtype = (read_json(folder / "config.json")[key] for key in ("data_hash", "dtype"))
+    if text == read_json(run.folder / "config.json")["data_hash"]:
+        raise UserError(
+            f"{folder} is called as {run.folder.name} on running text, and is of the same text. Move it, or "
+            "name it otherwise."
+        )
     others = contexts(replace(run, folder=folder))
     for _, losses in others:
+        if (other := read_json(losses.folder / "config.json")["dtype"]) != dtype:
+            raise UserError(
+                f"{losses.folder} is in {other} and {folder} in {dtype}, so more differs than the length of "
+                "the windows. Make one of them again with the other's --dtype."
+            )
         if losses.headline.tokens != first.headline.tokens:
             raise UserError(
                 f"{losses.folder} read {losses.headline.tokens} tokens and {folder} "
@@ -214,9 +232,33 @@ def said_running(order: str, passages: Repeats) -> str:
     }
     others["in random order"] = _moved(CONTROL, shortest.headline, longest.headline)
     besides = [f"{what} {show(one, 2, sign=True)}" for what, one in others.items() if one is not None]
+    besides += _by_other_measures(order, shortest, longest)
     said = f" Beside it: {'; '.join(besides)}." if besides else ""
     return (
         f"{text}: the same tokens, {show(gap, 2, sign=True)} in the longest windows as of independent "
         f"samples: {longer_windows(gap)}.{said} Maps and "
-        "router are fitted anew for each length, once, which no interval here knows of."
+        "router are fitted anew for each length, once, which no interval here knows of, and may be worse "
+        "for one than for the other."
     )
+
+
+def _by_other_measures(order: str, first: Losses, second: Losses) -> list[str]:
+    """What the largest share that both measured does by each measure of harm, and how well their routers tell
+    the need: a budget of loss is one measure of several.
+    """
+    rows = [losses.curve[losses.curve["order"] == order] for losses in (first, second)]
+    target = max(set(rows[0]["target_share"]) & set(rows[1]["target_share"]), default=None)
+    at = [
+        {row["metric"]: row for row in one[one["target_share"] == target].to_dict("records")} for one in rows
+    ]
+    harm = [
+        f"{name} {' against '.join(show(Estimate.read(one[metric]), 3) for one in at)}"
+        for metric, name in HARM.items()
+        if all(metric in one for one in at)
+    ]
+    said = [f"with {target:g} of the operations gone {', '.join(harm)}"] if harm else []
+    need = order.removeprefix("predicted_")
+    told = [losses.headline.variance_of_log_need_predicted.get(need) for losses in (first, second)]
+    if None not in told:
+        said.append(f"the router predicts {told[0]:.2f} against {told[1]:.2f} of the variance of the need")
+    return said

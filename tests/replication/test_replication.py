@@ -447,7 +447,13 @@ def test_running_text_speaks_in_the_same_row(tmp_path, longest, said):
     assert beside.running(run) == []
     short = shutil.copytree(REMOVAL, tmp_path / "removal-running")
     long = shutil.copytree(REMOVAL, tmp_path / "removal-running-context-2048")
-    configured(long, context=2048)
+    with pytest.raises(UserError, match="and is of the same text"):
+        beside.running(run)
+    configured(short, data_hash="running")
+    configured(long, data_hash="running", context=2048, dtype="bfloat16")
+    with pytest.raises(UserError, match="more differs than the length of the windows"):
+        beside.running(run)
+    configured(long, dtype="float32")
     made = Losses.read(short).headline
     main = removal.compared(made).main
     others = {order: shares for order, shares in made.removable.items() if order != main}
@@ -458,6 +464,12 @@ def test_running_text_speaks_in_the_same_row(tmp_path, longest, said):
     row = next(iter(removal.removal_rows(run)))
     assert "In one passage of running text of each of" in row.sentence and said in row.sentence
     assert row.here is (PARTLY if longest == tight(0.9) else FAILS)
+    if longest:
+        # by the other measures both are one run, and so alike
+        (same, again), *_ = re.findall(
+            r"model is (\S+ \[.+?\]) \(n = 33\) against (\S+ \[.+?\])", row.sentence
+        )
+        assert same == again
     rewrite(long, lambda found: found | {"tokens": made.tokens | {"evaluation": 5}})
     with pytest.raises(UserError, match="not of the same text in windows of different lengths"):
         beside.running(run)
