@@ -82,17 +82,21 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
     """What can go from each model, in which order, in windows of each length."""
     rows, chosen = [], all(run.summary["chosen"] for run in runs)
     for run in runs:
-        s, passages = RemovalSummary.read(run.summary), running(run)
+        s, splits = RemovalSummary.read(run.summary), running(run)
+        longest = max((n for of in splits.values() for n, _ in of), default=0)
         order = s.order_for(BUDGETS[1])
         rows.append(_removable_row(f"{s.model}, by {ORDERS[order]}, ", order, run.folder, s))
         for n, of in contexts(run):
-            across = "across passages, " if crosses(n, of) else ""
             # what running text of that length answers better is left to RESULTS.md
-            if not (across and any(length >= n for length, _ in passages)):
+            if n > longest:
+                across = "across passages, " if crosses(n, of) else ""
                 rows.append(_removable_row(f"the same, {across}", order, of.folder, of.headline))
-        rows += [
-            _removable_row("the same, running text, ", order, of.folder, of.headline) for _, of in passages
-        ]
+        for place, passages in enumerate(splits.values()):
+            split = "another split, " if place else ""
+            rows += [
+                _removable_row(f"the same, running text, {split}", order, of.folder, of.headline)
+                for _, of in passages
+            ]
     head = (
         "model, order, windows",
         *(f"+{budget:g} nats" for budget in BUDGETS),
@@ -274,11 +278,13 @@ def removal_section(run: Finished) -> Iterator[str]:
         yield ""
     if others := contexts(run):
         yield from _windows(run, s, others)
-    if passages := running(run):
-        folder = passages[0][1].folder
-        yield "Of running text, one passage of each document, the same tokens in windows of each length:"
+    for seed, ((_, first), *longer) in running(run).items():
+        yield (
+            "Of running text, one passage of each document, the same tokens in windows of each length, the "
+            f"split of seed {seed}:"
+        )
         yield ""
-        yield from _windows(replace(run, folder=folder), passages[0][1].headline, passages[1:])
+        yield from _windows(replace(run, folder=first.folder), first.headline, longer)
 
 
 def _windows(run: Finished, s: RemovalSummary, others: Repeats) -> list[str]:

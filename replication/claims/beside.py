@@ -17,6 +17,8 @@ from replication.rows import CONTEXT, REPEAT, RUNNING, Finished, show
 BUDGET = BUDGETS[1]
 # runs made again, by what was varied
 Repeats = list[tuple[int, Losses]]
+# runs on the same text in windows of each length, by the seed of the split, that of the run's own name first
+Splits = dict[int, Repeats]
 # measures of harm beside the budget of loss, as the curve has them
 HARM = {
     "loss_increase": "the loss rises by",
@@ -41,46 +43,58 @@ def contexts(run: Finished) -> Repeats:
     return _beside(run, CONTEXT, "context")
 
 
-def running(run: Finished) -> Repeats:
-    """The same model on running text, the same tokens in windows of each length, by their tokens; empty where
-    there is no such run. Raises UserError where one is of another model, dtype or share of the text,
-    or of the same text as the run.
+def running(run: Finished) -> Splits:
+    """The same model on running text, the same tokens in windows of each length, by their tokens, for each
+    split of it; empty where there is no such run. Raises UserError where one is of another model, dtype or
+    share of the text, or of the same text as the run.
     """
     folder = run.folder.with_name(f"{run.folder.name}{RUNNING}")
     if not folder.is_dir():
-        return []
+        return {}
     first = Losses.read(folder)
     if first.headline.model != run.summary["model"]:
         raise UserError(
             f"{folder} is called as {run.folder.name} on running text, and is of {first.headline.model} "
             f"instead of {run.summary['model']}. Move it, or name it otherwise."
         )
-    text, dtype = (read_json(folder / "config.json")[key] for key in ("data_hash", "dtype"))
-    if text == read_json(run.folder / "config.json")["data_hash"]:
+    config = read_json(folder / "config.json")
+    if config["data_hash"] == read_json(run.folder / "config.json")["data_hash"]:
         raise UserError(
             f"{folder} is called as {run.folder.name} on running text, and is of the same text. Move it, or "
             "name it otherwise."
         )
-    others = contexts(replace(run, folder=folder))
+    on_passages = replace(run, folder=folder)
+    folders = {int(config["seed"]): folder} | {seed: losses.folder for seed, losses in repeats(on_passages)}
+    return {seed: _by_length(replace(run, folder=split)) for seed, split in folders.items()}
+
+
+def _by_length(run: Finished) -> Repeats:
+    """A run and those beside it, by the length of their windows. Raises UserError where they differ in the
+    dtype, or did not read the same tokens.
+    """
+    first, config = Losses.read(run.folder), read_json(run.folder / "config.json")
+    others = contexts(run)
     for _, losses in others:
-        if (other := read_json(losses.folder / "config.json")["dtype"]) != dtype:
+        if (other := read_json(losses.folder / "config.json")["dtype"]) != config["dtype"]:
             raise UserError(
-                f"{losses.folder} is in {other} and {folder} in {dtype}, so more differs than the length of "
-                "the windows. Make one of them again with the other's --dtype."
+                f"{losses.folder} is in {other} and {run.folder} in {config['dtype']}, so more differs than "
+                "the length of the windows. Make one of them again with the other's --dtype."
             )
         if losses.headline.tokens != first.headline.tokens:
             raise UserError(
-                f"{losses.folder} read {losses.headline.tokens} tokens and {folder} "
+                f"{losses.folder} read {losses.headline.tokens} tokens and {run.folder} "
                 f"{first.headline.tokens}, so they are not of the same text in windows of different lengths. "
                 "Make one of them again with the other's --tokens and --eval-tokens."
             )
-    return sorted([(int(read_json(folder / "config.json")["context"]), first), *others])
+    return sorted([(int(config["context"]), first), *others])
 
 
 def _beside(run: Finished, mark: str, varied: str) -> Repeats:
     """The folders beside a run that are called after it, by what varies in their configuration."""
     found, own = dict[int, Losses](), read_json(run.folder / "config.json")
     for folder in sorted(run.folder.parent.glob(f"{run.folder.name}{mark}*")):
+        if mark == REPEAT and CONTEXT in folder.name.removeprefix(run.folder.name):
+            continue  # it lies beside a repeat, in windows of another length
         losses, config = Losses.read(folder), read_json(folder / "config.json")
         value, wrong = int(config[varied]), ""
         more = sorted(k for k in {*own, *config} - MEASURED - {varied} if own.get(k) != config.get(k))
@@ -207,18 +221,55 @@ def crosses(tokens: int, losses: Losses) -> str:
     return f", here beyond the first passage of a document (some {round(passage, -2):,.0f} tokens)"
 
 
-def said_running(order: str, passages: Repeats) -> str:
-    """The share by the length of the windows on running text, in an order; how it changes from the shortest
-    to the longest at every budget, and at random.
+def said_running(order: str, splits: Splits) -> str:
+    """The share by the length of the windows on running text, in an order, for each split of it; how it
+    changes from the shortest to the longest at every budget, and at random.
     """
-    found = [(n, losses, _share(losses.headline, order)) for n, losses in passages]
-    measured = [(n, losses, one) for n, losses, one in found if one is not None]
+    measured = {seed: found for seed, of in splits.items() if (found := _measured(order, of))}
     if not measured:
         return ""
-    (_, shortest, first), (_, longest, _) = measured[0], measured[-1]
-    shares = ", ".join(f"{one.text()} in windows of {n:,} tokens" for n, _, one in measured)
+    first, *others = measured.items()
+    said = f" In one passage of running text of each of {_said_split(order, first[1])}"
+    moved = {
+        seed: gap
+        for seed, found in measured.items()
+        if (gap := _moved(order, found[0][1].headline, found[-1][1].headline)) and len(found) > 1
+    }
+    for seed, found in others:
+        said += (
+            f" With another split of the same passages (seed {seed}), some of which are scored in both, of "
+            f"{_said_split(order, found)}"
+        )
+    if not moved:
+        return said
+    told = {longer_windows(gap) for gap in moved.values()}
+    if len(moved) == 1:
+        said += " One split was measured"
+    elif len(told) == 1:
+        said += f" All {len(moved)} splits say so"
+    else:
+        said += f" The {len(moved)} splits do not agree, so the change hangs on the split"
+    return (
+        f"{said}. Maps and router are fitted anew for each length, once per split, which no interval here "
+        "knows of, and may be worse for one than for the other."
+    )
+
+
+def _measured(order: str, passages: Repeats) -> Repeats:
+    """The runs that measured an order."""
+    return [(n, losses) for n, losses in passages if _share(losses.headline, order) is not None]
+
+
+def _said_split(order: str, measured: Repeats) -> str:
+    """The shares of one split by the length of the windows, and from the shortest to the longest."""
+    (_, shortest), (_, longest) = measured[0], measured[-1]
+    shares = ", ".join(
+        f"{one.text()} in windows of {n:,} tokens"
+        for n, losses in measured
+        if (one := _share(losses.headline, order))
+    )
     text = (
-        f" In one passage of running text of each of {first.share.n} documents, "
+        f"{shortest.headline.documents['evaluation']} documents, "
         f"{shortest.headline.tokens['evaluation']:,} tokens, the model in "
         f"{read_json(shortest.folder / 'config.json')['dtype']}, the same order replaces {shares}"
     )
@@ -236,9 +287,7 @@ def said_running(order: str, passages: Repeats) -> str:
     said = f" Beside it: {'; '.join(besides)}." if besides else ""
     return (
         f"{text}: the same tokens, {show(gap, 2, sign=True)} in the longest windows as of independent "
-        f"samples: {longer_windows(gap)}.{said} Maps and "
-        "router are fitted anew for each length, once, which no interval here knows of, and may be worse "
-        "for one than for the other."
+        f"samples: {longer_windows(gap)}.{said}"
     )
 
 

@@ -64,8 +64,8 @@ def removal_rows(run: Finished) -> Iterator[Row]:
         at = {order: shares[BUDGET] for order, shares in s.removable.items()}
         found, again = compared(s), repeats(run)
         others = [(seed, losses.headline) for seed, losses in again]
-        windows, passages = contexts(run), running(run)
-        beside = (*again, *windows, *passages)
+        windows, splits = contexts(run), running(run)
+        beside = (*again, *windows, *(one for split in splits.values() for one in split))
         main = found.main
         yield Row(
             "What is redundant can be removed: 88 % of attention at no cost",
@@ -85,7 +85,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             )
             + said_seeds(run, again)
             + said_contexts(run, main, windows)
-            + said_running(main, passages)
+            + said_running(main, splits)
             + _network(run, again),
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,

@@ -444,7 +444,7 @@ def test_windows_longer_than_a_passage_of_the_embedded_text_say_so(tmp_path):
 )
 def test_running_text_speaks_in_the_same_row(tmp_path, longest, said):
     run = pages.read_run(shutil.copytree(REMOVAL, tmp_path / "removal"))
-    assert beside.running(run) == []
+    assert beside.running(run) == {}
     short = shutil.copytree(REMOVAL, tmp_path / "removal-running")
     long = shutil.copytree(REMOVAL, tmp_path / "removal-running-context-2048")
     with pytest.raises(UserError, match="and is of the same text"):
@@ -460,7 +460,7 @@ def test_running_text_speaks_in_the_same_row(tmp_path, longest, said):
     chosen = {main: {beside.BUDGET: share(longest)}} if longest else {}
     changed = replace(made, removable=others | chosen, chosen={beside.BUDGET: main} if longest else {})
     rewrite(long, lambda found: found | changed.json())
-    assert [n for n, _ in beside.running(run)] == [256, 2048]
+    assert [n for n, _ in beside.running(run)[0]] == [256, 2048]
     row = next(iter(removal.removal_rows(run)))
     assert "In one passage of running text of each of" in row.sentence and said in row.sentence
     assert row.here is (PARTLY if longest == tight(0.9) else FAILS)
@@ -476,6 +476,51 @@ def test_running_text_speaks_in_the_same_row(tmp_path, longest, said):
     rewrite(short, lambda found: found | {"model": "another"})
     with pytest.raises(UserError, match="is of another instead of embedded"):
         beside.running(run)
+
+
+@pytest.mark.parametrize(
+    ("moved", "said", "here"),
+    [
+        (-0.2, "All 2 splits say so", FAILS),
+        (0.2, "The 2 splits do not agree", FAILS),
+        (0.65, "The 2 splits do not agree", PARTLY),
+        (None, "One split was measured", FAILS),
+    ],
+)
+def test_another_split_of_running_text_speaks_in_the_same_row(tmp_path, moved, said, here):
+    run = pages.read_run(shutil.copytree(REMOVAL, tmp_path / "removal"))
+    made = Losses.read(REMOVAL).headline
+    main = removal.compared(made).main
+    at = made.removable[main][beside.BUDGET].share
+    # name of the folder, seed, tokens of a window, by how much the share differs from the first one's
+    for name, seed, context, by in (
+        ("removal-running", 0, 256, 0.0),
+        ("removal-running-context-2048", 0, 2048, -0.2),
+        ("removal-running-seed-1", 1, 256, 0.0),
+        ("removal-running-seed-1-context-2048", 1, 2048, moved),
+    ):
+        if by is None:
+            continue
+        folder = shutil.copytree(REMOVAL, tmp_path / name)
+        configured(folder, data_hash="running", seed=seed, context=context)
+        one = share(Estimate(at.estimate + by, at.lower + by, at.upper + by, at.n))
+        changed = replace(
+            made, removable=made.removable | {main: {beside.BUDGET: one}}, chosen={beside.BUDGET: main}
+        )
+        rewrite(folder, lambda found, changed=changed: found | changed.json())
+    assert {seed: [n for n, _ in of] for seed, of in beside.running(run).items()} == {
+        0: [256, 2048],
+        1: [256, 2048] if moved else [256],
+    }
+    row = next(iter(removal.removal_rows(run)))
+    assert said in row.sentence and "With another split of the same passages (seed 1)" in row.sentence
+    assert row.here is here
+    _, table = results.findings([run])
+    assert ("running text, another split, 2,048 tokens" in table) is (moved is not None)
+    configured(tmp_path / "removal-running-seed-1", dtype="bfloat16", weight_hash="rounded")
+    if moved:
+        with pytest.raises(UserError, match="more differs than the length of the windows"):
+            beside.running(run)
 
 
 def test_what_was_trained_in_place_is_said_by_what_is_there():
