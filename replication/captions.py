@@ -89,7 +89,8 @@ CAPTIONS: dict[str, dict[str, str]] = {
     "fit": {
         "decay_reference_fits": (
             "P(episodic) of CRAM from its largest value on, with the best forms and the pure power law, "
-            "and the residuals; grey dots are seeds."
+            "and the residuals; grey dots are seeds. A form with an impossible limit tends to what y cannot "
+            "be: it describes what was observed and not what follows."
         ),
         "decay_reference_specifications": (
             "γ of every specification of the reference curve on three clocks; the default and its choices"
@@ -97,7 +98,7 @@ CAPTIONS: dict[str, dict[str, str]] = {
         ),
         "decay_fits": (
             "The thirteen points of the preprint's figure 4A with the best forms and the pure power law; "
-            "bottom, residuals."
+            "bottom, residuals. A form with an impossible limit tends to what y cannot be."
         ),
         "decay_specifications": (
             "γ of every specification that can be fitted to these points, with the choices behind each; "

@@ -139,6 +139,13 @@ def _cautions(
             f"the interval is over points, because {counted(units, 'unit')} are too few for one over units, "
             "so it says nothing of other units"
         )
+    observed, different = len(curve.x), len(np.unique(curve.x))
+    if curve.unit is None and observed > different:
+        said.append(
+            f"the {observed} rows are averaged to a point at each of the {different} x, and the interval is "
+            "over these points, because nothing says which rows are of one unit: if a column does (seed, "
+            "pattern, list, subject), name it with --unit"
+        )
     if alike := _copies(curve):
         said.append(
             f"the units {alike[0]} and {alike[1]} have the same y at every x: if they are copies, there are "

@@ -55,6 +55,8 @@ class Form:
     grid : x -> candidate values (g, number of non-linear parameters) from which fits start; g is the same for
         every x.
     asymptote : the parameter to which y tends for large x, if the form has one.
+    endless : the parameter that y falls without end by where it is above 0, and rises where it is below, if
+        the form has one.
     exponent : the parameter that is compared between curves, if the form has one.
     power_law : it is a power law, or one with more parameters.
     holds : its special cases by name, each with the function from x and the parameters of the case to its
@@ -75,6 +77,7 @@ class Form:
     source: str
     exponent: str | None = None
     asymptote: str | None = None
+    endless: str | None = None
     power_law: bool = False
     holds: dict[str, f.Values] = field(default_factory=dict, repr=False)
     nested_with: tuple[str, ...] = ()
@@ -112,12 +115,14 @@ class Form:
         return bounds(0), bounds(1)
 
     def tends_to(self, p: Array) -> float:
-        """Where y goes for large x with parameters p (k,); nan for a form that has no asymptote among its
-        parameters.
+        """Where y goes for large x with parameters p (k,); nan for a form that has neither an asymptote nor
+        a fall without end among its parameters.
         """
+        values = dict(zip(self.parameters, map(float, p), strict=True))
+        if self.endless is not None and values[self.endless] != 0:
+            return -float(np.copysign(np.inf, values[self.endless]))
         if self.asymptote is None:
             return float("nan")
-        values = dict(zip(self.parameters, map(float, p), strict=True))
         if self.exponent is not None and values[self.exponent] < 0:
             return float(np.copysign(np.inf, values[self.linear[0]]))
         return values[self.asymptote]
@@ -293,6 +298,7 @@ FORMS = {
             gradient=f.logarithmic_gradient,
             grid=lambda x: np.zeros((1, 0)),
             source="Woodworth 1938; Rubin & Wenzel 1996",
+            endless="b",
             holds={"constant": f.and_nothing},
             positive_x=True,
         ),

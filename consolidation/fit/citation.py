@@ -15,7 +15,7 @@ from consolidation.decay.exponents import ExponentRow
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import ERRORS
 from consolidation.decay.units import of_practice
-from consolidation.fit.short import beside
+from consolidation.fit.short import beside, survivor
 from labbook import escape
 
 CRAM = (
@@ -90,15 +90,26 @@ def _rivals(found: Analysis) -> str:
 
 
 def latex(found: Analysis) -> str:
-    """`gamma.tex`: macros for the exponent, its interval and n, and a sentence with form, clock, window,
-    interval and what speaks against citing it. Macros of a rising curve are `undefined`.
+    """`gamma.tex`: macros for the exponent to cite, its interval and form, and a sentence with form, clock,
+    window, interval and what speaks against citing it. Where the form of the headline is rejected the
+    macros are those of the form that is cited instead, and `undefined` where there is none, and where the
+    curve rises.
     """
     head, curve = found.headline, found.curve
     name = _macro(curve.name)
-    # what rises has no exponent of decay, so its macros hold no number that a text could cite
-    citable = (head.gamma, head.lower, head.upper) if head.gamma >= 0 else (np.nan,) * 3
-    estimate, lower, upper = map(_tex_number, citable)
     standing = found.comparison.standing(head.form)
+    cited = survivor(found) if standing.state == "does not survive" else head
+    # what rises has no exponent of decay, so its macros hold no number that a text could cite
+    if cited is None or head.gamma < 0:
+        values = ["undefined"] * 4
+    else:
+        values = [*map(_tex_number, (cited.gamma, cited.lower, cited.upper)), _words(cited.form)]
+    instead = ""
+    if cited is None:
+        instead = "; no form is cited in its place"
+    elif cited.form != head.form:
+        instead = f"; cited in its place is {_words(cited.form)} with {_gamma(cited)} ({_interval(cited)})"
+    macros = dict(zip(("", "Lower", "Upper", "Form"), values, strict=True))
     openings = {
         "does not survive": "This form is rejected: a",
         "is weakened": "This form is not the best: a",
@@ -112,9 +123,7 @@ def latex(found: Analysis) -> str:
     failures = f" The fit reports: {escape.latex(head.failures)}." if head.failures else ""
     return "\n".join(
         [
-            f"\\newcommand{{\\gamma{name}}}{{{estimate}}}",
-            f"\\newcommand{{\\gamma{name}Lower}}{{{lower}}}",
-            f"\\newcommand{{\\gamma{name}Upper}}{{{upper}}}",
+            *(f"\\newcommand{{\\gamma{name}{what}}}{{{value}}}" for what, value in macros.items()),
             f"\\newcommand{{\\gamma{name}Sentence}}{{{opening} power law ${FORMS[head.form].latex}$ "
             f"fitted by {head.estimator} to "
             f"{escape.latex(curve.name)} against {escape.latex(curve.clock)} (window: "
@@ -122,7 +131,7 @@ def latex(found: Analysis) -> str:
             f"{escape.latex(curve.normalisation)}) has {_gamma(head)} "
             f"({_interval(head)}, {head.method} over {head.n:.0f} "
             f"{escape.latex(head.unit)}s); "
-            f"{_rivals(found)}.{caution}{failures}}}",
+            f"{_rivals(found)}{instead}.{caution}{failures}}}",
             "",
         ]
     )

@@ -21,7 +21,7 @@ from consolidation.decay.analysis import HUMAN_RANGE, Analysis
 from consolidation.decay.curve import Curve
 from consolidation.decay.equivalence import Exponent
 from consolidation.decay.exponents import ExponentRow, exponent_rows
-from consolidation.decay.inference import collapse, units_of
+from consolidation.decay.inference import Fit, collapse, units_of
 from consolidation.decay.units import of_practice
 from labbook import style
 from labbook.escape import mathtext
@@ -58,6 +58,11 @@ def _name(form: str) -> str:
     return form.replace("_", " ")
 
 
+def _drawn(fitted: Fit) -> str:
+    """The name of a form beside its line, marked where the form leaves what y can be."""
+    return f"{_name(fitted.form.name)}{' (impossible limit)' if fitted.impossible else ''}"
+
+
 def data_and_fits(found: Analysis) -> Figure:
     """The data with the best forms and the power law, on linear and on log-log axes, with residuals of the
     same forms.
@@ -89,7 +94,12 @@ def data_and_fits(found: Analysis) -> Figure:
         logarithmic.xaxis.set_minor_formatter(NullFormatter())
     seen = "data" if curve.unit is None else "black: mean of units"
     ends = [
-        (_name(name), colour, points[-1], float(comparison.fits[name].predict(points[-1:])[0]))
+        (
+            _drawn(comparison.fits[name]),
+            colour,
+            points[-1],
+            float(comparison.fits[name].predict(points[-1:])[0]),
+        )
         for name, colour in zip(names, style.PALETTE, strict=False)
     ]
     style.name_lines(logarithmic, ends, 8)
@@ -101,7 +111,7 @@ def data_and_fits(found: Analysis) -> Figure:
         fitted = comparison.fits[name]
         off = fitted.y - fitted.fitted
         residuals.plot(fitted.x, off, "o", ls=line, ms=3, lw=1, color=colour)
-        ends.append((_name(name), colour, float(fitted.x[-1]), float(off[-1])))
+        ends.append((_drawn(fitted), colour, float(fitted.x[-1]), float(off[-1])))
     residuals.axhline(0, color="0.6", lw=0.6)
     residuals.set(xlabel=clock, ylabel="residual (data minus fit)")
     if (data.x > 0).all():

@@ -173,8 +173,15 @@ def _humans(found: Analysis) -> list[str]:
             continue
         near = _one_each(sorted(part, key=lambda h: abs(h.number.estimate - found.headline.gamma)))
         named = "; ".join(map(_human, near[:NAMED]))
-        which = f"the {NAMED} nearest of {len(near)} studies" if len(near) > NAMED else "all studies"
+        which = "the one study" if len(near) == 1 else f"all {len(near)} studies"
+        if len(near) > NAMED:
+            which = f"the {NAMED} nearest of {len(near)} studies"
         lines.append(f"humans, {measure}: {_outcome(found, tested[measure])}; {which}: {named}")
+    left = [name for name in found.missing if name.startswith("human ")]
+    if left:
+        lines.append(
+            f"humans: {len(left)} more series are not compared; `missing` in fit.json says which, and why"
+        )
     return lines
 
 

@@ -22,6 +22,8 @@ from labbook.console import UserError, choice, warn
 from labbook.escape import markup, plain
 from labbook.estimate import Array
 
+# columns of a table that are named where they are not read
+MOST_NAMED = 20
 REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
 
 
@@ -270,7 +272,7 @@ def _from_table(table: tables.StrictTable, config: FitConfig, name: str, title: 
             )
     if "series" in table:
         names = list(dict.fromkeys(table.columns["series"].tolist()))
-        shown = ", ".join(map(plain, names[:20]))
+        shown = ", ".join(map(plain, names[:MOST_NAMED]))
         if config.series is None and len(names) > 1:
             raise UserError(f"{place} holds {len(names)} series ({shown}). Choose one with --series.")
         if config.series is not None and config.series not in names:
@@ -280,6 +282,9 @@ def _from_table(table: tables.StrictTable, config: FitConfig, name: str, title: 
         raise UserError(
             f"{place} has no column 'series', so --series {config.series!r} chooses nothing. Leave it out."
         )
+    read_here = {*named.values(), config.y, "series", "clock", "clock_unit"}
+    if left := [plain(column) for column in table.columns if column not in read_here]:
+        choice("columns not read", markup(", ".join(left[:MOST_NAMED])), "no option names them")
     clock = _clock(table, config)
     numbers = table.numbers([c for c in (config.x, config.y, config.count) if c])
     unit = None if config.unit is None else table.columns[config.unit]

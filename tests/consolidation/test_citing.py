@@ -17,6 +17,7 @@ from consolidation.fit.__main__ import main
 from consolidation.fit.citation import bibtex
 from consolidation.fit.config import FitConfig
 from consolidation.fit.figures import forest, specification_curve
+from consolidation.fit.short import survivor
 from consolidation.fit.source import given
 from labbook.console import UserError
 from labbook.estimate import Estimate
@@ -81,6 +82,26 @@ def test_what_rises_or_is_beaten_is_not_cited():
     assert "cite" not in repr(beaten).split("rivals")[0]
 
 
+def test_macros_are_those_of_the_form_that_is_cited():
+    """A text that takes the macro cites what the screen says."""
+    x = np.geomspace(1, 90, 14)
+    noise = 1 + 0.01 * np.sin(9 * np.arange(14.0))
+    shifted = fit_decay(frame(x, 0.9 * (1 + x / 8) ** -0.9 * noise), y="recall", measure="recall", **DAYS)
+    assert shifted.comparison.standing("power").state == "does not survive"
+    cited = survivor(shifted)
+    assert cited is not None and cited.form != "power"
+    text = shifted.to_latex()
+    assert f"\\newcommand{{\\gammaRecall}}{{{cited.gamma:.3f}}}" in text
+    assert f"\\newcommand{{\\gammaRecallForm}}{{{cited.form.replace('_', ' ')}}}" in text
+    assert f"cited in its place is {cited.form.replace('_', ' ')} with $\\gamma = {cited.gamma:.3f}$" in text
+    assert f"cite gamma = {cited.gamma:.3f}" in repr(shifted)
+    none = fit_decay(frame(x, np.exp(-x / 20) * noise), y="recall", measure="recall", **DAYS)
+    assert survivor(none) is None
+    assert r"\newcommand{\gammaRecall}{undefined}" in none.to_latex()
+    assert "no form is cited in its place" in none.to_latex()
+    assert "no form with an exponent survives" in repr(none)
+
+
 def test_the_tables_that_are_named_are_there():
     found = fit_decay(power(6), y="recall", **DAYS)
     named = repr(found).split("tables: ")[1].split(", ")
@@ -98,7 +119,9 @@ def test_a_measure_that_is_not_said_is_asked_for():
     assert "humans, savings" in repr(unsaid)
     assert "is not said" not in repr(said)
     assert "humans, savings" not in repr(said)
-    assert "only 1 study, so no comparison" in repr(said)
+    assert "only 1 study, so no comparison; the one study: " in repr(said)
+    left = [name for name in said.missing if name.startswith("human ")]
+    assert f"humans: {len(left)} more series are not compared; `missing`" in repr(said) and left
 
 
 @pytest.mark.parametrize("clock", ["repetition", "retention interval"])

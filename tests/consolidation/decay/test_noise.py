@@ -1,8 +1,10 @@
 """Forms compared under the noise that the data have: of equal size, relative to y, or of counted trials."""
 
 import json
+import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ from consolidation.decay.comparison import NOISE, best_of, compare, estimators
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import fit
+from consolidation.fit.figures import data_and_fits
 from consolidation.fit.report import read_fit
 
 X = np.geomspace(1, 100, 20)
@@ -217,3 +220,35 @@ def test_too_few_units_for_an_interval_over_them_are_told(subjects):
     frame = pd.DataFrame(rows, columns=["subject", "trial", "error"])
     said = " ".join(fit_decay(frame, **SUBJECTS, forms=("power", "exponential"), bootstrap=100).cautions)
     assert ("because 3 units are too few for one over units" in said) is (subjects == 3)
+
+
+@pytest.mark.parametrize(("unit", "column"), [(None, "subject"), ("subject", "note")])
+def test_rows_that_are_averaged_and_columns_that_are_not_read_are_told(unit, column, capsys):
+    x = np.array([1.0, 2, 4, 8, 16])
+    rows = [(s, at, (0.7 + 0.05 * s) * at**-0.4, "fine") for s in range(5) for at in x]
+    frame = pd.DataFrame(rows, columns=["subject", "trial", "error", "note"])
+    asked = {**SUBJECTS, "unit": unit}
+    found = fit_decay(frame, **asked, forms=("power", "exponential"), bootstrap=100)
+    averaged = "the 25 rows are averaged to a point at each of the 5 x" in " ".join(found.cautions)
+    assert averaged is (unit is None)
+    not_read = re.search(r"columns not read (.+) \(", capsys.readouterr().out.replace("\n", " "))[1]
+    assert column in not_read and "error" not in not_read and "trial" not in not_read
+
+
+def test_a_form_that_falls_without_end_is_marked_wherever_it_stands():
+    x = np.geomspace(1, 90, 12)
+    y = 0.85 - 0.13 * np.log(x) + 0.004 * np.sin(7 * np.arange(12))
+    told = {"x": "days", "y": "recall", "clock": "retention interval", "clock_unit": "days"}
+    forms = ("power", "logarithmic", "exponential", "constant")
+    found = fit_decay(pd.DataFrame({"days": x, "recall": y}), **told, measure="recall", forms=forms)
+    table = found.comparison.table.set_index("form")
+    assert found.comparison.best == "logarithmic"
+    assert table["impossible"]["logarithmic"] == "tends to minus infinity, below 0, which no recall can be"
+    assert "describes the observed window and not what follows" in " ".join(found.cautions)
+    drawn = [text.get_text() for axes in data_and_fits(found).axes for text in axes.texts]
+    plt.close("all")
+    # on logarithmic axes and among the residuals
+    assert drawn.count("logarithmic (impossible limit)") == 2
+    # what grows is no decay either way
+    assert FORMS["logarithmic"].tends_to(np.array([0.1, -0.2])) == np.inf
+    assert np.isnan(FORMS["logarithmic"].tends_to(np.array([0.1, 0.0])))
