@@ -86,7 +86,9 @@ def test_macros_are_those_of_the_form_that_is_cited():
     """A text that takes the macro cites what the screen says."""
     x = np.geomspace(1, 90, 14)
     noise = 1 + 0.01 * np.sin(9 * np.arange(14.0))
-    shifted = fit_decay(frame(x, 0.9 * (1 + x / 8) ** -0.9 * noise), y="recall", measure="recall", **DAYS)
+    asked = {**DAYS, "y": "recall", "measure": "recall"}
+    asked["forms"] = ("power", "shifted_power", "exponential", "constant")
+    shifted = fit_decay(frame(x, 0.9 * (1 + x / 8) ** -0.9 * noise), **asked)
     assert shifted.comparison.standing("power").state == "does not survive"
     cited = survivor(shifted)
     assert cited is not None and cited.form != "power"
@@ -95,7 +97,7 @@ def test_macros_are_those_of_the_form_that_is_cited():
     assert f"\\newcommand{{\\gammaRecallForm}}{{{cited.form.replace('_', ' ')}}}" in text
     assert f"cited in its place is {cited.form.replace('_', ' ')} with $\\gamma = {cited.gamma:.3f}$" in text
     assert f"cite gamma = {cited.gamma:.3f}" in repr(shifted)
-    none = fit_decay(frame(x, np.exp(-x / 20) * noise), y="recall", measure="recall", **DAYS)
+    none = fit_decay(frame(x, np.exp(-x / 20) * noise), **asked)
     assert survivor(none) is None
     assert r"\newcommand{\gammaRecall}{undefined}" in none.to_latex()
     assert "no form is cited in its place" in none.to_latex()
