@@ -53,6 +53,8 @@ def _registry() -> "pint.UnitRegistry[float]":
     return registry
 
 
+# every specification asks for the same few
+@cache
 def _parsed(counts: str, unit: str) -> pint.Unit:
     """`unit` as pint knows it. Raises UserError for what is no unit, or not one that is multiplied (a
     temperature in degrees Celsius).
