@@ -31,7 +31,7 @@ from consolidation.decay.variation.multiverse import Multiverse, multiverse
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from consolidation.decay.variation.specifications import Together, together
 from labbook.console import UserError, counted
-from labbook.estimate import REPLICATES
+from labbook.estimate import REPLICATES, Array
 
 # Section 6 of arXiv:2602.12204: "gamma about .4-.5 across studies"
 HUMAN_RANGE = (0.4, 0.5)
@@ -94,6 +94,15 @@ class Analysis:
         best = self.comparison.best
         return None if best is None else self.exponent(best, self.comparison.fits[best].estimator)
 
+    def compared(self, one: ExponentRow) -> float | None:
+        """The exponent of the fit whose AICc stands beside `one`, where it is another: forms are compared on
+        the mean at each x, and an exponent by `loglog` is that of geometric means of the units.
+        """
+        fitted = self.comparison.fits.get(one.form)
+        if fitted is None or fitted.estimator != one.estimator:
+            return None
+        return None if np.isclose(fitted.exponent, one.gamma, rtol=1e-3) else fitted.exponent
+
     @property
     def of_other_noise(self) -> ExponentRow | None:
         """The exponent of the form of the headline with the noise that suits it best, where that is not the
@@ -124,15 +133,9 @@ def _overdispersion(curve: Curve, form: str) -> tuple[Overdispersion | None, dic
         return None, {"overdispersion": str(error)}
 
 
-def _cautions(
-    curve: Curve,
-    comparison: Comparison,
-    exponents: pd.DataFrame,
-    head: ExponentRow,
-    scatter: Overdispersion | None,
-) -> tuple[str, ...]:
-    """What has to stand beside the exponent `head`, one of `exponents`."""
-    said = []
+def _of_rows(curve: Curve) -> list[str]:
+    """What has to be said of the observations themselves: of few or equal units, and of rows without any."""
+    said = list[str]()
     units = len(units_of(curve))
     if curve.unit is not None and units < LEAST_UNITS:
         said.append(
@@ -141,16 +144,47 @@ def _cautions(
         )
     observed, different = len(curve.x), len(np.unique(curve.x))
     if curve.unit is None and observed > different:
+        pooled = "averaged to a point" if curve.count is None else "pooled, with their trials,"
         said.append(
-            f"the {observed} rows are averaged to a point at each of the {different} x, and the interval is "
-            "over these points, because nothing says which rows are of one unit: if a column does (seed, "
-            "pattern, list, subject), name it with --unit"
+            f"the {observed} rows are {pooled} at each of the {different} x, because nothing says which are "
+            "of one unit: if a column does (seed, pattern, list, subject), name it with --unit"
+        )
+        times = np.unique(_rows(curve), axis=0, return_counts=True)[1]
+        # outcomes of single trials repeat by nature
+        if curve.count is not None and times.min() > 1 and len(np.unique(curve.y)) > 2:
+            said.append(
+                "every row is there more than once: if these are copies, their trials are counted too often "
+                "and the interval is too narrow"
+            )
+    if curve.unit is not None and _at_different_x(curve):
+        said.append(
+            "units were observed at different x, so the mean at one x is of other units than at another, and "
+            "where they differ it falls or rises without any of them doing so: compare the exponents of "
+            "single units (units.csv)"
         )
     if alike := _copies(curve):
         said.append(
             f"the units {alike[0]} and {alike[1]} have the same y at every x: if they are copies, there are "
             "fewer independent units than the interval counts"
         )
+    return said
+
+
+def _at_different_x(curve: Curve) -> bool:
+    """Whether units were not all observed at the same x."""
+    own = {np.unique(curve.x[curve.unit == unit]).tobytes() for unit in units_of(curve)}
+    return len(own) > 1
+
+
+def _cautions(
+    curve: Curve,
+    comparison: Comparison,
+    exponents: pd.DataFrame,
+    head: ExponentRow,
+    scatter: Overdispersion | None,
+) -> tuple[str, ...]:
+    """What has to stand beside the exponent `head`, one of `exponents`."""
+    said = _of_rows(curve)
     if head.gamma < 0:
         sure = np.isfinite(head.upper) and head.upper < 0
         said.append(
@@ -165,7 +199,10 @@ def _cautions(
             "x = 0 is among the data, where a x^-gamma is not defined, so the exponent is that of "
             f"{head.form}"
         )
-    if scatter is not None and scatter.p < 0.05 and head.method == "profile":
+    standing = comparison.standing(head.form)
+    # the deviations of a rejected form are no noise
+    follows = standing.state != "does not survive"
+    if scatter is not None and scatter.p < 0.05 and head.method == "profile" and follows:
         said.append(
             "the proportions scatter more than their trials alone would make them (rho = "
             f"{scatter.rho:.2g}, p = {scatter.p:.2g}), so the interval over points is too narrow; by "
@@ -177,11 +214,9 @@ def _cautions(
             f"the best form, {best}, {comparison.fits[best].impossible}: it describes the observed window "
             "and not what follows"
         )
-    standing = comparison.standing(head.form)
     gain = _relative(comparison, head.form)
-    # the deviations of a rejected form are no noise
     by_points = head.estimator == "nls" and head.method == "profile"
-    if by_points and gain > 2 and standing.state != "does not survive":
+    if by_points and gain > 2 and follows:
         rows = exponent_rows(exponents[exponents["form"] == head.form])
         other = next((f"gamma = {r.number.text()}" for r in rows if r.estimator == "loglog"), "not known")
         text = (
@@ -202,8 +237,7 @@ def _cautions(
         said.append(f"whether the form survives is undecided: {standing.why}")
     elif standing.state == "not tested":
         said.append(
-            f"the form is not tested: {standing.why}, none with an asymptote, so whether it survives beside "
-            "its rivals is not known"
+            f"the form is not tested: {standing.why}, so whether it survives beside its rivals is not known"
         )
     elif standing.state != "survives":
         rejected = "rejected" if standing.state == "does not survive" else "weakened"
@@ -212,6 +246,11 @@ def _cautions(
             f"the data {'do not follow' if rejected == 'rejected' else 'may not follow'}"
         )
     return tuple(said)
+
+
+def _rows(curve: Curve) -> Array:
+    """What was observed, a row for each observation: x, y and the trials where they are counted."""
+    return np.column_stack([curve.x, curve.y, *([] if curve.count is None else [curve.count])])
 
 
 def _copies(curve: Curve) -> tuple[str, str] | None:

@@ -26,7 +26,17 @@ from scipy import stats
 
 from consolidation.decay.curve import Curve, ErrorModel
 from consolidation.decay.forms import form
-from consolidation.decay.inference import ERRORS, LEAST_UNITS, Estimator, Fit, fit, fit_many, labels, units_of
+from consolidation.decay.inference import (
+    ERRORS,
+    LEAST_UNITS,
+    Estimator,
+    Fit,
+    aicc,
+    fit,
+    fit_many,
+    labels,
+    units_of,
+)
 from consolidation.decay.solver import MORE_POINTS
 from labbook.console import UserError
 
@@ -131,8 +141,8 @@ class Standing:
     """Whether a form survives the comparison with its rivals, its AICc above that of the best, and the error
     model under which it is smallest.
 
-    `not tested` is a form that none of the rivals beats where no rival with an asymptote could be among them;
-    `why` says for how many forms there are points enough. `undecided` is a form that may have a smaller AICc
+    `not tested` is a form that none of the rivals beats where none with an asymptote could, as `why` says.
+    `undecided` is a form that may have a smaller AICc
     than its fit, or a rival ahead of all that converged, because a fit did not converge; `why` says which.
     """
 
@@ -153,7 +163,7 @@ class Comparison:
         the error variance besides, except for binomial likelihood, which has none.
     best : the form of the smallest AICc; None when there are too few points to compare forms.
     verdict : it in words.
-    untested : "5 points allow 5 of 13 forms" where that leaves no form with an asymptote; else empty.
+    untested : why there are too few points for a form with an asymptote to win; empty where there are not.
     under : AICc of every form that has one, by error model.
     unconverged : see `Rivals`.
     """
@@ -202,9 +212,9 @@ class Comparison:
 
     def standing(self, name: str) -> Standing:
         """How a form stands against the best one."""
-        rows = self.table.loc[self.table["form"] == name, "delta_aicc"].to_list()
-        gap = float(rows[0]) if rows else float("nan")
-        if self.best is None or not np.isfinite(gap):
+        known = self.table[np.isfinite(self.table["delta_aicc"])].set_index("form")["delta_aicc"]
+        gap = float(known.get(name, float("nan")))
+        if self.best is None or not np.isfinite(gap) or len(known) < 2:
             return Standing("not compared", gap)
         state = state_of(gap, self.untested)
         if why := _doubt(name, state, self.unconverged, self.ahead):
@@ -245,15 +255,23 @@ def said_ahead(ahead: Mapping[str, float]) -> str:
 
 
 def _untested(curve: Curve, forms: Sequence[str], estimator: Estimator) -> str:
-    """How many of the forms asked for have an AICc with so few points, if no form with an asymptote has one;
-    empty where one has, or none was asked for.
+    """Why forms with an asymptote cannot win with so few points: none has an AICc, or its correction alone
+    puts all of them behind the smallest form by more than what rejects; empty where one could, or none was
+    asked for.
     """
     points, asked = len(np.unique(curve.x)), [form(name) for name in dict.fromkeys(forms)]
-    # the correction of AICc divides by points - k - 1, the error variance being one of k
-    allowed = [f for f in asked if points > len(f.parameters) + (estimator != "ml") + 1]
-    if any(f.asymptote for f in allowed) or not any(f.asymptote for f in asked):
+    # the error variance is one of k
+    cost = {f.name: aicc(0.0, len(f.parameters) + (estimator != "ml"), points) for f in asked}
+    allowed = [name for name in cost if np.isfinite(cost[name])]
+    bent = [cost[f.name] for f in asked if f.asymptote]
+    if not bent:
         return ""
-    return f"{points} points allow {len(allowed)} of {len(asked)} forms"
+    behind = min(bent) - min(cost[f.name] for f in asked if not f.null)
+    if not np.isfinite(behind):
+        return f"{points} points allow {len(allowed)} of {len(asked)} forms, none with an asymptote"
+    if behind <= REJECTED:
+        return ""
+    return f"{points} points put every form with an asymptote {behind:.0f} or more of AICc behind"
 
 
 def best_of(found: Sequence[Mapping[str, Fit]]) -> dict[str, Fit]:
@@ -443,4 +461,4 @@ def _said_state(
     state = state_of(gap, untested)
     if _doubt(name, state, unconverged, ahead):
         return "is undecided"
-    return f"is not tested: {untested}, none with an asymptote" if state == "not tested" else state
+    return f"is not tested: {untested}" if state == "not tested" else state

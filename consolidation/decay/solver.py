@@ -3,8 +3,10 @@
 
     gaussian    1/2 sum w (y - f)^2
     lognormal   1/2 sum w (ln y - ln f)^2
-    binomial    -sum m (y ln f + (1 - y) ln(1 - f)),  m trials per point; Fisher scoring
+    binomial    -sum m (y ln f + (1 - y) ln(1 - f)),  m trials per point, 0 <= f <= 1; Fisher scoring
 
+Proportions of 1 draw a binomial fit to the wall f = 1. There it goes on along the wall: steps are taken in
+its tangent, and the linear parameters are scaled so that the curve still touches it.
 Scale parameters are solved for on a logarithmic axis. Steps are clipped at the bounds of the form, and a fit
 that ends at one says so. Fits start from the best points of a grid, and from the fits of the forms that are
 special cases, so that no form fits worse than one that it holds.
@@ -31,6 +33,8 @@ FIRST_ITERATIONS, GOING_ON = 30, 3
 # relative rounding of the objective, where residuals are small beside y
 HIDDEN = 1e-12
 PROBABILITY_FLOOR = 1e-12
+# from here on a curve is close to the wall f = 1
+AT_WALL = 0.999
 # how many more different x than parameters a fit needs
 MORE_POINTS = 2
 
@@ -154,16 +158,19 @@ def _system(data: Data, f: Array, jacobian: Array) -> tuple[Array, Array]:
     y, w = data.y, data.w
     if data.error == "lognormal":
         safe = np.where(f > 0, f, 1.0)
-        residual, weight = np.log(y) - np.log(safe), w
+        pull, weight = w * (np.log(y) - np.log(safe)), w
         jacobian = jacobian / safe[..., None]
     elif data.error == "binomial":
         p = np.clip(f, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
-        residual, weight = y - p, w / (p * (1 - p))
+        weight = w / (p * (1 - p))
+        pull = weight * (y - p)
+        # where all trials had one outcome the expected information has no bound as f comes to say so, and the
+        # observed one has
+        weight = np.where(y == 1, w / p**2, np.where(y == 0, w / (1 - p) ** 2, weight))
     else:
-        residual, weight = y - f, w
-    scaled = jacobian * weight[..., None]
-    transposed = np.swapaxes(scaled, -1, -2)
-    return (transposed @ residual[..., None])[..., 0], transposed @ jacobian
+        pull, weight = w * (y - f), w
+    transposed = np.swapaxes(jacobian, -1, -2)
+    return (transposed @ pull[..., None])[..., 0], (transposed * weight[..., None, :]) @ jacobian
 
 
 class _Axes:
@@ -218,7 +225,11 @@ def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations
     """The iterations of `solve`; rows that are done leave the batch."""
     axes = _Axes(form, data.x)
     free = np.array([i != fixed for i in range(len(form.parameters))])
+    wall = data.error == "binomial" and (fixed is None or form.parameters[fixed] not in form.linear)
     inner = axes.inner(start)
+    if wall:
+        nowhere = np.zeros(len(inner), dtype=bool)
+        inner = _at_wall(form, data, axes, inner, nowhere, axes.rows(np.arange(len(inner))))
     p = axes.natural(inner)
     loss = objective(data, form.value(data.x, p))
     damping, converged = np.full(len(inner), 1e-3), np.zeros(len(inner), dtype=bool)
@@ -229,9 +240,13 @@ def _descend(form: Form, data: Data, start: Array, fixed: int | None, iterations
         rows = data.rows(active)
         lower, upper = axes.rows(active)
         stays = (inner[active] <= lower, inner[active] >= upper)
-        gradient, scale, step = _step(form, rows, p[active], axes.positive, free, stays, damping[active])
+        gradient, scale, step, leaves = _step(
+            form, rows, p[active], axes.positive, free, stays, damping[active]
+        )
         trial = inner[active].copy()
         trial[:, free] = np.clip(trial[:, free] + step / scale, lower[..., free], upper[..., free])
+        if wall:
+            trial = _at_wall(form, rows, axes, trial, leaves, (lower, upper))
         values = objective(rows, form.value(rows.x, axes.natural(trial)))
         size = np.abs(loss[active])
         moved = np.abs(trial - inner[active]) / (np.abs(inner[active]) + 1e-8)
@@ -262,9 +277,10 @@ def _step(
     free: npt.NDArray[np.bool_],
     at: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]],
     damping: Array,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array, npt.NDArray[np.bool_]]:
     """Gradient, the scale of every free parameter, and the damped step in units of the scales: (batch, k)
-    each. A parameter `at` its lower or upper bound that would leave it stays, and the others move without it.
+    each; and which rows go along the wall: (batch,). A parameter `at` its lower or upper bound that would
+    leave it stays, and the others move without it.
     """
     f = form.value(rows.x, p)
     jacobian = (form.gradient(rows.x, p) * np.where(positive, p, 1.0)[:, None, :])[..., free]
@@ -276,7 +292,51 @@ def _step(
     scale = np.sqrt(np.maximum(np.einsum("bii->bi", curvature), 1e-300))
     unit = curvature / scale[:, :, None] / scale[:, None, :]
     damped = unit + (damping[:, None, None] + 1e-15) * np.eye(unit.shape[-1])
-    return gradient, scale, np.linalg.solve(damped, (gradient / scale)[..., None])[..., 0]
+    step = np.linalg.solve(damped, (gradient / scale)[..., None])[..., 0]
+    if rows.error != "binomial":
+        return gradient, scale, step, np.zeros(len(p), dtype=bool)
+    jacobian = np.where(moves[:, None, :], jacobian, 0.0) / scale[:, None, :]
+    return gradient, scale, *_along_wall(f, jacobian, damped, gradient / scale, step)
+
+
+def _along_wall(
+    f: Array, jacobian: Array, damped: Array, gradient: Array, step: Array
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Steps, all in units of the scales, in the tangent of the wall f = 1 where they would go through it from
+    close by; and where that is.
+    """
+    rows, top = np.arange(len(f)), f.argmax(-1)
+    normal = jacobian[rows, top]
+    length = np.linalg.norm(normal, axis=-1)
+    leaves = (f[rows, top] > AT_WALL) & (length > 0) & ((normal * step).sum(-1) > 0)
+    normal = normal[leaves] / length[leaves, None]
+    across = normal[:, :, None] * normal[:, None, :]
+    tangent = np.eye(normal.shape[-1]) - across
+    inside = tangent @ damped[leaves] @ tangent + across
+    step[leaves] = np.linalg.solve(inside, tangent @ gradient[leaves][..., None])[..., 0]
+    return step, leaves
+
+
+def _at_wall(
+    form: Form,
+    rows: Data,
+    axes: "_Axes",
+    trial: Array,
+    leaves: npt.NDArray[np.bool_],
+    bounds: tuple[Array, Array],
+) -> Array:
+    """Places of a binomial fit, with the linear parameters scaled so that the curve touches 1 where it is
+    above or would leave.
+    """
+    top = form.value(rows.x, axes.natural(trial)).max(-1)
+    scaled = (top > 1) | (leaves & (top > 0))
+    place = trial.copy()
+    for i in (form.parameters.index(name) for name in form.linear):
+        if axes.positive[i]:
+            place[scaled, i] -= np.log(top[scaled])
+        else:
+            place[scaled, i] /= top[scaled]
+    return np.clip(place, *bounds)
 
 
 def starts(form: Form, data: Data) -> Array:

@@ -6,6 +6,7 @@ that pint knows.
 """
 
 import difflib
+import re
 from functools import cache
 
 import pint
@@ -111,10 +112,11 @@ def factor(counts: str, first: str, second: str) -> float:
 
 
 def time_named(name: str) -> str | None:
-    """The unit of time that a word is the name of ("days", "Hrs", "min"); None for any other word and for
-    single letters.
+    """The unit of time that a name ends with ("days", "delay_hours", "delay (min)"); None for any other name
+    and for single letters.
     """
-    word = name.strip().casefold()
+    words = re.split(r"[^a-z]+", name.casefold().rstrip(" )]"))
+    word = words[-1]
     if len(word) < 2 or not word.isalpha():
         return None
     try:

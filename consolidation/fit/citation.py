@@ -15,7 +15,7 @@ from consolidation.decay.exponents import ExponentRow
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import ERRORS
 from consolidation.decay.units import of_practice
-from consolidation.fit.short import beside, survivor
+from consolidation.fit.short import beside, geometric, survivor
 from labbook import escape
 
 CRAM = (
@@ -77,12 +77,12 @@ def _rivals(found: Analysis) -> str:
     own = beside(found)
     if own is not None:
         failures = f"; the fit reports: {escape.latex(own.failures)}" if own.failures else ""
-        text += f", its own {_gamma(own)} ({_interval(own)}{failures})"
+        text += f", its own {_gamma(own)} ({_interval(own)}{geometric(found, own)}{failures})"
     standing = comparison.standing(head.form)
     if standing.error in (None, taken) or best == head.form:
         return text
     other = found.of_other_noise
-    exponent = "" if other is None else f"{_gamma(other)} ({_interval(other)}) and "
+    exponent = "" if other is None else f"{_gamma(other)} ({_interval(other)}{geometric(found, other)}) and "
     return (
         f"{text}; with {NOISE[standing.error]} the form {_words(head.form)} has {exponent}an AICc "
         f"{standing.gap:.1f} above the best"
@@ -92,34 +92,37 @@ def _rivals(found: Analysis) -> str:
 def latex(found: Analysis) -> str:
     """`gamma.tex`: macros for the exponent to cite, its interval and form, and a sentence with form, clock,
     window, interval and what speaks against citing it. Where the form of the headline is rejected the
-    macros are those of the form that is cited instead, and `undefined` where there is none, and where the
-    curve rises.
+    macros are those of the form that is cited instead; they are `undefined` where no form is cited.
     """
     head, curve = found.headline, found.curve
     name = _macro(curve.name)
     standing = found.comparison.standing(head.form)
-    cited = survivor(found) if standing.state == "does not survive" else head
+    cited = {"survives": head, "does not survive": survivor(found)}.get(standing.state)
     # what rises has no exponent of decay, so its macros hold no number that a text could cite
     if cited is None or head.gamma < 0:
         values = ["undefined"] * 4
     else:
         values = [*map(_tex_number, (cited.gamma, cited.lower, cited.upper)), _words(cited.form)]
-    instead = ""
-    if cited is None:
+    instead, whose = "", ""
+    if standing.state == "does not survive":
+        whose = ", of the form that is rejected"
         instead = "; no form is cited in its place"
-    elif cited.form != head.form:
-        instead = f"; cited in its place is {_words(cited.form)} with {_gamma(cited)} ({_interval(cited)})"
+    if cited is not None and cited.form != head.form:
+        instead = (
+            f"; cited in its place is {_words(cited.form)} with {_gamma(cited)} "
+            f"({_interval(cited)}{geometric(found, cited)})"
+        )
     macros = dict(zip(("", "Lower", "Upper", "Form"), values, strict=True))
     openings = {
         "does not survive": "This form is rejected: a",
         "is weakened": "This form is not the best: a",
         "undecided": f"Whether this form survives is undecided, because {escape.latex(standing.why)}: a",
-        "not tested": f"This form is not tested, because {standing.why}, none with an asymptote: a",
+        "not tested": f"This form is not tested, because {standing.why}: a",
     }
     opening = openings.get(standing.state, "A")
     if head.gamma < 0:
         opening = "Nothing to cite, because y rises with x: a"
-    caution = "".join(f" Caution: {escape.latex(text)}." for text in found.cautions)
+    caution = "".join(f" Caution{whose}: {escape.latex(text)}." for text in found.cautions)
     failures = f" The fit reports: {escape.latex(head.failures)}." if head.failures else ""
     return "\n".join(
         [

@@ -89,7 +89,8 @@ def data_and_fits(found: Analysis) -> Figure:
     drawn = drawn_power(found)
     if drawn is not None:
         _band_of_gamma(logarithmic, found, drawn, points)
-    if (data.y > 0).all():
+    positive_y = bool((data.y > 0).all())
+    if positive_y:
         logarithmic.set(xscale="log", yscale="log", ylim=(float(data.y.min()) / 3, 2 * float(data.y.max())))
         logarithmic.xaxis.set_minor_formatter(NullFormatter())
     seen = "data" if curve.unit is None else "black: mean of units"
@@ -105,7 +106,8 @@ def data_and_fits(found: Analysis) -> Figure:
     style.name_lines(logarithmic, ends, 8)
     linear.set_title(f"linear axes ({seen})", fontsize=8.5)
     band = f"; grey: 95 % of γ of the power law, by {drawn.estimator}" if drawn else ""
-    logarithmic.set_title(f"log-log axes{band}", fontsize=8.5)
+    scale = "log-log axes" if positive_y else "linear axes, because some y are not positive"
+    logarithmic.set_title(f"{scale}{band}", fontsize=8.5)
     ends = []
     for name, colour, line in zip(names, style.PALETTE, LINES, strict=False):
         fitted = comparison.fits[name]

@@ -17,7 +17,7 @@ NAMED = 3
 
 def short(found: Analysis) -> list[str]:
     """Lines for a reader who wants one number: what fits, what to cite, what else fits, who is like it."""
-    lines = [_best(found), _cited(found), _rivals(found), _population(found), *_humans(found)]
+    lines = [_best(found), _cited(found), _rivals(found), _units(found), _population(found), *_humans(found)]
     return [escape.plain(line) for line in lines if line]
 
 
@@ -42,7 +42,7 @@ def _best(found: Analysis) -> str:
     if comparison.ahead:
         note += f"; undecided: {said_ahead(comparison.ahead)}"
     weight = f"AICc {row['aicc']:.2f}, weight {row['weight']:.2f}"
-    exponent = "" if own is None else f"; its {_said(own)}"
+    exponent = "" if own is None else f"; its {_said(found, own)}"
     return f"best form: {comparison.best} with {comparison.noise(comparison.best)} ({weight}){exponent}{note}"
 
 
@@ -55,9 +55,17 @@ def beside(found: Analysis) -> ExponentRow | None:
     return None if same else own
 
 
-def _said(one: ExponentRow, of: str = "") -> str:
+def _said(found: Analysis, one: ExponentRow, of: str = "") -> str:
     how = f"{one.estimator}, {one.method} over {one.unit}s, n = {one.n}"
-    return f"gamma = {one.number.text()}{of} ({how})"
+    return f"gamma = {one.number.text()}{of} ({how}{geometric(found, one)})"
+
+
+def geometric(found: Analysis, one: ExponentRow) -> str:
+    """That an exponent is of other numbers than the fit that is compared, and the exponent of that; else
+    empty.
+    """
+    of_means = found.compared(one)
+    return "" if of_means is None else f"; of geometric means, {of_means:.3f} of the means that are compared"
 
 
 def _survives(found: Analysis, one: ExponentRow) -> bool:
@@ -86,7 +94,7 @@ def _cited(found: Analysis) -> str:
     head, standing = found.headline, found.comparison.standing(found.headline.form)
     name = "power law" if head.form == "power" else head.form
     if head.gamma < 0:
-        return f"nothing to cite: y rises with x, which is growth and no decay; {name}: {_said(head)}"
+        return f"nothing to cite: y rises with x, which is growth and no decay; {name}: {_said(found, head)}"
     if standing.state == "does not survive":
         other = survivor(found)
         none = "no form with an exponent survives"
@@ -94,21 +102,24 @@ def _cited(found: Analysis) -> str:
             none += " that tends to what y can be"
         if found.comparison.ahead:
             none = f"no form can be cited, because {said_ahead(found.comparison.ahead)}"
-        instead = none if other is None else f"cite {_said(other, f' of {other.form}')}"
+        instead = none if other is None else f"cite {_said(found, other, f' of {other.form}')}"
+        who = "the mean of the units does" if found.averaging else "the data do"
         return (
-            f"{instead}. {head.form} is rejected: {_said(head)}{_gaps(found)}; it describes a curve that "
-            "the data do not follow"
+            f"{instead}. {head.form} is rejected: {_said(found, head)}{_gaps(found)}; it describes a curve "
+            f"that {who} not follow"
         )
     if standing.state == "survives":
-        return f"cite {_said(head, f' of {head.form}')}; it survives beside its rivals{_by_noise(found)}"
+        return (
+            f"cite {_said(found, head, f' of {head.form}')}; it survives beside its rivals{_by_noise(found)}"
+        )
     if standing.state == "is weakened":
-        return f"{name}, not the best form: {_said(head)}{_gaps(found)}"
+        return f"{name}, not the best form: {_said(found, head)}{_gaps(found)}"
     state = {
         "not compared": "compared with no other form",
         "undecided": f"undecided beside its rivals ({standing.why})",
-        "not tested": f"not tested beside its rivals ({standing.why}, none with an asymptote)",
+        "not tested": f"not tested beside its rivals ({standing.why})",
     }[standing.state]
-    return f"{name}, {state}: {_said(head)}"
+    return f"{name}, {state}: {_said(found, head)}"
 
 
 def _gaps(found: Analysis) -> str:
@@ -121,7 +132,11 @@ def _gaps(found: Analysis) -> str:
     if standing.error is None or standing.error == ERRORS[head.estimator]:
         return text
     other = found.of_other_noise
-    exponent = "" if other is None else f" gamma = {other.number.text()} ({other.estimator}),"
+    exponent = (
+        ""
+        if other is None
+        else f" gamma = {other.number.text()} ({other.estimator}{geometric(found, other)}),"
+    )
     return f"{text}; with {NOISE[standing.error]}{exponent} AICc {standing.gap:.1f} above {comparison.best}"
 
 
@@ -130,7 +145,11 @@ def _by_noise(found: Analysis) -> str:
     error, other = found.comparison.standing(found.headline.form).error, found.of_other_noise
     if error is None or error == ERRORS[found.headline.estimator]:
         return ""
-    own = "" if other is None else f", by which gamma = {other.number.text()} ({other.estimator})"
+    own = (
+        ""
+        if other is None
+        else f", by which gamma = {other.number.text()} ({other.estimator}{geometric(found, other)})"
+    )
     return f" with {NOISE[error]}{own}"
 
 
@@ -148,6 +167,13 @@ def _rivals(found: Analysis) -> str:
     more, failed = len(sound) - len(named), len(others) - len(sound)
     text = f"rivals (AICc): {', '.join(named)}{f' and {more} more' * bool(more)}" if named else "rivals: none"
     return text + f"; {failed} could not be fitted soundly" * bool(failed)
+
+
+def _units(found: Analysis) -> str:
+    """What single units follow, which their mean need not."""
+    if found.averaging is None:
+        return ""
+    return f"units: {found.averaging.verdict.removeprefix(f'{found.curve.name}: ').rstrip('.')}"
 
 
 def _population(found: Analysis) -> str:

@@ -11,6 +11,7 @@ from consolidation.decay import humans, units
 from consolidation.decay.analysis import require_size
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.forms import FORMS
+from consolidation.decay.solver import MORE_POINTS
 from consolidation.decay.transitions import ScheduleShift, Transition, half_times, schedule_slope, transition
 from consolidation.fit.config import REFERENCE, FitConfig
 from consolidation.fit.given import Data, table_of
@@ -22,6 +23,8 @@ from labbook.console import UserError, choice, warn
 from labbook.escape import markup, plain
 from labbook.estimate import Array
 
+# the smallest form with an exponent has two parameters
+WINDOW_LEAST = 2 + MORE_POINTS
 # columns of a table that are named where they are not read
 MOST_NAMED = 20
 REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
@@ -139,6 +142,23 @@ def _require_possible(y: Array, measure: str, count: Array | None, where: Callab
         )
 
 
+def _require_successes(y: Array, count: Array, config: FitConfig, table: tables.StrictTable) -> None:
+    """Raise UserError where a proportion of so many trials cannot be: y times its trials is no whole number,
+    as far as the digits of y tell.
+    """
+    digits = np.array([len(text.partition(".")[2]) for text in map(repr, y.tolist())])
+    off = np.abs(y * count - np.round(y * count))
+    wrong = off > count * 0.5 * 10.0 ** -np.minimum(digits, 12) + 1e-6
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(
+            f"{table.where(row)}: {config.y} is {y[row]:g} of {count[row]:g} trials, which would be "
+            f"{y[row] * count[row]:.2f} of them. --count is the number of trials behind each proportion, not "
+            "that of successes. Correct the row, or change --count; without --count the proportions are "
+            "numbers like others."
+        )
+
+
 def _on_clock(curve: Curve, counts: str, factor: float | None) -> Curve:
     """The curve on another clock of the registry. Raises UserError when nobody says how they are related."""
     if counts not in units.CLOCKS:
@@ -168,9 +188,16 @@ def _on_clock(curve: Curve, counts: str, factor: float | None) -> Curve:
 def _within(curve: Curve, config: FitConfig) -> Curve:
     if config.window is None:
         return curve
+    if len(config.window) != 2:
+        raise UserError(f"--window takes the first and the last x, and {config.window} was given.")
     part = curve.within(*config.window)
-    if len(part.x) == 0:
-        raise UserError(f"--window {config.window} leaves no point of {curve.name}. Change --window.")
+    different = len(np.unique(part.x))
+    if different < WINDOW_LEAST:
+        first, last = config.window
+        raise UserError(
+            f"--window {first:g} {last:g} leaves {different} different x of {curve.name}, and a fit needs "
+            f"{WINDOW_LEAST} or more. Change --window."
+        )
     return part
 
 
@@ -304,6 +331,8 @@ def _from_table(table: tables.StrictTable, config: FitConfig, name: str, title: 
         None if config.count is None else numbers[config.count],
         lambda row: f"{table.where(row)}: {config.y}",
     )
+    if config.count is not None:
+        _require_successes(numbers[config.y], numbers[config.count], config, table)
     order = np.argsort(numbers[config.x], kind="stable")
     curve = Curve(
         name=config.series or name,

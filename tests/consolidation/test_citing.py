@@ -48,14 +48,24 @@ def test_a_form_survives_only_beside_one_with_an_asymptote():
     y = 0.8 * x**-0.4
     of_few = sum(len(form.parameters) + 1 + 1 < 5 for form in FORMS.values())
     five = state(x[:5], y[:5])
-    assert (five.state, five.why) == ("not tested", f"5 points allow {of_few} of {len(FORMS)} forms")
+    why = f"5 points allow {of_few} of {len(FORMS)} forms, none with an asymptote"
+    assert (five.state, five.why) == ("not tested", why)
     assert state(x, y).state == "survives"
+    # at 7 points a fourth parameter costs 8 + 40 / 2 where a third costs 6 + 24 / 3: nothing wins that back
+    seven = state(x[:7], y[:7])
+    assert seven.state == "not tested"
+    assert seven.why == "7 points put every form with an asymptote 14 or more of AICc behind"
+    assert state(x[:8], y[:8]).state == "survives"
     # those who ask for no form with an asymptote get what they asked for
     assert state(x[:5], y[:5], ("power", "exponential", "constant")).state == "survives"
     # what is beaten by few rivals is beaten by more
     assert state(x[:5], np.exp(-x[:5])).state == "does not survive"
     # binomial likelihood has no variance to count, so one point fewer is enough
-    assert state(x[:5], y[:5].round(2), count=np.full(5, 100.0), error="binomial").state == "survives"
+    for points, found in ((5, "not tested"), (6, "survives")):
+        trials = np.full(points, 100.0)
+        assert state(x[:points], y[:points].round(2), count=trials, error="binomial").state == found
+    # one form alone has no rivals
+    assert state(x, y, ("power",)).state == "not compared"
 
 
 @pytest.mark.parametrize("points", [5, 12])
@@ -80,6 +90,8 @@ def test_what_rises_or_is_beaten_is_not_cited():
     assert beaten.comparison.standing("power").state == "is weakened"
     assert "power law, not the best form: gamma" in repr(beaten)
     assert "cite" not in repr(beaten).split("rivals")[0]
+    # the macro of a text is as careful as the screen
+    assert r"\newcommand{\gammaRecall}{undefined}" in beaten.to_latex()
 
 
 def test_macros_are_those_of_the_form_that_is_cited():
@@ -102,6 +114,7 @@ def test_macros_are_those_of_the_form_that_is_cited():
     assert r"\newcommand{\gammaRecall}{undefined}" in none.to_latex()
     assert "no form is cited in its place" in none.to_latex()
     assert "no form with an exponent survives" in repr(none)
+    assert "Caution, of the form that is rejected: " in none.to_latex()
 
 
 def test_the_tables_that_are_named_are_there():
