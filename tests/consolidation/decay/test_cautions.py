@@ -80,7 +80,7 @@ def test_trials_that_a_proportion_cannot_be_of_are_an_error(recall, trials, wron
     frame = pd.DataFrame({"trial": X, "recall": recall, "n": trials})
     asked = {**ASKED, "y": "recall", "count": "n", "measure": "recall", "forms": ("power", "exponential")}
     if wrong:
-        with pytest.raises(UserError, match=r"row 0.*recall is .* of .* trials, which would be"):
+        with pytest.raises(UserError, match=r"row \d.*recall is .* of .* trials, which would be"):
             fit_decay(frame, **asked)
     else:
         fit_decay(frame, **asked)
