@@ -1,6 +1,6 @@
 """What is fitted: a human series, a training run, or a table, read as a curve with its clock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,10 +142,26 @@ def _require_possible(y: Array, measure: str, count: Array | None, where: Callab
         )
 
 
-def _require_successes(y: Array, count: Array, config: FitConfig, table: tables.StrictTable) -> None:
-    """Raise UserError where a proportion of so many trials cannot be: y times its trials is no whole number,
-    as far as the digits of y tell.
+def _require_counted(numbers: Mapping[str, Array], config: FitConfig, table: tables.StrictTable) -> None:
+    """Raise UserError for the first row that counts below 0 or has no trials, and where a proportion of so
+    many trials cannot be: y times its trials is no whole number, as far as the digits of y tell.
     """
+    x, y = numbers[config.x], numbers[config.y]
+    if (x < 0).any():
+        row = int((x < 0).argmax())
+        raise UserError(
+            f"{table.where(row)}: {config.x} is {x[row]:g}, and no clock counts below 0. Correct the row, or "
+            "change --x."
+        )
+    if config.count is None:
+        return
+    count = numbers[config.count]
+    if (count <= 0).any():
+        row = int((count <= 0).argmax())
+        raise UserError(
+            f"{table.where(row)}: {config.count} is {count[row]:g}, and a proportion needs trials. Remove "
+            "the row, or change --count."
+        )
     digits = np.array([len(text.partition(".")[2]) for text in map(repr, y.tolist())])
     off = np.abs(y * count - np.round(y * count))
     wrong = off > count * 0.5 * 10.0 ** -np.minimum(digits, 12) + 1e-6
@@ -331,8 +347,7 @@ def _from_table(table: tables.StrictTable, config: FitConfig, name: str, title: 
         None if config.count is None else numbers[config.count],
         lambda row: f"{table.where(row)}: {config.y}",
     )
-    if config.count is not None:
-        _require_successes(numbers[config.y], numbers[config.count], config, table)
+    _require_counted(numbers, config, table)
     order = np.argsort(numbers[config.x], kind="stable")
     curve = Curve(
         name=config.series or name,

@@ -86,6 +86,21 @@ def test_trials_that_a_proportion_cannot_be_of_are_an_error(recall, trials, wron
         fit_decay(frame, **asked)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"n": 0}, "n is 0, and a proportion needs trials"),
+        ({"trial": -1}, "trial is -1, and no clock counts"),
+    ],
+)
+def test_a_row_that_counts_nothing_is_named(changed, said):
+    frame = pd.DataFrame({"trial": X, "recall": 0.5, "n": 20})
+    for column, value in changed.items():
+        frame.loc[3, column] = value
+    with pytest.raises(UserError, match=f"row 3.*{said}"):
+        fit_decay(frame, **ASKED, y="recall", count="n", measure="recall")
+
+
 def test_a_window_without_points_enough_is_named():
     frame = pd.DataFrame({"trial": X, "seconds": X**-0.3})
     with pytest.raises(UserError, match="leaves 3 different x of seconds, and a fit needs 4 or more"):

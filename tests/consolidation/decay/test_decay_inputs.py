@@ -257,7 +257,7 @@ BAD = {
     "too large": ("x,value\n1,1e999\n2,1\n", "line 2 of the file (data row 1) has no number"),
     "underscores": ("x,value\n1_0,0.9\n2,1\n", "line 2 of the file (data row 1) has no number in x"),
     "other digits": ("x,value\n١,0.9\n2,1\n", "line 2 of the file (data row 1) has no number in x"),
-    "a negative x": ("x,value\n-1,0.9\n2,0.7\n3,0.5\n", "x is negative in 1 rows"),
+    "a negative x": ("x,value\n-1,0.9\n2,0.7\n3,0.5\n", "x is -1, and no clock counts below 0"),
     "an empty file": ("", "is empty"),
     "blank lines": ("\n \n", "is empty"),
     "a header only": ("x,value\n", "has a header and no rows"),
