@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from openpyxl import load_workbook
 
 from labbook.console import UserError, choice
-from labbook.escape import markup, plain
+from labbook.escape import plain
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 TEXT = (".csv", ".tsv", ".txt")
@@ -98,7 +98,7 @@ class StrictTable:
                     f"({example!r}). "
                     "Write the numbers with decimal points and without separators."
                 )
-            choice("decimal mark", "comma", f"every number of column {markup(name)} is written so")
+            choice("decimal mark", "comma", f"every number of column {name} is written so")
             fields = [f.replace(",", ".") for f in fields]
         out = np.empty(len(fields))
         bad = []

@@ -222,11 +222,11 @@ def test_too_few_units_for_an_interval_over_them_are_told(subjects):
     assert ("because 3 units are too few for one over units" in said) is (subjects == 3)
 
 
-@pytest.mark.parametrize(("unit", "column"), [(None, "subject"), ("subject", "note")])
+@pytest.mark.parametrize(("unit", "column"), [(None, "subject"), ("subject", "note [ms]")])
 def test_rows_that_are_averaged_and_columns_that_are_not_read_are_told(unit, column, capsys):
     x = np.array([1.0, 2, 4, 8, 16])
     rows = [(s, at, (0.7 + 0.05 * s) * at**-0.4, "fine") for s in range(5) for at in x]
-    frame = pd.DataFrame(rows, columns=["subject", "trial", "error", "note"])
+    frame = pd.DataFrame(rows, columns=["subject", "trial", "error", "note [ms]"])
     asked = {**SUBJECTS, "unit": unit}
     found = fit_decay(frame, **asked, forms=("power", "exponential"), bootstrap=100)
     averaged = "the 25 rows are averaged to a point at each of the 5 x" in " ".join(found.cautions)
