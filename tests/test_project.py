@@ -194,6 +194,7 @@ FLOORS = (
     {"consolidation.experiments.__main__"},
     {"consolidation.fit.config"},
     {"consolidation.fit.given"},
+    {"consolidation.fit.table"},
     {"consolidation.fit.source", "consolidation.fit.short"},
     {"consolidation.fit.citation", "consolidation.fit.figures"},
     {"consolidation.fit.report"},
