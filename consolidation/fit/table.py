@@ -191,6 +191,12 @@ def _require_counted(numbers: Mapping[str, Array], config: FitConfig, table: tab
             f"{table.where(row)}: {config.count} is {count[row]:g}, and a proportion needs trials. Remove "
             "the row, or change --count."
         )
+    if (count != np.round(count)).any():
+        row = int((count != np.round(count)).argmax())
+        raise UserError(
+            f"{table.where(row)}: {config.count} is {count[row]:g}, and numbers of trials are whole numbers. "
+            "Correct the row, or change --count."
+        )
     digits = np.array([len(text.partition(".")[2]) for text in map(repr, y.tolist())])
     off = np.abs(y * count - np.round(y * count))
     wrong = off > count * 0.5 * 10.0 ** -np.minimum(digits, 12) + 1e-6
