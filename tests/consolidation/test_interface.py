@@ -128,7 +128,7 @@ def bad(frame):
         "kind": (3, {}, "of the kind int; there can be"),
         "option": (frame, {"bootstrap": 3}, "^bootstrap=3: at least 100"),
         "form": (frame, {"forms": "powr"}, "powr"),
-        "window": (frame, {"window": (100.0, 200.0)}, "^window=.* leaves no point of recall. Change window="),
+        "window": (frame, {"window": (100.0, 200.0)}, "^window=.* leaves 0 different x of recall"),
         "series": (frame, {"series": "a"}, "so series='a' chooses nothing"),
         "file": ("nowhere.csv", {}, "nowhere.csv does not exist"),
     }
