@@ -329,6 +329,7 @@ def test_unknown_fields_are_errors(capsys):
     assert "--learning-rat" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_replicate_runs_every_cell_once_and_tabulates(tmp_path, capsys):
     flags = [
         "tiny",

@@ -41,6 +41,7 @@ def run(module: str, args: list[str], count: int) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "more", "tables"),
     [

@@ -247,6 +247,7 @@ def fake_hub(cache, folder, revisions: dict[str, str]) -> None:
         shutil.copytree(folder / checkpoint, repo / "snapshots" / commit)
 
 
+@pytest.mark.slow
 def test_hub_revisions_are_read_from_the_hubs_own_layout(folder, text_folder, tmp_path):
     """The hub's own code path in a process of its own, with a cache made here and no network."""
     fake_hub(
