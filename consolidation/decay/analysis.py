@@ -99,7 +99,7 @@ class Analysis:
         the mean at each x, and an exponent by `loglog` is that of geometric means of the units.
         """
         fitted = self.comparison.fits.get(one.form)
-        if fitted is None or fitted.estimator != one.estimator:
+        if fitted is None or one.estimator != "loglog" or fitted.estimator != one.estimator:
             return None
         return None if np.isclose(fitted.exponent, one.gamma, rtol=1e-3) else fitted.exponent
 
