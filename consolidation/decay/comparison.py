@@ -142,8 +142,8 @@ class Standing:
     model under which it is smallest.
 
     `not tested` is a form that none of the rivals beats where none with an asymptote could, as `why` says.
-    `undecided` is a form that may have a smaller AICc
-    than its fit, or a rival ahead of all that converged, because a fit did not converge; `why` says which.
+    `undecided` is a form that may have a smaller AICc than its fit, or a rival ahead of all that converged,
+    because a fit did not converge; `why` says which.
     """
 
     state: Literal["survives", "is weakened", "does not survive", "not compared", "not tested", "undecided"]

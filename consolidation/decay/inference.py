@@ -352,13 +352,13 @@ def bootstrap(
     (theta_(i) - mean)^2 (Efron & Tibshirani 1993, eq 11.5), is the t interval itself for a statistic that is
     linear in the units.
 
-    Raises UserError for fewer than 5 units: then the profile likelihood is the interval to use.
+    Raises UserError for fewer than LEAST_UNITS: then the profile likelihood is the interval to use.
     """
     n = fitted.units
-    if n < 5:
+    if n < LEAST_UNITS:
         raise UserError(
             f"{fitted.curve.name}: {n} independent {unit}{'s' if n != 1 else ''}; a bootstrap needs at "
-            "least 5. Use the profile interval, or give --unit."
+            f"least {LEAST_UNITS}. Use the profile interval, or give --unit."
         )
     left_out, lost = _refit(fitted, np.ones((n, n)) - np.eye(n))
     if n < FEW_UNITS:

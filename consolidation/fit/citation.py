@@ -1,6 +1,5 @@
 """What a paper takes from a decay fit: LaTeX with the exponent, and BibTeX with its sources."""
 
-import importlib.metadata
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +14,9 @@ from consolidation.decay.exponents import ExponentRow
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import ERRORS
 from consolidation.decay.units import of_practice
-from consolidation.fit.short import beside, geometric, survivor
+from consolidation.fit.short import beside, cited, geometric
 from labbook import escape
+from labbook.report import CITATION
 
 CRAM = (
     "@misc{cram2026,\n  title = {Learning to Forget Attention: Memory Consolidation for Adaptive "
@@ -97,20 +97,17 @@ def latex(found: Analysis) -> str:
     head, curve = found.headline, found.curve
     name = _macro(curve.name)
     standing = found.comparison.standing(head.form)
-    cited = {"survives": head, "does not survive": survivor(found)}.get(standing.state)
-    # what rises has no exponent of decay, so its macros hold no number that a text could cite
-    if cited is None or head.gamma < 0:
-        values = ["undefined"] * 4
-    else:
-        values = [*map(_tex_number, (cited.gamma, cited.lower, cited.upper)), _words(cited.form)]
+    taken, values = cited(found), ["undefined"] * 4
+    if taken is not None:
+        values = [*map(_tex_number, (taken.gamma, taken.lower, taken.upper)), _words(taken.form)]
     instead, whose = "", ""
     if standing.state == "does not survive":
         whose = ", of the form that is rejected"
         instead = "; no form is cited in its place"
-    if cited is not None and cited.form != head.form:
+    if taken is not None and taken.form != head.form:
         instead = (
-            f"; cited in its place is {_words(cited.form)} with {_gamma(cited)} "
-            f"({_interval(cited)}{geometric(found, cited)})"
+            f"; cited in its place is {_words(taken.form)} with {_gamma(taken)} "
+            f"({_interval(taken)}{geometric(found, taken)})"
         )
     macros = dict(zip(("", "Lower", "Upper", "Form"), values, strict=True))
     openings = {
@@ -145,12 +142,7 @@ def bibtex(found: Analysis) -> str:
     and the sources of the curve and of every human curve that it was compared with of which the registry
     names author and year.
     """
-    version = importlib.metadata.version("attention-redundancy")
-    entries = [
-        "@misc{attention_redundancy,\n  title = {attention-redundancy},\n  author = {{The "
-        "attention-redundancy developers}},\n"
-        f"  year = {{2026}},\n  note = {{version {escape.bibtex(version)}}}\n}}",
-    ]
+    entries = [CITATION]
     curve, table = found.curve, humans.list_series().set_index("series")
     if of_practice(curve.clock.counts):
         entries.append(CRAM)

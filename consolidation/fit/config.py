@@ -90,6 +90,8 @@ class FitConfig:
                 "--on-clock-factor says how to read x on another clock. Name that clock with --on-clock, or "
                 "leave it out."
             )
+        if self.window is not None and len(self.window) != 2:
+            raise UserError(f"--window takes the first and the last x, and {self.window} was given.")
         if not self.forms:
             raise UserError(f"--forms names no form; there are {', '.join(FORMS)}.")
 

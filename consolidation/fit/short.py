@@ -89,14 +89,24 @@ def survivor(found: Analysis) -> ExponentRow | None:
     return next((rows[form] for form in found.comparison.table["form"] if form in rows), None)
 
 
+def cited(found: Analysis) -> ExponentRow | None:
+    """The exponent that a text may cite: the headline's where its form survives, that of another form where
+    it is rejected; None where y rises, and where none may be cited.
+    """
+    head = found.headline
+    if head.gamma < 0:
+        return None
+    state = found.comparison.standing(head.form).state
+    return {"survives": head, "does not survive": survivor(found)}.get(state)
+
+
 def _cited(found: Analysis) -> str:
     """The exponent, with the word `cite` only where its form survives and y falls."""
     head, standing = found.headline, found.comparison.standing(found.headline.form)
-    name = "power law" if head.form == "power" else head.form
+    name, other = "power law" if head.form == "power" else head.form, cited(found)
     if head.gamma < 0:
         return f"nothing to cite: y rises with x, which is growth and no decay; {name}: {_said(found, head)}"
     if standing.state == "does not survive":
-        other = survivor(found)
         none = "no form with an exponent survives"
         if any(one.impossible and _survives(found, one) for one in exponent_rows(found.exponents)):
             none += " that tends to what y can be"
@@ -131,26 +141,26 @@ def _gaps(found: Analysis) -> str:
     text = f", AICc {gap:.1f} above {comparison.best}" if np.isfinite(gap) else ""
     if standing.error is None or standing.error == ERRORS[head.estimator]:
         return text
-    other = found.of_other_noise
-    exponent = (
-        ""
-        if other is None
-        else f" gamma = {other.number.text()} ({other.estimator}{geometric(found, other)}),"
-    )
-    return f"{text}; with {NOISE[standing.error]}{exponent} AICc {standing.gap:.1f} above {comparison.best}"
+    own = _by_other_noise(found)
+    noise = f"{NOISE[standing.error]}{own and f' {own},'}"
+    return f"{text}; with {noise} AICc {standing.gap:.1f} above {comparison.best}"
 
 
 def _by_noise(found: Analysis) -> str:
     """The noise with which the form of the headline survives, where its estimator takes another."""
-    error, other = found.comparison.standing(found.headline.form).error, found.of_other_noise
+    error = found.comparison.standing(found.headline.form).error
     if error is None or error == ERRORS[found.headline.estimator]:
         return ""
-    own = (
-        ""
-        if other is None
-        else f", by which gamma = {other.number.text()} ({other.estimator}{geometric(found, other)})"
-    )
-    return f" with {NOISE[error]}{own}"
+    own = _by_other_noise(found)
+    return f" with {NOISE[error]}{own and f', by which {own}'}"
+
+
+def _by_other_noise(found: Analysis) -> str:
+    """The exponent of the headline's form with the noise that suits it best; empty where there is none."""
+    other = found.of_other_noise
+    if other is None:
+        return ""
+    return f"gamma = {other.number.text()} ({other.estimator}{geometric(found, other)})"
 
 
 def _rivals(found: Analysis) -> str:
@@ -199,9 +209,10 @@ def _humans(found: Analysis) -> list[str]:
             continue
         near = _one_each(sorted(part, key=lambda h: abs(h.number.estimate - found.headline.gamma)))
         named = "; ".join(map(_human, near[:NAMED]))
-        which = "the one study" if len(near) == 1 else f"all {len(near)} studies"
         if len(near) > NAMED:
             which = f"the {NAMED} nearest of {len(near)} studies"
+        else:
+            which = "the one study" if len(near) == 1 else f"all {len(near)} studies"
         lines.append(f"humans, {measure}: {_outcome(found, tested[measure])}; {which}: {named}")
     left = [name for name in found.missing if name.startswith("human ")]
     if left:

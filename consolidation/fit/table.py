@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from consolidation.decay import units
 from consolidation.decay.curve import Clock, Curve
@@ -54,11 +55,8 @@ def curve_of(table: tables.StrictTable, config: FitConfig, name: str, title: str
             f"{place}: --unit {config.unit} was asked for, but all rows are of one unit, which has no "
             "spread. Leave --unit out; the interval is then over the points."
         )
-    if unit is not None and (unit == "").any():
-        raise UserError(
-            f"{place}: {table.where(int((unit == '').argmax()))} has no {config.unit}. Fill it, or "
-            "remove the row."
-        )
+    if unit is not None and (row := _first(unit == "")) is not None:
+        raise UserError(f"{place}: {table.where(row)} has no {config.unit}. Fill it, or remove the row.")
     require_possible(
         numbers[config.y],
         config.measure or "",
@@ -149,26 +147,28 @@ def require_possible(y: Array, measure: str, count: Array | None, where: Callabl
 
     Savings may be negative: relearning can take longer than learning did.
     """
-    if measure in ("time", "error", "recall") and (y < 0).any():
-        row = int((y < 0).argmax())
+    if measure in ("time", "error", "recall") and (row := _first(y < 0)) is not None:
         raise UserError(
             f"{where(row)} is {y[row]:g}, and no {measure} is below 0. Correct the row, or change --y or "
             "--measure."
         )
     share = measure if measure in ("recall", "savings") else "" if count is None else "proportion"
-    if share and (y > 1).any():
-        row = int((y > 1).argmax())
+    if share and (row := _first(y > 1)) is not None:
         raise UserError(
             f"{where(row)} is {y[row]:g}, and no {share} is above 1. Is it in percent? Divide by 100. A "
             "number of items? Divide by how many there were. Else change --y"
             f"{' or --measure' if measure else ''}{' or --count' if count is not None else ''}."
         )
-    if count is not None and (y < 0).any():
-        row = int((y < 0).argmax())
+    if count is not None and (row := _first(y < 0)) is not None:
         raise UserError(
             f"{where(row)} is {y[row]:g}, and no proportion of trials is below 0. Correct the row, or change "
             "--y or --count."
         )
+
+
+def _first(wrong: npt.NDArray[np.bool_]) -> int | None:
+    """The first row that is wrong; None where none is."""
+    return int(wrong.argmax()) if wrong.any() else None
 
 
 def _require_counted(numbers: Mapping[str, Array], config: FitConfig, table: tables.StrictTable) -> None:
@@ -176,8 +176,7 @@ def _require_counted(numbers: Mapping[str, Array], config: FitConfig, table: tab
     many trials cannot be: y times its trials is no whole number, as far as the digits of y tell.
     """
     x, y = numbers[config.x], numbers[config.y]
-    if (x < 0).any():
-        row = int((x < 0).argmax())
+    if (row := _first(x < 0)) is not None:
         raise UserError(
             f"{table.where(row)}: {config.x} is {x[row]:g}, and no clock counts below 0. Correct the row, or "
             "change --x."
@@ -185,23 +184,19 @@ def _require_counted(numbers: Mapping[str, Array], config: FitConfig, table: tab
     if config.count is None:
         return
     count = numbers[config.count]
-    if (count <= 0).any():
-        row = int((count <= 0).argmax())
+    if (row := _first(count <= 0)) is not None:
         raise UserError(
             f"{table.where(row)}: {config.count} is {count[row]:g}, and a proportion needs trials. Remove "
             "the row, or change --count."
         )
-    if (count != np.round(count)).any():
-        row = int((count != np.round(count)).argmax())
+    if (row := _first(count != np.round(count))) is not None:
         raise UserError(
             f"{table.where(row)}: {config.count} is {count[row]:g}, and numbers of trials are whole numbers. "
             "Correct the row, or change --count."
         )
     digits = np.array([len(text.partition(".")[2]) for text in map(repr, y.tolist())])
     off = np.abs(y * count - np.round(y * count))
-    wrong = off > count * 0.5 * 10.0 ** -np.minimum(digits, 12) + 1e-6
-    if wrong.any():
-        row = int(wrong.argmax())
+    if (row := _first(off > count * 0.5 * 10.0 ** -np.minimum(digits, 12) + 1e-6)) is not None:
         raise UserError(
             f"{table.where(row)}: {config.y} is {y[row]:g} of {count[row]:g} trials, which would be "
             f"{y[row] * count[row]:.2f} of them. --count is the number of trials behind each proportion, not "

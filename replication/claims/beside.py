@@ -230,11 +230,7 @@ def said_running(order: str, splits: Splits) -> str:
         return ""
     first, *others = measured.items()
     said = f" In one passage of running text of each of {_said_split(order, first[1])}"
-    moved = {
-        seed: gap
-        for seed, found in measured.items()
-        if (gap := _moved(order, found[0][1].headline, found[-1][1].headline)) and len(found) > 1
-    }
+    moved = [gap for found in measured.values() if (gap := _change(order, found))]
     for seed, found in others:
         said += (
             f" With another split of the same passages (seed {seed}), some of which are scored in both, of "
@@ -242,9 +238,9 @@ def said_running(order: str, splits: Splits) -> str:
         )
     if not moved:
         return said
-    told = {longer_windows(gap) for gap in moved.values()}
+    told = {longer_windows(gap) for gap in moved}
     if len(moved) == 1:
-        said += " One split was measured"
+        said += " One split was measured in windows of each length"
     elif len(told) == 1:
         said += f" All {len(moved)} splits say so"
     else:
@@ -260,6 +256,12 @@ def _measured(order: str, passages: Repeats) -> Repeats:
     return [(n, losses) for n, losses in passages if _share(losses.headline, order) is not None]
 
 
+def _change(order: str, measured: Repeats) -> Estimate | None:
+    """From the shortest windows to the longest; None where there is one length only, see `_moved`."""
+    (_, shortest), (_, longest) = measured[0], measured[-1]
+    return _moved(order, shortest.headline, longest.headline) if len(measured) > 1 else None
+
+
 def _said_split(order: str, measured: Repeats) -> str:
     """The shares of one split by the length of the windows, and from the shortest to the longest."""
     (_, shortest), (_, longest) = measured[0], measured[-1]
@@ -273,8 +275,8 @@ def _said_split(order: str, measured: Repeats) -> str:
         f"{shortest.headline.tokens['evaluation']:,} tokens, the model in "
         f"{read_json(shortest.folder / 'config.json')['dtype']}, the same order replaces {shares}"
     )
-    gap = _moved(order, shortest.headline, longest.headline)
-    if len(measured) < 2 or gap is None:
+    gap = _change(order, measured)
+    if gap is None:
         return f"{text}."
     others = {
         f"at +{budget:g} nats": _moved(order, shortest.headline, longest.headline, budget)
