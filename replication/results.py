@@ -94,7 +94,7 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
         for place, passages in enumerate(splits.values()):
             split = "another split, " if place else ""
             rows += [
-                _removable_row(f"the same, running text, {split}", order, of.folder, of.headline)
+                _removable_row(f"that order, running text, {split}", order, of.folder, of.headline)
                 for _, of in passages
             ]
     head = (

@@ -311,5 +311,7 @@ def _by_other_measures(order: str, first: Losses, second: Losses) -> list[str]:
     need = order.removeprefix("predicted_")
     told = [losses.headline.variance_of_log_need_predicted.get(need) for losses in (first, second)]
     if None not in told:
-        said.append(f"the router predicts {told[0]:.2f} against {told[1]:.2f} of the variance of the need")
+        said.append(
+            f"the router predicts {told[0]:.2f} against {told[1]:.2f} of the variance of the need's logarithm"
+        )
     return said

@@ -110,7 +110,7 @@ def finding(runs: Sequence[Finished]) -> str:
             f"to {curve} it {s['standing']['state']}{_hangs(s)} (γ {show(exponent(head))} {head['unit']}s "
             f"by {head['estimator']}; {_middle_half(s)}; best: {_best(run)})"
         )
-    text = f"**Decay.** A power law was fitted: {'; '.join(said)}. Specifications differ in what γ means."
+    text = f"**Decay.** a x^-γ was fitted: {'; '.join(said)}. Specifications differ in what γ means."
     return f"{text} The clocks differ." if clocks_differ(runs) else text
 
 

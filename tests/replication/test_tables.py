@@ -302,6 +302,11 @@ def test_a_choice_that_the_preprint_leaves_open_is_no_claim_of_it(tmp_path):
     (row,) = tables.table_rows(run)
     assert (row.here, row.verdict) == (HOLDS, "not one of its claims")
     assert "+0.0000 [+0.0000, +0.0000] (n = 5) of positions" in row.ours
+    assert f"by seed {', '.join(['+0.0000'] * 5)} of positions" in row.sentence
+    assert "Attention is priced at 0.5." in row.sentence and "may turn this" not in row.sentence
+    beside = [pages.read_run(SMALL.with_name("factorial"))]
+    (row,) = tables.table_rows(run, beside)
+    assert "With fixed keys, that price and 8,000 steps CRAM reads 0.07 [" in row.sentence
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="holds no finished seed"):
         list(tables.table_rows(made_up(tmp_path / "other", cells)))
