@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from transformers import (
@@ -20,6 +21,7 @@ from transformers import (
     PretrainedConfig,
 )
 
+from labbook import style
 from redundancy.model.decoder import Decoder
 from redundancy.text import DATA, read_corpus
 
@@ -66,6 +68,36 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guard)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_figure_is_written_once():
+    """Every run makes and lays out its figures; the first of a name is written, later ones are its copies.
+    Writing a PNG and a PDF takes most of the time of a small run, and most tests read only its tables.
+    """
+    written: dict[str, dict[str, bytes]] = {}
+
+    def draw(results, figures, folder):
+        paths = []
+        style.apply()
+        for name, make in figures.items():
+            drawn = make(results)
+            if name in written:
+                drawn.draw_without_rendering()
+                folder.mkdir(parents=True, exist_ok=True)
+                paths += [folder / file for file in written[name]]
+                for file, content in written[name].items():
+                    (folder / file).write_bytes(content)
+            else:
+                new = style.save(drawn, folder, name)
+                written[name] = {path.name: path.read_bytes() for path in new}
+                paths += new
+            plt.close(drawn)
+        return paths
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "draw", draw)
+        yield
 
 
 def build(config: PretrainedConfig, seed: int = 0) -> torch.nn.Module:
