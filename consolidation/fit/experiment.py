@@ -16,9 +16,8 @@ from pathlib import Path
 from consolidation.decay.analysis import Choices, analyse
 from consolidation.decay.equivalence import Margin
 from consolidation.fit.config import FitConfig, Settings
-from consolidation.fit.report import data_hash, summary
+from consolidation.fit.report import data_hash, read_fit
 from consolidation.fit.result import DecayReport, asked, opened, write
-from consolidation.fit.short import short
 from consolidation.fit.source import Source, read
 from labbook.console import choice, console, warn, worded
 from labbook.run import provenance
@@ -27,7 +26,7 @@ from labbook.view import print_words
 
 def execute(config: FitConfig, settings: Settings) -> Path:
     """The analysis: read, open the run folder, fit in every way, write, draw, print. A finished run is left
-    as it is.
+    as it is, and printed again.
     """
     source = read(config)
     curve = source.curve
@@ -36,24 +35,29 @@ def execute(config: FitConfig, settings: Settings) -> Path:
     with opened(out, asked(config, curve)) as run:
         if run.finished:
             choice("run", "nothing is fitted again", "it is finished; its numbers are in fit.json")
+            show(run.folder, settings.full)
             return run.folder
         run.json("provenance.json", provenance(data_hash=data_hash(curve), seed=config.seed))
         found = fit_source(source, config)
         write(found, run, settings.report)
-    if settings.full:
-        for caution in found.cautions:
-            warn(caution)
-        console.print(summary(found), markup=False)
-        return run.folder
-    # the exponent's line says whether its form is rejected
-    for caution in found.cautions:
-        if not caution.startswith("the form is"):
-            warn(caution)
-    for line in short(found):
-        print_words(line)
-    files = sorted(path.name for path in run.folder.iterdir() if path.suffix not in (".png", ".pdf"))
-    print_words(f"files: {', '.join(files)}, and figures; everything that was found: --full")
+    show(run.folder, settings.full)
     return run.folder
+
+
+def show(folder: Path, full: bool = False) -> None:
+    """Print the fit in a run folder: in a few lines, or everything that was found."""
+    found = read_fit(folder / "fit.json")
+    # the exponent's line says whether its form is rejected
+    for caution in found["cautions"]:
+        if full or not caution.startswith("the form is"):
+            warn(caution)
+    if full:
+        console.print(found["report"], markup=False)
+        return
+    for line in found["said"]:
+        print_words(line)
+    files = sorted(path.name for path in folder.iterdir() if path.suffix not in (".png", ".pdf"))
+    print_words(f"files: {', '.join(files)}, and figures; everything that was found: --full")
 
 
 def fit_source(source: Source, config: FitConfig) -> DecayReport:

@@ -106,7 +106,8 @@ def data_and_fits(found: Analysis) -> Figure:
     style.name_lines(logarithmic, ends, 8)
     linear.set_title(f"linear axes ({seen})", fontsize=8.5)
     band = f"; grey: 95 % of γ of the power law, by {drawn.estimator}" if drawn else ""
-    scale = "log-log axes" if positive_y else "linear axes, because some y are not positive"
+    without_zero = "" if (data.x > 0).all() else ", which have no place for x = 0"
+    scale = f"log-log axes{without_zero}" if positive_y else "linear axes, because some y are not positive"
     logarithmic.set_title(f"{scale}{band}", fontsize=8.5)
     ends = []
     for name, colour, line in zip(names, style.PALETTE, LINES, strict=False):

@@ -143,6 +143,8 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "error_model": found.comparison.error(found.comparison.best),
         "error_models": found.comparison.alone(found.headline.form),
         "cautions": list(found.cautions),
+        "said": short(found),
+        "report": summary(found),
         "multiverse": found.multiverse.summary,
         "together": None if found.together is None else found.together.to_json(),
         "averaging": None
@@ -180,7 +182,8 @@ def read_fit(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is JSON but no fit: it has no `schema` and `gamma`.")
     if found["schema"] > SCHEMA:
         raise UserError(f"{path} has version {found['schema']}; this code reads up to {SCHEMA}. Update it.")
-    # version 1 knew one clock and no change points, version 2 no classes of measures and no cautions
+    # version 1 knew one clock and no change points, version 2 no classes of measures and no cautions; what is
+    # said on the terminal came later
     return {
         "shown": [],
         "by_clock": {},
@@ -190,6 +193,8 @@ def read_fit(path: Path) -> dict[str, Any]:
         "overdispersion": None,
         "population": None,
         "cautions": [],
+        "said": [],
+        "report": "",
         "standing": None,
         "error_model": None,
         "error_models": {},

@@ -24,6 +24,8 @@ from labbook.escape import plain
 
 # what the smallest form with an exponent needs
 WINDOW_LEAST = min(len(form.parameters) for form in FORMS.values() if form.exponent) + MORE_POINTS
+# how many times every other y the largest may be before that is said
+FAR_ABOVE = 10
 REFERENCE_RUN = humans.DATA / "runs" / "small" / "cram"
 
 
@@ -97,6 +99,13 @@ def _settled(source: Source, config: FitConfig, whose: str) -> Source:
             "savings below 0",
             f"kept, {below} of {len(curve.y)}",
             "relearning took longer than learning; a form that ends at 0 does not reach them",
+        )
+    largest = np.argsort(curve.y)[-2:]
+    if 0 < FAR_ABOVE * curve.y[largest[0]] < curve.y[largest[1]]:
+        x, y = curve.x[largest[1]], curve.y[largest[1]]
+        warn(
+            f"{plain(curve.name)}: y is {y:g} at {x:g}, more than {FAR_ABOVE} times every other y. Correct a "
+            "slip of the decimal point or another unit; as it is, the fit follows it."
         )
     if config.on_clock is not None:
         curve = _on_clock(curve, config.on_clock, config.on_clock_factor)

@@ -180,14 +180,17 @@ def read_in(table, **more):
     return given(table, FitConfig(source="frame", **asked, **more)).curve
 
 
-def test_values_that_there_can_be_are_read():
+def test_values_that_there_can_be_are_read(capsys):
     table = power(8)
     table.loc[7, "recall"] = -0.05
     assert read_in(table, measure="savings").y.min() == -0.05
     with pytest.raises(UserError, match="no proportion of trials is below 0"):
         read_in(table.assign(n=9), count="n")
+    assert "times every other" not in capsys.readouterr().err
     table.loc[0, "recall"] = 80.0
     assert read_in(table).y.max() == 80.0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "y is 80 at 1, more than 10 times every other y" in said
     with pytest.raises(UserError, match=r"no proportion is above 1\. Is it in percent"):
         read_in(table.assign(n=9), count="n")
 

@@ -4,6 +4,7 @@ import io
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -263,10 +264,18 @@ def test_a_failed_stage_leaves_no_bar_behind(monkeypatch):
     assert terminal._Stages.current is None
 
 
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """The arguments of a finished fit; a command with the same ones shows it again."""
+    args = ["cram2026_fig4a", "--bootstrap", "100", "--out", str(tmp_path_factory.mktemp("fit") / "run")]
+    fit.main(args)
+    return args
+
+
 @pytest.mark.parametrize("columns", [80, 120])
-def test_a_fit_prints_what_is_needed_first(columns, width, tmp_path, capsys):
+def test_a_fit_prints_what_is_needed_first(columns, width, fitted, capsys):
     width(columns)
-    fit.main(["cram2026_fig4a", "--bootstrap", "100", "--out", str(tmp_path / "run"), "--no-report"])
+    fit.main(fitted)
     found = capsys.readouterr()
     lines = found.out.splitlines()
     begin = next(place for place, line in enumerate(lines) if line.startswith("best form"))
@@ -277,14 +286,13 @@ def test_a_fit_prints_what_is_needed_first(columns, width, tmp_path, capsys):
     assert "nothing is concluded, because the form is rejected" in said
     assert "--full" in said
     assert "[[Multiverse]]" not in said
-    assert not (tmp_path / "run" / "report.html").exists()
 
 
-def test_a_fit_prints_everything_when_asked(tmp_path, capsys):
-    fit.main(["cram2026_fig4a", "--bootstrap", "100", "--out", str(tmp_path / "run"), "--full"])
+def test_a_fit_prints_everything_when_asked(fitted, capsys):
+    fit.main([*fitted, "--full"])
     said = capsys.readouterr().out
     assert "[[Multiverse]]" in said
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = (Path(fitted[-1]) / "report.html").read_text()
     assert "power is rejected" in page
     assert "seed-" not in page.split("Make it again")[1][:200]
 

@@ -696,7 +696,9 @@ def test_a_clock_that_is_nearly_one_of_the_registry_is_asked_about(capsys, tmp_p
 def test_a_finished_fit_is_left_as_it_is_and_knows_its_tables(tmp_path, capsys):
     path = table(tmp_path / "t.csv", k=X, p=0.9 * X**-0.4)
     args = [path, "--x", "k", "--y", "p", "--clock", "repetition", *FEW, "--out", str(tmp_path / "run")]
-    fit_command.main(args)
+    fit_command.main([*args, "--no-report"])
+    first = capsys.readouterr().out
+    assert not (tmp_path / "run" / "report.html").exists()
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()}
     found = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert found["gamma"] == json.loads((tmp_path / "run" / "fit.json").read_text())["gamma"]
@@ -707,7 +709,10 @@ def test_a_finished_fit_is_left_as_it_is_and_knows_its_tables(tmp_path, capsys):
         "multiverse.csv",
         "units.csv",
     }
-    capsys.readouterr()
     fit_command.main(args)
-    assert "nothing is fitted again" in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert "nothing is fitted again" in again
+    assert first[first.index("best form") :] == again[again.index("best form") :]
+    fit_command.main([*args, "--full"])
+    assert "[[Forms]] by AICc" in capsys.readouterr().out
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()} == before
