@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from labbook import processes
-from labbook.console import Interrupted, UserError, progress, stopping
+from labbook.console import Interrupted, UserError, choice, progress, stopping
 from labbook.run import load_tensors, owner, save_tensors
 from redundancy.batches import Batch, Cut, cut_batches, token_table
 from redundancy.model.capture import Capture
@@ -157,6 +157,8 @@ def each_batch(task: Task, reading: Pass, device: torch.device, body: Callable[[
     """
     first, stop = processes.share(len(task.windows[reading.split].lengths), task.batch)
     done = max(reading.done, first)
+    if first < done < stop:
+        choice("resume", f"{reading.label}, {done:,} of {stop:,} windows", "the sums of these are there")
     with progress(reading.label, stop - first, done - first) as advance:
         for batch in task.batches(reading.split, device, done, stop):
             body(batch)

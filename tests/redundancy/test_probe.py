@@ -148,6 +148,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     assert "goes on from there" in capsys.readouterr().err
     assert not (out / "layers.csv").exists()
     probe.main(arguments(gpt2_folder, text_folder, out, "--batch-size", "8"))
+    assert "resume" in capsys.readouterr().out
     for name in TABLES:
         assert (out / name).read_bytes() == (uninterrupted / name).read_bytes(), name
     assert not (out / "state").exists()
