@@ -2,7 +2,8 @@
 [steps] [attention] [growth] [fits]`.
 
 steps      training step of CRAM / of the Transformer of the same width, depth and length, alternating; and
-           its operations at the rate of a matrix product (the floor); and generating the batch / the step
+           its operations at the rate of a matrix product (the floor); and generating the batch / the step;
+           and steps of several seeds one after another / the least that all of them in one model could take
 attention  the attention part alone, projections included: dense causal / read at the routed positions only,
            alternating
 growth     one layer with routed reads at 1k to 16k positions: exponent of its time in the length, beside a
@@ -116,6 +117,8 @@ def _scipy(
 
 
 Row = dict[str, object]
+# how many seeds are asked whether they should be trained as one model
+SEEDS = 4
 # side of the matrices whose product gives the rate of the device
 SQUARE = 4096 if torch.cuda.is_available() else 1024
 # of dense / routed attention, by length: on CPUs, and on GPUs against flash attention
@@ -186,12 +189,13 @@ def steps(config: Config) -> list[Row]:
         numbers = base.batch * base.benchmark.length * base.cram.width
         made[name] = (model, optimizer, Step(None, model.train(), _precision, device, "auto", numbers))
 
-        def step(name: str = name) -> None:
+        def step(name: str = name, seeds: int = 1) -> None:
             model, optimizer, forward = made[name]
-            batch = generate(base.benchmark, 0, 0, base.batch, device)
+            batch = generate(base.benchmark, 0, 0, seeds * base.batch, device)
             routing = Routing.draw(len(model.layers), batch, generator(device, "noise"))
             forward(batch, routing, base.objective)[1]["total"].backward()
-            optimizer.step()
+            for _ in range(seeds):
+                optimizer.step()
             optimizer.zero_grad()
 
         work[name] = step
@@ -200,6 +204,11 @@ def steps(config: Config) -> list[Row]:
     floor = np.array(product) * _operations(work["cram"]) / (2 * SQUARE**3)
     drawn, again = _pairs(
         lambda: generate(base.benchmark, 0, 0, base.batch, device), work["cram"], config.rounds
+    )
+    # weights that all sequences share cost less than weights of each seed, so this bounds what seeds in one
+    # model would gain
+    in_turn, at_once = _pairs(
+        lambda: [work["cram"]() for _ in range(SEEDS)], partial(work["cram"], "cram", SEEDS), config.rounds
     )
     return [
         _ratio(f"training step, CRAM / Transformer, {config.preset}", cram, transformer, "at most 1.5"),
@@ -211,6 +220,13 @@ def steps(config: Config) -> list[Row]:
         ),
         _ratio(
             f"generating the batch / training step of CRAM, {config.preset}", drawn, again, "at most 0.10"
+        ),
+        _ratio(
+            f"steps of {SEEDS} seeds one after another / at once with shared weights, which bounds one model "
+            f"of all, {config.preset}",
+            in_turn,
+            at_once,
+            "at least 2 to build it",
         ),
     ]
 
