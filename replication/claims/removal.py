@@ -226,8 +226,8 @@ def _tried(s: RemovalSummary) -> str:
         else "it was not trained in place"
     )
     return (
-        f"{count} tried{knows}; the replacement is a linear map fitted to the intact model, layer by layer "
-        f"({place})."
+        f"{count} tried for single operations{knows}; the replacement is a linear map fitted to the intact "
+        f"model, layer by layer ({place})."
     )
 
 
