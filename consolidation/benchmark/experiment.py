@@ -222,8 +222,7 @@ def steps(config: Config) -> list[Row]:
             f"generating the batch / training step of CRAM, {config.preset}", drawn, again, "at most 0.10"
         ),
         _ratio(
-            f"steps of {SEEDS} seeds one after another / at once with shared weights, which bounds one model "
-            f"of all, {config.preset}",
+            f"steps of {SEEDS} seeds in turn / one step of all with shared weights, {config.preset}",
             in_turn,
             at_once,
             "at least 2 to build it",
