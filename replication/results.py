@@ -80,7 +80,7 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
 
 def _removable_shares(runs: Sequence[Finished]) -> list[str]:
     """What can go from each model, in which order, in windows of each length."""
-    rows, chosen = [], all(run.summary["chosen"] for run in runs)
+    rows, again, chosen = [], list[str](), all(run.summary["chosen"] for run in runs)
     for run in runs:
         s, splits = RemovalSummary.read(run.summary), running(run)
         longest = max((n for of in splits.values() for n, _ in of), default=0)
@@ -91,12 +91,16 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
             if n > longest:
                 across = "across passages, " if crosses(n, of) else ""
                 rows.append(_removable_row(f"the same, {across}", order, of.folder, of.headline))
-        for place, passages in enumerate(splits.values()):
-            split = "another split, " if place else ""
-            rows += [
-                _removable_row(f"that order, running text, {split}", order, of.folder, of.headline)
-                for _, of in passages
-            ]
+        for place, (seed, passages) in enumerate(splits.items()):
+            if place:
+                shares = (f"{_at(of.headline, order, BUDGETS[1])} ({n:,} tokens)" for n, of in passages)
+                documents = passages[0][1].headline.loss_intact.n
+                again.append(f"Split {seed} of the passages (n = {documents}): {', '.join(shares)}.")
+            else:
+                rows += [
+                    _removable_row("that order, running text, ", order, of.folder, of.headline)
+                    for _, of in passages
+                ]
     head = (
         "model, order, windows",
         *(f"+{budget:g} nats" for budget in BUDGETS),
@@ -107,14 +111,16 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
         "**How much can go.** Before the loss per token rises by so much a linear prediction can replace, of "
         f"all attention operations, in an order {how} (others may spare more; intervals: for one fit):",
         "\n".join(markdown(head, rows)).strip(),
+        *([f"At +{BUDGETS[1]:g} nats: {' '.join(again)}"] if again else []),
     ]
 
 
 def _removable_row(what: str, order: str, folder: Path, s: RemovalSummary) -> tuple[str, ...]:
     """The shares in an order, with that of the random one."""
     config = read_json(folder / "config.json")
+    dtype = "" if config["dtype"] == "float32" else f", {config['dtype']}"
     return (
-        f"{what}{config['context']:,} tokens, {config['dtype']} (n = {s.loss_intact.n})",
+        f"{what}{config['context']:,} tokens{dtype} (n = {s.loss_intact.n})",
         *(_at(s, order, budget) for budget in BUDGETS),
         _at(s, "random", BUDGETS[1]),
     )

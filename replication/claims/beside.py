@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from labbook.console import UserError
 from labbook.estimate import Estimate
@@ -25,6 +26,10 @@ HARM = {
     "kl": "the divergence from the intact model is",
     "top1_agreement": "its first choice is kept in",
 }
+# what running text has to have in common with the run that it lies beside, whose weights may be rounded
+ALIKE = ("layers", "keep_position_0", "bos", "ridge")
+# routers trained through the loss, and the share up to which one is where it started
+START, TRAINED, UNMOVED = "predicted_fisher", ("trained_router", "trained_together"), 0.001
 # what says how much of a run was measured, and in which precision, which the weights follow
 MEASURED = {"parts", "shares", "orders", "targets", "tokens", "eval_tokens", "random_seeds", "dtype"}
 
@@ -46,7 +51,7 @@ def contexts(run: Finished) -> Repeats:
 def running(run: Finished) -> Splits:
     """The same model on running text, the same tokens in windows of each length, by their tokens, for each
     split of it; empty where there is no such run. Raises UserError where one is of another model, dtype or
-    share of the text, or of the same text as the run.
+    share of the text, of the same text as the run, or of the documents of another split.
     """
     folder = run.folder.with_name(f"{run.folder.name}{RUNNING}")
     if not folder.is_dir():
@@ -63,9 +68,30 @@ def running(run: Finished) -> Splits:
             f"{folder} is called as {run.folder.name} on running text, and is of the same text. Move it, or "
             "name it otherwise."
         )
+    own = read_json(run.folder / "config.json")
+    if wrong := [key for key in ALIKE if config[key] != own[key]]:
+        raise UserError(
+            f"{folder} is called as {run.folder.name} on running text, and differs from it in "
+            f"{', '.join(wrong)}, too. Move it, or name it otherwise."
+        )
     on_passages = replace(run, folder=folder)
     folders = {int(config["seed"]): folder} | {seed: losses.folder for seed, losses in repeats(on_passages)}
+    scored = dict[frozenset[str], Path]()
+    for split in folders.values():
+        names = frozenset(_documents(split)["evaluation"])
+        if names in scored:
+            raise UserError(
+                f"{split} and {scored[names]} are called two splits, and scored the same documents. Move "
+                "one, or name it otherwise."
+            )
+        scored[names] = split
     return {seed: _by_length(replace(run, folder=split)) for seed, split in folders.items()}
+
+
+def _documents(folder: Path) -> dict[str, list[str]]:
+    """The names of the documents of a run, by what they were used for."""
+    found: dict[str, list[str]] = read_json(folder / "provenance.json")["documents"]
+    return found
 
 
 def _by_length(run: Finished) -> Repeats:
@@ -80,11 +106,13 @@ def _by_length(run: Finished) -> Repeats:
                 f"{losses.folder} is in {other} and {run.folder} in {config['dtype']}, so more differs than "
                 "the length of the windows. Make one of them again with the other's --dtype."
             )
-        if losses.headline.tokens != first.headline.tokens:
+        same = _documents(losses.folder) == _documents(run.folder)
+        if not same or losses.headline.tokens != first.headline.tokens:
             raise UserError(
                 f"{losses.folder} read {losses.headline.tokens} tokens and {run.folder} "
-                f"{first.headline.tokens}, so they are not of the same text in windows of different lengths. "
-                "Make one of them again with the other's --tokens and --eval-tokens."
+                f"{first.headline.tokens}{'' if same else ', of other documents'}, so they are not of the "
+                "same text in windows of different lengths. Make one of them again with the other's --seed, "
+                "--tokens and --eval-tokens."
             )
     return sorted([(int(config["context"]), first), *others])
 
@@ -175,7 +203,9 @@ def said_seeds(run: Finished, again: Repeats) -> str:
     """Which shares another split moves: intervals over documents are those of one fit of maps and routers."""
     here, said = RemovalSummary.read(run.summary), ""
     for seed, losses in again:
-        moved = {order: _moved(order, here, losses.headline) for order in here.removable if order != CONTROL}
+        same = {order for order in TRAINED if all(unmoved(order, of) for of in (here, losses.headline))}
+        orders = [order for order in here.removable if order not in {CONTROL, *same}]
+        moved = {order: _moved(order, here, losses.headline) for order in orders}
         gaps = {order: gap for order, gap in moved.items() if gap is not None}
         told = [
             f"{ORDERS[order]} {show(gap, 2, sign=True)}"
@@ -187,9 +217,17 @@ def said_seeds(run: Finished, again: Repeats) -> str:
             said += (
                 f" Of {len(gaps)} orders {len(told)} are told apart from the other split's{named} with seed "
                 f"{seed}, as of independent samples: intervals are over documents, for one fit of maps and "
-                "router."
+                f"router{'; routers that training left where they began are not counted' if same else ''}."
             )
     return said
+
+
+def unmoved(order: str, of: RemovalSummary) -> bool:
+    """Whether training through the loss left the share of a router where that of the one it began from is."""
+    trained, begun = _share(of, order), _share(of, START)
+    if trained is None or begun is None:
+        return False
+    return abs(trained.share.estimate - begun.share.estimate) <= UNMOVED
 
 
 def _share(of: RemovalSummary, order: str, budget: float = BUDGET) -> Removable | None:
@@ -221,7 +259,7 @@ def crosses(tokens: int, losses: Losses) -> str:
     return f", here beyond the first passage of a document (some {round(passage, -2):,.0f} tokens)"
 
 
-def said_running(order: str, splits: Splits) -> str:
+def said_running(run: Finished, order: str, splits: Splits) -> str:
     """The share by the length of the windows on running text, in an order, for each split of it; how it
     changes from the shortest to the longest at every budget, and at random.
     """
@@ -229,12 +267,16 @@ def said_running(order: str, splits: Splits) -> str:
     if not measured:
         return ""
     first, *others = measured.items()
-    said = f" In one passage of running text of each of {_said_split(order, first[1])}"
+    chosen_on = frozenset(_documents(run.folder)["validation"])
+    said = (
+        " The order is carried over to running text. In one passage of running text of each of "
+        f"{_said_split(order, first[1], chosen_on)}"
+    )
     moved = [gap for found in measured.values() if (gap := _change(order, found))]
     for seed, found in others:
         said += (
             f" With another split of the same passages (seed {seed}), some of which are scored in both, of "
-            f"{_said_split(order, found)}"
+            f"{_said_split(order, found, chosen_on)}{_between_splits(order, first[1], found)}"
         )
     if not moved:
         return said
@@ -251,6 +293,14 @@ def said_running(order: str, splits: Splits) -> str:
     )
 
 
+def _between_splits(order: str, first: Repeats, second: Repeats) -> str:
+    """How far the shares of two splits lie apart, in windows of equal length."""
+    there = dict(second)
+    gaps = {n: _moved(order, one.headline, there[n].headline) for n, one in first if n in there}
+    told = [f"{show(gap, 2, sign=True)} in windows of {n:,} tokens" for n, gap in gaps.items() if gap]
+    return f" Against the first split, as of independent samples: {', '.join(told)}." if told else ""
+
+
 def _measured(order: str, passages: Repeats) -> Repeats:
     """The runs that measured an order."""
     return [(n, losses) for n, losses in passages if _share(losses.headline, order) is not None]
@@ -262,17 +312,22 @@ def _change(order: str, measured: Repeats) -> Estimate | None:
     return _moved(order, shortest.headline, longest.headline) if len(measured) > 1 else None
 
 
-def _said_split(order: str, measured: Repeats) -> str:
-    """The shares of one split by the length of the windows, and from the shortest to the longest."""
+def _said_split(order: str, measured: Repeats, chosen_on: frozenset[str]) -> str:
+    """The shares of one split by the length of the windows, and from the shortest to the longest; and how
+    many of the documents on which the order was chosen are among those that are scored.
+    """
     (_, shortest), (_, longest) = measured[0], measured[-1]
+    both = len(chosen_on & set(_documents(shortest.folder)["evaluation"]))
     shares = ", ".join(
         f"{one.text()} in windows of {n:,} tokens"
         for n, losses in measured
         if (one := _share(losses.headline, order))
     )
     text = (
-        f"{shortest.headline.documents['evaluation']} documents, "
-        f"{shortest.headline.tokens['evaluation']:,} tokens, the model in "
+        f"{shortest.headline.documents['evaluation']} documents ({both} of the {len(chosen_on)} on which the "
+        "order was chosen are among them), "
+        f"{shortest.headline.tokens['evaluation']:,} tokens (fitted to "
+        f"{shortest.headline.tokens['train']:,}), the model in "
         f"{read_json(shortest.folder / 'config.json')['dtype']}, the same order replaces {shares}"
     )
     gap = _change(order, measured)
@@ -288,8 +343,8 @@ def _said_split(order: str, measured: Repeats) -> str:
     besides += _by_other_measures(order, shortest, longest)
     said = f" Beside it: {'; '.join(besides)}." if besides else ""
     return (
-        f"{text}: the same tokens, {show(gap, 2, sign=True)} in the longest windows as of independent "
-        f"samples: {longer_windows(gap)}.{said}"
+        f"{text}: the same tokens but for the first of each window, {show(gap, 2, sign=True)} in the longest "
+        f"windows as of independent samples: {longer_windows(gap)}.{said}"
     )
 
 
@@ -307,7 +362,7 @@ def _by_other_measures(order: str, first: Losses, second: Losses) -> list[str]:
         for metric, name in HARM.items()
         if all(metric in one for one in at)
     ]
-    said = [f"with {target:g} of the operations gone {', '.join(harm)}"] if harm else []
+    said = [f"with about {target:g} of the operations gone {', '.join(harm)}"] if harm else []
     need = order.removeprefix("predicted_")
     told = [losses.headline.variance_of_log_need_predicted.get(need) for losses in (first, second)]
     if None not in told:

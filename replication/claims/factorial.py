@@ -288,7 +288,7 @@ def _column(decided: Decided) -> dict[str, str]:
             found[named] = shown(other.from_cram.number, other.state) if other else ""
             found["that router, minus CRAM with λ_S = 0"] = shown(other.unrewarded if other else None)
             narrow = decided.control("control-narrow")
-            named = "the same, feed-forward as wide as CRAM's"
+            named = "the same, as narrow as CRAM"
             found[named] = shown(narrow.from_cram.number, narrow.state) if narrow else ""
     lacks = decided.between("B", "C") if decided.ran("B") and decided.ran("C") else None
     named = f"{WITHOUT['control']}, minus {WITHOUT['no-consolidation']}"

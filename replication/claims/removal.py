@@ -7,12 +7,14 @@ import pandas as pd
 
 from labbook.estimate import Estimate
 from redundancy.removal.config import CONTROL, ORDERS
-from redundancy.removal.curve import BEYOND, DEPLOYABLE, Removable, best_order
-from redundancy.removal.pruning.tables import MethodTables, against_mlp
+from redundancy.removal.curve import BEYOND, BUDGETS, DEPLOYABLE, Removable, best_order
+from redundancy.removal.pruning.tables import AgainstMlp, MethodTables, against_mlp
 from redundancy.removal.summary import RemovalSummary
 from replication import paper
 from replication.claims.beside import (
     BUDGET,
+    TRAINED,
+    UNMOVED,
     Repeats,
     contexts,
     repeats,
@@ -20,12 +22,11 @@ from replication.claims.beside import (
     said_contexts,
     said_running,
     said_seeds,
+    unmoved,
 )
 from replication.rows import Finished, Row, show
 from replication.verdict import Verdict, all_of, at_least, at_most
 
-# routers trained through the loss, and the share up to which one is where it started
-START, TRAINED, UNMOVED = "predicted_fisher", ("trained_router", "trained_together"), 0.001
 # what stands beside the order that is claimed
 BESIDE = (CONTROL, "known_relative", "layers_dropped", *BEYOND)
 
@@ -85,7 +86,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             )
             + said_seeds(run, again)
             + said_contexts(run, main, windows)
-            + said_running(main, splits)
+            + said_running(run, main, splits)
             + _network(run, again),
             links=f"{run.figure('removal_curve')}{run.link}",
             headline=True,
@@ -94,7 +95,8 @@ def removal_rows(run: Finished) -> Iterator[Row]:
     if s.all_layers:
         lost = s.all_layers
         blind = ("zero", "shuffled", "training_mean", "resampled")
-        fitted = {n: e for n, e in lost.items() if n not in blind and not n.startswith("previous")}
+        same = {"in_place_mlp"} if _gained_nothing(s) else set[str]()
+        fitted = {n: e for n, e in lost.items() if n not in {*blind, *same} and not n.startswith("previous")}
         best_name = min(fitted, key=lambda n: fitted[n].estimate)
         recovered = s.all_layers_recovered.get(best_name)
         cost = {name: show(increase, 2, sign=True) for name, increase in lost.items()}
@@ -102,7 +104,7 @@ def removal_rows(run: Finished) -> Iterator[Row]:
             "A prediction can stand for attention (implied by R)",
             "not measured",
             f"{cost['probe']} nats per token with the probe in every layer; best of {len(fitted)} "
-            f"replacements ({best_name.replace('_', ' ')}) {cost[best_name]}"
+            f"replacements on these documents ({best_name.replace('_', ' ')}) {cost[best_name]}"
             + (f", {show(recovered)} of what the training mean loses recovered" if recovered else ""),
             f"mean per position {cost['position_mean']}; training mean {cost['training_mean']}; nothing "
             f"{cost['zero']}",
@@ -131,10 +133,16 @@ def _methods(run: Finished) -> Iterator[Row]:
         run.scale,
         cheaper_than_mlp(compared.differences),
         own=False,
-        sentence="Holds only where every method says so; the random order is left out. Whether attention is "
-        f"the cheaper one with other numbers removed: {compared.otherwise or 'not measured'}.",
+        sentence="Holds only where every method says so; the random order is left out. With other numbers "
+        f"removed: {_said_otherwise(compared)}.",
         links=f"{run.figure('removal_methods')}{run.link}",
     )
+
+
+def _said_otherwise(compared: AgainstMlp) -> str:
+    """The verdict with each other number removed."""
+    verdicts = {count: cheaper_than_mlp(each) for count, each in compared.otherwise.items()}
+    return ", ".join(f"{count} {verdict.value}" for count, verdict in verdicts.items()) or "not measured"
 
 
 def cheaper_than_mlp(differences: Sequence[Estimate]) -> Verdict:
@@ -193,15 +201,14 @@ def compared(s: RemovalSummary) -> Compared:
         how = "The order was chosen on other documents than those it is scored on" + (
             "; the best of all was chosen on the latter, which favours the claim."
             if best != main
-            else ", and on those it is the best of those that a model could follow, too."
+            else ", and on those its share is the largest of those that a model could follow, too."
         )
     return Compared(main, ours, how)
 
 
 def _trained(s: RemovalSummary) -> str:
     """Whether training through the loss moved the routers away from the one they start from."""
-    at = {o: s.removable[o][BUDGET].share.estimate for o in (START, *TRAINED) if o in s.removable}
-    if START not in at or any(not abs(found - at[START]) <= UNMOVED for found in at.values()):
+    if not all(unmoved(order, s) for order in TRAINED if order in s.removable):
         return "."
     return (
         f"; these end within {UNMOVED} of the linear one they start from, which competes on the validation "
@@ -236,7 +243,9 @@ def _replaced(s: RemovalSummary) -> str:
     trained = {
         "in_place": "together, in place",
         "in_place_rank_16": "together, in place, with slopes of rank 16",
-        "in_place_mlp": "together, in place, with a small network beside",
+        "in_place_mlp": "together, in place, with a small network beside"
+        + " (which gained nothing on the validation documents, so it is the one without)"
+        * _gained_nothing(s),
         "sequential": "in sequence, each behind those before it",
     }
     there = [how for name, how in trained.items() if name in s.all_layers]
@@ -265,6 +274,11 @@ def _replaced(s: RemovalSummary) -> str:
     return text
 
 
+def _gained_nothing(s: RemovalSummary) -> bool:
+    """Whether the maps trained in place with a network beside are those without, to which they fall back."""
+    return "in_place_mlp" in s.all_layers and s.all_layers["in_place_mlp"] == s.all_layers.get("in_place")
+
+
 def _loss_aware(run: Finished, s: RemovalSummary, again: Repeats) -> Iterator[Row]:
     """Whether a router that knows the loss spares more than one that knows how far the stream is moved."""
     own, other = "predicted_fisher", "predicted_displacement"
@@ -282,6 +296,11 @@ def _loss_aware(run: Finished, s: RemovalSummary, again: Repeats) -> Iterator[Ro
         all_of([spares_more(difference), *(spares_more(gap) for _, gap in others)]),
         own=False,
         sentence="Both are linear in hidden state and position and were fitted to the same documents."
+        + "".join(
+            f" At +{budget:g} nats {show(gap, 3, sign=True)}."
+            for budget in BUDGETS
+            if budget != BUDGET and (gap := _more(pd.read_csv(run.folder / "paired.csv"), own, other, budget))
+        )
         + "".join(f" With seed {seed}: {show(gap, 2, sign=True)}." for seed, gap in others),
         links=f"{run.figure('removal_ranked')}{run.link}",
     )
@@ -306,9 +325,9 @@ def _gaps(
     return _more(pd.read_csv(path), own, other) if path.is_file() else None, others
 
 
-def _more(paired: pd.DataFrame, own: str, other: str) -> Estimate | None:
-    """By how much one order can replace more than one that stands before it, at the budget."""
-    rows = paired[(paired["budget"] == BUDGET) & (paired["order"] == other) & (paired["minus"] == own)]
+def _more(paired: pd.DataFrame, own: str, other: str, budget: float = BUDGET) -> Estimate | None:
+    """By how much one order can replace more than one that stands before it, at a budget."""
+    rows = paired[(paired["budget"] == budget) & (paired["order"] == other) & (paired["minus"] == own)]
     return None if rows.empty else -Estimate.read(rows.to_dict("records")[0])
 
 

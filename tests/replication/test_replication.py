@@ -362,6 +362,14 @@ def configured(folder, **changed) -> None:
     path.write_text(json.dumps(read_json(path) | changed))
 
 
+def scored(folder, seed: int) -> None:
+    """Other names for the documents that were scored."""
+    path = folder / "provenance.json"
+    found = read_json(path)
+    names = [f"{name} {seed}" for name in found["documents"]["evaluation"]]
+    path.write_text(json.dumps(found | {"documents": found["documents"] | {"evaluation": names}}))
+
+
 @pytest.mark.parametrize(
     ("there", "said"),
     [
@@ -473,6 +481,15 @@ def test_running_text_speaks_in_the_same_row(tmp_path, longest, said):
     rewrite(long, lambda found: found | {"tokens": made.tokens | {"evaluation": 5}})
     with pytest.raises(UserError, match="not of the same text in windows of different lengths"):
         beside.running(run)
+    rewrite(long, lambda found: found | {"tokens": made.tokens})
+    scored(long, 7)
+    with pytest.raises(UserError, match="of other documents, so they are not of the same text"):
+        beside.running(run)
+    shutil.copy(short / "provenance.json", long / "provenance.json")
+    configured(short, keep_position_0=True)
+    with pytest.raises(UserError, match="differs from it in keep_position_0, too"):
+        beside.running(run)
+    configured(short, keep_position_0=False)
     rewrite(short, lambda found: found | {"model": "another"})
     with pytest.raises(UserError, match="is of another instead of embedded"):
         beside.running(run)
@@ -508,6 +525,11 @@ def test_another_split_of_running_text_speaks_in_the_same_row(tmp_path, moved, s
             made, removable=made.removable | {main: {beside.BUDGET: one}}, chosen={beside.BUDGET: main}
         )
         rewrite(folder, lambda found, changed=changed: found | changed.json())
+        if seed and context == 256:
+            with pytest.raises(UserError, match="scored the same documents"):
+                beside.running(run)
+        if seed:
+            scored(folder, seed)
     assert {seed: [n for n, _ in of] for seed, of in beside.running(run).items()} == {
         0: [256, 2048],
         1: [256, 2048] if moved else [256],
@@ -515,8 +537,12 @@ def test_another_split_of_running_text_speaks_in_the_same_row(tmp_path, moved, s
     row = next(iter(removal.removal_rows(run)))
     assert said in row.sentence and "With another split of the same passages (seed 1)" in row.sentence
     assert row.here is here
-    _, table = results.findings([run])
-    assert ("running text, another split, 2,048 tokens" in table) is (moved is not None)
+    _, table, again = results.findings([run])
+    assert table.count("running text") == 2
+    assert again.startswith(
+        f"At +0.05 nats: Split 1 of the passages (n = {made.loss_intact.n}): {at.text(2)} (256"
+    )
+    assert ("(2,048 tokens)" in again) is (moved is not None)
     configured(tmp_path / "removal-running-seed-1", dtype="bfloat16", weight_hash="rounded")
     if moved:
         with pytest.raises(UserError, match="more differs than the length of the windows"):
@@ -531,6 +557,11 @@ def test_what_was_trained_in_place_is_said_by_what_is_there():
     assert "not trained in place" not in removal._tried(with_it)
     assert removal._replaced(without).endswith("not trained in place.") or without.floor
     assert "One replacement was trained together, in place" in removal._replaced(with_it)
+    # a network that gained nothing falls back to the maps without it, and is not counted twice
+    for network, same in ((tight(1.0), True), (tight(0.9), False)):
+        both = replace(with_it, all_layers=with_it.all_layers | {"in_place_mlp": network})
+        assert removal._gained_nothing(both) is same
+        assert ("which gained nothing" in removal._replaced(both)) is same
 
 
 def test_windows_are_rounded():
@@ -555,7 +586,7 @@ def test_the_readme_names_what_can_go_beside_chance_and_how_the_order_was_chosen
     s = Losses.read(REMOVAL).headline
     order = s.order_for(beside.BUDGET)
     cells = table.splitlines()[-1].strip("| ").split(" | ")
-    assert cells[0] == f"embedded, by {ORDERS[order]}, 256 tokens, float32 (n = {s.documents['evaluation']})"
+    assert cells[0] == f"embedded, by {ORDERS[order]}, 256 tokens (n = {s.documents['evaluation']})"
     assert cells[1:4] == [s.removable[order][budget].text() for budget in (0.01, 0.05, 0.1)]
     assert cells[4] == s.removable["random"][beside.BUDGET].text()
     text, _ = results.findings([replace(run, summary=run.summary | {"chosen": {}})])
@@ -585,3 +616,8 @@ def test_another_split_says_which_shares_it_moves(tmp_path):
     assert "Of 1 orders 0 are told apart from the other split's with seed 7" in said(0.0)
     assert f"1 are told apart from the other split's ({ORDERS[order]} +0.50 [" in said(0.5)
     assert "for one fit of maps and router" in said(0.0)
+    # three orders of the shipped run, of which training left two where the first was: one order
+    shares = {o: made.headline.removable[o] for o in (beside.START, *beside.TRAINED)}
+    again = replace(made, headline=replace(made.headline, removable=shares))
+    told = beside.said_seeds(run, [(7, again)])
+    assert "Of 1 orders 0 are told apart" in told and "left where they began are not counted" in told

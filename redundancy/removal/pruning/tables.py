@@ -192,14 +192,14 @@ class AgainstMlp:
     answer : which can go more cheaply, see `more_redundant`.
     differences : of the losses by method, MLP minus attention.
     each : the same in words.
-    otherwise : the answer with other numbers removed, in words.
+    otherwise : the same differences with other numbers removed, by these.
     """
 
     removed: int
     answer: Answer
     differences: tuple[Estimate, ...]
     each: str
-    otherwise: str
+    otherwise: dict[int, tuple[Estimate, ...]]
 
 
 def against_mlp(tables: MethodTables) -> AgainstMlp | None:
@@ -213,13 +213,13 @@ def against_mlp(tables: MethodTables) -> AgainstMlp | None:
         found.setdefault(row["removed"], {})[row["method"]] = Estimate.read(row)
     nearest = (rows["share"] - 0.5).abs()
     removed = int(rows[nearest == nearest.min()]["removed"].min())
-    answers = {count: more_redundant(list(by_method.values())) for count, by_method in found.items()}
+    differences = {count: tuple(by_method.values()) for count, by_method in found.items()}
     return AgainstMlp(
         removed,
-        answers[removed],
-        tuple(found[removed].values()),
+        more_redundant(differences[removed]),
+        differences[removed],
         "; ".join(f"{METHODS[name].label} {e.text(2, sign=True)}" for name, e in found[removed].items()),
-        ", ".join(f"{count}: {answer}" for count, answer in answers.items() if count != removed),
+        {count: each for count, each in differences.items() if count != removed},
     )
 
 
@@ -234,10 +234,10 @@ def sentences(tables: MethodTables) -> list[str]:
             "undecided": "Whether attention or the MLP is more redundant is undecided",
         }[compared.answer]
         n = compared.removed
+        others = ", ".join(f"{count}: {more_redundant(each)}" for count, each in compared.otherwise.items())
         said.append(
             f"{first}: without {n} MLPs the loss is higher than without {n} attention layers by, in nats per "
-            f"token, {compared.each}"
-            + (f" (with other numbers removed, {compared.otherwise})." if compared.otherwise else ".")
+            f"token, {compared.each}" + (f" (with other numbers removed, {others})." if others else ".")
         )
     for target, told in (("attention", "attention layers"), ("block", "blocks")):
         within = tables.method_removable
