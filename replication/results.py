@@ -91,11 +91,11 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
             if n > longest:
                 across = "across passages, " if crosses(n, of) else ""
                 rows.append(_removable_row(f"the same, {across}", order, of.folder, of.headline))
-        for place, (seed, passages) in enumerate(splits.items()):
+        for place, passages in enumerate(splits.values()):
             if place:
                 shares = (f"{_at(of.headline, order, BUDGETS[1])} ({n:,} tokens)" for n, of in passages)
                 documents = passages[0][1].headline.loss_intact.n
-                again.append(f"Split {seed} of the passages (n = {documents}): {', '.join(shares)}.")
+                again.append(f"Another split (n = {documents}), +{BUDGETS[1]:g} nats: {', '.join(shares)}.")
             else:
                 rows += [
                     _removable_row("that order, running text, ", order, of.folder, of.headline)
@@ -111,7 +111,7 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
         "**How much can go.** Before the loss per token rises by so much a linear prediction can replace, of "
         f"all attention operations, in an order {how} (others may spare more; intervals: for one fit):",
         "\n".join(markdown(head, rows)).strip(),
-        *([f"At +{BUDGETS[1]:g} nats: {' '.join(again)}"] if again else []),
+        *([" ".join(again)] if again else []),
     ]
 
 

@@ -280,13 +280,15 @@ def said_running(run: Finished, order: str, splits: Splits) -> str:
         )
     if not moved:
         return said
-    told = {longer_windows(gap) for gap in moved}
+    more, less = (sum(test) for test in zip(*((gap.lower > 0, gap.upper < 0) for gap in moved), strict=True))
     if len(moved) == 1:
         said += " One split was measured in windows of each length"
-    elif len(told) == 1:
+    elif len({longer_windows(gap) for gap in moved}) == 1:
         said += f" All {len(moved)} splits say so"
+    elif more and less:
+        said += f" The {len(moved)} splits contradict each other, so the change hangs on the split"
     else:
-        said += f" The {len(moved)} splits do not agree, so the change hangs on the split"
+        said += f" The lengths are told apart in {more + less} of {len(moved)} splits"
     return (
         f"{said}. Maps and router are fitted anew for each length, once per split, which no interval here "
         "knows of, and may be worse for one than for the other."

@@ -499,8 +499,9 @@ def test_running_text_speaks_in_the_same_row(tmp_path, longest, said):
     ("moved", "said", "here"),
     [
         (-0.2, "All 2 splits say so", FAILS),
-        (0.2, "The 2 splits do not agree", FAILS),
-        (0.65, "The 2 splits do not agree", PARTLY),
+        (0.2, "The 2 splits contradict each other", FAILS),
+        (0.65, "The 2 splits contradict each other", PARTLY),
+        (-0.01, "The lengths are told apart in 1 of 2 splits", FAILS),
         (None, "One split was measured", FAILS),
     ],
 )
@@ -540,7 +541,7 @@ def test_another_split_of_running_text_speaks_in_the_same_row(tmp_path, moved, s
     _, table, again = results.findings([run])
     assert table.count("running text") == 2
     assert again.startswith(
-        f"At +0.05 nats: Split 1 of the passages (n = {made.loss_intact.n}): {at.text(2)} (256"
+        f"Another split (n = {made.loss_intact.n}), +0.05 nats: {at.text(2)} (256"
     )
     assert ("(2,048 tokens)" in again) is (moved is not None)
     configured(tmp_path / "removal-running-seed-1", dtype="bfloat16", weight_hash="rounded")
