@@ -14,7 +14,7 @@ from consolidation.decay.analysis import Analysis
 from consolidation.decay.curve import Curve
 from consolidation.decay.exponents import exponent_rows
 from consolidation.fit.citation import bibtex
-from consolidation.fit.short import short
+from consolidation.fit.short import cited, nothing_to_compare, short
 from labbook import escape
 from labbook.console import UserError
 from labbook.report import Report
@@ -86,7 +86,10 @@ def summary(found: Analysis) -> str:
         lines += ["[[Population]]", f"    {found.population.verdict}"]
         lines += [f"    !! {failure}." for failure in found.population.failures]
     if found.equivalences:
-        lines += ["[[Humans]]", *(f"    {test.verdict}" for test in found.equivalences)]
+        lines.append("[[Humans]]")
+        if nothing := nothing_to_compare(found):
+            lines.append(f"    {nothing}; what follows is of the form that is named there")
+        lines += [f"    {test.verdict}" for test in found.equivalences]
     if found.missing:
         lines.append("[[Not done]]")
         lines += [f"    {name}: {reason}" for name, reason in found.missing.items()]
@@ -135,6 +138,7 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "normalisation": curve.normalisation,
         "data_hash": data_hash(curve),
         "gamma": asdict(found.headline),
+        "cited": None if (may := cited(found)) is None else asdict(may),
         "gamma_of_best_form": None if found.of_best is None else asdict(found.of_best),
         "exponents": found.exponents.to_dict("records"),
         "best_form": found.comparison.best,
@@ -199,6 +203,7 @@ def read_fit(path: Path) -> dict[str, Any]:
         "error_model": None,
         "error_models": {},
         "gamma_of_best_form": None,
+        "cited": None,
         **found,
     }
 

@@ -21,7 +21,7 @@ def short(found: Analysis) -> list[str]:
     return [escape.plain(line) for line in lines if line]
 
 
-def _nothing_to_compare(found: Analysis) -> str:
+def nothing_to_compare(found: Analysis) -> str:
     """Why the exponent says nothing about people, or nothing."""
     if found.headline.gamma < 0:
         return "nothing is concluded, because y rises with x"
@@ -224,7 +224,7 @@ def _humans(found: Analysis) -> list[str]:
 
 def _outcome(found: Analysis, test: Equivalence) -> str:
     """Whether the exponent is that of people, in words."""
-    nothing = _nothing_to_compare(found)
+    nothing = nothing_to_compare(found)
     if nothing:
         return nothing
     if test.state == "too few studies":

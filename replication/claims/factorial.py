@@ -320,7 +320,7 @@ def _more_keys(decided: Decided, name: str) -> str:
     start, end = (float(one.gap(other)[both].mean()) for one in (decided, there))
     failed, seeds = there.of.not_learnt("A"), len(there.of.seeds("A"))
     return (
-        f"With {there.novel_keys:,} novel keys, each bound {there.met():.1f} times in training instead of "
+        f"With {there.novel_keys:,} novel keys, each bound {there.met():.1f} times instead of "
         f"{decided.met():,.0f}, the difference {WITHOUT[CELLS[other][0]]} goes, over the seeds of both, from "
         f"{start:+.2f} to {end:+.2f}, by {show(change.number, sign=True)}: {CHANGED[change.state]}"
         + (f"; {failed} of CRAM's {seeds} seeds have not learnt retrieval there." if failed else ".")

@@ -88,6 +88,7 @@ def test_what_rises_or_is_beaten_is_not_cited():
     curved = frame(x, 0.3 * (1 + x / 3) ** -0.6 * (1 + 0.15 * np.sin(9 * np.arange(12.0))))
     beaten = fit_decay(curved, y="recall", measure="recall", **DAYS)
     assert beaten.comparison.standing("power").state == "is weakened"
+    assert beaten.summary["cited"] is None and rising.summary["cited"] is None
     assert "power law, not the best form: gamma" in repr(beaten)
     assert "cite" not in repr(beaten).split("rivals")[0]
     # the macro of a text is as careful as the screen
@@ -109,6 +110,10 @@ def test_macros_are_those_of_the_form_that_is_cited():
     assert f"\\newcommand{{\\gammaRecallForm}}{{{cited.form.replace('_', ' ')}}}" in text
     assert f"cited in its place is {cited.form.replace('_', ' ')} with $\\gamma = {cited.gamma:.3f}$" in text
     assert f"cite gamma = {cited.gamma:.3f}" in repr(shifted)
+    assert (shifted.summary["cited"]["form"], shifted.summary["cited"]["gamma"]) == (cited.form, cited.gamma)
+    # where the form is rejected, the tests against people say so in front
+    humans = shifted.fit_report().partition("[[Humans]]")[2]
+    assert "nothing is concluded, because the form is rejected" in humans
     none = fit_decay(frame(x, np.exp(-x / 20) * noise), **asked)
     assert survivor(none) is None
     assert r"\newcommand{\gammaRecall}{undefined}" in none.to_latex()
