@@ -46,6 +46,11 @@ class Estimate:
         )
         return Estimate(estimate, lower, upper, int(values["n"]))
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero; not where it ends there, nor without an interval."""
+        return self.lower > 0 or self.upper < 0
+
     def __neg__(self) -> "Estimate":
         return Estimate(-self.estimate, -self.upper, -self.lower, self.n)
 

@@ -22,7 +22,7 @@ from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
 from replication.claims import decay
-from replication.claims.beside import Repeats, contexts, crosses, running
+from replication.claims.beside import Repeats, contexts, crosses, running, scored_of_choice
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import finding, section
@@ -91,16 +91,16 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
             if n > longest:
                 across = "across passages, " if crosses(n, of) else ""
                 rows.append(_removable_row(f"the same, {across}", order, of.folder, of.headline))
-        for place, passages in enumerate(splits.values()):
-            if place:
-                shares = (f"{_at(of.headline, order, BUDGETS[1])} ({n:,} tokens)" for n, of in passages)
-                documents = passages[0][1].headline.loss_intact.n
-                again.append(f"Another split (n = {documents}), +{BUDGETS[1]:g} nats: {', '.join(shares)}.")
-            else:
-                rows += [
-                    _removable_row("that order, running text, ", order, of.folder, of.headline)
-                    for _, of in passages
-                ]
+        first, *others = splits.values() or [[]]
+        for _, of in first:
+            rows.append(_removable_row("that order, running text, ", order, of.folder, of.headline))
+        for passages in others:
+            shares = (f"{_at(of.headline, order, BUDGETS[1])} ({n:,} tokens)" for n, of in passages)
+            documents = passages[0][1].headline.loss_intact.n
+            again.append(f"Another split (n = {documents}), +{BUDGETS[1]:g} nats: {', '.join(shares)}.")
+        if first:
+            both, books = scored_of_choice(run, first)
+            again.append(f"{both} of the {books} documents of the order's choice are scored on running text.")
     head = (
         "model, order, windows",
         *(f"+{budget:g} nats" for budget in BUDGETS),

@@ -8,7 +8,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from transformers import (
@@ -75,28 +74,20 @@ def each_figure_is_written_once():
     """Every run makes and lays out its figures; the first of a name is written, later ones are its copies.
     Writing a PNG and a PDF takes most of the time of a small run, and most tests read only its tables.
     """
-    written: dict[str, dict[str, bytes]] = {}
+    save, written = style.save, dict[str, dict[str, bytes]]()
 
-    def draw(results, figures, folder):
-        paths = []
-        style.apply()
-        for name, make in figures.items():
-            drawn = make(results)
-            if name in written:
-                drawn.draw_without_rendering()
-                folder.mkdir(parents=True, exist_ok=True)
-                paths += [folder / file for file in written[name]]
-                for file, content in written[name].items():
-                    (folder / file).write_bytes(content)
-            else:
-                new = style.save(drawn, folder, name)
-                written[name] = {path.name: path.read_bytes() for path in new}
-                paths += new
-            plt.close(drawn)
-        return paths
+    def saved(figure, folder, name):
+        if name not in written:
+            written[name] = {path.name: path.read_bytes() for path in save(figure, folder, name)}
+        else:
+            figure.draw_without_rendering()
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, content in written[name].items():
+                (folder / file).write_bytes(content)
+        return [folder / file for file in written[name]]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "draw", draw)
+        patch.setattr(style, "save", saved)
         yield
 
 

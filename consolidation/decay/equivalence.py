@@ -190,13 +190,7 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
         )
     )
     difference, p = _two_tests(model.number, mean, theirs, n, margin.value)
-    state: State = (
-        "equivalent"
-        if p < 0.05
-        else "different"
-        if difference.lower > 0 or difference.upper < 0
-        else "undecided"
-    )
+    state: State = "equivalent" if p < 0.05 else "different" if difference.excludes_zero else "undecided"
     inside = new_study.lower <= model.number.estimate <= new_study.upper
     verdict = (
         f"{model.name} is {state} (difference to the mean of {n} human studies "

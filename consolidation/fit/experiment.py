@@ -47,6 +47,8 @@ def execute(config: FitConfig, settings: Settings) -> Path:
 def show(folder: Path, full: bool = False) -> None:
     """Print the fit in a run folder: in a few lines, or everything that was found."""
     found = read_fit(folder / "fit.json")
+    if not found["said"]:
+        warn("The version that made this fit kept no text of it; its numbers are in fit.json.")
     # the exponent's line says whether its form is rejected
     for caution in found["cautions"]:
         if full or not caution.startswith("the form is"):

@@ -154,8 +154,9 @@ def write(found: DecayReport, run: Run, with_report: bool = True) -> None:
     for name, text in texts.items():
         with replacing(run.folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    run.json("fit.json", run.sealed_with(found.tables, to_json(found)))
+    everything = found.summary
+    run.json("fit.json", run.sealed_with(found.tables, everything))
     draw(found, run.folder)
     if with_report:
         report(found, found.tables).write(run.folder)
-    run.finish(found.tables, to_json(found))
+    run.finish(found.tables, everything)

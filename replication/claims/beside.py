@@ -26,6 +26,8 @@ HARM = {
     "kl": "the divergence from the intact model is",
     "top1_agreement": "its first choice is kept in",
 }
+# what a longer window changes in the share that can be replaced, where that is known
+MORE, LESS = "more can go there", "less can go there"
 # what running text has to have in common with the run that it lies beside, whose weights may be rounded
 ALIKE = ("layers", "keep_position_0", "bos", "ridge")
 # routers trained through the loss, and the share up to which one is where it started
@@ -56,23 +58,18 @@ def running(run: Finished) -> Splits:
     folder = run.folder.with_name(f"{run.folder.name}{RUNNING}")
     if not folder.is_dir():
         return {}
-    first = Losses.read(folder)
+    first, wrong = Losses.read(folder), ""
+    config, own = (read_json(each / "config.json") for each in (folder, run.folder))
     if first.headline.model != run.summary["model"]:
+        wrong = f"is of {first.headline.model} instead of {run.summary['model']}"
+    elif config["data_hash"] == own["data_hash"]:
+        wrong = "is of the same text"
+    elif more := [key for key in ALIKE if config[key] != own[key]]:
+        wrong = f"differs from it in {', '.join(more)}, too"
+    if wrong:
         raise UserError(
-            f"{folder} is called as {run.folder.name} on running text, and is of {first.headline.model} "
-            f"instead of {run.summary['model']}. Move it, or name it otherwise."
-        )
-    config = read_json(folder / "config.json")
-    if config["data_hash"] == read_json(run.folder / "config.json")["data_hash"]:
-        raise UserError(
-            f"{folder} is called as {run.folder.name} on running text, and is of the same text. Move it, or "
-            "name it otherwise."
-        )
-    own = read_json(run.folder / "config.json")
-    if wrong := [key for key in ALIKE if config[key] != own[key]]:
-        raise UserError(
-            f"{folder} is called as {run.folder.name} on running text, and differs from it in "
-            f"{', '.join(wrong)}, too. Move it, or name it otherwise."
+            f"{folder} is called as {run.folder.name} on running text, and {wrong}. Move it, or name it "
+            "otherwise."
         )
     on_passages = replace(run, folder=folder)
     folders = {int(config["seed"]): folder} | {seed: losses.folder for seed, losses in repeats(on_passages)}
@@ -164,10 +161,8 @@ def apart(first: Estimate, second: Estimate) -> Estimate:
 
 def longer_windows(gap: Estimate) -> str:
     """What a longer window changes in the share that can be replaced."""
-    if gap.lower > 0:
-        return "more can go there"
-    if gap.upper < 0:
-        return "less can go there"
+    if gap.excludes_zero:
+        return MORE if gap.lower > 0 else LESS
     return "the two are not told apart, which does not make them equal"
 
 
@@ -208,9 +203,7 @@ def said_seeds(run: Finished, again: Repeats) -> str:
         moved = {order: _moved(order, here, losses.headline) for order in orders}
         gaps = {order: gap for order, gap in moved.items() if gap is not None}
         told = [
-            f"{ORDERS[order]} {show(gap, 2, sign=True)}"
-            for order, gap in gaps.items()
-            if gap.lower > 0 or gap.upper < 0
+            f"{ORDERS[order]} {show(gap, 2, sign=True)}" for order, gap in gaps.items() if gap.excludes_zero
         ]
         if gaps:
             named = f" ({'; '.join(told)})" if told else ""
@@ -267,28 +260,29 @@ def said_running(run: Finished, order: str, splits: Splits) -> str:
     if not measured:
         return ""
     first, *others = measured.items()
-    chosen_on = frozenset(_documents(run.folder)["validation"])
     said = (
         " The order is carried over to running text. In one passage of running text of each of "
-        f"{_said_split(order, first[1], chosen_on)}"
+        f"{_said_split(run, order, first[1])}"
     )
     moved = [gap for found in measured.values() if (gap := _change(order, found))]
     for seed, found in others:
         said += (
             f" With another split of the same passages (seed {seed}), some of which are scored in both, of "
-            f"{_said_split(order, found, chosen_on)}{_between_splits(order, first[1], found)}"
+            f"{_said_split(run, order, found)}{_between_splits(order, first[1], found)}"
         )
     if not moved:
         return said
-    more, less = (sum(test) for test in zip(*((gap.lower > 0, gap.upper < 0) for gap in moved), strict=True))
+    told = {longer_windows(gap) for gap in moved}
     if len(moved) == 1:
         said += " One split was measured in windows of each length"
-    elif len({longer_windows(gap) for gap in moved}) == 1:
+    elif len(told) == 1:
         said += f" All {len(moved)} splits say so"
-    elif more and less:
+    elif {MORE, LESS} <= told:
         said += f" The {len(moved)} splits contradict each other, so the change hangs on the split"
     else:
-        said += f" The lengths are told apart in {more + less} of {len(moved)} splits"
+        said += (
+            f" The lengths are told apart in {sum(gap.excludes_zero for gap in moved)} of {len(moved)} splits"
+        )
     return (
         f"{said}. Maps and router are fitted anew for each length, once per split, which no interval here "
         "knows of, and may be worse for one than for the other."
@@ -314,19 +308,27 @@ def _change(order: str, measured: Repeats) -> Estimate | None:
     return _moved(order, shortest.headline, longest.headline) if len(measured) > 1 else None
 
 
-def _said_split(order: str, measured: Repeats, chosen_on: frozenset[str]) -> str:
+def scored_of_choice(run: Finished, passages: Repeats) -> tuple[int, int]:
+    """How many of the documents on which the order of a run was chosen are scored on running text, and how
+    many there are.
+    """
+    chosen_on, scored = _documents(run.folder)["validation"], _documents(passages[0][1].folder)["evaluation"]
+    return len(set(chosen_on) & set(scored)), len(set(chosen_on))
+
+
+def _said_split(run: Finished, order: str, measured: Repeats) -> str:
     """The shares of one split by the length of the windows, and from the shortest to the longest; and how
     many of the documents on which the order was chosen are among those that are scored.
     """
     (_, shortest), (_, longest) = measured[0], measured[-1]
-    both = len(chosen_on & set(_documents(shortest.folder)["evaluation"]))
+    both, chosen_on = scored_of_choice(run, measured)
     shares = ", ".join(
         f"{one.text()} in windows of {n:,} tokens"
         for n, losses in measured
         if (one := _share(losses.headline, order))
     )
     text = (
-        f"{shortest.headline.documents['evaluation']} documents ({both} of the {len(chosen_on)} on which the "
+        f"{shortest.headline.documents['evaluation']} documents ({both} of the {chosen_on} on which the "
         "order was chosen are among them), "
         f"{shortest.headline.tokens['evaluation']:,} tokens (fitted to "
         f"{shortest.headline.tokens['train']:,}), the model in "

@@ -139,7 +139,7 @@ class Experiments:
         whole = self.cell("table4", "cram", "attention")
         others = [self.cell("table4", name, "attention") for name in ABLATIONS]
         gaps = [difference(other, whole) for other in others if other and whole]
-        apart = any(gap and (gap.lower > 0 or gap.upper < 0) for gap in gaps)
+        apart = any(gap and gap.excludes_zero for gap in gaps)
         alike = ", where no variant is told from CRAM" if gaps and not apart else ""
         head = f"Only with {keys} keys{alike}"
         if not self.decided:

@@ -161,7 +161,7 @@ def _beside_humans(summary: Mapping[str, Any], equal: Mapping[str, Any]) -> str:
         Verdict.HOLDS: "the interval of the difference lies within the margin",
         Verdict.FAILS: "the interval of the difference lies outside the margin",
     }.get(verdict, "the interval of the difference lies partly within the margin and partly outside")
-    if verdict is Verdict.UNDECIDED and (gap.lower > 0 or gap.upper < 0):
+    if verdict is Verdict.UNDECIDED and gap.excludes_zero:
         said += "; it excludes 0, so there is a difference, which may be smaller than the margin"
     new, gamma = equal["new_study"], summary["gamma"]
     inside = new["lower"] <= gamma["gamma"] <= new["upper"]

@@ -24,7 +24,7 @@ from consolidation.replicate.contrasts import (
 from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
 from replication import paper
-from replication.claims.decided import STATES, WITHOUT, Decided, said_unrewarded, tested
+from replication.claims.decided import STATES, WITHOUT, Control, Decided, said_unrewarded, tested
 from replication.rows import CONTROLS, Row, show, table
 from replication.verdict import Verdict
 
@@ -277,19 +277,20 @@ def _column(decided: Decided) -> dict[str, str]:
         found = [shown(of(cell), sign=False) for cell in "AB" if decided.ran(cell)]
         return " / ".join(found) if len(found) == 2 and all(found) else ""
 
+    def more(control: Control | None) -> str:
+        """By how much another control reads more than CRAM."""
+        return shown(control.from_cram.number, control.from_cram.state) if control else ""
+
     found = {"CRAM": shown(decided.mean("A", "attends"), sign=False)}
     for name in FAMILY:
         one, label = decided.of.contrast(name), WITHOUT[CELLS[name[0]][0]]
         found[label] = shown(one.number, one.state)
         if name == "B - A":
             found["the same, minus CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
-            other = decided.control("control-network")
-            named = "the same, router with a network of x"
-            found[named] = shown(other.from_cram.number, other.state) if other else ""
-            found["that router, minus CRAM with λ_S = 0"] = shown(other.unrewarded if other else None)
-            narrow = decided.control("control-narrow")
-            named = "the same, as narrow as CRAM"
-            found[named] = shown(narrow.from_cram.number, narrow.state) if narrow else ""
+            network = decided.control("control-network")
+            found["the same, router with a network of x"] = more(network)
+            found["that router, minus CRAM with λ_S = 0"] = shown(network.unrewarded if network else None)
+            found["the same, as narrow as CRAM"] = more(decided.control("control-narrow"))
     lacks = decided.between("B", "C") if decided.ran("B") and decided.ran("C") else None
     named = f"{WITHOUT['control']}, minus {WITHOUT['no-consolidation']}"
     found[named] = shown(lacks.number, lacks.state) if lacks else ""
@@ -371,7 +372,7 @@ def _between(decided: Sequence[Decided]) -> Iterator[str]:
         change = between_prices(higher, lower)
         if change.n < LEAST_SEEDS:
             continue
-        said = "it depends on" if change.lower > 0 or change.upper < 0 else "not shown to depend on"
+        said = "it depends on" if change.excludes_zero else "not shown to depend on"
         yield (
             f"From {higher.of.price:g} to {lower.of.price:g} it changes by {show(change, 2, sign=True)}: "
             f"{said} the price."

@@ -286,6 +286,8 @@ def _loss_aware(run: Finished, s: RemovalSummary, again: Repeats) -> Iterator[Ro
     if difference is None:
         return
     at = {order: s.removable[order][BUDGET] for order in (own, other)}
+    paired = pd.read_csv(run.folder / "paired.csv")
+    elsewhere = {b: gap for b in BUDGETS if b != BUDGET and (gap := _more(paired, own, other, b))}
     yield Row(
         "A router that predicts the change of the loss spares more than one that predicts the displacement "
         "of the stream",
@@ -296,11 +298,7 @@ def _loss_aware(run: Finished, s: RemovalSummary, again: Repeats) -> Iterator[Ro
         all_of([spares_more(difference), *(spares_more(gap) for _, gap in others)]),
         own=False,
         sentence="Both are linear in hidden state and position and were fitted to the same documents."
-        + "".join(
-            f" At +{budget:g} nats {show(gap, 3, sign=True)}."
-            for budget in BUDGETS
-            if budget != BUDGET and (gap := _more(pd.read_csv(run.folder / "paired.csv"), own, other, budget))
-        )
+        + "".join(f" At +{budget:g} nats {show(gap, 3, sign=True)}." for budget, gap in elsewhere.items())
         + "".join(f" With seed {seed}: {show(gap, 2, sign=True)}." for seed, gap in others),
         links=f"{run.figure('removal_ranked')}{run.link}",
     )
