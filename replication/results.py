@@ -22,7 +22,7 @@ from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
 from replication.claims import decay
-from replication.claims.beside import Repeats, contexts, crosses, running, scored_of_choice
+from replication.claims.beside import Repeats, contexts, crosses, running, scored_of_choice, shared
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import finding, section
@@ -96,8 +96,10 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
             rows.append(_removable_row("that order, running text, ", order, of.folder, of.headline))
         for passages in others:
             shares = (f"{_at(of.headline, order, BUDGETS[1])} ({n:,} tokens)" for n, of in passages)
-            documents = passages[0][1].headline.loss_intact.n
-            again.append(f"Another split (n = {documents}), +{BUDGETS[1]:g} nats: {', '.join(shares)}.")
+            documents, both = passages[0][1].headline.loss_intact.n, shared(first, passages)
+            again.append(
+                f"Another split (n = {documents}, {both} in both), +{BUDGETS[1]:g} nats: {', '.join(shares)}."
+            )
         if first:
             both, books = scored_of_choice(run, first)
             again.append(f"{both} of the {books} documents of the order's choice are scored on running text.")

@@ -267,7 +267,8 @@ def said_running(run: Finished, order: str, splits: Splits) -> str:
     moved = [gap for found in measured.values() if (gap := _change(order, found))]
     for seed, found in others:
         said += (
-            f" With another split of the same passages (seed {seed}), some of which are scored in both, of "
+            f" With another split of the same passages (seed {seed}), {shared(first[1], found)} of which are "
+            "scored in both, of "
             f"{_said_split(run, order, found)}{_between_splits(order, first[1], found)}"
         )
     if not moved:
@@ -280,13 +281,21 @@ def said_running(run: Finished, order: str, splits: Splits) -> str:
     elif {MORE, LESS} <= told:
         said += f" The {len(moved)} splits contradict each other, so the change hangs on the split"
     else:
-        said += (
-            f" The lengths are told apart in {sum(gap.excludes_zero for gap in moved)} of {len(moved)} splits"
-        )
+        told_apart = sum(gap.excludes_zero for gap in moved)
+        changes = ", ".join(f"{gap.estimate:+.3f}" for gap in moved)
+        said += f" The lengths are told apart in {told_apart} of {len(moved)} splits, at changes of {changes}"
+    if len(moved) > 1:
+        said += "; splits that share documents are no independent replications"
     return (
         f"{said}. Maps and router are fitted anew for each length, once per split, which no interval here "
         "knows of, and may be worse for one than for the other."
     )
+
+
+def shared(first: Repeats, second: Repeats) -> int:
+    """How many documents two splits score both."""
+    one, other = (set(_documents(split[0][1].folder)["evaluation"]) for split in (first, second))
+    return len(one & other)
 
 
 def _between_splits(order: str, first: Repeats, second: Repeats) -> str:
@@ -366,7 +375,12 @@ def _by_other_measures(order: str, first: Losses, second: Losses) -> list[str]:
         for metric, name in HARM.items()
         if all(metric in one for one in at)
     ]
-    said = [f"with about {target:g} of the operations gone {', '.join(harm)}"] if harm else []
+    gone = " and ".join(f"{one['share']['estimate']:.3f}" for one in at if "share" in one)
+    said = [f"with {gone} of the operations gone {', '.join(harm)}"] if harm else []
+    intact = [f"{losses.headline.loss_intact.estimate:.2f}" for losses in (first, second)]
+    said.append(
+        f"the intact model's loss is {' against '.join(intact)}, so an equal rise is not an equal part of it"
+    )
     need = order.removeprefix("predicted_")
     told = [losses.headline.variance_of_log_need_predicted.get(need) for losses in (first, second)]
     if None not in told:

@@ -42,6 +42,11 @@ CONTROL_WITH = {
     "control-network": "whose router has a network of x as CRAM's has, taught by its own gradient alone",
     "control-narrow": "whose feed-forward part is as wide as CRAM's",
 }
+# when the runs of each were decided
+CONTROL_PLANNED = {
+    "control-network": "and before its own runs",
+    "control-narrow": "put off, and decided when the other control and two of its own seeds were known",
+}
 
 
 # what the change of a contrast says with more novel keys
@@ -153,7 +158,8 @@ def control_rows(decided: Decided) -> Iterator[Row]:
             own=False,
             sentence=f"A control {which} {STATES[found.state]}"
             + ("" if found.unrewarded is None else f"; {said_unrewarded(found.unrewarded)}")
-            + ". p is not corrected. Added to the design after A and B were known, and before its own runs.",
+            + ". p is not corrected. Added to the design after A and B were known, "
+            f"{CONTROL_PLANNED[model]}.",
             links=decided.run.beside(CONTROLS).link,
         )
 
@@ -287,10 +293,10 @@ def _column(decided: Decided) -> dict[str, str]:
         found[label] = shown(one.number, one.state)
         if name == "B - A":
             found["the same, minus CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
+            found["the same, feed-forward as CRAM's"] = more(decided.control("control-narrow"))
             network = decided.control("control-network")
             found["the same, router with a network of x"] = more(network)
             found["that router, minus CRAM with λ_S = 0"] = shown(network.unrewarded if network else None)
-            found["the same, as narrow as CRAM"] = more(decided.control("control-narrow"))
     lacks = decided.between("B", "C") if decided.ran("B") and decided.ran("C") else None
     named = f"{WITHOUT['control']}, minus {WITHOUT['no-consolidation']}"
     found[named] = shown(lacks.number, lacks.state) if lacks else ""

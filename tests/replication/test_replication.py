@@ -540,7 +540,9 @@ def test_another_split_of_running_text_speaks_in_the_same_row(tmp_path, moved, s
     assert row.here is here
     _, table, again = results.findings([run])
     assert table.count("running text") == 2
-    assert again.startswith(f"Another split (n = {made.loss_intact.n}), +0.05 nats: {at.text(2)} (256")
+    assert again.startswith(
+        f"Another split (n = {made.loss_intact.n}, 0 in both), +0.05 nats: {at.text(2)} (256"
+    )
     assert ("(2,048 tokens)" in again) is (moved is not None)
     configured(tmp_path / "removal-running-seed-1", dtype="bfloat16", weight_hash="rounded")
     if moved:
