@@ -27,6 +27,7 @@ from consolidation.decay.transitions import Transition
 from consolidation.decay.units import of_practice
 from consolidation.decay.variation.averaging import Averaging, averaging
 from consolidation.decay.variation.hierarchical import Population, population
+from consolidation.decay.variation.influence import Apart, apart
 from consolidation.decay.variation.multiverse import Multiverse, multiverse
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from consolidation.decay.variation.specifications import Together, together
@@ -56,6 +57,7 @@ class Analysis:
     humans : exponents of the human series on the same clock and form, in the unit of the curve.
     shown : exponents of human practice when the curve counts repetitions on another clock: shown, never
         compared.
+    apart : the point that lies apart from all others, if one does.
     cautions : what a reader has to know before citing the exponent.
     change : where the trajectory of a trained model changes, if the curve came with one.
     missing : what could not be done, by name, and why.
@@ -75,6 +77,7 @@ class Analysis:
     shown: list[Exponent]
     change: Transition | None
     missing: dict[str, str]
+    apart: Apart | None
     cautions: tuple[str, ...]
     overdispersion: Overdispersion | None
     population: Population | None
@@ -85,6 +88,11 @@ class Analysis:
     def headline(self) -> ExponentRow:
         """The row of `exponents` to cite, see `headline`."""
         return headline(self.curve, self.exponents)
+
+    @property
+    def hangs_on(self) -> Apart | None:
+        """The one point without which the form of the headline stands otherwise, if there is one."""
+        return self.apart if self.apart is not None and self.apart.decides else None
 
     @property
     def of_best(self) -> ExponentRow | None:
@@ -364,6 +372,7 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
     head = headline(curve, exponents)
     beside = _beside_humans(curve, head, choices)
     scatter, none = _overdispersion(curve, head.form)
+    alone = apart(comparison, forms, fit(curve, head.form, head.estimator), choices.estimator)
     ways = multiverse({str(c.clock): c for c in (curve, *choices.clocks)}, HUMAN_RANGE)
     own = ways.fits[str(curve.clock)]
     return Analysis(
@@ -378,7 +387,11 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
         shown=beside.shown,
         change=choices.change,
         missing=missing | beside.missing | none,
-        cautions=_cautions(curve, comparison, exponents, head, scatter),
+        apart=alone,
+        cautions=(
+            *([] if alone is None else [alone.verdict]),
+            *_cautions(curve, comparison, exponents, head, scatter),
+        ),
         seed=choices.seed,
         replicates=choices.replicates,
         overdispersion=scatter,

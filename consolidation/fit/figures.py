@@ -23,6 +23,7 @@ from consolidation.decay.equivalence import Exponent
 from consolidation.decay.exponents import ExponentRow, exponent_rows
 from consolidation.decay.inference import Fit, collapse, units_of
 from consolidation.decay.units import of_practice
+from consolidation.fit.short import cited
 from labbook import style
 from labbook.escape import mathtext
 from labbook.estimate import Array, Estimate
@@ -35,6 +36,8 @@ MEASURED = {
     "savings": "savings in relearning",
 }
 SHOWN = 5
+# how far beyond all exponents the axis of the forest goes at most
+CUT = 1.0
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
 
 
@@ -121,8 +124,18 @@ def data_and_fits(found: Analysis) -> Figure:
         residuals.set_xscale("log")
         residuals.xaxis.set_minor_formatter(NullFormatter())
     style.name_lines(residuals, ends, 8)
-    style.title(figure, f"{source(curve)}. {mathtext(_readable(comparison.verdict, curve))}")
+    style.title(
+        figure, f"{source(curve)}. {mathtext(_readable(comparison.verdict, curve))}\n{_said_cited(found)}"
+    )
     return figure
+
+
+def _said_cited(found: Analysis) -> str:
+    """The exponent that a text may cite, as a title says it."""
+    one = cited(found)
+    if found.hangs_on is not None:
+        return "No γ to cite: how the form stands hangs on one point."
+    return "No γ to cite." if one is None else f"To cite: γ = {one.number.text()} of {_name(one.form)}."
 
 
 def _readable(verdict: str, curve: Curve) -> str:
@@ -256,12 +269,15 @@ def specification_curve(found: Analysis) -> Figure:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of the forest: its name, gamma with its interval or the reason why there is none."""
+    """One line of the forest: its name, gamma with its interval or the reason why there is none, and whether
+    its form tends to what y can be.
+    """
 
     name: str
     number: Estimate | None
     colour: Any
     reason: str = ""
+    possible: bool = True
 
 
 def _own_rows(found: Analysis) -> list[_Row]:
@@ -270,7 +286,13 @@ def _own_rows(found: Analysis) -> list[_Row]:
         sound = not r.failures and np.isfinite([r.gamma, r.lower, r.upper]).all()
         reason = "" if sound else r.failures.split(";")[0] or "no interval"
         rows.append(
-            _Row(f"{_name(r.form)}, {r.estimator}", r.number if sound else None, style.PALETTE[0], reason)
+            _Row(
+                f"{_name(r.form)}, {r.estimator}",
+                r.number if sound else None,
+                style.PALETTE[0],
+                reason,
+                possible=not r.impossible,
+            )
         )
     return rows
 
@@ -283,7 +305,8 @@ def _human_rows(series: Sequence[Exponent], colour: Any) -> list[_Row]:
 
 def forest(found: Analysis) -> Figure:
     """Exponents of this curve under every form and estimator, and of the human series on the same clock, by
-    what they measure. A fit that failed has its reason in the place of a point.
+    what they measure. A fit that failed has its reason in the place of a point, and one that tends to what y
+    cannot be an open point.
     """
     groups = [(source(found.curve), _own_rows(found))]
     for measure, said in MEASURED.items():
@@ -294,14 +317,11 @@ def forest(found: Analysis) -> Figure:
         groups.append(("people, on another clock (not compared)", _human_rows(found.shown, style.PALETTE[7])))
     count = sum(len(rows) + 1 for _, rows in groups)
     figure, axes = plt.subplots(figsize=(style.WIDTH, 1.4 + 0.185 * count))
-    finite = [
-        v
-        for _, rows in groups
-        for row in rows
-        if row.number
-        for v in (row.number.estimate, row.number.lower, row.number.upper)
-        if np.isfinite(v)
-    ]
+    numbers = [row.number for _, rows in groups for row in rows if row.number]
+    estimates = [one.estimate for one in numbers]
+    # an interval that says nothing is cut, or the others could not be read
+    least, most = min(estimates, default=0.0) - CUT, max(estimates, default=0.0) + CUT
+    finite = [min(max(v, least), most) for one in numbers for v in (one.estimate, one.lower, one.upper)]
     band = human_range(found.curve)
     # where no fit has an interval nothing is finite, and the axis still has to go from somewhere to somewhere
     within = (*finite, *(band or ())) or (0.0, 1.0)
@@ -326,7 +346,11 @@ def forest(found: Analysis) -> Figure:
             else:
                 edges = [max(row.number.lower, left), min(row.number.upper, right)]
                 axes.plot(edges, [place, place], color=row.colour, lw=1.2)
-                axes.plot(row.number.estimate, place, "o", ms=4, color=row.colour)
+                for edge, limit, mark in zip(edges, (row.number.lower, row.number.upper), "<>", strict=True):
+                    if edge != limit:
+                        axes.plot(edge, place, mark, ms=5, color=row.colour, clip_on=False)
+                inside = row.colour if row.possible else "white"
+                axes.plot(row.number.estimate, place, "o", ms=4, color=row.colour, mfc=inside)
             place -= 1
     axes.set_yticks(ticks, names, fontsize=7.5)
     heads = {0, *np.cumsum([len(rows) + 1 for _, rows in groups])[:-1].tolist()}
@@ -348,8 +372,11 @@ def forest(found: Analysis) -> Figure:
             ha="center",
             color=tuple(0.75 * c for c in style.PALETTE[1]),
         )
+    unlike = any(row.number and not row.possible for _, rows in groups for row in rows)
     style.title(
-        figure, f"{source(found.curve)}: its exponent under every form and estimator, beside people's"
+        figure,
+        f"{source(found.curve)}: its exponent under every form and estimator, beside people's"
+        + "\nopen: tends to what y cannot be" * unlike,
     )
     return figure
 

@@ -49,8 +49,9 @@ def summary(found: Analysis) -> str:
         note = "".join(f"  !! {said}" for said in (row["failures"], row["impossible"]) if said)
         lines.append(
             f"    {row['form']:<22} {row['error']:<9} AICc {row['aicc']:9.2f} (+{row['delta_aicc']:.2f}, "
-            f"weight {row['weight']:.2f})  BIC {row['bic']:9.2f}  held out {row['held_out_rmse']:.4g}  "
-            f"last decade {row['last_decade_rmse']:.4g}  {values}{note}"
+            f"weight {row['weight']:.2f})  BIC {row['bic']:9.2f}  error held out "
+            f"{_known(row['held_out_rmse'])}, in the last decade {_known(row['last_decade_rmse'])}  "
+            f"{values}{note}"
         )
     lines.append(f"    {found.comparison.verdict}")
     if curve.name == humans.PAPER_SERIES:
@@ -94,6 +95,10 @@ def summary(found: Analysis) -> str:
         lines.append("[[Not done]]")
         lines += [f"    {name}: {reason}" for name, reason in found.missing.items()]
     return "\n".join(map(escape.plain, lines))
+
+
+def _known(error: float) -> str:
+    return "not known" if np.isnan(error) else f"{error:.4g}"
 
 
 def with_asymptote(found: Analysis) -> str:
@@ -146,6 +151,7 @@ def to_json(found: Analysis) -> dict[str, Any]:
         "standing": vars(found.comparison.standing(found.headline.form)),
         "error_model": found.comparison.error(found.comparison.best),
         "error_models": found.comparison.alone(found.headline.form),
+        "apart": None if found.apart is None else found.apart.to_json(),
         "cautions": list(found.cautions),
         "said": short(found),
         "report": summary(found),
@@ -196,6 +202,7 @@ def read_fit(path: Path) -> dict[str, Any]:
         "together": None,
         "overdispersion": None,
         "population": None,
+        "apart": None,
         "cautions": [],
         "said": [],
         "report": "",

@@ -25,6 +25,8 @@ def nothing_to_compare(found: Analysis) -> str:
     """Why the exponent says nothing about people, or nothing."""
     if found.headline.gamma < 0:
         return "nothing is concluded, because y rises with x"
+    if found.hangs_on is not None:
+        return "nothing is concluded, because one point decides how the form stands"
     if found.comparison.standing(found.headline.form).state == "does not survive":
         return "nothing is concluded, because the form is rejected"
     return ""
@@ -42,6 +44,7 @@ def _best(found: Analysis) -> str:
     if comparison.ahead:
         note += f"; undecided: {said_ahead(comparison.ahead)}"
     weight = f"AICc {row['aicc']:.2f}, weight {row['weight']:.2f}"
+    weight += ", which says little for so few points" * bool(comparison.untested)
     exponent = "" if own is None else f"; its {_said(found, own)}"
     return f"best form: {comparison.best} with {comparison.noise(comparison.best)} ({weight}){exponent}{note}"
 
@@ -91,10 +94,11 @@ def survivor(found: Analysis) -> ExponentRow | None:
 
 def cited(found: Analysis) -> ExponentRow | None:
     """The exponent that a text may cite: the headline's where its form survives, that of another form where
-    it is rejected; None where y rises, and where none may be cited.
+    it is rejected; None where y rises, where the headline's form hangs on one point, and where none may be
+    cited.
     """
     head = found.headline
-    if head.gamma < 0:
+    if head.gamma < 0 or found.hangs_on is not None:
         return None
     state = found.comparison.standing(head.form).state
     return {"survives": head, "does not survive": survivor(found)}.get(state)
@@ -106,6 +110,11 @@ def _cited(found: Analysis) -> str:
     name, other = "power law" if head.form == "power" else head.form, cited(found)
     if head.gamma < 0:
         return f"nothing to cite: y rises with x, which is growth and no decay; {name}: {_said(found, head)}"
+    if found.hangs_on is not None:
+        return (
+            f"nothing to cite: how the {name} stands hangs on one point, at x = {found.hangs_on.x:g}; with "
+            f"it {_said(found, head)}"
+        )
     if standing.state == "does not survive":
         none = "no form with an exponent survives"
         if any(one.impossible and _survives(found, one) for one in exponent_rows(found.exponents)):
@@ -123,13 +132,13 @@ def _cited(found: Analysis) -> str:
             f"cite {_said(found, head, f' of {head.form}')}; it survives beside its rivals{_by_noise(found)}"
         )
     if standing.state == "is weakened":
-        return f"{name}, not the best form: {_said(found, head)}{_gaps(found)}"
+        return f"nothing to cite: {name} is not the best form; {_said(found, head)}{_gaps(found)}"
     state = {
         "not compared": "compared with no other form",
         "undecided": f"undecided beside its rivals ({standing.why})",
         "not tested": f"not tested beside its rivals ({standing.why})",
     }[standing.state]
-    return f"{name}, {state}: {_said(found, head)}"
+    return f"nothing to cite: {name} is {state}; {_said(found, head)}"
 
 
 def _gaps(found: Analysis) -> str:
@@ -176,7 +185,9 @@ def _rivals(found: Analysis) -> str:
     ]
     more, failed = len(sound) - len(named), len(others) - len(sound)
     text = f"rivals (AICc): {', '.join(named)}{f' and {more} more' * bool(more)}" if named else "rivals: none"
-    return text + f"; {failed} could not be fitted soundly" * bool(failed)
+    text += f"; {failed} could not be fitted soundly" * bool(failed)
+    none = [name for name in found.comparison.reasons if name not in set(others["form"])]
+    return text + f"; not compared: {', '.join(none)} (`missing` in fit.json says why)" * bool(none)
 
 
 def _units(found: Analysis) -> str:
@@ -213,7 +224,11 @@ def _humans(found: Analysis) -> list[str]:
             which = f"the {NAMED} nearest of {len(near)} studies"
         else:
             which = "the one study" if len(near) == 1 else f"all {len(near)} studies"
-        lines.append(f"humans, {measure}: {_outcome(found, tested[measure])}; {which}: {named}")
+        several = ", each by its nearest series" * (len(part) > len(near))
+        lines.append(
+            f"humans, {measure}: {_outcome(found, tested[measure])}; gamma of {near[0].form} in {which}"
+            f"{several}: {named}"
+        )
     left = [name for name in found.missing if name.startswith("human ")]
     if left:
         lines.append(
@@ -243,7 +258,7 @@ def _outcome(found: Analysis, test: Equivalence) -> str:
 
 
 def _one_each(series: list[Exponent]) -> list[Exponent]:
-    """The first series of every study."""
+    """The first series of every study: of series by nearness, the nearest."""
     first: dict[str, Exponent] = {}
     for one in series:
         first.setdefault(one.study or one.name, one)
@@ -251,4 +266,4 @@ def _one_each(series: list[Exponent]) -> list[Exponent]:
 
 
 def _human(one: Exponent) -> str:
-    return f"{humans.title(one.name)} {one.number.text(2)}"
+    return f"{humans.title(one.name)} {one.number.text(2)} ({one.number.n} points)"

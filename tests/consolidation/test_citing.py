@@ -89,8 +89,8 @@ def test_what_rises_or_is_beaten_is_not_cited():
     beaten = fit_decay(curved, y="recall", measure="recall", **DAYS)
     assert beaten.comparison.standing("power").state == "is weakened"
     assert beaten.summary["cited"] is None and rising.summary["cited"] is None
-    assert "power law, not the best form: gamma" in repr(beaten)
-    assert "cite" not in repr(beaten).split("rivals")[0]
+    assert "nothing to cite: power law is not the best form; gamma" in repr(beaten)
+    assert "cite gamma" not in repr(beaten).split("rivals")[0]
     # the macro of a text is as careful as the screen
     assert r"\newcommand{\gammaRecall}{undefined}" in beaten.to_latex()
 
@@ -139,7 +139,7 @@ def test_a_measure_that_is_not_said_is_asked_for():
     assert "humans, savings" in repr(unsaid)
     assert "is not said" not in repr(said)
     assert "humans, savings" not in repr(said)
-    assert "only 1 study, so no comparison; the one study: " in repr(said)
+    assert "only 1 study, so no comparison; gamma of power in the one study: " in repr(said)
     left = [name for name in said.missing if name.startswith("human ")]
     assert f"humans: {len(left)} more series are not compared; `missing`" in repr(said) and left
 

@@ -16,10 +16,12 @@ def test_a_failed_fit_is_counted_and_not_named():
             "error": ["gaussian", "gaussian", "gaussian", "lognormal"],
         }
     )
-    found = SimpleNamespace(comparison=SimpleNamespace(best="power", table=table))
+    found = SimpleNamespace(
+        comparison=SimpleNamespace(best="power", table=table, reasons={"apex": "too few points"})
+    )
     assert _rivals(found) == (
         "rivals (AICc): logarithmic +1.5, exponential +9.0 with noise relative to y; 1 could not be fitted "
-        "soundly"
+        "soundly; not compared: apex (`missing` in fit.json says why)"
     )
-    alone = SimpleNamespace(comparison=SimpleNamespace(best="power", table=table.iloc[[0, 2]]))
+    alone = SimpleNamespace(comparison=SimpleNamespace(best="power", table=table.iloc[[0, 2]], reasons={}))
     assert _rivals(alone) == "rivals: none; 1 could not be fitted soundly"

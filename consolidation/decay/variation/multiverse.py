@@ -14,6 +14,7 @@ estimator      loglog | nls | weighted or ml where the data allow
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ class Multiverse:
     """
 
     table: pd.DataFrame
-    summary: dict[str, float]
+    summary: dict[str, Any]
     by_clock: dict[str, dict[str, float]]
     verdict: str
     fits: dict[str, list[Fit]]
@@ -111,6 +112,7 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
         **_spread(good, human),
         "human_low": human[0],
         "human_high": human[1],
+        "human_source": "arXiv:2602.12204, section 6",
     }
     parts = {str(clock): part["gamma"].dropna() for clock, part in table.groupby("clock", sort=False)}
     by_clock = {clock: _spread(part, human) for clock, part in parts.items() if len(part)}
@@ -121,7 +123,8 @@ def multiverse(curves: Mapping[str, Curve], human: tuple[float, float]) -> Multi
     )
     # the range is one of practice, and says nothing of a delay
     if all(of_practice(curve.clock.counts) for curve in curves.values()):
-        verdict += f"; {summary['share_in_human_range']:.0%} lie within {human[0]:g} to {human[1]:g}"
+        share = f"{summary['share_in_human_range']:.0%}"
+        verdict += f"; {share} lie within {human[0]:g} to {human[1]:g}, the preprint's human range"
     verdict += (
         ". They show how far choices move gamma and estimate nothing together: odds, a subtracted floor and "
         "1 + x change what gamma means."
