@@ -24,7 +24,7 @@ from redundancy.removal.figures import best_of_each_kind, draw_order
 from redundancy.removal.tables import Losses
 from replication.claims.decay import clocks_differ, of_the_preprint
 from replication.claims.decided import Decided, is_factorial
-from replication.claims.factorial import many_keys, where_learnt
+from replication.claims.finding import many_keys, where_learnt
 from replication.rows import Finished, exponent
 
 PREDICTORS = {

@@ -25,7 +25,8 @@ from replication.claims import decay
 from replication.claims.beside import Repeats, contexts, crosses, running, scored_of_choice, shared
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
-from replication.claims.factorial import finding, section
+from replication.claims.factorial import section
+from replication.claims.finding import finding
 from replication.rows import Finished, exponent, figure, interval, number, show, table, window
 
 PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")

@@ -109,12 +109,10 @@ class Decided:
             f"{start + c['pressure_ramp']:,}); n seeds"
         )
 
-    def named(self, cell: str) -> str:
+    def named(self, cell: str, *, load: bool = True) -> str:
         """Keys, load and price of a cell."""
-        return (
-            f"{self.config['cram']['keys']} keys, {self.patterns(cell)} patterns, attention priced at "
-            f"{self.of.price:g}"
-        )
+        patterns = f"{self.patterns(cell)} patterns, " * load
+        return f"{self.config['cram']['keys']} keys, {patterns}attention priced at {self.of.price:g}"
 
     def patterns(self, cell: str) -> int:
         """How many patterns a cell has."""

@@ -2,14 +2,11 @@
 README's finding and tables.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from statistics import median
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from consolidation.config import VARIANTS
-from consolidation.replicate.cells import PAPERS
 from consolidation.replicate.contrasts import (
     CELLS,
     FAMILY,
@@ -24,7 +21,7 @@ from consolidation.replicate.contrasts import (
 from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
 from replication import paper
-from replication.claims.decided import STATES, WITHOUT, Control, Decided, said_unrewarded, tested
+from replication.claims.decided import STATES, WITHOUT, Decided, said_unrewarded, tested
 from replication.rows import CONTROLS, Row, show, table
 from replication.verdict import Verdict
 
@@ -116,7 +113,7 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
                 decided.said(name),
                 decided.failed(one),
                 decided.besides(name),
-                _more_keys(decided, name),
+                more_keys(decided, name),
                 _own_reads(decided, name),
                 _planned(decided.of.price),
             ),
@@ -198,9 +195,9 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
             sentence=_sentences(
                 there.said(name),
                 there.failed(one),
-                _more_keys(decided, name),
+                more_keys(decided, name),
                 _own_reads(decided, name),
-                EXPECTED[change.state] if (change := _change(decided, name)) else "",
+                EXPECTED[grown.state] if (grown := with_more_keys(decided, name)) else "",
                 f"With attention knocked out the share of recurring queries that is right changes by "
                 f"{show(known[name[0]], sign=True)}, CRAM's by {show(known['A'], sign=True)}, which mixes "
                 "what is known with what is read.",
@@ -212,6 +209,39 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
             links=there.run.link,
             headline=name == "B - A",
         )
+
+
+def load_rows(decided: Decided) -> Iterator[Row]:
+    """Whether memory load makes the difference larger, as the design expected; nothing before LEAST_SEEDS."""
+    if not (decided.ran("D") and decided.ran("E")):
+        return
+    one, there = decided.of.contrast("(E - D) - (B - A)"), decided.of.contrast("E - D")
+    if one.number.n < LEAST_SEEDS:
+        return
+    few, many = decided.patterns("A"), decided.patterns("D")
+    known = {cell: show(decided.mean(cell, "known")) for cell in "ABDE"}
+    less = tested(decided.by_seed("E", "known") - decided.by_seed("B", "known")).number
+    reads = _reads(decided.mean("E", "attends"), decided.mean("D", "attends"), there.number)
+    yield Row(
+        "A semantic memory makes the more difference the more patterns there are: without it more is read, "
+        f"with {many} patterns by more than with {few} ({decided.named('A', load=False)})",
+        "not said",
+        f"with {many} patterns {reads} ({there.state}); minus that with {few} "
+        f"{show(one.number, sign=True)}, p = {one.p:.2g}, by signs {one.p_signs:.2g}",
+        f"with {few} patterns {show(decided.of.contrast('B - A').number, sign=True)}; recurring queries "
+        f"right with attention knocked out, in CRAM second: {known['E']}, {known['D']} with {many} patterns; "
+        f"{known['B']}, {known['A']} with {few}; novel queries right with {many} "
+        f"{show(decided.mean('E', 'novel'))}, in CRAM {show(decided.mean('D', 'novel'))}",
+        decided.setting("ADE"),
+        reads_more(one.state),
+        own=False,
+        sentence=f"The design expected it. In as many steps each of {many} patterns is met {few / many:.2g} "
+        f"times as often as each of {few}, so exposures change with the load: what the model without "
+        f"semantic memory answers with attention knocked out changes by {show(less, sign=True)}, and what is "
+        "not known has to be read. p is not corrected.",
+        links=decided.run.link,
+        claimed=False,
+    )
 
 
 def _reads(other: Estimate | None, cram: Estimate | None, difference: Estimate) -> str:
@@ -236,78 +266,7 @@ def _load(decided: Decided) -> str:
     )
 
 
-def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
-    """The README's: by how much routers read more than CRAM's, at every price of attention, with novel keys
-    that cannot be known by heart, and whether these differ; a sentence, a table, and what follows it. Prices
-    at which most seeds of CRAM have not learnt retrieval have no column, unless all are like that.
-    """
-    setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
-    lowest_first = sorted(decided, key=lambda one: one.of.price)
-    able = where_learnt(lowest_first)
-    shown = [(_priced(one), one) for one in able]
-    for one in able:
-        if there := many_keys(one):
-            shown.append((f"priced at {one.of.price:g}, {there.novel_keys:,} novel keys", there))
-    head = ["recurring queries read; signed: minus CRAM's", *(priced for priced, _ in shown)]
-    columns = [_column(one) for _, one in shown]
-    rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
-    text = (
-        f"With {setting}, by models that lack parts of CRAM, paired by seed (without the memory there is no "
-        "consolidation loss either):"
-    )
-    after = [
-        *filter(None, map(_not_learnt, lowest_first)),
-        *_between(decided),
-        *filter(None, (_more_keys(one, "B - A") for one in lowest_first)),
-        _took(decided),
-    ]
-    return text, "\n".join(table(head, [row for row in rows if set(row[1:]) != {"–"}])), " ".join(after)
-
-
-def _priced(decided: Decided) -> str:
-    """The head of a column."""
-    published = " (the preprint's)" * (decided.of.price == PAPERS.objective.attention_penalty)
-    return f"priced at {decided.of.price:g}{published}"
-
-
-def _column(decided: Decided) -> dict[str, str]:
-    """What a factorial comes to, by the names of the README's rows; empty where too few seeds are there."""
-
-    def shown(number: Estimate | None, state: str = "", *, sign: bool = True) -> str:
-        if number is None or number.n < LEAST_SEEDS:
-            return ""
-        return f"{show(number, sign=sign)}{state and f', {state}'}"
-
-    def both(of: Callable[[str], Estimate | None]) -> str:
-        """Of CRAM and of the control."""
-        found = [shown(of(cell), sign=False) for cell in "AB" if decided.ran(cell)]
-        return " / ".join(found) if len(found) == 2 and all(found) else ""
-
-    def more(control: Control | None) -> str:
-        """By how much another control reads more than CRAM."""
-        return shown(control.from_cram.number, control.from_cram.state) if control else ""
-
-    found = {"CRAM": shown(decided.mean("A", "attends"), sign=False)}
-    for name in FAMILY:
-        one, label = decided.of.contrast(name), WITHOUT[CELLS[name[0]][0]]
-        found[label] = shown(one.number, one.state)
-        if name == "B - A":
-            found["the same, minus CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
-            found["the same, feed-forward as CRAM's"] = more(decided.control("control-narrow"))
-            network = decided.control("control-network")
-            found["the same, router with a network of x"] = more(network)
-            found["that router, minus CRAM with λ_S = 0"] = shown(network.unrewarded if network else None)
-    lacks = decided.between("B", "C") if decided.ran("B") and decided.ran("C") else None
-    named = f"{WITHOUT['control']}, minus {WITHOUT['no-consolidation']}"
-    found[named] = shown(lacks.number, lacks.state) if lacks else ""
-    found[f"novel queries answered: CRAM / {WITHOUT['control']}"] = both(
-        lambda cell: decided.mean(cell, "novel")
-    )
-    found["known to the weights, and read, at least: the same two"] = both(decided.known_and_read)
-    return found
-
-
-def _change(decided: Decided, name: str) -> Tested | None:
+def with_more_keys(decided: Decided, name: str) -> Tested | None:
     """By how much many more novel keys make a contrast larger, over the seeds that both runs have; None where
     too few tell.
     """
@@ -318,9 +277,9 @@ def _change(decided: Decided, name: str) -> Tested | None:
     return None if found.n < LEAST_SEEDS else found
 
 
-def _more_keys(decided: Decided, name: str) -> str:
+def more_keys(decided: Decided, name: str) -> str:
     """The same in words; empty where too few seeds tell."""
-    there, change, other = decided.unfamiliar, _change(decided, name), name[0]
+    there, change, other = decided.unfamiliar, with_more_keys(decided, name), name[0]
     if there is None or change is None:
         return ""
     both = (there.gap(other) - decided.gap(other)).dropna().index
@@ -337,66 +296,10 @@ def _more_keys(decided: Decided, name: str) -> str:
 def _own_reads(decided: Decided, name: str) -> str:
     """By how much the reads of each model change with the novel keys; empty where too few seeds tell."""
     there, other = decided.unfamiliar, name[0]
-    if there is None or _change(decided, name) is None:
+    if there is None or with_more_keys(decided, name) is None:
         return ""
     own, others = (tested(there.attends(cell) - decided.attends(cell)).number for cell in ("A", other))
     return f"CRAM's own reads change by {show(own, sign=True)}, the other's by {show(others, sign=True)}."
-
-
-def _learnt(decided: Decided) -> bool:
-    """Whether half of CRAM's seeds or more have learnt retrieval."""
-    return 2 * decided.of.not_learnt("A") <= len(decided.of.seeds("A"))
-
-
-def where_learnt(decided: Sequence[Decided]) -> Sequence[Decided]:
-    """Those in which half of CRAM's seeds or more have learnt retrieval; all, where none is like that."""
-    return [one for one in decided if _learnt(one)] or decided
-
-
-def many_keys(decided: Decided) -> Decided | None:
-    """The run beside with many more novel keys, where enough seeds tell and half of CRAM's have learnt."""
-    there = decided.unfamiliar if _change(decided, "B - A") else None
-    return there if there is not None and _learnt(there) else None
-
-
-def _not_learnt(decided: Decided) -> str:
-    """What stands in the way of the first contrast; empty where all seeds have learnt."""
-    one = decided.of.contrast("B - A")
-    if not one.not_learnt:
-        return ""
-    return (
-        f"With these keys and a price of {decided.of.price:g}, fewer than {LEARNT:.0%} of novel or recurring "
-        f"queries are answered by CRAM in {decided.of.not_learnt('A')} and by the control in "
-        f"{decided.of.not_learnt('B')} of {one.number.n} seeds: a router that gives up attention reads "
-        f"little too (difference there {show(one.number, sign=True)})."
-    )
-
-
-def _between(decided: Sequence[Decided]) -> Iterator[str]:
-    """Whether the first contrast depends on the price."""
-    for higher, lower in itertools.pairwise(decided):
-        change = between_prices(higher, lower)
-        if change.n < LEAST_SEEDS:
-            continue
-        said = "it depends on" if change.excludes_zero else "not shown to depend on"
-        yield (
-            f"From {higher.of.price:g} to {lower.of.price:g} it changes by {show(change, 2, sign=True)}: "
-            f"{said} the price."
-        )
-
-
-def _took(decided: Sequence[Decided]) -> str:
-    """What the seeds took."""
-    minutes = [each for one in decided for each in one.minutes()]
-    hours = sum(minutes) / 60
-    return f"A run took {median(minutes):.1f} minutes (median), all {len(minutes)} {hours:.1f} hours."
-
-
-def between_prices(higher: Decided, lower: Decided) -> Estimate:
-    """By how much B - A in P(attend | recurring) is larger at the lower price of attention, over seeds that
-    both runs have: equal seeds see the same sequences.
-    """
-    return tested(lower.gap("B") - higher.gap("B")).number
 
 
 def section(decided: Decided) -> Iterator[str]:

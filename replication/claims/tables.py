@@ -96,8 +96,11 @@ def at_optimum(cells: Sequence[tuple[Estimate | None, Estimate | None, float]]) 
 
 
 def makes_no_difference(attention: Estimate | None, right: Estimate | None) -> Verdict:
-    """Two choices come to the same attention and the same right answers, as differences say."""
-    return all_of([equals(attention, 0.0, ATTENTION_MARGIN), equals(right, 0.0, RETRIEVAL_MARGIN)])
+    """Two choices come to the same attention and the same right answers, as differences say; a difference in
+    either is one.
+    """
+    parts = [equals(attention, 0.0, ATTENTION_MARGIN), equals(right, 0.0, RETRIEVAL_MARGIN)]
+    return Verdict.FAILS if Verdict.FAILS in parts else all_of(parts)
 
 
 def of_seeds(run: Finished, table: str, cell: str, metric: str) -> "pd.Series[float]":
@@ -347,7 +350,7 @@ def _choice(of: Experiments, what: str, cells: tuple[str, str], stated: str) -> 
         makes_no_difference(gaps["attention"], gaps["retrieval"]),
         own=False,
         sentence=f"Alike means within {ATTENTION_MARGIN} of positions and {RETRIEVAL_MARGIN} of answers; "
-        "partly, that one of the two is alike and the other not. Differences are over the seeds of both, by "
+        "a difference in either is one. Differences are over the seeds of both, by "
         f"seed {by_seed['attention']} of positions and {by_seed['retrieval']} right: a seed that gives "
         f"attention up moves the mean. Attention is priced at {price:g}.{''.join(longer)}",
         links=of.run.link,

@@ -16,6 +16,7 @@ from labbook.estimate import Estimate
 from replication import __main__ as pages
 from replication.abstract import spared
 from replication.claims import factorial as says
+from replication.claims import finding
 from replication.claims.consolidation import Experiments, experiment_rows
 from replication.claims.decided import Decided
 from replication.results import experiment_section, findings
@@ -85,6 +86,31 @@ def test_every_state_gives_its_verdict_and_its_sentence(run):
     assert "is not told from CRAM's" in open_.sentence
 
 
+@pytest.mark.parametrize(
+    ("less", "more", "verdict"),
+    [
+        (around(0.2), around(0.9, spread=0.02), Verdict.HOLDS),
+        (around(0.2), around(0.6, spread=0.02), Verdict.FAILS),
+        (around(0.6), around(0.6, spread=0.02), Verdict.FAILS),
+        (around(0.2), [0.0, 1.0] * 4, Verdict.UNDECIDED),
+    ],
+)
+def test_memory_load_makes_the_difference_larger_or_not(run, less, more, verdict):
+    (row,) = says.load_rows(changed(run, D=less, E=more))
+    assert row.here is verdict
+    assert "with 80 patterns by more than with 20 (fixed keys, attention priced at 0.5)" in row.claim
+    (low, high), n = stats.ttest_1samp(np.subtract(more, less), 0).confidence_interval(0.95), 8
+    assert (
+        f"{np.mean(np.subtract(more, less)):+.2f} [{max(low, -1):+.2f}, {min(high, 1):+.2f}] (n = {n})"
+        in row.ours
+    )
+    assert "each of 80 patterns is met 0.25 times as often" in row.sentence
+    assert "knocked out changes by +0.00 [" in row.sentence
+    of = the(run).of
+    few = of.outcomes[(of.outcomes["cell"] != "E") | (of.outcomes["seed"] < 2)]
+    assert not list(says.load_rows(Decided(run, replace(of, outcomes=few, contrasts=analyse(few)))))
+
+
 def test_learned_keys_are_read_beside_the_factorial(run):
     small = pages.read_run(SMALL)
     alone = {row.claim: row.sentence for row in experiment_rows(small)}
@@ -125,7 +151,7 @@ def test_the_pages_hold_the_rows_of_the_factorial(run):
 
 def readme(decided) -> str:
     """What the README says of factorials."""
-    return "\n".join(says.finding(decided))
+    return "\n".join(finding.finding(decided))
 
 
 def test_the_readme_says_what_the_contrasts_say(run):
@@ -172,7 +198,7 @@ def test_prices_are_compared_by_the_difference_of_their_differences(run):
     few = replace(other.of, outcomes=other.of.outcomes.query("seed < 2"))
     assert "0.5 it changes by" not in readme([same, Decided(run, few)])
     wide = list(np.linspace(0, 1, 8))
-    change = says.between_prices(same, changed(run, A=[0.0] * 8, B=wide))
+    change = finding.between_prices(same, changed(run, A=[0.0] * 8, B=wide))
     expected = stats.ttest_1samp(np.array(wide) - 0.4, 0).confidence_interval(0.95)
     np.testing.assert_allclose([change.lower, change.upper], [expected.low, expected.high], atol=0.02)
 
