@@ -10,6 +10,9 @@ from typing import Literal
 from consolidation.schedule import Schedule, schedule
 from labbook.console import UserError
 
+# what exposures of a pattern may count, as trajectories name it
+EXPOSURE_CLOCKS = ("repetitions in sequence", "repetitions in batch stream", "repetitions over training")
+
 
 @dataclass(frozen=True)
 class SRCDConfig:

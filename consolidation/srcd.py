@@ -36,7 +36,6 @@ NONE, BIND, QUERY = 0, 1, 2
 IGNORED = -100
 # a longer row is not sorted to choose from; a row that is keeps the sequences of the shipped runs, ties too
 SORTED = 4096
-EXPOSURE_CLOCKS = ("repetitions in sequence", "repetitions in batch stream", "repetitions over training")
 
 
 @dataclass(frozen=True)

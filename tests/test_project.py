@@ -339,6 +339,12 @@ for name in sys.argv[1:]:
     assert done.stdout.count("usage: ") == len(names)
 
 
+def test_a_decay_fit_needs_no_torch():
+    asks = "import sys, consolidation.fit.experiment; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w>-])")
 # of pip, torchrun and git, of the console scripts themselves, and the variables of a style sheet
 FLAGS_OF_OTHERS = {

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from consolidation.config import EXPOSURE_CLOCKS
 from consolidation.decay import humans, units
 from consolidation.decay.analysis import require_size
 from consolidation.decay.curve import Clock, Curve
@@ -15,7 +16,6 @@ from consolidation.decay.transitions import ScheduleShift, Transition, half_time
 from consolidation.fit.config import REFERENCE, FitConfig
 from consolidation.fit.given import Data, table_of
 from consolidation.fit.table import curve_of, require_no_misprint, require_possible
-from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
 from labbook import reading as tables

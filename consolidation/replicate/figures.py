@@ -15,10 +15,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from consolidation.config import VARIANTS
+from consolidation.config import EXPOSURE_CLOCKS, VARIANTS
 from consolidation.decay import humans
 from consolidation.replicate.tabulation import METRICS, PAPER, metrics, over_seeds
-from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.theory import fit_phase_planes
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from consolidation.config import EXPOSURE_CLOCKS
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.units import CLOCKS as UNITS
-from consolidation.srcd import EXPOSURE_CLOCKS
 from consolidation.train.trajectory import load, summaries
 from labbook.console import UserError
 
@@ -16,7 +16,7 @@ def episodic_curve(
 
     Parameters
     ----------
-    clock : one of `srcd.EXPOSURE_CLOCKS`.
+    clock : one of `config.EXPOSURE_CLOCKS`.
     measure : `probability` of the episodic path, or `routed`, the share sent to attention at inference.
     least : queries that a bin must hold in every seed, or it is left out.
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from consolidation.config import EXPOSURE_CLOCKS
 from consolidation.cram import EPISODIC, Outputs
-from consolidation.srcd import EXPOSURE_CLOCKS, Batch, Exposures
+from consolidation.srcd import Batch, Exposures
 
 PER_DECADE = 8
 

@@ -16,7 +16,7 @@ per decade):
 
 | column | meaning |
 |---|---|
-| layer, clock, pattern | clock: one of `srcd.EXPOSURE_CLOCKS` |
+| layer, clock, pattern | clock: one of `config.EXPOSURE_CLOCKS` |
 | k_first, k_last, k | the bin, and the mean k in it |
 | queries | queries that fell into it, in training |
 | routed | of these, how many the router would send to attention at inference (no noise) |

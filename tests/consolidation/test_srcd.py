@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from consolidation.config import SRCDConfig
+from consolidation.config import EXPOSURE_CLOCKS, SRCDConfig
 from consolidation.srcd import (
     BIND,
-    EXPOSURE_CLOCKS,
     IGNORED,
     NONE,
     QUERY,

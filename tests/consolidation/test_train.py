@@ -15,10 +15,11 @@ import torch
 
 import consolidation.config
 import consolidation.train.config
+from consolidation.config import EXPOSURE_CLOCKS
 from consolidation.replicate import __main__ as replicate
 from consolidation.replicate.tabulation import over_seeds
 from consolidation.rivals import build
-from consolidation.srcd import EXPOSURE_CLOCKS, Exposures, generate
+from consolidation.srcd import Exposures, generate
 from consolidation.train import __main__ as train
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve

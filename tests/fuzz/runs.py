@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from consolidation.srcd import EXPOSURE_CLOCKS
+from consolidation.config import EXPOSURE_CLOCKS
 from consolidation.train import trajectory
 from consolidation.train.curves import episodic_curve
 from consolidation.train.presets import preset

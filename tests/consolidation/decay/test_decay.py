@@ -25,6 +25,7 @@ from consolidation import fit_decay
 from consolidation import humans as humans_command
 from consolidation.benchmark.config import Config
 from consolidation.benchmark.experiment import fits
+from consolidation.config import EXPOSURE_CLOCKS
 from consolidation.coverage import __main__ as coverage_command
 from consolidation.coverage import simulation as coverage
 from consolidation.coverage.config import Config as CoverageConfig
@@ -47,7 +48,6 @@ from consolidation.fit.config import FitConfig
 from consolidation.fit.report import drawn_line, read_fit
 from consolidation.fit.short import short
 from consolidation.fit.source import read
-from consolidation.srcd import EXPOSURE_CLOCKS
 from labbook.console import UserError
 from labbook.estimate import Estimate
 from tests.conftest import fails
