@@ -136,7 +136,7 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
     config = run.summary["config"]
     text = (
         "**Consolidation** ([words](docs/glossary.md)). Attention of the rebuilt CRAM model falls to "
-        f"{show(found.get(('table4', 'cram')), 4)} of positions, of a control without any semantic memory to "
+        f"{show(found.get(('table4', 'cram')), 4)} of positions, of a control without semantic memory to "
         f"{show(found.get(('table4', 'control')), 4)}, with "
         f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns, {config['steps']:,} "
         f"steps and a price of {config['objective']['attention_penalty']:g}, on which the result depends"

@@ -63,19 +63,28 @@ def _column(decided: Decided) -> dict[str, str]:
         """By how much another control reads more than CRAM."""
         return shown(control.from_cram.number, control.from_cram.state) if control else ""
 
+    def load() -> str:
+        """The first contrast at the other memory load, beside what CRAM reads there."""
+        if not (decided.ran("D") and decided.ran("E")):
+            return ""
+        one, reads = decided.of.contrast("E - D"), decided.mean("D", "attends")
+        there = shown(one.number, one.state)
+        return f"{there}; CRAM {reads.estimate:.2f}" if there and reads else ""
+
     found = {"CRAM": shown(decided.mean("A", "attends"), sign=False)}
     for name in FAMILY:
         one, label = decided.of.contrast(name), WITHOUT[CELLS[name[0]][0]]
         found[label] = shown(one.number, one.state)
         if name == "B - A":
+            found["the same, four times the patterns"] = load()
             found["the same, minus CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
             found["the same, feed-forward as CRAM's"] = more(decided.control("control-narrow"))
             network = decided.control("control-network")
             found["the same, router with a network of x"] = more(network)
             found["that router, minus CRAM with λ_S = 0"] = shown(network.unrewarded if network else None)
-    lacks = decided.between("B", "C") if decided.ran("B") and decided.ran("C") else None
-    named = f"{WITHOUT['control']}, minus {WITHOUT['no-consolidation']}"
-    found[named] = shown(lacks.number, lacks.state) if lacks else ""
+            lacks = decided.between("B", "C") if decided.ran("B") and decided.ran("C") else None
+            named = f"the same, minus that {WITHOUT['no-consolidation']}"
+            found[named] = shown(lacks.number, lacks.state) if lacks else ""
     found[f"novel queries answered: CRAM / {WITHOUT['control']}"] = both(
         lambda cell: decided.mean(cell, "novel")
     )
@@ -105,7 +114,7 @@ def _not_learnt(decided: Decided) -> str:
     if not one.not_learnt:
         return ""
     return (
-        f"With these keys and a price of {decided.of.price:g}, fewer than {LEARNT:.0%} of novel or recurring "
+        f"At a price of {decided.of.price:g} fewer than {LEARNT:.0%} of novel or recurring "
         f"queries are answered by CRAM in {decided.of.not_learnt('A')} and by the control in "
         f"{decided.of.not_learnt('B')} of {one.number.n} seeds: a router that gives up attention reads "
         f"little too (difference there {show(one.number, sign=True)})."
