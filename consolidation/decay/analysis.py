@@ -6,7 +6,7 @@ form in the same unit, and the equivalence test for each class of measure.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -411,6 +411,14 @@ class _Beside:
     missing: dict[str, str]
 
 
+def _tested(
+    own: Exponent, known: Sequence[Exponent], every: Sequence[Exponent], margin: Margin | None
+) -> Equivalence:
+    """The test against the series of which all is known, with that against every one where there are more."""
+    test = equivalence(own, known, margin)
+    return replace(test, whole=equivalence(own, every, margin)) if len(every) > len(known) else test
+
+
 def _beside_humans(curve: Curve, head: ExponentRow, choices: Choices) -> _Beside:
     """The exponent of a curve beside those of people, class of measure by class of measure."""
     compared, left = human_exponents(curve.clock, head.form, choices.human, curve.study)
@@ -434,8 +442,13 @@ def _beside_humans(curve: Curve, head: ExponentRow, choices: Choices) -> _Beside
             "of human measures, one at a time."
         )
     by_measure = {m: [h for h in compared if h.measure == m] for m in MEASURES}
+    every = (
+        compared
+        if choices.human
+        else human_exponents(curve.clock, head.form, None, curve.study, incomplete=True)[0]
+    )
     tests = tuple(
-        equivalence(own, part, choices.margin)
+        _tested(own, part, [h for h in every if h.measure == m], choices.margin)
         for m, part in by_measure.items()
         if part and curve.measure in ("", m)
     )

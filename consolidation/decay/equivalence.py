@@ -63,6 +63,9 @@ class Equivalence:
         a new study.
     p_equivalence : the larger p of the two one-sided tests.
     overlap : share of the series whose interval overlaps the model's own.
+    series : how many there are.
+    whole : the same test with every series of the registry, those too of which DOI, number of subjects or
+        licence are not known; None where there are no such, or series were named.
     """
 
     measure: str
@@ -75,6 +78,8 @@ class Equivalence:
     margin: float
     margin_reason: str
     verdict: str
+    series: int = 0
+    whole: "Equivalence | None" = None
 
     def to_json(self) -> dict[str, Any]:
         """As it is written to `fit.json`."""
@@ -89,6 +94,8 @@ class Equivalence:
             "p": self.p_equivalence,
             "overlap": self.overlap,
             "verdict": self.verdict,
+            "series": self.series,
+            "whole": None if self.whole is None else self.whole.to_json(),
         }
 
 
@@ -202,5 +209,15 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
         f"overlap its own; form {model.form}, clock {model.clock}."
     )
     return Equivalence(
-        measure, state, difference, human, new_study, p, overlap, margin.value, margin.reason, verdict
+        measure,
+        state,
+        difference,
+        human,
+        new_study,
+        p,
+        overlap,
+        margin.value,
+        margin.reason,
+        verdict,
+        len(humans),
     )

@@ -113,7 +113,12 @@ def _human_number(name: str, unit: str, form: str) -> Estimate | str:
 
 
 def human_exponents(
-    clock: Clock, form: str = "power", series: Sequence[str] | None = None, without: str = ""
+    clock: Clock,
+    form: str = "power",
+    series: Sequence[str] | None = None,
+    without: str = "",
+    *,
+    incomplete: bool = False,
 ) -> tuple[list[Exponent], dict[str, str]]:
     """Exponents of the shipped human series on one clock, x converted to its unit, and why series on it have
     none.
@@ -123,6 +128,7 @@ def human_exponents(
     series : names; they have to be on the clock and take the form. None is every series that is on it and of
         which everything is known (`humans.lacks`).
     without : subjects whose series are left out, those of the curve itself.
+    incomplete : series of which not everything is known (`humans.lacks`) are taken, too.
     """
     registry = humans.list_series()
     names = list(series) if series else [n for n in registry["series"] if n != humans.PAPER_SERIES]
@@ -133,7 +139,7 @@ def human_exponents(
             if series:
                 clock.require_same(curve.clock)
             continue
-        if not series and humans.lacks(name):
+        if not series and not incomplete and humans.lacks(name):
             left[name] = (
                 f"{humans.title(name)} is not compared, because its {' and '.join(humans.lacks(name))} "
                 f"{'is' if len(humans.lacks(name)) == 1 else 'are'} not known; --human {name} compares it."

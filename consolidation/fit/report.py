@@ -90,7 +90,10 @@ def summary(found: Analysis) -> str:
         lines.append("[[Humans]]")
         if nothing := nothing_to_compare(found):
             lines.append(f"    {nothing}; what follows is of the form that is named there")
-        lines += [f"    {test.verdict}" for test in found.equivalences]
+        for test in found.equivalences:
+            lines.append(f"    {test.verdict}")
+            if test.whole is not None:
+                lines.append(f"    with series of which not everything is known, too: {test.whole.verdict}")
     if found.missing:
         lines.append("[[Not done]]")
         lines += [f"    {name}: {reason}" for name, reason in found.missing.items()]

@@ -251,10 +251,14 @@ def _outcome(found: Analysis, test: Equivalence) -> str:
         "undecided": "undecided whether like",
     }
     difference = test.difference.text(2, sign=True)
-    return (
+    text = (
         f"{verb[test.state]} the mean of {test.mean.n} studies (difference {difference}, margin "
         f"{test.margin:.2g})"
     )
+    if test.whole is None or test.whole.state == test.state:
+        return text
+    more = test.whole.series - test.series
+    return f"{text}, but {verb[test.whole.state]} it with {more} more series whose sources are incomplete"
 
 
 def _one_each(series: list[Exponent]) -> list[Exponent]:

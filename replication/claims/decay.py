@@ -21,11 +21,15 @@ def power_law(standing: str, gamma: Estimate | None) -> Verdict:
     return all_of([states(survives), equals(gamma, paper.GAMMA, paper.GAMMA_SPREAD)])
 
 
-def matches_humans(gap: Estimate | None, margin: float | None) -> Verdict:
+def matches_humans(standing: str, tests: Sequence[tuple[Estimate | None, float | None]]) -> Verdict:
     """The exponent lies within the margin of the mean of the human studies; outside only if the whole
-    interval does.
+    interval does. The exponent of a form that is rejected is not judged, and neither is one whose tests
+    (difference, margin) against other sets of series come out otherwise.
     """
-    return Verdict.UNDECIDED if margin is None else equals(gap, 0.0, margin)
+    found = {Verdict.UNDECIDED if margin is None else equals(gap, 0.0, margin) for gap, margin in tests}
+    if standing == "does not survive" or len(found) != 1:
+        return Verdict.UNDECIDED
+    return found.pop()
 
 
 def own_transition(preferred: str, slope: Estimate | None) -> Verdict:
@@ -84,14 +88,16 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         )
     for equal in s["equivalences"]:
         gap = number(equal["difference"])
+        every = equal.get("whole")
         yield Row(
             f"The exponent matches human memory ({equal['measure']})",
             "γ .4 to .5 in humans",
             f"difference to {equal['difference']['n']} human studies {show(gap, 2, sign=True)}, margin "
             + ("none" if equal["margin"] is None else f"{equal['margin']:.2g}"),
-            "–" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap",
+            ("–" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap")
+            + ("" if every is None else f"; {_with_every_series(equal)}"),
             scale,
-            matches_humans(gap, equal["margin"]),
+            matches_humans(s["standing"]["state"], _tests(equal)),
             own=False,  # P(episodic) is a share of routing, and none of the classes of human measure
             sentence=f"{_beside_humans(s, equal)} P(episodic) is none of the classes of human measure, so "
             "the class compared with is a choice.",
@@ -154,7 +160,7 @@ def _beside_humans(summary: Mapping[str, Any], equal: Mapping[str, Any]) -> str:
     gap, margin = number(equal["difference"]), equal["margin"]
     if gap is None or margin is None:
         return str(equal["verdict"])
-    verdict = matches_humans(gap, margin)
+    verdict = equals(gap, 0.0, margin)
     if verdict is Verdict.UNDECIDED and not known(gap):
         return "The difference has no interval to judge by."
     said = {
@@ -165,10 +171,33 @@ def _beside_humans(summary: Mapping[str, Any], equal: Mapping[str, Any]) -> str:
         said += "; it excludes 0, so there is a difference, which may be smaller than the margin"
     new, gamma = equal["new_study"], summary["gamma"]
     inside = new["lower"] <= gamma["gamma"] <= new["upper"]
+    head = ""
+    if summary["standing"]["state"] == "does not survive":
+        form = gamma["form"]
+        head = f"The form {form} is rejected for this curve, so its exponent is not judged. "
+    elif matches_humans(summary["standing"]["state"], _tests(equal)) is not verdict:
+        head = "Which series are compared decides, so nothing is concluded. "
     return (
-        f"{said[:1].upper()}{said[1:]} (the margin is {equal['margin_reason']}). The exponent of a new study "
+        f"{head}{said[:1].upper()}{said[1:]} (the margin is {equal['margin_reason']}). The exponent of a new study "
         f"is expected within [{new['lower']:.2f}, {new['upper']:.2f}], and {gamma['gamma']:.2f} lies "
         f"{'inside' if inside else 'outside'}; form {gamma['form']}."
+    )
+
+
+def _tests(equal: Mapping[str, Any]) -> list[tuple[Estimate | None, float | None]]:
+    """Difference and margin of a test, and of the one with every series where there is one."""
+    every = equal.get("whole")
+    return [(number(one["difference"]), one["margin"]) for one in (equal, every) if one is not None]
+
+
+def _with_every_series(equal: Mapping[str, Any]) -> str:
+    """The same test with the series of which DOI, number of subjects or licence are not known."""
+    every = equal["whole"]
+    new = every["new_study"]
+    return (
+        f"with {every['series'] - equal['series']} more series of which DOI or number of subjects is not "
+        f"known {show(number(every['difference']), 2, sign=True)}, margin {every['margin']:.2g}, a new study "
+        f"within [{new['lower']:.2f}, {new['upper']:.2f}]"
     )
 
 

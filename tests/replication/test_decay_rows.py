@@ -21,14 +21,17 @@ OUTCOMES = {
 }
 
 
-def row(lower, upper, margin=0.2, **more):
-    """The row of one test whose verdict in the fit is 'different', whatever its interval."""
+def row(lower, upper, margin=0.2, state="survives", **more):
+    """The row of one test whose verdict in the fit is 'different', whatever its interval, of a form in this
+    state.
+    """
     summary = json.loads((FIT / "fit.json").read_text())
     estimate = None if lower is None else (lower + upper) / 2
     difference = {"estimate": estimate, "lower": lower, "upper": upper, "n": 6}
     test = next(e for e in summary["equivalences"] if e["measure"] == "error")
-    test |= {"difference": difference, "margin": margin, "verdict": "It is different."} | more
-    rows = list(fit_rows(Finished("fit", FIT, summary | {"equivalences": [test]})))
+    test |= {"difference": difference, "margin": margin, "verdict": "It is different.", "whole": None} | more
+    summary |= {"equivalences": [test], "standing": summary["standing"] | {"state": state}}
+    rows = list(fit_rows(Finished("fit", FIT, summary)))
     return next(r for r in rows if r.claim == "The exponent matches human memory (error)")
 
 
@@ -42,6 +45,30 @@ def test_the_sentence_beside_people_follows_the_verdict(verdict):
         assert "is different" not in found.sentence
         apart = verdict is Verdict.UNDECIDED and (lower > 0 or upper < 0)
         assert (NOT_ZERO in found.sentence) == apart
+
+
+def test_the_exponent_of_a_rejected_form_is_not_judged():
+    found = row(0.3, 0.5, state="does not survive")
+    assert found.here is Verdict.UNDECIDED
+    assert found.sentence.startswith(
+        "The form power is rejected for this curve, so its exponent is not judged."
+    )
+    assert row(0.3, 0.5, state="is weakened").here is Verdict.FAILS
+
+
+@pytest.mark.parametrize(("more", "verdict"), [((0.3, 0.6), Verdict.FAILS), ((0.0, 0.3), Verdict.UNDECIDED)])
+def test_what_hangs_on_which_series_are_compared_is_undecided(more, verdict):
+    lower, upper = more
+    whole = {
+        "difference": {"estimate": (lower + upper) / 2, "lower": lower, "upper": upper, "n": 9},
+        "margin": 0.2,
+        "new_study": {"lower": -1.0, "upper": 1.0},
+        "series": 20,
+    }
+    found = row(0.3, 0.5, whole=whole, series=8)
+    assert found.here is verdict
+    assert ("Which series are compared decides" in found.sentence) == (verdict is Verdict.UNDECIDED)
+    assert "with 12 more series of which DOI or number of subjects is not known +" in found.control
 
 
 def test_what_cannot_be_judged_says_why():
