@@ -88,10 +88,10 @@ def fit_decay(
 
     Returns
     -------
-    DecayReport : `headline`, the exponent to cite with its interval, and `of_best`, that of the best form
-        where it has one; `comparison` of the forms; `exponents` and `tables` as DataFrames; `cautions`;
-        `summary`, a dict of everything; `fit_report()`, the same as text; `to_latex()`, `plot()`,
-        `save(folder)`.
+    DecayReport : `headline`, the exponent of the power law with its interval, and `of_best`, that of the
+        best form where it has one; `summary["cited"]`, the one that may be cited, or None; `comparison` of
+        the forms; `exponents` and `tables` as DataFrames; `cautions`; `summary`, a dict of everything;
+        `fit_report()`, the same as text; `to_latex()`, `plot()`, `save(folder)`.
 
     Raises
     ------

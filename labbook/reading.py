@@ -116,7 +116,7 @@ class StrictTable:
             found = repr(plain(fields[row][:40])) if fields[row] else "nothing"
             raise UserError(
                 f"{self.place}: {self.where(row)} has no number in {name} but {found} ({len(bad)} rows "
-                f"in all).{mixed} Fill or remove them."
+                f"in all).{mixed} Remove them."
             )
         return out
 

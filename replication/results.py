@@ -4,7 +4,7 @@ Sentences state what the tables beside them show and name the choice they depend
 a sentence, the sentence is chosen by the number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import section
 from replication.claims.finding import finding
+from replication.claims.tables import ALL
 from replication.rows import Finished, exponent, figure, interval, number, show, table, window
 
 PREDICTORS = ("R", "R2", "cosine", "share_operations_error_below_0.2")
@@ -131,7 +132,9 @@ def _removable_row(what: str, order: str, folder: Path, s: RemovalSummary) -> tu
 
 def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
     """Attention of CRAM and its control, and what the factorials say where there are some."""
-    cells = pd.read_csv(run.folder / "cells.csv").query("metric == 'attention'")
+    table = pd.read_csv(run.folder / "cells.csv")
+    cells = table.query("metric == 'attention'")
+    novel = table.query("table == 'published' and cell == @ALL and metric == 'novel'").to_dict("records")
     found = {(str(row["table"]), str(row["cell"])): number(row) for row in cells.to_dict("records")}
     config = run.summary["config"]
     text = (
@@ -140,7 +143,7 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
         f"{show(found.get(('table4', 'control')), 4)}, with "
         f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns, {config['steps']:,} "
         f"steps and a price of {config['objective']['attention_penalty']:g}, on which the result depends"
-        f"{_published_price(found.get(('published', alone(PRICE))))}."
+        f"{_published(found, number(novel[0]) if novel else None)}."
     )
     if not decided:
         return [
@@ -151,10 +154,15 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
     return [f"{text} {before}", shown, f"{after} ([Design](consolidation/design.md).)"]
 
 
-def _published_price(attention: Estimate | None) -> str:
-    """Where attention ends with the preprint's price and all else as it is; empty where that was not run."""
-    price = PAPERS.objective.attention_penalty
-    return f" (at the preprint's {price:g}: {show(attention, 4)})" if attention else ""
+def _published(found: Mapping[tuple[str, str], Estimate | None], novel: Estimate | None) -> str:
+    """Where attention ends with the preprint's price and all else as it is, and with all of its settings;
+    empty where that was not run.
+    """
+    price, every = found.get(("published", alone(PRICE))), found.get(("published", ALL))
+    said = [f"at the preprint's {PAPERS.objective.attention_penalty:g}: {show(price, 4)}"] if price else []
+    if every and novel:
+        said.append(f"with all its settings: {show(every, 4)}, {show(novel)} of novel queries right")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:

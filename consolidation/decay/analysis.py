@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from consolidation.decay.comparison import NOISE, Comparison, compare
+from consolidation.decay.comparison import FOLDS, NOISE, Comparison, compare
 from consolidation.decay.curve import MEASURES, Clock, Curve
 from consolidation.decay.equivalence import Equivalence, Exponent, Margin, equivalence
 from consolidation.decay.exponents import (
@@ -90,9 +91,11 @@ class Analysis:
         return headline(self.curve, self.exponents)
 
     @property
-    def hangs_on(self) -> Apart | None:
-        """The one point without which the form of the headline stands otherwise, if there is one."""
-        return self.apart if self.apart is not None and self.apart.decides else None
+    def hangs(self) -> str:
+        """Why nothing may be cited that rests on the observation that lies apart; empty where there is none,
+        or it makes no difference.
+        """
+        return "" if self.apart is None else self.apart.hangs
 
     @property
     def of_best(self) -> ExponentRow | None:
@@ -164,11 +167,17 @@ def _of_rows(curve: Curve) -> list[str]:
                 "every row is there more than once: if these are copies, their trials are counted too often "
                 "and the interval is too narrow"
             )
-    if curve.unit is not None and _at_different_x(curve):
+    if curve.unit is not None and len(np.unique(_rows(curve, curve.unit), axis=0)) < observed:
         said.append(
-            "units were observed at different x, so the mean at one x is of other units than at another, and "
-            "where they differ it falls or rises without any of them doing so: compare the exponents of "
-            "single units (units.csv)"
+            "a row with the same unit, x and y is there more than once: if these are copies, remove them"
+        )
+    if curve.unit is not None and _at_different_x(curve):
+        fewest = min(units_of(curve), key=lambda unit: (curve.unit == unit).sum())
+        own = int((curve.unit == fewest).sum())
+        said.append(
+            f"units were observed at different x (fewest by {fewest}, {own} of {different}), so the mean at "
+            "one x is of other units than at another, and where they differ it falls or rises without any of "
+            "them doing so: compare the exponents of single units (units.csv)"
         )
     if alike := _copies(curve):
         said.append(
@@ -256,9 +265,12 @@ def _cautions(
     return tuple(said)
 
 
-def _rows(curve: Curve) -> Array:
-    """What was observed, a row for each observation: x, y and the trials where they are counted."""
-    return np.column_stack([curve.x, curve.y, *([] if curve.count is None else [curve.count])])
+def _rows(curve: Curve, unit: npt.NDArray[np.str_] | None = None) -> Array:
+    """What was observed, a row for each observation: x, y, the trials where they are counted, and the unit by
+    its place where it is given.
+    """
+    more = [] if unit is None else [np.unique(unit, return_inverse=True)[1]]
+    return np.column_stack([curve.x, curve.y, *([] if curve.count is None else [curve.count]), *more])
 
 
 def _copies(curve: Curve) -> tuple[str, str] | None:
@@ -372,7 +384,13 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
     head = headline(curve, exponents)
     beside = _beside_humans(curve, head, choices)
     scatter, none = _overdispersion(curve, head.form)
-    alone = apart(comparison, forms, fit(curve, head.form, head.estimator), choices.estimator)
+    alone = apart(curve, comparison, exponents, head, choices.estimator)
+    different = len(np.unique(curve.x))
+    if curve.unit is None and different > FOLDS:
+        missing["apart"] = (
+            f"{curve.name} has {different} x; up to {FOLDS} are left out one by one to see whether one lies "
+            "apart."
+        )
     ways = multiverse({str(c.clock): c for c in (curve, *choices.clocks)}, HUMAN_RANGE)
     own = ways.fits[str(curve.clock)]
     return Analysis(

@@ -5,7 +5,7 @@ error model  equal variance of y, or of ln y (noise relative to y), or binomial 
              likelihood of ln y is that of y with the Jacobian 1 / y of the logarithm, so AICc compares forms
              and error models at once; a form stands with the better of its two
 held_out     root mean squared error of points predicted by a fit without them, one x at a time (one unit at a
-             time where there are at least 5 units)
+             time where there are at least 5 units); nan where a fit without them is not possible
 last_decade  the same for all x within a factor of ten of the largest, predicted from the x before
 Vuong        z and two-sided p of the pointwise likelihood ratio of non-nested forms, BIC-corrected (Vuong
              1989, Econometrica 57, 307-333); its normal distribution is that of many points, so it is left
@@ -88,39 +88,42 @@ def vuong(first: Fit, second: Fit) -> tuple[float, float]:
     return z, float(2 * stats.norm.sf(abs(z)))
 
 
-def _rmse(
+def _fits(
     curve: Curve, keeps: Sequence[npt.NDArray[np.bool_]], form_name: str, estimator: Estimator
-) -> list[float]:
-    """Error on the rows outside each `keep` of a fit to the rows inside, all fits solved at once; nan where
-    there is none.
-    """
-    errors = []
+) -> list[Fit | UserError]:
+    """Fits to the rows inside each `keep`, all solved at once; or why one cannot be."""
     wanted = [(_observed(curve.rows(keep), estimator), estimator) for keep in keeps]
-    for keep, one in zip(keeps, fit_many(wanted, form_name), strict=True):
+    return fit_many(wanted, form_name)
+
+
+def _rmse(
+    curve: Curve, keeps: Sequence[npt.NDArray[np.bool_]], found: Sequence[Fit | UserError]
+) -> list[float]:
+    """Error on the rows outside each `keep` of the fit to the rows inside; nan where there is none."""
+    errors = []
+    for keep, one in zip(keeps, found, strict=True):
         off = np.nan if isinstance(one, UserError) else curve.y[~keep] - one.predict(curve.x[~keep])
         errors.append(float(np.sqrt(np.mean(np.square(off)))))
     return errors
 
 
-def held_out(curve: Curve, form_name: str, estimator: Estimator) -> float:
-    """Root mean squared error of left-out units (at least 5 of them) or left-out x; nan when a fit without
-    them is not possible.
-
-    More than FOLDS units or x are left out in FOLDS turns, each turn every FOLDS-th of them.
+def _left_out(curve: Curve) -> list[npt.NDArray[np.bool_]]:
+    """What is kept in each turn of leaving out units (at least 5 of them) or x. More than FOLDS units or x
+    are left out in FOLDS turns, each turn every FOLDS-th of them.
     """
     _, groups = np.unique(
         labels(curve) if len(units_of(curve)) >= LEAST_UNITS else curve.x, return_inverse=True
     )
     groups = groups % FOLDS
-    errors = _rmse(curve, [groups != g for g in np.unique(groups)], form_name, estimator)
-    return float(np.sqrt(np.mean(np.square(errors))))
+    return [groups != g for g in np.unique(groups)]
 
 
 def last_decade(curve: Curve, form_name: str, estimator: Estimator) -> float:
     """Root mean squared error of the last decade of x predicted from what comes before; nan when too little
     does.
     """
-    return _rmse(curve, [curve.x < curve.x.max() / 10], form_name, estimator)[0]
+    keeps = [curve.x < curve.x.max() / 10]
+    return _rmse(curve, keeps, _fits(curve, keeps, form_name, estimator))[0]
 
 
 def fit_all(
@@ -166,6 +169,8 @@ class Comparison:
     untested : why there are too few points for a form with an asymptote to win; empty where there are not.
     under : AICc of every form that has one, by error model.
     unconverged : see `Rivals`.
+    without : for every form its fits without one x each, in the order of x, or why there is none; empty where
+        other things were left out, which are units or more than FOLDS x.
     """
 
     table: pd.DataFrame
@@ -176,6 +181,13 @@ class Comparison:
     untested: str = ""
     under: dict[ErrorModel, dict[str, float]] = field(default_factory=dict)
     unconverged: dict[str, float] = field(default_factory=dict)
+    without: dict[str, list[Fit | UserError]] = field(default_factory=dict)
+
+    @property
+    def unchanging(self) -> str:
+        """The form that does not change, where it describes the curve as well as the best; else empty."""
+        near = self.table[self.table["delta_aicc"] <= SURVIVES]["form"]
+        return next((name for name in near if form(name).null), "")
 
     @property
     def ahead(self) -> dict[str, float]:
@@ -366,6 +378,8 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator | None = No
     weight = {name: np.exp(-(f.aicc - lowest) / 2) for name, f in sound.items()}
     total = sum(weight.values()) if weight else float("nan")
     best = min(sound, key=lambda name: sound[name].aicc) if sound else None
+    keeps = _left_out(curve)
+    left_out = {name: _fits(curve, keeps, name, f.estimator) for name, f in fits.items()}
     rows = []
     for name, f in sorted(fits.items(), key=lambda item: item[1].aicc):
         z = p = float("nan")
@@ -387,7 +401,7 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator | None = No
                 "delta_aicc": f.aicc - lowest,
                 "weight": weight.get(name, 0.0) / total,
                 "bic": f.bic,
-                "held_out_rmse": held_out(curve, name, f.estimator),
+                "held_out_rmse": float(np.sqrt(np.mean(np.square(_rmse(curve, keeps, left_out[name]))))),
                 "last_decade_rmse": last_decade(curve, name, f.estimator),
                 "vuong_z_against_best": z,
                 "vuong_p": p,
@@ -406,7 +420,9 @@ def compare(curve: Curve, forms: Sequence[str], estimator: Estimator | None = No
         return Comparison(table, fits, reasons, None, verdict)
     untested = _untested(curve, forms, next(iter(found.by_estimator)))
     verdict = _verdict(curve, sound, best, untested, unconverged)
-    return Comparison(table, fits, reasons, best, verdict, untested, under, unconverged)
+    one_each = len(units_of(curve)) < LEAST_UNITS and len(np.unique(curve.x)) == len(keeps)
+    without = left_out if one_each else {}
+    return Comparison(table, fits, reasons, best, verdict, untested, under, unconverged, without)
 
 
 def _why_none(curve: Curve, forms: Sequence[str], reasons: dict[str, str]) -> str:

@@ -10,10 +10,20 @@ import numpy as np
 import pandas as pd
 
 from consolidation.decay import humans
+from consolidation.decay.comparison import REJECTED, Comparison
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.equivalence import Exponent
 from consolidation.decay.forms import with_exponent
-from consolidation.decay.inference import ESTIMATORS, Estimator, fit, interval, labels, profile, units_of
+from consolidation.decay.inference import (
+    ERRORS,
+    ESTIMATORS,
+    Estimator,
+    fit,
+    interval,
+    labels,
+    profile,
+    units_of,
+)
 from labbook.console import UserError
 from labbook.estimate import Estimate
 
@@ -52,6 +62,38 @@ def headline(curve: Curve, exponents: pd.DataFrame) -> ExponentRow:
     rows = known[known["form"] == form]
     chosen = rows[rows["estimator"] == wanted]
     return exponent_rows(chosen if len(chosen) else rows)[0]
+
+
+def to_cite(comparison: Comparison, exponents: pd.DataFrame, head: ExponentRow) -> ExponentRow | None:
+    """The exponent that a text may cite, as far as the forms say: of the headline where its form survives, by
+    the noise that suits it best where its own fit is rejected; of the best other form that has one, survives
+    and tends to what y can be, where the headline's is rejected. None where y rises, where a form that does
+    not change describes it as well, and else.
+    """
+    if head.gamma < 0 or comparison.unchanging:
+        return None
+    state, rows = comparison.standing(head.form).state, exponent_rows(exponents)
+    if state == "survives":
+        if not comparison.behind(head.form, ERRORS[head.estimator]) > REJECTED:
+            return head
+        return _of(rows, comparison, head.form)
+    if state != "does not survive":
+        return None
+    sound = (_of(rows, comparison, name) for name in comparison.table["form"])
+    return next((one for one in sound if one is not None), None)
+
+
+def _of(rows: Sequence[ExponentRow], comparison: Comparison, name: str) -> ExponentRow | None:
+    """The exponent of a form that survives, by the estimator of the noise that suits it best; None where it
+    is not sound.
+    """
+    if name not in comparison.fits or comparison.standing(name).state != "survives":
+        return None
+    wanted = (name, comparison.fits[name].estimator)
+    for one in rows:
+        if (one.form, one.estimator) == wanted and np.isfinite([one.gamma, one.lower, one.upper]).all():
+            return None if one.gamma < 0 or one.failures or one.impossible else one
+    return None
 
 
 def exponent_rows(table: pd.DataFrame) -> list[ExponentRow]:

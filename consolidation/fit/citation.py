@@ -119,8 +119,10 @@ def latex(found: Analysis) -> str:
     opening = openings.get(standing.state, "A")
     if head.gamma < 0:
         opening = "Nothing to cite, because y rises with x: a"
-    elif found.hangs_on is not None:
-        opening, instead = "Nothing to cite, because how this form stands hangs on one point: a", ""
+    elif found.hangs:
+        opening, instead = "Nothing to cite, because it hangs on one observation: a", ""
+    elif found.comparison.unchanging and standing.state == "survives":
+        opening = f"Nothing to cite, because {found.comparison.unchanging} describes the data as well: a"
     caution = "".join(f" Caution{whose}: {escape.latex(text)}." for text in found.cautions)
     failures = f" The fit reports: {escape.latex(head.failures)}." if head.failures else ""
     return "\n".join(

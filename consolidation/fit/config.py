@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias, get_args
 
 import tyro
 
@@ -12,6 +12,7 @@ from labbook.estimate import REPLICATES
 
 REFERENCE = "reference"
 LEAST_REPLICATES = 100
+Measure: TypeAlias = Literal["time", "error", "recall", "savings"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class FitConfig:
     """How many units of --on-clock one unit of x is (1: each counts as one); needed because no clock says how
     much of another it holds.
     """
-    measure: Literal["time", "error", "recall", "savings"] | None = None
+    measure: Measure | None = None
     """What y is, so that it is held against human measures of that class only; default: against every class,
     one at a time.
     """
@@ -73,6 +74,21 @@ class FitConfig:
     """Of the bootstrap and of the simulations."""
 
     def __post_init__(self) -> None:
+        if self.measure is not None and self.measure not in get_args(Measure):
+            raise UserError(
+                f"--measure {self.measure!r} is none of {', '.join(get_args(Measure))}. Change --measure."
+            )
+        for name, kind in (("bootstrap", int), ("seed", int), ("margin", float), ("on_clock_factor", float)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | kind)):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} {value!r} is no {'number' if kind is float else 'whole number'}.")
+        named = {"--x": self.x, "--y": self.y, "--unit": self.unit, "--count": self.count}
+        given = {flag: column for flag, column in named.items() if column is not None}
+        for flag, column in given.items():
+            same = [other for other, named in given.items() if named == column and other != flag]
+            if same:
+                raise UserError(f"{flag} and {same[0]} both name the column {column!r}. Change one of them.")
         if self.bootstrap < LEAST_REPLICATES:
             raise UserError(
                 f"--bootstrap {self.bootstrap}: at least {LEAST_REPLICATES} replicates are needed for the "

@@ -85,6 +85,8 @@ def data_and_fits(found: Analysis) -> Figure:
     for axes in (linear, logarithmic):
         if curve.unit is not None:
             axes.plot(curve.x, curve.y, ".", ms=2, color="0.75", zorder=0)
+        if found.apart is not None:
+            axes.plot(found.apart.x, found.apart.y, "o", ms=11, mfc="none", mec=style.PALETTE[3], zorder=5)
         axes.plot(data.x, data.y[0], "o", ms=4.5, color="black", zorder=4)
         for name, colour, line in zip(names, style.PALETTE, LINES, strict=False):
             axes.plot(points, comparison.fits[name].predict(points), color=colour, ls=line)
@@ -133,9 +135,10 @@ def data_and_fits(found: Analysis) -> Figure:
 def _said_cited(found: Analysis) -> str:
     """The exponent that a text may cite, as a title says it."""
     one = cited(found)
-    if found.hangs_on is not None:
-        return "No γ to cite: how the form stands hangs on one point."
-    return "No γ to cite." if one is None else f"To cite: γ = {one.number.text()} of {_name(one.form)}."
+    ring = "" if found.apart is None else " Ring: an observation that lies apart."
+    if one is None:
+        return f"No γ to cite{': it hangs on one observation' * bool(found.hangs)}.{ring}"
+    return f"To cite: γ = {one.number.text()} of {_name(one.form)}.{ring}"
 
 
 def _readable(verdict: str, curve: Curve) -> str:
@@ -338,7 +341,7 @@ def forest(found: Analysis) -> Figure:
                 axes.text(
                     left + 0.02,
                     place,
-                    mathtext(f"no fit: {row.reason}"),
+                    mathtext(f"not drawn: {row.reason}"),
                     fontsize=7,
                     color="0.4",
                     va="center",

@@ -7,7 +7,7 @@ from consolidation.decay.analysis import Analysis
 from consolidation.decay.comparison import NOISE, said_ahead
 from consolidation.decay.curve import MEASURES
 from consolidation.decay.equivalence import Equivalence, Exponent
-from consolidation.decay.exponents import ExponentRow, exponent_rows
+from consolidation.decay.exponents import ExponentRow, exponent_rows, to_cite
 from consolidation.decay.inference import ERRORS
 from labbook import escape
 
@@ -25,8 +25,8 @@ def nothing_to_compare(found: Analysis) -> str:
     """Why the exponent says nothing about people, or nothing."""
     if found.headline.gamma < 0:
         return "nothing is concluded, because y rises with x"
-    if found.hangs_on is not None:
-        return "nothing is concluded, because one point decides how the form stands"
+    if found.hangs:
+        return "nothing is concluded, because the exponent hangs on one observation"
     if found.comparison.standing(found.headline.form).state == "does not survive":
         return "nothing is concluded, because the form is rejected"
     return ""
@@ -71,37 +71,13 @@ def geometric(found: Analysis, one: ExponentRow) -> str:
     return "" if of_means is None else f"; of geometric means, {of_means:.3f} of the means that are compared"
 
 
-def _survives(found: Analysis, one: ExponentRow) -> bool:
-    return found.comparison.standing(one.form).state == "survives"
-
-
-def survivor(found: Analysis) -> ExponentRow | None:
-    """The exponent to cite where that of the power law is rejected: of the best surviving form that has one
-    and tends to what y can be.
-    """
-    rows = {
-        one.form: one
-        for one in reversed(exponent_rows(found.exponents))
-        if np.isfinite([one.gamma, one.lower, one.upper]).all()
-        and one.gamma >= 0
-        and not (one.failures or one.impossible)
-        and _survives(found, one)
-        # what survives is a form with the noise that suits it best
-        and one.estimator == found.comparison.fits[one.form].estimator
-    }
-    return next((rows[form] for form in found.comparison.table["form"] if form in rows), None)
-
-
 def cited(found: Analysis) -> ExponentRow | None:
-    """The exponent that a text may cite: the headline's where its form survives, that of another form where
-    it is rejected; None where y rises, where the headline's form hangs on one point, and where none may be
-    cited.
+    """The exponent that a text may cite: what the forms allow (`to_cite`), unless it hangs on one observation
+    that lies apart.
     """
-    head = found.headline
-    if head.gamma < 0 or found.hangs_on is not None:
+    if found.hangs:
         return None
-    state = found.comparison.standing(head.form).state
-    return {"survives": head, "does not survive": survivor(found)}.get(state)
+    return to_cite(found.comparison, found.exponents, found.headline)
 
 
 def _cited(found: Analysis) -> str:
@@ -110,14 +86,18 @@ def _cited(found: Analysis) -> str:
     name, other = "power law" if head.form == "power" else head.form, cited(found)
     if head.gamma < 0:
         return f"nothing to cite: y rises with x, which is growth and no decay; {name}: {_said(found, head)}"
-    if found.hangs_on is not None:
+    if found.apart is not None and found.hangs:
+        return f"nothing to cite: it hangs on one observation, at {found.apart.place}; {_said(found, head)}"
+    if found.comparison.unchanging and standing.state == "survives":
         return (
-            f"nothing to cite: how the {name} stands hangs on one point, at x = {found.hangs_on.x:g}; with "
-            f"it {_said(found, head)}"
+            f"nothing to cite: {found.comparison.unchanging}, which does not change, describes the data as "
+            f"well; {name}: {_said(found, head)}"
         )
     if standing.state == "does not survive":
         none = "no form with an exponent survives"
-        if any(one.impossible and _survives(found, one) for one in exponent_rows(found.exponents)):
+        standings = found.comparison.standing
+        impossible = [one.form for one in exponent_rows(found.exponents) if one.impossible]
+        if any(standings(name).state == "survives" for name in impossible):
             none += " that tends to what y can be"
         if found.comparison.ahead:
             none = f"no form can be cited, because {said_ahead(found.comparison.ahead)}"
@@ -127,9 +107,17 @@ def _cited(found: Analysis) -> str:
             f"{instead}. {head.form} is rejected: {_said(found, head)}{_gaps(found)}; it describes a curve "
             f"that {who} not follow"
         )
-    if standing.state == "survives":
+    if standing.state == "survives" and other == head:
         return (
             f"cite {_said(found, head, f' of {head.form}')}; it survives beside its rivals{_by_noise(found)}"
+        )
+    if standing.state == "survives":
+        form = "" if other is None else f" of {other.form}"
+        instead = "nothing to cite" if other is None else f"cite {_said(found, other, form)}"
+        gap = found.comparison.behind(head.form, ERRORS[head.estimator])
+        return (
+            f"{instead}; it survives beside its rivals, but not with {NOISE[ERRORS[head.estimator]]}: "
+            f"{_said(found, head)}, AICc {gap:.1f} above that"
         )
     if standing.state == "is weakened":
         return f"nothing to cite: {name} is not the best form; {_said(found, head)}{_gaps(found)}"

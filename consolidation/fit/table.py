@@ -1,5 +1,6 @@
 """The curve in a table: its columns, what each may hold, and the clock of x."""
 
+import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,6 +16,15 @@ from labbook.estimate import Array
 
 # names that are shown where there may be many
 MOST_NAMED = 20
+# what a row of a table of units is called that is none
+SUMMARIES = ("mean", "average", "all", "total", "overall", "sum", "median")
+# words in the name of a column that say which class of measure it holds
+CALLED = {
+    "time": {"rt", "rts", "latency", "latencies"},
+    "error": {"error", "errors"},
+    "recall": {"recall", "recalled"},
+    "savings": {"savings", "saving"},
+}
 
 
 def curve_of(table: tables.StrictTable, config: FitConfig, name: str, title: str) -> Curve:
@@ -57,6 +67,9 @@ def curve_of(table: tables.StrictTable, config: FitConfig, name: str, title: str
         )
     if unit is not None and (row := _first(unit == "")) is not None:
         raise UserError(f"{place}: {table.where(row)} has no {config.unit}. Fill it, or remove the row.")
+    if unit is not None:
+        _require_units(unit, table, config)
+    _require_no_time(table, config, clock)
     require_possible(
         numbers[config.y],
         config.measure or "",
@@ -64,6 +77,7 @@ def curve_of(table: tables.StrictTable, config: FitConfig, name: str, title: str
         lambda row: f"{table.where(row)}: {config.y}",
     )
     _require_counted(numbers, config, table)
+    _require_called(table, config)
     order = np.argsort(numbers[config.x], kind="stable")
     return Curve(
         name=config.series or name,
@@ -120,6 +134,11 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
             )
         choice("clock unit", unit, "--clock-unit" if config.clock_unit else "column clock_unit")
     elif counts in units.THINGS:
+        if (named := units.time_named(config.x)) is not None:
+            raise UserError(
+                f"{table.place}: the column {plain(config.x)!r} is called after the unit {named!r}, and "
+                f"{counts!r} is counted. Change --clock or --x; if each is one, say --clock-unit count."
+            )
         unit = units.CLOCKS[counts]
         choice("clock unit", unit, f"{counts} is counted; --clock-unit says otherwise")
     else:
@@ -129,6 +148,47 @@ def _clock(table: tables.StrictTable, config: FitConfig) -> Clock:
             f"{units.examples(counts)}."
         )
     return Clock(counts, unit)
+
+
+def _require_units(unit: npt.NDArray[np.str_], table: tables.StrictTable, config: FitConfig) -> None:
+    """Raise UserError for units that differ by case or blanks alone, and for a summary among them."""
+    seen = dict[str, str]()
+    for name in dict.fromkeys(unit.tolist()):
+        plainly = " ".join(name.casefold().split())
+        row = table.where(int((unit == name).argmax()))
+        if plainly in SUMMARIES:
+            raise UserError(
+                f"{row}: the {config.unit} is called {plain(name)!r}. A summary is no unit beside those that "
+                "it sums up: remove its rows, or rename it."
+            )
+        if seen.setdefault(plainly, name) != name:
+            raise UserError(
+                f"{row}: the {config.unit} is called {plain(name)!r}, and another {plain(seen[plainly])!r}. "
+                "If they are one, write it in one way; if they are two, rename one."
+            )
+
+
+def _require_no_time(table: tables.StrictTable, config: FitConfig, clock: Clock) -> None:
+    """Raise UserError for a y that is called after a unit of time and said to be no time."""
+    named = units.time_named(config.y)
+    if named is None or config.measure in (None, "time"):
+        return
+    swapped = " Are --x and --y swapped?" * (units.time_named(clock.unit) == named)
+    raise UserError(
+        f"{table.place}: the column {plain(config.y)!r} is called after the unit {named!r}, and --measure "
+        f"says {config.measure}.{swapped} Change --y or --measure, or rename the column."
+    )
+
+
+def _require_called(table: tables.StrictTable, config: FitConfig) -> None:
+    """Raise UserError for a y that is called after another measure than it is said to be."""
+    words = set(re.findall("[a-z]+", config.y.casefold()))
+    called = {measure for measure, names in CALLED.items() if words & names}
+    if config.measure is not None and called and config.measure not in called:
+        raise UserError(
+            f"{table.place}: the column {plain(config.y)!r} is called after {' and '.join(sorted(called))}, "
+            f"and --measure says {config.measure}. Change --measure or --y, or rename the column."
+        )
 
 
 def require_no_misprint(counts: str, place: object, remedy: str) -> None:

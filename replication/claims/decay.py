@@ -177,9 +177,10 @@ def _beside_humans(summary: Mapping[str, Any], equal: Mapping[str, Any]) -> str:
         head = f"The form {form} is rejected for this curve, so its exponent is not judged. "
     elif matches_humans(summary["standing"]["state"], _tests(equal)) is not verdict:
         head = "Which series are compared decides, so nothing is concluded. "
+    said = f"{head}{said[:1].upper()}{said[1:]}"
     return (
-        f"{head}{said[:1].upper()}{said[1:]} (the margin is {equal['margin_reason']}). The exponent of a new study "
-        f"is expected within [{new['lower']:.2f}, {new['upper']:.2f}], and {gamma['gamma']:.2f} lies "
+        f"{said} (the margin is {equal['margin_reason']}). The exponent of a new study is expected within "
+        f"[{new['lower']:.2f}, {new['upper']:.2f}], and {gamma['gamma']:.2f} lies "
         f"{'inside' if inside else 'outside'}; form {gamma['form']}."
     )
 

@@ -17,7 +17,7 @@ from consolidation.fit.__main__ import main
 from consolidation.fit.citation import bibtex
 from consolidation.fit.config import FitConfig
 from consolidation.fit.figures import forest, specification_curve
-from consolidation.fit.short import survivor
+from consolidation.fit.short import cited
 from consolidation.fit.source import given
 from labbook.console import UserError
 from labbook.estimate import Estimate
@@ -103,19 +103,19 @@ def test_macros_are_those_of_the_form_that_is_cited():
     asked["forms"] = ("power", "shifted_power", "exponential", "constant")
     shifted = fit_decay(frame(x, 0.9 * (1 + x / 8) ** -0.9 * noise), **asked)
     assert shifted.comparison.standing("power").state == "does not survive"
-    cited = survivor(shifted)
-    assert cited is not None and cited.form != "power"
+    taken = cited(shifted)
+    assert taken is not None and taken.form != "power"
     text = shifted.to_latex()
-    assert f"\\newcommand{{\\gammaRecall}}{{{cited.gamma:.3f}}}" in text
-    assert f"\\newcommand{{\\gammaRecallForm}}{{{cited.form.replace('_', ' ')}}}" in text
-    assert f"cited in its place is {cited.form.replace('_', ' ')} with $\\gamma = {cited.gamma:.3f}$" in text
-    assert f"cite gamma = {cited.gamma:.3f}" in repr(shifted)
-    assert (shifted.summary["cited"]["form"], shifted.summary["cited"]["gamma"]) == (cited.form, cited.gamma)
+    assert f"\\newcommand{{\\gammaRecall}}{{{taken.gamma:.3f}}}" in text
+    assert f"\\newcommand{{\\gammaRecallForm}}{{{taken.form.replace('_', ' ')}}}" in text
+    assert f"cited in its place is {taken.form.replace('_', ' ')} with $\\gamma = {taken.gamma:.3f}$" in text
+    assert f"cite gamma = {taken.gamma:.3f}" in repr(shifted)
+    assert (shifted.summary["cited"]["form"], shifted.summary["cited"]["gamma"]) == (taken.form, taken.gamma)
     # where the form is rejected, the tests against people say so in front
     humans = shifted.fit_report().partition("[[Humans]]")[2]
     assert "nothing is concluded, because the form is rejected" in humans
     none = fit_decay(frame(x, np.exp(-x / 20) * noise), **asked)
-    assert survivor(none) is None
+    assert cited(none) is None
     assert r"\newcommand{\gammaRecall}{undefined}" in none.to_latex()
     assert "no form is cited in its place" in none.to_latex()
     assert "no form with an exponent survives" in repr(none)
@@ -182,13 +182,14 @@ def test_values_that_a_measure_cannot_have_name_their_row(measure, value, messag
 
 def read_in(table, **more):
     asked = {"x": "days", "y": "recall", "clock": "retention interval", "clock_unit": "days"}
-    return given(table, FitConfig(source="frame", **asked, **more)).curve
+    return given(table, FitConfig(source="frame", **asked | more)).curve
 
 
 def test_values_that_there_can_be_are_read(capsys):
     table = power(8)
     table.loc[7, "recall"] = -0.05
-    assert read_in(table, measure="savings").y.min() == -0.05
+    called = table.rename(columns={"recall": "share"})
+    assert read_in(called, y="share", measure="savings").y.min() == -0.05
     with pytest.raises(UserError, match="no proportion of trials is below 0"):
         read_in(table.assign(n=9), count="n")
     assert "times every other" not in capsys.readouterr().err
@@ -223,7 +224,8 @@ def sources(found):
 
 def fitted(**more):
     """The fit of a curve of recall to few forms, which are no part of what is cited."""
-    return fit_decay(power(6), y="recall", forms=("power", "exponential", "constant"), **DAYS | more)
+    table = power(6).rename(columns={"recall": "share"})
+    return fit_decay(table, y="share", forms=("power", "exponential", "constant"), **DAYS | more)
 
 
 def test_only_what_was_compared_is_cited():

@@ -112,3 +112,39 @@ def test_a_column_that_is_called_after_another_unit_of_time_is_an_error(tmp_path
     for name in ("delay", "d", "s", "cs", "a"):
         other = frame.rename(columns={"days": name})
         assert source.given(other, FitConfig(**delay | {"x": name}, clock_unit="hours"))
+
+
+UNITS = {"trial": X, "recall": [0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1]}
+SAID = {"x": "trial", "y": "recall", "clock": "repetition", "measure": "recall"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "message"),
+    [
+        ({"unit": ["a"] * 4 + ["A"] * 4}, {"unit": "unit"}, "is called 'A', and another 'a'"),
+        ({"unit": ["a", "b"] * 3 + ["Mean"] * 2}, {"unit": "unit"}, "is called 'Mean'. A summary is no unit"),
+        ({}, {"unit": "trial"}, "both name the column 'trial'"),
+        ({}, {"y": "trial"}, "both name the column 'trial'"),
+        ({}, {"measure": "error"}, "is called after recall, and measure= says error"),
+        (
+            {"rt_seconds": X},
+            {"y": "rt_seconds", "measure": "error"},
+            "is called after the unit 'second', and measure=",
+        ),
+        ({"days": X}, {"x": "days"}, "'days' is called after the unit 'day', and 'repetition' is counted"),
+        ({}, {"measure": "recal"}, "'recal' is none of time, error, recall, savings"),
+        ({}, {"bootstrap": "500"}, "bootstrap='500' is no whole number"),
+        ({}, {"margin": "0.1"}, "margin='0.1' is no number"),
+    ],
+)
+def test_what_means_something_else_is_an_error(columns, asked, message):
+    with pytest.raises(UserError) as error:
+        fit_decay({**UNITS, **columns}, **{**SAID, **asked})
+    assert message in str(error.value)
+
+
+def test_swapped_columns_are_asked_about():
+    table = {"days": X, "recall": UNITS["recall"]}
+    asked = {"x": "recall", "y": "days", "clock": "retention interval", "clock_unit": "days"}
+    with pytest.raises(UserError, match=r"Are x= and y= swapped\?"):
+        fit_decay(table, **asked, measure="error")

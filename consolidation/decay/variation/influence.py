@@ -1,171 +1,282 @@
-"""One point that lies apart from all the others, and what is left without it.
+"""One observation that lies apart from all the others, and what is left without it.
 
-A slip of the decimal point (.041 for .41) leaves a number that its measure can have. It is found by the
-outlier test of regression on the best form: the externally studentised residual
+A slip of the decimal point (.041 for .41) leaves a number that its measure can have, and flexible forms bend
+to it. So every x is left out in turn, the forms are compared on the others, and the observation there is held
+against each form that survives on them:
 
-    t_i = e_i / sqrt(s_(i)^2 (1 - h_i)),   s_(i)^2 = (sum e^2 - e_i^2 / (1 - h_i)) / (n - k - 1)
+    t = (y - f(x)) / sqrt(s^2 (1 + h)),   h = g' (J' J)^-1 g
 
-of n points and k parameters, on the scale of the noise of that form, with the leverages h of its gradient
-there; its two-sided p times n (Bonferroni) is that of the largest (Cook & Weisberg 1982, Residuals and
-Influence in Regression, section 2.2). Counted trials have weights 1 / variance, and s at least 1.
+on the scale of that form's noise, with s^2 and J of the others and g the gradient at x; of a linear form this
+is the externally studentised residual (Cook & Weisberg 1982, Residuals and Influence in Regression, section
+2.2). Its p, times the number of x (Bonferroni), is the largest of those forms: what any of them expects is
+not apart. Of counted trials s^2 is at least 1, and p at least that of the binomial tail. Of several x that
+lie apart the one is named without which the best form describes the others best: a slip makes its neighbours
+look apart, too.
+
+Where there are units, single rows are held against the other rows of their unit and of their x: residuals of
+y = unit + x, and of ln y likewise, studentised the same way; p is the larger of both.
+
+Two slips of equal size can hide each other.
 """
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 
-from consolidation.decay.comparison import Comparison, Standing, compare
-from consolidation.decay.inference import ROUNDING, Estimator, Fit, fit
+from consolidation.decay.comparison import SURVIVES, Comparison, compare
+from consolidation.decay.curve import Curve
+from consolidation.decay.exponents import ExponentRow, to_cite
+from consolidation.decay.forms import form
+from consolidation.decay.inference import ROUNDING, Estimator, Fit, fit, profile, units_of
 from consolidation.decay.solver import PROBABILITY_FLOOR
 from labbook.console import UserError
-from labbook.estimate import Array
+from labbook.estimate import Array, Estimate
 
-# one sound curve in a hundred is told of a point
+# one sound curve in a hundred is told of an observation
 ALPHA = 0.01
-# a point that a parameter of its own goes through, or fewer degrees of freedom, cannot be tested
-LEVERAGE, FREEDOM = 0.999, 2
+# fewer degrees of freedom say nothing
+FREEDOM = 2
+LEAST_UNITS, LEAST_X = 3, 3
+# a change of an exponent by less makes no difference to what is said of it
+SMALL = 0.1
+# states that other data can turn; without one x more the rest are only less known
+DECIDED = ("survives", "is weakened", "does not survive")
 
 
 @dataclass(frozen=True)
 class Apart:
-    """The point that lies furthest from the best form, further than one of n would.
+    """The observation that lies furthest apart, and what is left without it.
 
     Attributes
     ----------
-    x, y : the point; y is the mean of what was observed there.
-    expected : the best form there.
-    p : of the test, corrected for all points.
-    form : whose standing and exponent are given with the point and without: that of the headline.
-    standing, without : how it stands; None where nothing can be compared without the point.
-    gamma, gamma_without : its exponent.
+    x, y, unit : the observation; y is the mean at that x where no unit is named.
+    p : of the test, corrected for the number of observations.
+    form : that of the headline; `state` and `state_without` how it stands, `gamma` and `without` its exponent
+        with the observation and without, by the same estimator.
+    hangs : why nothing may be cited that rests on the observation; empty where that makes no difference.
     """
 
     x: float
     y: float
-    expected: float
+    unit: str
     p: float
     form: str
-    standing: Standing
-    without: Standing | None
+    state: str
+    state_without: str
     gamma: float
-    gamma_without: float
+    without: Estimate | None
+    hangs: str
 
     @property
-    def decides(self) -> bool:
-        """Whether the form of the headline stands otherwise without the point."""
-        return self.without is None or self.without.state != self.standing.state
+    def place(self) -> str:
+        """Where it is, in words."""
+        return f"{self.unit and f'{self.unit}, '}x = {self.x:g}"
 
     @property
     def verdict(self) -> str:
         """It in words."""
-        said = "nothing can be compared"
-        if self.without is not None:
-            said = f"{self.form} {_verb(self.without)}"
-            if self.decides:
-                said += f" (with it, it {_verb(self.standing)})"
+        others = "the other rows of its unit and x" if self.unit else "what the other points say"
+        number = "cannot be fitted" if self.without is None else f"has gamma = {self.without.text()}"
         return (
-            f"y = {self.y:.3g} at x = {self.x:g} lies apart from the other points (the best form has "
-            f"{self.expected:.3g} there; outlier test, p = {self.p:.2g} for all points): is it a slip? "
-            f"Without it {said}, gamma = {self.gamma_without:.3f} and not {self.gamma:.3f}"
+            f"y = {self.y:.3g} at {self.place} lies apart from {others} (outlier test, p = {self.p:.2g} over "
+            f"all of them): is it a slip? Without it {self.form} {verb(self.state_without)} and {number}; "
+            f"with it {verb(self.state)}, gamma = {self.gamma:.3f}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """As it is written to `fit.json`."""
-        return {
-            "x": self.x,
-            "y": self.y,
-            "expected": self.expected,
-            "p": self.p,
-            "form": self.form,
-            "state": self.standing.state,
-            "state_without": None if self.without is None else self.without.state,
-            "gamma": self.gamma,
-            "gamma_without": self.gamma_without,
-            "decides": self.decides,
-        }
+        return {**vars(self), "without": None if self.without is None else vars(self.without)}
 
 
-def _verb(standing: Standing) -> str:
-    state = standing.state
-    return state if state.split()[0] in ("survives", "is", "does") else f"is {state}"
+def verb(state: str) -> str:
+    """How a form stands, as a verb."""
+    return state if state in DECIDED else f"is {state}"
 
 
 def apart(
-    comparison: Comparison, forms: Sequence[str], head: Fit, estimator: Estimator | None = None
+    curve: Curve,
+    comparison: Comparison,
+    exponents: pd.DataFrame,
+    head: ExponentRow,
+    estimator: Estimator | None = None,
 ) -> Apart | None:
-    """The point that lies apart from the best form, or None.
+    """The observation that lies apart, or None.
 
     Parameters
     ----------
-    forms, estimator : of the comparison, which is made again without the point.
-    head : the fit of the headline.
+    comparison, exponents, head : of the curve, and the exponent of the headline.
+    estimator : that of the comparison, which is made again without the observation.
     """
-    if comparison.best is None:
+    found = _row(curve) or _point(curve, comparison)
+    if found is None:
         return None
-    curve, best = head.curve, comparison.fits[comparison.best]
-    p = outlier_p(best)
-    place = int(np.argmin(p))
-    if not p[place] < ALPHA:
-        return None
-    rest = curve.rows(curve.x != best.x[place])
-    without, gamma = None, float("nan")
+    keep, p, unit = found
+    rest = curve.rows(keep)
     try:
-        without = compare(rest, forms, estimator).standing(head.form.name)
-        gamma = fit(rest, head.form.name, head.estimator).exponent
+        without = compare(rest, tuple(comparison.fits), estimator)
+        state = without.standing(head.form).state
     except UserError:
-        pass  # too few points are left, which the verdict says
+        without, state = None, "not compared"
     return Apart(
-        x=float(best.x[place]),
-        y=float(best.y[place]),
-        expected=float(best.fitted[place]),
-        p=float(p[place]),
-        form=head.form.name,
-        standing=comparison.standing(head.form.name),
-        without=without,
-        gamma=head.exponent,
-        gamma_without=gamma,
+        x=float(curve.x[~keep][0]),
+        y=float(curve.y[~keep].mean()),
+        unit=unit,
+        p=p,
+        form=head.form,
+        state=comparison.standing(head.form).state,
+        state_without=state,
+        gamma=head.gamma,
+        without=_exponent(rest, head),
+        hangs=_hangs(comparison, without, rest, exponents, head),
     )
 
 
-def outlier_p(of: Fit) -> Array:
-    """p of the outlier test of every point, corrected for their number: (points,); 1 where it cannot be
-    tested.
-    """
-    residual, gradient = _scaled(of)
-    n, k = gradient.shape
-    freedom = n - k - 1
-    if freedom < FREEDOM or not np.isfinite(gradient).all() or not np.isfinite(residual).all():
-        return np.ones(n)
-    size = np.linalg.norm(gradient, axis=0)
-    basis = np.linalg.qr(gradient / np.where(size > 0, size, 1.0))[0]
-    leverage = np.clip((basis**2).sum(1), 0.0, LEVERAGE)
-    variance = (np.sum(residual**2) - residual**2 / (1 - leverage)) / freedom
-    counted = of.estimator == "ml"
-    least = 1.0 if counted else (ROUNDING * (1.0 if of.estimator == "loglog" else np.abs(of.y).max())) ** 2
-    t = np.abs(residual) / np.sqrt(np.maximum(variance, least) * (1 - leverage))
-    # the variance of counts that scatter no more than their trials is known
-    known = counted & (variance <= least)
-    p = 2 * np.where(known, stats.norm.sf(t), stats.t.sf(t, freedom))
-    return np.where(leverage < LEVERAGE, np.minimum(n * p, 1.0), 1.0)
+def _exponent(rest: Curve, of: ExponentRow) -> Estimate | None:
+    """The same exponent over the points of the rest; None where it cannot be fitted."""
+    try:
+        return profile(fit(rest, of.form, of.estimator), str(form(of.form).exponent)).number
+    except UserError:
+        return None
 
 
-def _scaled(of: Fit) -> tuple[Array, Array]:
-    """Residuals (n,) and the gradient of the fitted values (n, k), on the scale on which the noise has one
-    size.
+def _hangs(
+    comparison: Comparison,
+    without: Comparison | None,
+    rest: Curve,
+    exponents: pd.DataFrame,
+    head: ExponentRow,
+) -> str:
+    """What changes without the observation of that which would be cited, or of the form that is rejected."""
+    wanted, cited = [head.form], to_cite(comparison, exponents, head)
+    if cited is not None:
+        wanted.append(cited.form)
+    for name in dict.fromkeys(wanted):
+        state = comparison.standing(name).state
+        other = "not compared" if without is None else without.standing(name).state
+        if state in DECIDED and other in DECIDED and other != state:
+            return f"without it {name} {other}"
+    if cited is None:
+        return ""
+    number = _exponent(rest, cited)
+    if number is None:
+        return f"without it {cited.form} cannot be fitted"
+    inside = number.lower <= cited.gamma <= number.upper
+    if inside or abs(cited.gamma - number.estimate) <= SMALL * abs(number.estimate):
+        return ""
+    return f"without it gamma of {cited.form} is {number.text()}"
+
+
+def _row(curve: Curve) -> tuple[npt.NDArray[np.bool_], float, str] | None:
+    """All rows but the one that lies apart from those of its unit and its x, p, and the unit."""
+    if curve.unit is None or len(units_of(curve)) < LEAST_UNITS or len(np.unique(curve.x)) < LEAST_X:
+        return None
+    p = row_p(curve.unit, curve.x, curve.y)
+    worst = int(np.argmin(p))
+    if not p[worst] < ALPHA:
+        return None
+    return np.arange(len(p)) != worst, float(p[worst]), str(curve.unit[worst])
+
+
+def row_p(unit: npt.NDArray[np.str_], x: Array, values: Array) -> Array:
+    """p of the outlier test of every row, corrected for their number: (rows,)."""
+    (_, units), (_, places) = (np.unique(of, return_inverse=True) for of in (unit, x))
+    n, m = int(units.max()) + 1, int(places.max()) + 1
+    counts = np.zeros((n + m, n + m))
+    np.add.at(counts, (units, units), 1)
+    np.add.at(counts, (n + places, n + places), 1)
+    np.add.at(counts, (units, n + places), 1)
+    np.add.at(counts, (n + places, units), 1)
+    inverse = np.linalg.pinv(counts, hermitian=True)
+    leverage = inverse[units, units] + inverse[n + places, n + places] + 2 * inverse[units, n + places]
+    freedom = len(units) - np.linalg.matrix_rank(counts, hermitian=True) - 1
+    if freedom < FREEDOM:
+        return np.ones(len(units))
+    scales = [values, np.log(values)] if (values > 0).all() else [values]
+    found = []
+    for y in scales:
+        effects = inverse @ np.concatenate([np.bincount(units, y, n), np.bincount(places, y, m)])
+        off = y - effects[units] - effects[n + places]
+        left = np.maximum(1 - leverage, 1e-12)
+        variance = np.maximum((np.sum(off**2) - off**2 / left) / freedom, (ROUNDING * np.abs(y).max()) ** 2)
+        p = 2 * stats.t.sf(np.abs(off) / np.sqrt(variance * left), freedom)
+        # a row that is alone in its unit or at its x has nothing to be held against
+        found.append(np.where(leverage > 1 - 1e-6, 1.0, np.minimum(len(y) * p, 1.0)))
+    return np.maximum.reduce(found)
+
+
+def _point(curve: Curve, comparison: Comparison) -> tuple[npt.NDArray[np.bool_], float, str] | None:
+    """All rows but those at the x that lies apart, and p."""
+    p, aicc = point_p(comparison)
+    told = p < ALPHA
+    if not told.any():
+        return None
+    place = int(np.argmin(np.where(told, aicc, np.inf)))
+    return curve.x != np.unique(curve.x)[place], float(p[place]), ""
+
+
+def point_p(comparison: Comparison) -> tuple[Array, Array]:
+    """p of the outlier test of every x, corrected for their number, 1 where it cannot be tested; and the AICc
+    of the best form of the others: (points,) each, empty where no x was left out.
+
+    An x that is left out adds nothing to the likelihood but what a change of scale would: ln y of the noise
+    that is relative to y, so that the AICc of different others can be compared.
     """
-    gradient = of.form.gradient(of.x, np.array(list(of.parameters.values())))
+    if not comparison.without:
+        return np.zeros(0), np.zeros(0)
+    whole = next(iter(comparison.fits.values()))
+    found, lowest = list[float](), list[float]()
+    for place, several in enumerate(zip(*comparison.without.values(), strict=True)):
+        x, y, weight = (float(values[place]) for values in (whole.x, whole.y, whole.weight))
+        fits = [one for one in several if isinstance(one, Fit) and one.converged and np.isfinite(one.aicc)]
+        aicc = [one.aicc + (2 * math.log(y) if one.estimator == "loglog" else 0.0) for one in fits]
+        lowest.append(min(aicc, default=math.inf))
+        near = [one for one, own in zip(fits, aicc, strict=True) if own <= lowest[-1] + SURVIVES]
+        found.append(max((_expected(one, x, y, weight) for one in near), default=1.0))
+    return np.minimum(len(found) * np.array(found), 1.0), np.array(lowest)
+
+
+def _expected(of: Fit, x: float, y: float, weight: float) -> float:
+    """Two-sided p of an observation at x under a fit without it."""
+    parameters = np.array(list(of.parameters.values()))
+    place = np.array([x])
+    gradient, own = (of.form.gradient(at, parameters) for at in (of.x, place))
+    gradient = np.broadcast_to(gradient, (len(of.x), len(parameters)))
+    predicted = float(of.predict(place)[0])
+    residual, scale, own_scale, off = of.y - of.fitted, of.weight, weight, y - predicted
     match of.estimator:
         case "loglog":
-            with np.errstate(divide="ignore", invalid="ignore"):
-                residual, gradient = np.log(of.y / of.fitted), gradient / of.fitted[:, None]
-            scale = of.weight / of.weight.mean()
+            if not (predicted > 0 and y > 0 and (of.fitted > 0).all()):
+                return 1.0
+            residual, off = np.log(of.y / of.fitted), float(np.log(y / predicted))
+            gradient, own = gradient / of.fitted[:, None], own / predicted
         case "ml":
-            p = np.clip(of.fitted, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
-            residual, scale = of.y - of.fitted, of.weight / (p * (1 - p))
-        case _:
-            residual, scale = of.y - of.fitted, of.weight / of.weight.mean()
-    root = np.sqrt(scale)
-    return residual * root, gradient * root[:, None]
+            fitted = np.clip(of.fitted, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+            here = min(max(predicted, PROBABILITY_FLOOR), 1 - PROBABILITY_FLOOR)
+            scale, own_scale = of.weight / (fitted * (1 - fitted)), weight / (here * (1 - here))
+    freedom = len(of.x) - len(parameters)
+    if freedom < FREEDOM or not np.isfinite([*gradient.ravel(), *own.ravel(), off]).all():
+        return 1.0
+    gradient = gradient * np.sqrt(scale)[:, None]
+    size = np.linalg.norm(gradient, axis=0)
+    size = np.where(size > 0, size, 1.0)
+    _, spread, axes = np.linalg.svd(gradient / size, full_matrices=False)
+    # what the others leave open, they do not expect anywhere
+    reach = axes @ (own.ravel() / size) / np.maximum(spread, 1e-12)
+    least = 1.0 if of.estimator == "ml" else _rounding(of) ** 2 * float(scale.mean())
+    variance = max(float(np.sum(scale * residual**2)) / freedom, least)
+    t = abs(off) / np.sqrt(variance * (1 / own_scale + float(reach @ reach)))
+    p = float(2 * stats.t.sf(t, freedom))
+    if of.estimator != "ml":
+        return p
+    tail = stats.binomtest(round(y * weight), round(weight), min(max(predicted, 0.0), 1.0)).pvalue
+    return max(p, float(tail))
+
+
+def _rounding(of: Fit) -> float:
+    """Below the rounding of y one fit is as good as another."""
+    return ROUNDING * (1.0 if of.estimator == "loglog" else float(np.abs(of.y).max()))

@@ -441,7 +441,7 @@ def test_people_are_on_the_first_page_by_name():
     line = next(line for line in short(report) if line.startswith("humans, time: "))
     states = {"equivalent": "equivalent to", "different": "different from", "undecided": "undecided whether"}
     assert states[report.equivalences[0].state] in line
-    assert f"the 3 nearest of {report.equivalences[0].mean.n} studies: " in line
+    assert f"the 3 nearest of {report.equivalences[0].mean.n} studies" in line
     assert not any(series in line for series in humans.names())
     other = replace(report, comparison=compare(curve(y=np.exp(-X / 20)), ["power", "exponential"]))
     assert "nothing is concluded, because the form is rejected" in "\n".join(short(other))
