@@ -75,7 +75,7 @@ def _predictable(probes: Sequence[ProbeSummary]) -> list[str]:
         "**How much is predictable.** R is the share of the norm of attention's output that a linear map of "
         "the hidden state gets right. It is not centred, so read it beside its controls:",
         "\n".join(markdown(["R", "probe", *controls], rows)).strip(),
-        f"Intervals of random weights are over {probes[0].random_seeds} seeds too. "
+        f"Random weights: over {probes[0].random_seeds} seeds too. "
         "The preprint's .88 for GPT-2 is neither confirmed nor refuted: its weights were not at hand.",
     ]
 
@@ -104,7 +104,7 @@ def _removable_shares(runs: Sequence[Finished]) -> list[str]:
             )
         if first:
             both, books = scored_of_choice(run, first)
-            again.append(f"{both} of the {books} documents of the order's choice are scored on running text.")
+            again.append(f"Of the order's {books} documents {both} are scored.")
     head = (
         "model, order, windows",
         *(f"+{budget:g} nats" for budget in BUDGETS),
@@ -161,7 +161,7 @@ def _published(found: Mapping[tuple[str, str], Estimate | None], novel: Estimate
     price, every = found.get(("published", alone(PRICE))), found.get(("published", ALL))
     said = [f"at the preprint's {PAPERS.objective.attention_penalty:g}: {show(price, 4)}"] if price else []
     if every and novel:
-        said.append(f"with all its settings: {show(every, 4)}, {show(novel)} of novel queries right")
+        said.append(f"all its settings: {show(every, 4)}, {show(novel)} of novel right")
     return f" ({'; '.join(said)})" if said else ""
 
 

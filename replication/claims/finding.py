@@ -28,8 +28,8 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
     columns = [_column(one) for _, one in shown]
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
     text = (
-        f"With {setting}, by models that lack parts of CRAM, paired by seed (without the memory there is no "
-        "consolidation loss either):"
+        f"With {setting}, by models that lack parts of CRAM, paired by seed (no memory means no "
+        "consolidation loss):"
     )
     after = [
         *filter(None, map(_not_learnt, lowest_first)),
@@ -76,7 +76,7 @@ def _column(decided: Decided) -> dict[str, str]:
         one, label = decided.of.contrast(name), WITHOUT[CELLS[name[0]][0]]
         found[label] = shown(one.number, one.state)
         if name == "B - A":
-            found["the same, four times the patterns"] = load()
+            found["the same, 4 × the patterns"] = load()
             found["the same, minus CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
             found["the same, feed-forward as CRAM's"] = more(decided.control("control-narrow"))
             network = decided.control("control-network")
@@ -129,8 +129,8 @@ def _between(decided: Sequence[Decided]) -> Iterator[str]:
             continue
         said = "it depends on" if change.excludes_zero else "not shown to depend on"
         yield (
-            f"From {higher.of.price:g} to {lower.of.price:g} it changes by {show(change, 2, sign=True)}: "
-            f"{said} the price."
+            f"From {higher.of.price:g} to {lower.of.price:g} the difference changes by "
+            f"{show(change, 2, sign=True)}: {said} the price."
         )
 
 

@@ -161,7 +161,7 @@ def test_the_readme_says_what_the_contrasts_say(run):
     after = "\n".join(findings([small, run]))
     assert "still to be made" not in after
     assert "| without semantic memory | +0.40 [+0.40, +0.40] (n = 8), larger |" in after
-    assert "| the same, four times the patterns | +0.00 [+0.00, +0.00] (n = 8), equivalent; CRAM 0.6" in after
+    assert "| the same, 4 × the patterns | +0.00 [+0.00, +0.00] (n = 8), equivalent; CRAM 0.6" in after
     assert "| without q | -0.10 [-0.10, -0.10] (n = 7), smaller |" in after
     assert "answered by CRAM in 8 and by the control in 0 of 8 seeds" in after
     # B: the weights answer all of them, and .6 are read
@@ -183,9 +183,9 @@ def test_what_is_answered_by_chance_is_not_known(run):
 def test_prices_are_compared_by_the_difference_of_their_differences(run):
     same, other = the(run), changed(run, B=around(0.05))
     assert "not shown to depend on the price" in readme([same, same])
-    head = "From 0.5 to 0.5 it changes by"
+    head = "From 0.5 to 0.5 the difference changes by"
     assert f"{head} -0.55 [-0.55, -0.55] (n = 8): it depends on the price" in readme([same, other])
-    assert "0.5 it changes by" not in readme([same])
+    assert "0.5 the difference changes by" not in readme([same])
     # a price at which retrieval is not learnt is told in words, where another is left
     learnt = replace(same.of, outcomes=same.of.outcomes.assign(learnt=True), price=0.1)
     said = readme([same, Decided(run, learnt)])
@@ -197,7 +197,7 @@ def test_prices_are_compared_by_the_difference_of_their_differences(run):
     assert line.startswith("fixed keys, price 0.5: +0.40 [") and line.endswith("], larger")
     assert spared(other)[0].endswith("], smaller")
     few = replace(other.of, outcomes=other.of.outcomes.query("seed < 2"))
-    assert "0.5 it changes by" not in readme([same, Decided(run, few)])
+    assert "0.5 the difference changes by" not in readme([same, Decided(run, few)])
     wide = list(np.linspace(0, 1, 8))
     change = finding.between_prices(same, changed(run, A=[0.0] * 8, B=wide))
     expected = stats.ttest_1samp(np.array(wide) - 0.4, 0).confidence_interval(0.95)
