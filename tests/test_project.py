@@ -155,6 +155,7 @@ FLOORS = (
         "consolidation.decay.variation.specifications",
         "consolidation.decay.variation.averaging",
     },
+    {"consolidation.decay.variation.influence"},
     {"consolidation.decay.analysis"},
     {"consolidation.schedule"},
     {"consolidation.config"},
@@ -215,6 +216,7 @@ FLOORS = (
     {"replication.claims.decided", "replication.claims.beside"},
     {"replication.claims.factorial"},
     {
+        "replication.claims.finding",
         "replication.claims.prediction",
         "replication.claims.removal",
         "replication.claims.consolidation",

@@ -106,7 +106,11 @@ def test_memory_load_makes_the_difference_larger_or_not(run, less, more, verdict
     )
     assert "each of 80 patterns is met 0.25 times as often" in row.sentence
     assert "knocked out changes by +0.00 [" in row.sentence
-    of = the(run).of
+    of = changed(run, D=less, E=more).of
+    unknown = of.outcomes.assign(known=np.where(of.outcomes["cell"] == "E", 0.3, of.outcomes["known"]))
+    (row,) = says.load_rows(Decided(run, replace(of, outcomes=unknown)))
+    assert row.here is (verdict if verdict is Verdict.HOLDS else Verdict.UNDECIDED)
+    assert ("so this tests nothing" in row.sentence) == (verdict is not Verdict.HOLDS)
     few = of.outcomes[(of.outcomes["cell"] != "E") | (of.outcomes["seed"] < 2)]
     assert not list(says.load_rows(Decided(run, replace(of, outcomes=few, contrasts=analyse(few)))))
 

@@ -716,3 +716,10 @@ def test_a_finished_fit_is_left_as_it_is_and_knows_its_tables(tmp_path, capsys):
     fit_command.main([*args, "--full"])
     assert "[[Forms]] by AICc" in capsys.readouterr().out
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_what_a_source_says_of_its_first_trial_is_heeded():
+    table = humans.registry()
+    limits = table["how_read"].str.extract(r"use k >= (\d+)")[0].astype(float)
+    assert set(table["series"][limits.notna()]) == {"sense_error", "sense_rt"}
+    assert (table["x"] >= limits.fillna(0)).all()
