@@ -105,7 +105,8 @@ RULES = {
     ),
     Verdict.PARTLY: "some parts of the claim hold and some do not",
     Verdict.FAILS: "the interval lies outside; of several parts, one lies outside and none is known to hold",
-    Verdict.UNDECIDED: "the interval lies on both sides, is missing, or rests on fewer than 3 units",
+    Verdict.UNDECIDED: "the interval lies on both sides, is missing, or rests on fewer than 3 units; or what "
+    "it rests on is rejected, not learnt or a choice that turns it, as the row says",
     Verdict.UNTESTED: "no run of the claim exists",
 }
 

@@ -3,7 +3,8 @@ agreement.
 
 holds          the interval lies where the claim puts it
 does not hold  the interval lies outside
-undecided      it lies on both sides, is missing, or rests on fewer than LEAST units
+undecided      it lies on both sides, is missing, or rests on fewer than LEAST units; or what it rests on is
+               rejected, not learnt or a choice that turns it, as the row says
 partly         of several parts some hold and some do not
 not tested     no run of it exists
 """

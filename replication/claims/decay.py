@@ -5,11 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from consolidation.decay.analysis import HUMAN_RANGE
 from consolidation.decay.comparison import NOISE, WORDS, state_of
 from labbook.estimate import Estimate
 from replication import paper
 from replication.rows import Finished, Row, exponent, interval, number, show, window
-from replication.verdict import Verdict, all_of, at_most, equals, known, states
+from replication.verdict import Verdict, all_of, at_most, between, equals, known, states
 
 # difference in AICc below which two forms cannot be told apart
 ALIKE = WORDS[0][0]
@@ -95,10 +96,11 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             f"difference to {equal['difference']['n']} human studies {show(gap, 2, sign=True)}, margin "
             + ("none" if equal["margin"] is None else f"{equal['margin']:.2g}"),
             ("–" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap")
+            + _their_mean(equal)
             + ("" if every is None else f"; {_with_every_series(equal)}"),
             scale,
             matches_humans(s["standing"]["state"], _tests(equal)),
-            own=False,  # P(episodic) is a share of routing, and none of the classes of human measure
+            own=own,
             sentence=f"{_beside_humans(s, equal)} P(episodic) is none of the classes of human measure, so "
             "the class compared with is a choice.",
             links=f"{run.figure('decay_forest')}{run.link}",
@@ -191,6 +193,14 @@ def _tests(equal: Mapping[str, Any]) -> list[tuple[Estimate | None, float | None
     return [(number(one["difference"]), one["margin"]) for one in (equal, every) if one is not None]
 
 
+def _their_mean(equal: Mapping[str, Any]) -> str:
+    """The mean exponent of people, and whether it lies in the preprint's range of .4 to .5."""
+    mean = number(equal["human_mean"])
+    if mean is None or not known(mean):
+        return ""
+    return f"; people's mean {show(mean)}: .4 to .5 {between(mean, *HUMAN_RANGE)}"
+
+
 def _with_every_series(equal: Mapping[str, Any]) -> str:
     """The same test with the series of which DOI, number of subjects or licence are not known."""
     every = equal["whole"]
@@ -198,7 +208,7 @@ def _with_every_series(equal: Mapping[str, Any]) -> str:
     return (
         f"with {every['series'] - equal['series']} more series of which DOI or number of subjects is not "
         f"known {show(number(every['difference']), 2, sign=True)}, margin {every['margin']:.2g}, a new study "
-        f"within [{new['lower']:.2f}, {new['upper']:.2f}]"
+        f"within [{new['lower']:.2f}, {new['upper']:.2f}], {every['overlap']:.0%} overlap"
     )
 
 

@@ -63,6 +63,7 @@ def test_what_hangs_on_which_series_are_compared_is_undecided(more, verdict):
         "difference": {"estimate": (lower + upper) / 2, "lower": lower, "upper": upper, "n": 9},
         "margin": 0.2,
         "new_study": {"lower": -1.0, "upper": 1.0},
+        "overlap": 0.1,
         "series": 20,
     }
     found = row(0.3, 0.5, whole=whole, series=8)
