@@ -4,7 +4,7 @@ Sentences state what the tables beside them show and name the choice they depend
 a sentence, the sentence is chosen by the number.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
 from replication.claims import decay
 from replication.claims.beside import Repeats, contexts, crosses, running, scored_of_choice, shared
+from replication.claims.consolidation import Experiments
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import section
@@ -132,18 +133,14 @@ def _removable_row(what: str, order: str, folder: Path, s: RemovalSummary) -> tu
 
 def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
     """Attention of CRAM and its control, and what the factorials say where there are some."""
-    table = pd.read_csv(run.folder / "cells.csv")
-    cells = table.query("metric == 'attention'")
-    novel = table.query("table == 'published' and cell == @ALL and metric == 'novel'").to_dict("records")
-    found = {(str(row["table"]), str(row["cell"])): number(row) for row in cells.to_dict("records")}
-    config = run.summary["config"]
+    of, config = Experiments.of(run), run.summary["config"]
     text = (
         "**Consolidation** ([words](docs/glossary.md)). Attention of the rebuilt CRAM model falls to "
-        f"{show(found.get(('table4', 'cram')), 4)} of positions, of a control without semantic memory to "
-        f"{show(found.get(('table4', 'control')), 4)}, with "
+        f"{show(of.cell('table4', 'cram', 'attention'), 4)} of positions, of a control without semantic "
+        f"memory to {show(of.cell('table4', 'control', 'attention'), 4)}, with "
         f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns, {config['steps']:,} "
         f"steps and a price of {config['objective']['attention_penalty']:g}, on which the result depends"
-        f"{_published(found, number(novel[0]) if novel else None)}."
+        f"{_published(of)}."
     )
     if not decided:
         return [
@@ -154,14 +151,15 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
     return [f"{text} {before}", shown, f"{after} ([Design](consolidation/design.md).)"]
 
 
-def _published(found: Mapping[tuple[str, str], Estimate | None], novel: Estimate | None) -> str:
-    """Where attention ends with the preprint's price and all else as it is, and with all of its settings;
-    empty where that was not run.
+def _published(of: Experiments) -> str:
+    """Where attention ends with the preprint's price and all else as it is, and with what else the preset
+    changes of its objective and model put back; empty where that was not run.
     """
-    price, every = found.get(("published", alone(PRICE))), found.get(("published", ALL))
+    price = of.cell("published", alone(PRICE), "attention")
+    every, novel = (of.cell("published", ALL, metric) for metric in ("attention", "novel"))
     said = [f"at the preprint's {PAPERS.objective.attention_penalty:g}: {show(price, 4)}"] if price else []
     if every and novel:
-        said.append(f"all its settings: {show(every, 4)}, {show(novel)} of novel right")
+        said.append(f"its onset, temperature and rank too: {show(every, 4)}, {show(novel)} of novel right")
     return f" ({'; '.join(said)})" if said else ""
 
 

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from consolidation.decay.comparison import FOLDS, NOISE, Comparison, compare
+from consolidation.decay.comparison import NOISE, Comparison, compare
 from consolidation.decay.curve import MEASURES, Clock, Curve
 from consolidation.decay.equivalence import Equivalence, Exponent, Margin, equivalence
 from consolidation.decay.exponents import (
@@ -23,12 +22,12 @@ from consolidation.decay.exponents import (
     human_exponents,
 )
 from consolidation.decay.forms import FORMS
-from consolidation.decay.inference import ERRORS, LEAST_UNITS, Estimator, fit, units_of
+from consolidation.decay.inference import ERRORS, LEAST_UNITS, Estimator, fit, labels, units_of
 from consolidation.decay.transitions import Transition
 from consolidation.decay.units import of_practice
 from consolidation.decay.variation.averaging import Averaging, averaging
 from consolidation.decay.variation.hierarchical import Population, population
-from consolidation.decay.variation.influence import Apart, apart
+from consolidation.decay.variation.influence import Apart, apart, untested
 from consolidation.decay.variation.multiverse import Multiverse, multiverse
 from consolidation.decay.variation.overdispersion import Overdispersion, overdispersion
 from consolidation.decay.variation.specifications import Together, together
@@ -89,13 +88,6 @@ class Analysis:
     def headline(self) -> ExponentRow:
         """The row of `exponents` to cite, see `headline`."""
         return headline(self.curve, self.exponents)
-
-    @property
-    def hangs(self) -> str:
-        """Why nothing may be cited that rests on the observation that lies apart; empty where there is none,
-        or it makes no difference.
-        """
-        return "" if self.apart is None else self.apart.hangs
 
     @property
     def of_best(self) -> ExponentRow | None:
@@ -167,7 +159,11 @@ def _of_rows(curve: Curve) -> list[str]:
                 "every row is there more than once: if these are copies, their trials are counted too often "
                 "and the interval is too narrow"
             )
-    if curve.unit is not None and len(np.unique(_rows(curve, curve.unit), axis=0)) < observed:
+    of_units = np.unique(labels(curve), return_inverse=True)[1]
+    if (
+        curve.unit is not None
+        and len(np.unique(np.column_stack([_rows(curve), of_units]), axis=0)) < observed
+    ):
         said.append(
             "a row with the same unit, x and y is there more than once: if these are copies, remove them"
         )
@@ -265,12 +261,9 @@ def _cautions(
     return tuple(said)
 
 
-def _rows(curve: Curve, unit: npt.NDArray[np.str_] | None = None) -> Array:
-    """What was observed, a row for each observation: x, y, the trials where they are counted, and the unit by
-    its place where it is given.
-    """
-    more = [] if unit is None else [np.unique(unit, return_inverse=True)[1]]
-    return np.column_stack([curve.x, curve.y, *([] if curve.count is None else [curve.count]), *more])
+def _rows(curve: Curve) -> Array:
+    """What was observed, a row for each observation: x, y and the trials where they are counted."""
+    return np.column_stack([curve.x, curve.y, *([] if curve.count is None else [curve.count])])
 
 
 def _copies(curve: Curve) -> tuple[str, str] | None:
@@ -385,12 +378,8 @@ def analyse(curve: Curve, choices: Choices | None = None) -> Analysis:
     beside = _beside_humans(curve, head, choices)
     scatter, none = _overdispersion(curve, head.form)
     alone = apart(curve, comparison, exponents, head, choices.estimator)
-    different = len(np.unique(curve.x))
-    if curve.unit is None and different > FOLDS:
-        missing["apart"] = (
-            f"{curve.name} has {different} x; up to {FOLDS} are left out one by one to see whether one lies "
-            "apart."
-        )
+    if many := untested(curve):
+        missing["apart"] = f"{curve.name}: {many}, so none is left out to see whether it lies apart."
     ways = multiverse({str(c.clock): c for c in (curve, *choices.clocks)}, HUMAN_RANGE)
     own = ways.fits[str(curve.clock)]
     return Analysis(

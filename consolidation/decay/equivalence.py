@@ -78,7 +78,7 @@ class Equivalence:
     margin: float
     margin_reason: str
     verdict: str
-    series: int = 0
+    series: int
     whole: "Equivalence | None" = None
 
     def to_json(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def by_study(humans: Sequence[Exponent]) -> dict[str, float]:
     return {study: float(np.mean(values)) for study, values in parts.items()}
 
 
-def _too_few(model: Exponent, measure: str, n: int) -> Equivalence:
+def _too_few(model: Exponent, measure: str, n: int, series: int) -> Equivalence:
     """Nothing is said."""
     nan = float("nan")
     nothing = Estimate(nan, nan, nan, n)
@@ -134,7 +134,9 @@ def _too_few(model: Exponent, measure: str, n: int) -> Equivalence:
         f"{model.clock} {'is' if n == 1 else 'are'} too few studies, {LEAST_STUDIES} are needed; "
         "nothing is said about equivalence."
     )
-    return Equivalence(measure, "too few studies", nothing, nothing, nothing, nan, nan, nan, "none", verdict)
+    return Equivalence(
+        measure, "too few studies", nothing, nothing, nothing, nan, nan, nan, "none", verdict, series
+    )
 
 
 def _of(measure: str) -> str:
@@ -178,7 +180,7 @@ def equivalence(model: Exponent, humans: Sequence[Exponent], margin: Margin | No
     values = np.array(list(studies.values()))
     n = len(values)
     if n < LEAST_STUDIES:
-        return _too_few(model, measure, n)
+        return _too_few(model, measure, n, len(humans))
     spread = float(values.std(ddof=1))
     if margin is None:
         margin = Margin(

@@ -76,14 +76,14 @@ def to_cite(comparison: Comparison, exponents: pd.DataFrame, head: ExponentRow) 
     if state == "survives":
         if not comparison.behind(head.form, ERRORS[head.estimator]) > REJECTED:
             return head
-        return _of(rows, comparison, head.form)
+        return _surviving(rows, comparison, head.form)
     if state != "does not survive":
         return None
-    sound = (_of(rows, comparison, name) for name in comparison.table["form"])
+    sound = (_surviving(rows, comparison, name) for name in comparison.table["form"])
     return next((one for one in sound if one is not None), None)
 
 
-def _of(rows: Sequence[ExponentRow], comparison: Comparison, name: str) -> ExponentRow | None:
+def _surviving(rows: Sequence[ExponentRow], comparison: Comparison, name: str) -> ExponentRow | None:
     """The exponent of a form that survives, by the estimator of the noise that suits it best; None where it
     is not sound.
     """

@@ -164,6 +164,11 @@ class Fit:
         return self.parameters[self.form.exponent]
 
     @property
+    def rounding(self) -> float:
+        """Of y, or of ln y: below it one fit is as good as another."""
+        return ROUNDING * (1.0 if self.estimator == "loglog" else float(np.abs(self.y).max()))
+
+    @property
     def pointwise(self) -> Array:
         """Log-likelihood of every point, the error variance at its maximum: (points,)."""
         if self.estimator == "ml":
@@ -176,9 +181,8 @@ class Fit:
                 (np.log(self.y), np.log(self.fitted)) if self.estimator == "loglog" else (self.y, self.fitted)
             )
         scale = self.weight / self.weight.mean()
-        # below the rounding of y one fit is as good as another: no form wins by the last digits
-        largest = 1.0 if self.estimator == "loglog" else float(np.abs(y).max())
-        floor = float(np.mean(scale)) * (ROUNDING * largest) ** 2
+        # no form wins by the last digits
+        floor = float(np.mean(scale)) * self.rounding**2
         variance = max(float(np.mean(scale * (y - f) ** 2)), floor, 1e-300)
         jacobian = -np.log(self.y) if self.estimator == "loglog" else 0.0
         return np.asarray(

@@ -14,7 +14,7 @@ from consolidation.decay.exponents import ExponentRow
 from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import ERRORS
 from consolidation.decay.units import of_practice
-from consolidation.fit.short import beside, cited, geometric
+from consolidation.fit.short import beside, cited, geometric, withheld
 from labbook import escape
 from labbook.report import CITATION
 
@@ -117,12 +117,8 @@ def latex(found: Analysis) -> str:
         "not tested": f"This form is not tested, because {standing.why}: a",
     }
     opening = openings.get(standing.state, "A")
-    if head.gamma < 0:
-        opening = "Nothing to cite, because y rises with x: a"
-    elif found.hangs:
-        opening, instead = "Nothing to cite, because it hangs on one observation: a", ""
-    elif found.comparison.unchanging and standing.state == "survives":
-        opening = f"Nothing to cite, because {found.comparison.unchanging} describes the data as well: a"
+    if why := withheld(found):
+        opening, instead = f"Nothing to cite, because {escape.latex(why)}: a", ""
     caution = "".join(f" Caution{whose}: {escape.latex(text)}." for text in found.cautions)
     failures = f" The fit reports: {escape.latex(head.failures)}." if head.failures else ""
     return "\n".join(

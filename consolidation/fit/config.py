@@ -1,6 +1,8 @@
 """What `consolidation.fit` is asked. Imports nothing heavy, so that --help is quick."""
 
 from dataclasses import dataclass, field
+from itertools import combinations
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
@@ -78,17 +80,19 @@ class FitConfig:
             raise UserError(
                 f"--measure {self.measure!r} is none of {', '.join(get_args(Measure))}. Change --measure."
             )
-        for name, kind in (("bootstrap", int), ("seed", int), ("margin", float), ("on_clock_factor", float)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | kind)):
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} {value!r} is no {'number' if kind is float else 'whole number'}.")
+        for kind, said, names in (
+            (Integral, "whole number", ("bootstrap", "seed")),
+            (Real, "number", ("margin", "on_clock_factor")),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                    raise UserError(f"--{name.replace('_', '-')} {value!r} is no {said}.")
         named = {"--x": self.x, "--y": self.y, "--unit": self.unit, "--count": self.count}
         given = {flag: column for flag, column in named.items() if column is not None}
-        for flag, column in given.items():
-            same = [other for other, named in given.items() if named == column and other != flag]
-            if same:
-                raise UserError(f"{flag} and {same[0]} both name the column {column!r}. Change one of them.")
+        for (flag, column), (other, same) in combinations(given.items(), 2):
+            if column == same:
+                raise UserError(f"{flag} and {other} both name the column {column!r}. Change one of them.")
         if self.bootstrap < LEAST_REPLICATES:
             raise UserError(
                 f"--bootstrap {self.bootstrap}: at least {LEAST_REPLICATES} replicates are needed for the "

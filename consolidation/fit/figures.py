@@ -23,7 +23,7 @@ from consolidation.decay.equivalence import Exponent
 from consolidation.decay.exponents import ExponentRow, exponent_rows
 from consolidation.decay.inference import Fit, collapse, units_of
 from consolidation.decay.units import of_practice
-from consolidation.fit.short import cited
+from consolidation.fit.short import cited, withheld
 from labbook import style
 from labbook.escape import mathtext
 from labbook.estimate import Array, Estimate
@@ -137,7 +137,8 @@ def _said_cited(found: Analysis) -> str:
     one = cited(found)
     ring = "" if found.apart is None else " Ring: an observation that lies apart."
     if one is None:
-        return f"No γ to cite{': it hangs on one observation' * bool(found.hangs)}.{ring}"
+        why = withheld(found)
+        return f"No γ to cite{why and f': {mathtext(why)}'}.{ring}"
     return f"To cite: γ = {one.number.text()} of {_name(one.form)}.{ring}"
 
 

@@ -23,10 +23,8 @@ def short(found: Analysis) -> list[str]:
 
 def nothing_to_compare(found: Analysis) -> str:
     """Why the exponent says nothing about people, or nothing."""
-    if found.headline.gamma < 0:
-        return "nothing is concluded, because y rises with x"
-    if found.hangs:
-        return "nothing is concluded, because the exponent hangs on one observation"
+    if why := withheld(found):
+        return f"nothing is concluded, because {why}"
     if found.comparison.standing(found.headline.form).state == "does not survive":
         return "nothing is concluded, because the form is rejected"
     return ""
@@ -71,28 +69,29 @@ def geometric(found: Analysis, one: ExponentRow) -> str:
     return "" if of_means is None else f"; of geometric means, {of_means:.3f} of the means that are compared"
 
 
+def withheld(found: Analysis) -> str:
+    """What stands against citing an exponent besides its rivals; empty where nothing does."""
+    if found.headline.gamma < 0:
+        return "y rises with x"
+    if found.apart is not None and found.apart.hangs:
+        return f"it hangs on one observation, at {found.apart.place}"
+    unchanging, state = found.comparison.unchanging, found.comparison.standing(found.headline.form).state
+    if unchanging and state == "survives":
+        return f"{unchanging}, which does not change, describes the data as well"
+    return ""
+
+
 def cited(found: Analysis) -> ExponentRow | None:
-    """The exponent that a text may cite: what the forms allow (`to_cite`), unless it hangs on one observation
-    that lies apart.
-    """
-    if found.hangs:
-        return None
-    return to_cite(found.comparison, found.exponents, found.headline)
+    """The exponent that a text may cite: what the forms allow, unless it is withheld."""
+    return None if withheld(found) else to_cite(found.comparison, found.exponents, found.headline)
 
 
 def _cited(found: Analysis) -> str:
     """The exponent, with the word `cite` only where its form survives and y falls."""
     head, standing = found.headline, found.comparison.standing(found.headline.form)
     name, other = "power law" if head.form == "power" else head.form, cited(found)
-    if head.gamma < 0:
-        return f"nothing to cite: y rises with x, which is growth and no decay; {name}: {_said(found, head)}"
-    if found.apart is not None and found.hangs:
-        return f"nothing to cite: it hangs on one observation, at {found.apart.place}; {_said(found, head)}"
-    if found.comparison.unchanging and standing.state == "survives":
-        return (
-            f"nothing to cite: {found.comparison.unchanging}, which does not change, describes the data as "
-            f"well; {name}: {_said(found, head)}"
-        )
+    if why := withheld(found):
+        return f"nothing to cite: {why}; {name}: {_said(found, head)}"
     if standing.state == "does not survive":
         none = "no form with an exponent survives"
         standings = found.comparison.standing

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from consolidation.replicate.tabulation import tabulated_seeds
+from consolidation.replicate.cells import Cell, cells
+from consolidation.replicate.tabulation import metrics, tabulated_seeds
+from consolidation.train.config import TrainConfig
 from labbook.estimate import LEVEL, Estimate
 from labbook.run import read_json
 from replication import paper
@@ -22,14 +24,12 @@ from replication.claims.factorial import (
     unfamiliar_rows,
 )
 from replication.rows import Finished, Row, number, show
-from replication.verdict import Verdict, all_of, at_least, equals
+from replication.verdict import LEAST, Verdict, all_of, at_least, equals
 
 # shares of positions that are alike: a tenth of the positions that are queries
 ATTENTION_MARGIN = 0.005
 # right answers that are alike, and what counts as complete
 RETRIEVAL_MARGIN, COMPLETE = 0.05, 0.99
-# fewer seeds of a rival decide little
-FEW = 4
 # models whose training was corrected: from when on, and what was wrong before
 CORRECTED = {
     "seqboat": (
@@ -331,6 +331,22 @@ def _fall(of: Experiments) -> Iterator[Row]:
         )
 
 
+def of_seeds(run: Finished, table: str, cell: str, metric: str) -> "pd.Series[float]":
+    """A metric of every seed of a cell; index seed.
+
+    Raises UserError when the cell has no finished seed in the run folder, and when it has not those that its
+    table was made of.
+    """
+    folder = next(one.folder for one in listed(run, table) if one.name == cell)
+    seeds = tabulated_seeds(run.folder, cell, folder)
+    return pd.Series({seed.seed: metrics(seed)[metric] for seed in seeds}, dtype=float)
+
+
+def listed(run: Finished, table: str) -> list[Cell]:
+    """The cells that a table has by the configuration of the run."""
+    return cells(TrainConfig.restored(run.summary["config"]), (table,))
+
+
 def _uncorrected(run: Finished, model: str) -> str:
     """What was wrong when the seeds of a model were trained; empty where nothing was."""
     since, wrong = CORRECTED.get(model, ("", ""))
@@ -339,21 +355,17 @@ def _uncorrected(run: Finished, model: str) -> str:
     return f" {old} of {len(started)} runs of {model} are older than a correction: {wrong}." if old else ""
 
 
-def _novel_by_seed(run: Finished, model: str) -> str:
-    """What every seed of a rival answers of novel queries, which memory alone cannot: a mean may hide that
-    some learnt it and some did not.
-    """
-    seeds = tabulated_seeds(run.folder, model, model)
-    return " ".join(f"{one.accuracy['novel']:.2f}" for one in seeds)
-
-
 def _rivals(of: Experiments) -> Iterator[Row]:
     """What other models retrieve."""
     names = ("transformer", "mamba", "seqboat", "jamba")
     rivals = {name: e for name in names if (e := of.cell("table1", name, "retrieval"))}
     if rivals:
         missing = sorted(set(names) - set(rivals))
-        few = [name for name, e in rivals.items() if e.n < FEW]
+        few = [name for name, e in rivals.items() if e.n <= LEAST]
+        # a mean may hide that some seeds learnt what memory alone cannot answer, and some did not
+        novel = {name: of_seeds(of.run, "table1", name, "novel") for name in rivals}
+        gated = of.cell("table1", "seqboat", "attention")
+        alone = of.recurrence + (1 - of.recurrence) / of.run.summary["config"]["benchmark"]["values"]
         yield Row(
             "Transformer, Mamba and SeqBoat retrieve 68 %, Jamba 0 % (table 1)",
             ".68 / .68 / .68 / 0",
@@ -362,11 +374,13 @@ def _rivals(of: Experiments) -> Iterator[Row]:
             of.scale,
             rivals_retrieve(rivals),
             own=False,
-            sentence=".68 to .70 is the recurring share, what memory alone gives, .72 with chance. "
-            + "Novel queries right, by seed: "
-            + "; ".join(f"{name} {_novel_by_seed(of.run, name)}" for name in rivals)
+            sentence=f".68 to .70 is the recurring share, what memory alone gives, {alone:.2f} with chance. "
+            f"Attention is priced at {of.run.summary['config']['objective']['attention_penalty']:g}"
+            + (f", and SeqBoat's ends at {show(gated, 4)} of positions" if gated else "")
+            + ". Novel queries right, by seed: "
+            + "; ".join(f"{name} {' '.join(map('{:.2f}'.format, each))}" for name, each in novel.items())
             + "."
-            + (f" Intervals over {FEW - 1} seeds or fewer decide little: {', '.join(few)}." if few else "")
+            + (f" Intervals over {LEAST} seeds or fewer decide little: {', '.join(few)}." if few else "")
             + (f" Not run: {', '.join(missing)}." if missing else "")
             + "".join(_uncorrected(of.run, name) for name in rivals),
             links=of.figure("consolidation_tables"),

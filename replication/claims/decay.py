@@ -89,7 +89,6 @@ def fit_rows(run: Finished) -> Iterator[Row]:
         )
     for equal in s["equivalences"]:
         gap = number(equal["difference"])
-        every = equal.get("whole")
         yield Row(
             f"The exponent matches human memory ({equal['measure']})",
             "γ .4 to .5 in humans",
@@ -97,7 +96,7 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             + ("none" if equal["margin"] is None else f"{equal['margin']:.2g}"),
             ("–" if equal["overlap"] is None else f"{equal['overlap']:.0%} of the human intervals overlap")
             + _their_mean(equal)
-            + ("" if every is None else f"; {_with_every_series(equal)}"),
+            + _with_every_series(equal),
             scale,
             matches_humans(s["standing"]["state"], _tests(equal)),
             own=own,
@@ -194,19 +193,24 @@ def _tests(equal: Mapping[str, Any]) -> list[tuple[Estimate | None, float | None
 
 
 def _their_mean(equal: Mapping[str, Any]) -> str:
-    """The mean exponent of people, and whether it lies in the preprint's range of .4 to .5."""
+    """The mean exponent of people, and whether it lies in the preprint's range."""
     mean = number(equal["human_mean"])
     if mean is None or not known(mean):
         return ""
-    return f"; people's mean {show(mean)}: .4 to .5 {between(mean, *HUMAN_RANGE)}"
+    low, high = HUMAN_RANGE
+    return f"; people's mean {show(mean)}: {low:g} to {high:g} {between(mean, low, high)}"
 
 
 def _with_every_series(equal: Mapping[str, Any]) -> str:
-    """The same test with the series of which DOI, number of subjects or licence are not known."""
-    every = equal["whole"]
+    """The same test with the series of which DOI, number of subjects or licence are not known; empty where
+    there is none, or too few studies.
+    """
+    every = equal.get("whole")
+    if every is None or every["margin"] is None:
+        return ""
     new = every["new_study"]
     return (
-        f"with {every['series'] - equal['series']} more series of which DOI or number of subjects is not "
+        f"; with {every['series'] - equal['series']} more series of which DOI or number of subjects is not "
         f"known {show(number(every['difference']), 2, sign=True)}, margin {every['margin']:.2g}, a new study "
         f"within [{new['lower']:.2f}, {new['upper']:.2f}], {every['overlap']:.0%} overlap"
     )

@@ -64,19 +64,23 @@ def _column(decided: Decided) -> dict[str, str]:
         return shown(control.from_cram.number, control.from_cram.state) if control else ""
 
     def load() -> str:
-        """The first contrast at the other memory load, beside what CRAM reads there."""
+        """The first contrast at the other memory load, beside what CRAM reads there, and what the weights of
+        the control know: what they do not has to be read.
+        """
         if not (decided.ran("D") and decided.ran("E")):
             return ""
-        one, reads = decided.of.contrast("E - D"), decided.mean("D", "attends")
-        there = shown(one.number, one.state)
-        return f"{there}; CRAM {reads.estimate:.2f}" if there and reads else ""
+        one, there = decided.of.contrast("E - D"), ""
+        reads, known = decided.mean("D", "attends"), decided.mean("E", "known")
+        if reads and known and (there := shown(one.number, one.state)):
+            there += f"; CRAM {reads.estimate:.2f}, known {known.estimate:.2f}"
+        return there
 
     found = {"CRAM": shown(decided.mean("A", "attends"), sign=False)}
     for name in FAMILY:
         one, label = decided.of.contrast(name), WITHOUT[CELLS[name[0]][0]]
         found[label] = shown(one.number, one.state)
         if name == "B - A":
-            found["the same, 4 × the patterns"] = load()
+            found[f"the same, {CELLS['D'][1]} × the patterns"] = load()
             found["the same, minus CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
             found["the same, feed-forward as CRAM's"] = more(decided.control("control-narrow"))
             network = decided.control("control-network")

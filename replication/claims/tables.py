@@ -11,14 +11,19 @@ import pandas as pd
 from scipy import stats
 
 from consolidation.experiments.readings import difference
-from consolidation.replicate.cells import PAIR, PAPERS, Cell, cells, put_back
+from consolidation.replicate.cells import PAIR, PAPERS, Cell, put_back
 from consolidation.replicate.contrasts import LEARNT
-from consolidation.replicate.tabulation import metrics, tabulated_seeds
 from consolidation.train import trajectory
-from consolidation.train.config import TrainConfig
 from labbook.estimate import LEVEL, Estimate
 from replication import paper
-from replication.claims.consolidation import ATTENTION_MARGIN, COMPLETE, RETRIEVAL_MARGIN, Experiments
+from replication.claims.consolidation import (
+    ATTENTION_MARGIN,
+    COMPLETE,
+    RETRIEVAL_MARGIN,
+    Experiments,
+    listed,
+    of_seeds,
+)
 from replication.claims.decided import Decided
 from replication.rows import Finished, Row, number, show
 from replication.verdict import LEAST, Verdict, all_of, at_least, equals
@@ -101,22 +106,6 @@ def makes_no_difference(attention: Estimate | None, right: Estimate | None) -> V
     """
     parts = [equals(attention, 0.0, ATTENTION_MARGIN), equals(right, 0.0, RETRIEVAL_MARGIN)]
     return Verdict.FAILS if Verdict.FAILS in parts else all_of(parts)
-
-
-def of_seeds(run: Finished, table: str, cell: str, metric: str) -> "pd.Series[float]":
-    """A metric of every seed of a cell; index seed.
-
-    Raises UserError when the cell has no finished seed in the run folder, and when it has not those that its
-    table was made of.
-    """
-    folder = next(one.folder for one in _listed(run, table) if one.name == cell)
-    seeds = tabulated_seeds(run.folder, cell, folder)
-    return pd.Series({seed.seed: metrics(seed)[metric] for seed in seeds}, dtype=float)
-
-
-def _listed(run: Finished, table: str) -> list[Cell]:
-    """The cells that a table has by the configuration of the run."""
-    return cells(TrainConfig.restored(run.summary["config"]), (table,))
 
 
 def table_rows(run: Finished, runs: Sequence[Finished] = ()) -> Iterator[Row]:
@@ -227,10 +216,10 @@ def _published(of: Experiments) -> Row:
         for what, cells in groups.items()
         if cells
     ]
-    if unrun := [one.name for one in _listed(of.run, "published") if one.name not in names]:
+    if unrun := [one.name for one in listed(of.run, "published") if one.name not in names]:
         steps.append(f"Not run: {'; '.join(unrun)}.")
     steps.append(f"Alike means within {ATTENTION_MARGIN} of positions, and {COMPLETE:.0%} right.")
-    others = _never_the_papers([one for one in _listed(of.run, "published") if one.name in names])
+    others = _never_the_papers([one for one in listed(of.run, "published") if one.name in names])
     if others:
         steps.append(f"What else is not the preprint's, in all of them: {', '.join(others)}.")
     return Row(

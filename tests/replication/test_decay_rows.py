@@ -76,6 +76,10 @@ def test_what_cannot_be_judged_says_why():
     few = row(None, None, None, verdict="c: 2 human studies of error are too few studies.")
     assert few.here is Verdict.UNDECIDED
     assert few.sentence.startswith("c: 2 human studies of error are too few studies.")
+    # more series are too few as well
+    nothing = {"difference": {"estimate": None, "lower": None, "upper": None, "n": 2}, "margin": None}
+    both = row(None, None, None, verdict="c: too few.", whole={**nothing, "series": 3}, series=2)
+    assert both.here is Verdict.UNDECIDED and "more series" not in both.control
     without = row(None, None)
     assert without.here is Verdict.UNDECIDED
     assert without.sentence.startswith(NONE)

@@ -106,7 +106,7 @@ def made_up(folder, cells, seeds=None) -> Finished:
     folder.mkdir(exist_ok=True)
     pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "cells.csv", index=False)
     for name, source in (seeds or {}).items():
-        for seed in (SMALL / source).glob("seed-*"):
+        for seed in sorted((SMALL / source).glob("seed-*"))[:n]:
             place = folder / name / seed.name
             place.mkdir(parents=True)
             for file in ("config.json", "summary.json"):

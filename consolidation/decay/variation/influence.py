@@ -29,7 +29,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from consolidation.decay.comparison import SURVIVES, Comparison, compare
+from consolidation.decay.comparison import FOLDS, SURVIVES, Comparison, compare
 from consolidation.decay.curve import Curve
 from consolidation.decay.exponents import ExponentRow, to_cite
 from consolidation.decay.forms import form
@@ -125,6 +125,7 @@ def apart(
         state = without.standing(head.form).state
     except UserError:
         without, state = None, "not compared"
+    number = _exponent(rest, head)
     return Apart(
         x=float(curve.x[~keep][0]),
         y=float(curve.y[~keep].mean()),
@@ -134,8 +135,8 @@ def apart(
         state=comparison.standing(head.form).state,
         state_without=state,
         gamma=head.gamma,
-        without=_exponent(rest, head),
-        hangs=_hangs(comparison, without, rest, exponents, head),
+        without=number,
+        hangs=_hangs(comparison, without, rest, to_cite(comparison, exponents, head), head, number),
     )
 
 
@@ -152,14 +153,14 @@ def _hangs(
     comparison: Comparison,
     without: Comparison | None,
     rest: Curve,
-    exponents: pd.DataFrame,
+    cited: ExponentRow | None,
     head: ExponentRow,
+    of_head: Estimate | None,
 ) -> str:
-    """What changes without the observation of that which would be cited, or of the form that is rejected."""
-    wanted, cited = [head.form], to_cite(comparison, exponents, head)
-    if cited is not None:
-        wanted.append(cited.form)
-    for name in dict.fromkeys(wanted):
+    """What changes without the observation of that which would be cited, or of the form that is rejected;
+    `of_head` is the exponent of the headline then.
+    """
+    for name in dict.fromkeys([head.form, *([] if cited is None else [cited.form])]):
         state = comparison.standing(name).state
         other = "not compared" if without is None else without.standing(name).state
         # between weakened and rejected nothing may be cited either way
@@ -167,7 +168,7 @@ def _hangs(
             return f"without it {name} {other}"
     if cited is None:
         return ""
-    number = _exponent(rest, cited)
+    number = of_head if cited == head else _exponent(rest, cited)
     if number is None:
         return f"without it {cited.form} cannot be fitted"
     inside = number.lower <= cited.gamma <= number.upper
@@ -176,9 +177,31 @@ def _hangs(
     return f"without it gamma of {cited.form} is {number.text()}"
 
 
+def untested(curve: Curve) -> str:
+    """Why no observation of a curve can be held against the others one by one; empty where they can."""
+    if _has_rows(curve):
+        cells = len(curve.x) * _effects(curve)
+        return (
+            "" if cells <= MOST_CELLS else f"{len(curve.x):,} rows of {len(units_of(curve))} units are many"
+        )
+    different = len(np.unique(curve.x))
+    return "" if different <= FOLDS else f"{different} x are more than {FOLDS}"
+
+
+def _has_rows(curve: Curve) -> bool:
+    """Whether rows can be held against those of their unit and their x."""
+    enough = len(units_of(curve)) >= LEAST_UNITS and len(np.unique(curve.x)) >= LEAST_X
+    return curve.unit is not None and enough
+
+
+def _effects(curve: Curve) -> int:
+    """Of units, of x, and of the slopes of units."""
+    return 2 * len(units_of(curve)) + len(np.unique(curve.x))
+
+
 def _row(curve: Curve) -> tuple[npt.NDArray[np.bool_], float, str] | None:
     """All rows but the one that lies apart from those of its unit and its x, p, and the unit."""
-    if curve.unit is None or len(units_of(curve)) < LEAST_UNITS or len(np.unique(curve.x)) < LEAST_X:
+    if curve.unit is None or not _has_rows(curve) or untested(curve):
         return None
     p = row_p(curve.unit, curve.x, curve.y)
     worst = int(np.argmin(p))
@@ -192,8 +215,6 @@ def row_p(unit: npt.NDArray[np.str_], x: Array, values: Array) -> Array:
     (_, units), (_, places) = (np.unique(of, return_inverse=True) for of in (unit, x))
     every = np.arange(len(x))
     size = int(units.max()) + 1, int(places.max()) + 1
-    if len(x) * (2 * size[0] + size[1]) > MOST_CELLS:
-        return np.ones(len(x))
     of_unit, of_x = np.zeros((len(x), size[0])), np.zeros((len(x), size[1]))
     of_unit[every, units] = of_x[every, places] = 1.0
     # units differ in how fast they fall
@@ -271,7 +292,7 @@ def _expected(of: Fit, x: float, y: float, weight: float) -> float:
     _, spread, axes = np.linalg.svd(gradient / size, full_matrices=False)
     # what the others leave open, they do not expect anywhere
     reach = axes @ (own.ravel() / size) / np.maximum(spread, 1e-12)
-    least = 1.0 if of.estimator == "ml" else _rounding(of) ** 2 * float(scale.mean())
+    least = 1.0 if of.estimator == "ml" else of.rounding**2 * float(scale.mean())
     variance = max(float(np.sum(scale * residual**2)) / freedom, least)
     t = abs(off) / np.sqrt(variance * (1 / own_scale + float(reach @ reach)))
     p = float(2 * stats.t.sf(t, freedom))
@@ -279,8 +300,3 @@ def _expected(of: Fit, x: float, y: float, weight: float) -> float:
         return p
     tail = stats.binomtest(round(y * weight), round(weight), min(max(predicted, 0.0), 1.0)).pvalue
     return max(p, float(tail))
-
-
-def _rounding(of: Fit) -> float:
-    """Below the rounding of y one fit is as good as another."""
-    return ROUNDING * (1.0 if of.estimator == "loglog" else float(np.abs(of.y).max()))

@@ -11,7 +11,7 @@ from consolidation import fit_decay
 from consolidation.decay.comparison import compare
 from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.forms import FORMS
-from consolidation.decay.variation.influence import point_p, row_p
+from consolidation.decay.variation.influence import point_p, row_p, untested
 
 FEW = ("power", "exponential", "logarithmic", "constant")
 ASKED = {"x": "trial", "y": "recall", "measure": "recall", "clock": "repetition"}
@@ -95,7 +95,7 @@ def test_nothing_is_cited_that_hangs_on_one_point(slip):
     alone = fit_decay(frame.drop(index=3), **ASKED, forms=FEW)
     assert found.apart.state_without == alone.comparison.standing("power").state == "does not survive"
     assert found.apart.without.estimate == pytest.approx(alone.headline.gamma)
-    assert found.summary["cited"] is None and found.hangs == "without it power does not survive"
+    assert found.summary["cited"] is None and found.apart.hangs == "without it power does not survive"
     assert "nothing to cite: it hangs on one observation, at x = 4.64" in repr(found)
     assert r"\newcommand{\gammaRecall}{undefined}" in found.to_latex()
     assert "it hangs on one observation" in found.to_latex()
@@ -118,7 +118,7 @@ def test_a_point_apart_that_decides_nothing_is_told_and_the_law_is_cited():
     y = 0.9 * X**-0.3 + 0.1 * OFF
     y[5] *= 0.98
     found = fit_decay(pd.DataFrame({"trial": X, "recall": y}), **ASKED, forms=FEW)
-    assert found.apart is not None and not found.hangs
+    assert found.apart is not None and not found.apart.hangs
     assert "Without it power survives and has gamma = " in " ".join(found.cautions)
     assert found.summary["cited"]["form"] == "power"
     assert "cite gamma" in repr(found)
@@ -132,7 +132,7 @@ def test_eight_points_do_not_hang_on_one_because_seven_test_nothing():
     assert found.apart is not None and found.apart.state_without == "not tested"
     gamma, without = found.headline.gamma, found.apart.without
     moved = not without.lower <= gamma <= without.upper and abs(gamma / without.estimate - 1) > 0.1
-    assert bool(found.hangs) == moved
+    assert bool(found.apart.hangs) == moved
 
 
 def test_what_does_not_change_describes_it_as_well_so_nothing_is_cited():
@@ -201,3 +201,15 @@ def test_the_row_is_named_and_left_out_alone():
     assert "at s2, x = 8 lies apart from the other rows of its unit and x" in " ".join(found.cautions)
     alone = fit_decay(of_units(20).drop(index=20), **ASKED, unit="subject", forms=FEW, bootstrap=100)
     assert found.apart.without.estimate == pytest.approx(alone.headline.gamma)
+
+
+def test_what_is_too_large_to_be_held_apart_says_so():
+    def of(x, units=None):
+        unit = None if units is None else np.repeat([f"s{u}" for u in range(units)], len(x))
+        x = np.tile(x, units or 1)
+        return Curve("large", x, 1 / x, Clock("repetition", "count"), unit=unit)
+
+    assert untested(of(np.arange(1.0, 73))) == ""
+    assert untested(of(np.arange(1.0, 74))) == "73 x are more than 72"
+    assert untested(of(np.arange(1.0, 74), 10)) == ""
+    assert untested(of(np.arange(1.0, 101), 200)) == "20,000 rows of 200 units are many"
