@@ -23,7 +23,7 @@ from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
 from replication.claims import decay
 from replication.claims.beside import Repeats, contexts, crosses, running, scored_of_choice, shared
-from replication.claims.consolidation import Experiments
+from replication.claims.consolidation import Experiments, difference
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
 from replication.claims.factorial import section
@@ -139,8 +139,7 @@ def _consolidation(run: Finished, decided: Sequence[Decided]) -> list[str]:
         f"{show(of.cell('table4', 'cram', 'attention'), 4)} of positions, of a control without semantic "
         f"memory to {show(of.cell('table4', 'control', 'attention'), 4)}, with "
         f"{config['cram']['keys']} keys, {config['benchmark']['patterns']} patterns, {config['steps']:,} "
-        f"steps and a price of {config['objective']['attention_penalty']:g}, on which the result depends"
-        f"{_published(of)}."
+        f"steps and a price of {config['objective']['attention_penalty']:g}{_published(of)}."
     )
     if not decided:
         return [
@@ -157,10 +156,16 @@ def _published(of: Experiments) -> str:
     """
     price = of.cell("published", alone(PRICE), "attention")
     every, novel = (of.cell("published", ALL, metric) for metric in ("attention", "novel"))
+    change = difference(price, of.cell("table4", "cram", "attention"))
+    chance = 1 / of.run.summary["config"]["benchmark"]["values"]
+    depends = ", on which the result depends" * bool(change and change.excludes_zero)
     said = [f"at the preprint's {PAPERS.objective.attention_penalty:g}: {show(price, 4)}"] if price else []
     if every and novel:
-        said.append(f"its onset, temperature and rank too: {show(every, 4)}, {show(novel)} of novel right")
-    return f" ({'; '.join(said)})" if said else ""
+        said.append(
+            f"its onset, temperature and rank too: {show(every, 4)}, {show(novel)} of novel right, chance "
+            f"{chance:.2f}"
+        )
+    return depends + (f" ({'; '.join(said)})" if said else "")
 
 
 def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:

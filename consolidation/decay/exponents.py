@@ -74,7 +74,7 @@ def to_cite(comparison: Comparison, exponents: pd.DataFrame, head: ExponentRow) 
         return None
     state, rows = comparison.standing(head.form).state, exponent_rows(exponents)
     if state == "survives":
-        if not comparison.behind(head.form, ERRORS[head.estimator]) > REJECTED:
+        if comparison.behind(head.form, ERRORS[head.estimator]) <= REJECTED:
             return head
         return _surviving(rows, comparison, head.form)
     if state != "does not survive":

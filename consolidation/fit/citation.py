@@ -104,9 +104,10 @@ def latex(found: Analysis) -> str:
     if standing.state == "does not survive":
         whose = ", of the form that is rejected"
         instead = "; no form is cited in its place"
-    if taken is not None and taken.form != head.form:
+    if taken is not None and (taken.form, taken.estimator) != (head.form, head.estimator):
+        by = f" by {taken.estimator}" * (taken.form == head.form)
         instead = (
-            f"; cited in its place is {_words(taken.form)} with {_gamma(taken)} "
+            f"; cited in its place is {_words(taken.form)}{by} with {_gamma(taken)} "
             f"({_interval(taken)}{geometric(found, taken)})"
         )
     macros = dict(zip(("", "Lower", "Upper", "Form"), values, strict=True))
@@ -115,6 +116,7 @@ def latex(found: Analysis) -> str:
         "is weakened": "This form is not the best: a",
         "undecided": f"Whether this form survives is undecided, because {escape.latex(standing.why)}: a",
         "not tested": f"This form is not tested, because {standing.why}: a",
+        "not compared": "Nothing to cite, because this form is compared with no other: a",
     }
     opening = openings.get(standing.state, "A")
     if why := withheld(found):

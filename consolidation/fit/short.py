@@ -98,6 +98,8 @@ def _cited(found: Analysis) -> str:
         impossible = [one.form for one in exponent_rows(found.exponents) if one.impossible]
         if any(standings(name).state == "survives" for name in impossible):
             none += " that tends to what y can be"
+        elif any(standings(one.form).state == "survives" for one in exponent_rows(found.exponents)):
+            none += " with a sound fit and a closed interval"
         if found.comparison.ahead:
             none = f"no form can be cited, because {said_ahead(found.comparison.ahead)}"
         instead = none if other is None else f"cite {_said(found, other, f' of {other.form}')}"

@@ -22,13 +22,25 @@ def power_law(standing: str, gamma: Estimate | None) -> Verdict:
     return all_of([states(survives), equals(gamma, paper.GAMMA, paper.GAMMA_SPREAD)])
 
 
-def matches_humans(standing: str, tests: Sequence[tuple[Estimate | None, float | None]]) -> Verdict:
+def unjudged(summary: Mapping[str, Any]) -> str:
+    """Why the exponent of a fit says nothing about people's; empty where it may."""
+    apart = summary.get("apart")
+    if summary["gamma"]["gamma"] < 0:
+        return "y rises with x"
+    if apart and apart["hangs"]:
+        return f"the exponent hangs on one observation, at x = {apart['x']:g}"
+    if summary["standing"]["state"] == "does not survive":
+        return f"the form {summary['gamma']['form']} is rejected for this curve"
+    return ""
+
+
+def matches_humans(why: str, tests: Sequence[tuple[Estimate | None, float | None]]) -> Verdict:
     """The exponent lies within the margin of the mean of the human studies; outside only if the whole
-    interval does. The exponent of a form that is rejected is not judged, and neither is one whose tests
-    (difference, margin) against other sets of series come out otherwise.
+    interval does. What `unjudged` names is not judged, and neither is an exponent whose tests (difference,
+    margin) against other sets of series come out otherwise.
     """
     found = {Verdict.UNDECIDED if margin is None else equals(gap, 0.0, margin) for gap, margin in tests}
-    if standing == "does not survive" or len(found) != 1:
+    if why or len(found) != 1:
         return Verdict.UNDECIDED
     return found.pop()
 
@@ -98,7 +110,7 @@ def fit_rows(run: Finished) -> Iterator[Row]:
             + _their_mean(equal)
             + _with_every_series(equal),
             scale,
-            matches_humans(s["standing"]["state"], _tests(equal)),
+            matches_humans(unjudged(s), _tests(equal)),
             own=own,
             sentence=f"{_beside_humans(s, equal)} P(episodic) is none of the classes of human measure, so "
             "the class compared with is a choice.",
@@ -173,12 +185,16 @@ def _beside_humans(summary: Mapping[str, Any], equal: Mapping[str, Any]) -> str:
     new, gamma = equal["new_study"], summary["gamma"]
     inside = new["lower"] <= gamma["gamma"] <= new["upper"]
     head = ""
-    if summary["standing"]["state"] == "does not survive":
-        form = gamma["form"]
-        head = f"The form {form} is rejected for this curve, so its exponent is not judged. "
-    elif matches_humans(summary["standing"]["state"], _tests(equal)) is not verdict:
+    if why := unjudged(summary):
+        head = f"{why[:1].upper()}{why[1:]}, so its exponent is not judged. "
+    elif matches_humans(why, _tests(equal)) is not verdict:
         head = "Which series are compared decides, so nothing is concluded. "
     said = f"{head}{said[:1].upper()}{said[1:]}"
+    mean = number(equal["human_mean"])
+    if mean is not None and known(mean) and (mean.upper - mean.lower) / 2 >= margin:
+        said += (
+            f", and none could be shown to lie within it, because the mean of {mean.n} studies is no surer"
+        )
     return (
         f"{said} (the margin is {equal['margin_reason']}). The exponent of a new study is expected within "
         f"[{new['lower']:.2f}, {new['upper']:.2f}], and {gamma['gamma']:.2f} lies "
@@ -210,9 +226,9 @@ def _with_every_series(equal: Mapping[str, Any]) -> str:
         return ""
     new = every["new_study"]
     return (
-        f"; with {every['series'] - equal['series']} more series of which DOI or number of subjects is not "
-        f"known {show(number(every['difference']), 2, sign=True)}, margin {every['margin']:.2g}, a new study "
-        f"within [{new['lower']:.2f}, {new['upper']:.2f}], {every['overlap']:.0%} overlap"
+        f"; with {every['series'] - equal['series']} more series of which DOI, number of subjects or licence "
+        f"is not known {show(number(every['difference']), 2, sign=True)}, margin {every['margin']:.2g}, a "
+        f"new study within [{new['lower']:.2f}, {new['upper']:.2f}], {every['overlap']:.0%} overlap"
     )
 
 

@@ -199,6 +199,16 @@ class Decided:
         """P(attend | recurring) of a cell minus that of A; index seed."""
         return self.attends(cell) - self.attends("A")
 
+    def load_known(self) -> Estimate:
+        """By how much less the control answers with attention knocked out at the larger memory load."""
+        return tested(self.by_seed("E", "known") - self.by_seed("B", "known")).number
+
+    def load_unlearnt(self) -> bool:
+        """Whether it knows less there, by more than the margin: what it does not know it has to read, so that
+        its reading says nothing of a semantic memory.
+        """
+        return self.load_known().upper < -MARGIN
+
     def between(self, first: str, second: str) -> Tested:
         """P(attend | recurring) of one cell minus that of another, paired by seed."""
         return tested(self.attends(first) - self.attends(second))

@@ -69,11 +69,13 @@ def _column(decided: Decided) -> dict[str, str]:
         """
         if not (decided.ran("D") and decided.ran("E")):
             return ""
-        one, there = decided.of.contrast("E - D"), ""
+        one = decided.of.contrast("E - D")
         reads, known = decided.mean("D", "attends"), decided.mean("E", "known")
-        if reads and known and (there := shown(one.number, one.state)):
-            there += f"; CRAM {reads.estimate:.2f}, known {known.estimate:.2f}"
-        return there
+        if not (reads and known and (there := shown(one.number, one.state))):
+            return ""
+        if decided.load_unlearnt():
+            return f"{shown(one.number)}, not tested: it knows {known.estimate:.2f}"
+        return f"{there}; CRAM {reads.estimate:.2f}"
 
     found = {"CRAM": shown(decided.mean("A", "attends"), sign=False)}
     for name in FAMILY:

@@ -122,6 +122,18 @@ def test_macros_are_those_of_the_form_that_is_cited():
     assert "Caution, of the form that is rejected: " in none.to_latex()
 
 
+def test_a_text_says_what_is_cited_where_the_own_fit_is_rejected_or_nothing_is_compared():
+    x = np.geomspace(1, 90, 14)
+    noise = np.exp(0.15 * np.random.default_rng(3).standard_normal(14))
+    asked = {**DAYS, "y": "recall", "measure": "recall"}
+    found = fit_decay(frame(x, 0.5 * x**-0.4 * noise), **asked, forms=("power", "exponential", "constant"))
+    taken = cited(found)
+    assert taken is not None and (taken.form, taken.estimator) == ("power", "loglog")
+    assert f"cited in its place is power by loglog with $\\gamma = {taken.gamma:.3f}$" in found.to_latex()
+    alone = fit_decay(frame(x, 0.5 * x**-0.4 * noise), **asked, forms=("power",))
+    assert "Nothing to cite, because this form is compared with no other: a power law" in alone.to_latex()
+
+
 def test_the_tables_that_are_named_are_there():
     found = fit_decay(power(6), y="recall", **DAYS)
     named = repr(found).split("tables: ")[1].split(", ")

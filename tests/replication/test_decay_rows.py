@@ -69,7 +69,7 @@ def test_what_hangs_on_which_series_are_compared_is_undecided(more, verdict):
     found = row(0.3, 0.5, whole=whole, series=8)
     assert found.here is verdict
     assert ("Which series are compared decides" in found.sentence) == (verdict is Verdict.UNDECIDED)
-    assert "with 12 more series of which DOI or number of subjects is not known +" in found.control
+    assert "with 12 more series of which DOI, number of subjects or licence is not known +" in found.control
 
 
 def test_what_cannot_be_judged_says_why():

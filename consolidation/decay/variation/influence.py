@@ -33,6 +33,7 @@ from consolidation.decay.comparison import FOLDS, SURVIVES, Comparison, compare
 from consolidation.decay.curve import Curve
 from consolidation.decay.exponents import ExponentRow, to_cite
 from consolidation.decay.forms import form
+from consolidation.decay.inference import LEAST_UNITS as LEAST_LEFT_OUT
 from consolidation.decay.inference import ROUNDING, Estimator, Fit, fit, interval, units_of
 from consolidation.decay.solver import PROBABILITY_FLOOR
 from labbook.console import UserError
@@ -43,6 +44,8 @@ ALPHA, ALPHA_ROW = 0.01, 0.001
 # fewer degrees of freedom say nothing
 FREEDOM = 2
 LEAST_UNITS, LEAST_X = 3, 3
+# without one x fewer leave no form that changes an AICc
+LEAST_POINTS = 6
 # rows times effects up to which rows are held against each other
 MOST_CELLS = 5_000_000
 # a change of an exponent by less makes no difference to what is said of it
@@ -178,30 +181,30 @@ def _hangs(
 
 
 def untested(curve: Curve) -> str:
-    """Why no observation of a curve can be held against the others one by one; empty where they can."""
-    if _has_rows(curve):
-        cells = len(curve.x) * _effects(curve)
-        return (
-            "" if cells <= MOST_CELLS else f"{len(curve.x):,} rows of {len(units_of(curve))} units are many"
-        )
-    different = len(np.unique(curve.x))
-    return "" if different <= FOLDS else f"{different} x are more than {FOLDS}"
+    """Why no observation of a curve can be held against the others; empty where one can."""
+    units, different = len(units_of(curve)), len(np.unique(curve.x))
+    if _has_rows(curve) or (units < LEAST_LEFT_OUT and LEAST_POINTS <= different <= FOLDS):
+        return ""
+    if len(curve.x) * (2 * units + different) > MOST_CELLS:
+        return f"{len(curve.x):,} rows of {units} units are many"
+    if different > FOLDS:
+        return f"{different} x are more than {FOLDS}"
+    return f"{len(curve.x)} rows at {different} x are few"
 
 
 def _has_rows(curve: Curve) -> bool:
-    """Whether rows can be held against those of their unit and their x."""
-    enough = len(units_of(curve)) >= LEAST_UNITS and len(np.unique(curve.x)) >= LEAST_X
-    return curve.unit is not None and enough
-
-
-def _effects(curve: Curve) -> int:
-    """Of units, of x, and of the slopes of units."""
-    return 2 * len(units_of(curve)) + len(np.unique(curve.x))
+    """Whether rows can be held against those of their unit and their x: there are units, and neither too few
+    nor too many rows for effects of units, of x, and slopes of units.
+    """
+    units, different = len(units_of(curve)), len(np.unique(curve.x))
+    freedom = len(curve.x) - (2 * units + different - 2) - 1
+    enough = units >= LEAST_UNITS and different >= LEAST_X and freedom >= FREEDOM
+    return curve.unit is not None and enough and len(curve.x) * (2 * units + different) <= MOST_CELLS
 
 
 def _row(curve: Curve) -> tuple[npt.NDArray[np.bool_], float, str] | None:
     """All rows but the one that lies apart from those of its unit and its x, p, and the unit."""
-    if curve.unit is None or not _has_rows(curve) or untested(curve):
+    if curve.unit is None or not _has_rows(curve):
         return None
     p = row_p(curve.unit, curve.x, curve.y)
     worst = int(np.argmin(p))
@@ -261,6 +264,8 @@ def point_p(comparison: Comparison) -> tuple[Array, Array]:
         aicc = [one.aicc + (2 * math.log(y) if one.estimator == "loglog" else 0.0) for one in fits]
         lowest.append(min(aicc, default=math.inf))
         near = [one for one, own in zip(fits, aicc, strict=True) if own <= lowest[-1] + SURVIVES]
+        if all(one.form.null for one in fits):
+            near = []  # too few are left for a form that changes
         found.append(max((_expected(one, x, y, weight) for one in near), default=1.0))
     return np.minimum(len(found) * np.array(found), 1.0), np.array(lowest)
 

@@ -213,3 +213,12 @@ def test_what_is_too_large_to_be_held_apart_says_so():
     assert untested(of(np.arange(1.0, 74))) == "73 x are more than 72"
     assert untested(of(np.arange(1.0, 74), 10)) == ""
     assert untested(of(np.arange(1.0, 101), 200)) == "20,000 rows of 200 units are many"
+    assert untested(of(np.array([1.0, 2.0]), 10)) == "20 rows at 2 x are few"
+    assert untested(of(np.arange(1.0, 6))) == "5 rows at 5 x are few"
+    # 3 units have rows enough, 2 have points
+    assert untested(of(np.arange(1.0, 9), 3)) == untested(of(np.arange(1.0, 9), 2)) == ""
+
+
+def test_five_points_are_not_held_against_a_constant():
+    p, _ = point_p(compare(curve([0.9, 0.3, 0.28, 0.27, 0.26]), tuple(FORMS)))
+    assert (p == 1).all()
