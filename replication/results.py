@@ -21,7 +21,7 @@ from redundancy.removal.figures import replacement_name
 from redundancy.removal.summary import RemovalSummary
 from redundancy.training.summary import CourseSummary
 from replication.captions import CAPTIONS
-from replication.claims import decay
+from replication.claims import decay, settings
 from replication.claims.beside import Repeats, contexts, crosses, running, scored_of_choice, shared
 from replication.claims.consolidation import Experiments, difference
 from replication.claims.decided import Decided, is_factorial
@@ -195,6 +195,8 @@ def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:
     for kind, (title, write) in sections.items():
         mine = [run for run in runs if run.kind == kind]
         lines += [f"## {title}", ""]
+        if kind == "experiments":
+            lines += settings.section(runs)
         for run in mine:
             lines += [*write(run), ""]
         for name, caption in CAPTIONS.get(kind, {}).items():

@@ -217,6 +217,7 @@ FLOORS = (
     {"replication.claims.factorial"},
     {
         "replication.claims.finding",
+        "replication.claims.settings",
         "replication.claims.prediction",
         "replication.claims.removal",
         "replication.claims.consolidation",
