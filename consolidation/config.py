@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from consolidation.schedule import Schedule, schedule
+from labbook.command import conform
 from labbook.console import UserError
 
 # what exposures of a pattern may count, as trajectories name it
@@ -84,6 +85,7 @@ class SRCDConfig:
     """
 
     def __post_init__(self) -> None:
+        conform(self)
         shares = ("queries", "bindings", "distractors", "recurrence")
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:
@@ -255,6 +257,7 @@ class CRAMConfig:
     """Positions that are handled together; changes memory and speed, never the result."""
 
     def __post_init__(self) -> None:
+        conform(self)
         if self.width % self.heads:
             raise UserError(
                 f"--width {self.width} is not divisible by --heads {self.heads}. Change one of them."
@@ -296,6 +299,7 @@ class Objective:
     """gamma of eq 5, its weight; no exponent of decay."""
 
     def __post_init__(self) -> None:
+        conform(self)
         for name in ("attention_penalty", "semantic_reward", "consolidation"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(

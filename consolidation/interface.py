@@ -3,7 +3,7 @@
 Nothing heavy is imported before one of them is called: `import consolidation` takes no time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -233,6 +233,7 @@ def train_cram(
     from consolidation.train.experiment import execute
     from consolidation.train.presets import preset as named
     from consolidation.train.result import TrainingRun
+    from labbook.command import conform
 
     with keywords():
         begun = named(preset) if isinstance(preset, str) else preset
@@ -285,6 +286,7 @@ def train_cram(
         )
         place = None if out is None else Path(out)
         command = Command(config, Settings(tracker, report), seeds, first_seed, place)
+        conform(command)
         folder, summaries = execute(command)
         return TrainingRun.read(folder, [one.seed for one in summaries])
 
@@ -294,6 +296,8 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _names(given: Sequence[str]) -> tuple[str, ...]:
-    """Several names; one alone is not taken apart into its letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
+def _names(given: Any) -> Any:
+    """Several names; one alone is not taken apart into its letters, and what is none is left for the
+    configuration to refuse.
+    """
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else given

@@ -11,7 +11,7 @@ import textwrap
 import types
 import typing
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -346,25 +346,69 @@ def restored(kind: Any, found: Any, name: str = "") -> Any:
     return kind(**{key: _value(hints[key], value, key) for key, value in found.items() if key in hints})
 
 
-def _value(kind: Any, value: Any, name: str) -> Any:
+def conform(options: Any) -> None:
+    """Bring every field of a frozen dataclass of options to the type of its annotation, which Python does not
+    ask for: a list becomes a tuple, a number of NumPy one of Python, and a whole number stands for a number.
+
+    Raises UserError with the flag, what was given, and what it takes.
+    """
+    hints = typing.get_type_hints(type(options))
+    for one in dataclasses.fields(options):
+        given, kind = getattr(options, one.name), hints[one.name]
+        try:
+            taken = _value(kind, given, one.name)
+        except ValueError as error:
+            flag = f"--{one.name.replace('_', '-')}"
+            raise UserError(
+                f"{flag} {given!r} was asked for; it takes {_takes(kind)}. Change {flag}."
+            ) from error
+        if taken is not given:
+            object.__setattr__(options, one.name, taken)
+
+
+def _takes(kind: Any) -> str:
+    """What an option of this type takes, in words."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_takes, parts))
+    if origin is typing.Annotated:
+        return _takes(parts[0])
+    if origin is typing.Literal:
+        return ", ".join(map(repr, parts)) if len(parts) == 1 else f"one of {', '.join(map(repr, parts))}"
+    if origin is tuple:
+        one = _takes(parts[0])
+        return f"a list ({one} each)" if parts[-1] is Ellipsis else f"{len(parts)} values ({one} each)"
+    said = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
+    return "None" if kind is type(None) else said.get(kind, f"a {getattr(kind, '__name__', kind)}")
+
+
+def _value(kind: Any, value: Any, name: str) -> Any:
+    """`value` as this type has it. Raises ValueError where it is of another."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # a scalar or an array of NumPy
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
     if dataclasses.is_dataclass(kind):
-        return restored(kind, value, name)
+        return value if isinstance(value, typing.cast(type, kind)) else restored(kind, value, name)
     if origin in (typing.Union, types.UnionType):
         for part in parts:
             with suppress(ValueError):
                 return _value(part, value, name)
     elif origin is typing.Annotated:
         return _value(parts[0], value, name)
-    elif origin is typing.Literal and value in parts:
-        return value
-    elif origin is tuple and isinstance(value, list):
+    elif origin is typing.Literal:
+        if any(type(value) is type(part) and value == part for part in parts):
+            return value
+    elif origin is tuple and not isinstance(value, str) and isinstance(value, Sequence):
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         if len(kinds) == len(value):
-            return tuple(_value(part, one, name) for part, one in zip(kinds, value, strict=True))
+            found = tuple(_value(part, one, name) for part, one in zip(kinds, value, strict=True))
+            return value if found == value else found
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif kind is Path and isinstance(value, str):
+        return value if type(value) is float else float(value)
+    elif kind is int and whole:
+        return value if type(value) is int else int(value)
+    elif kind is Path and isinstance(value, str | Path):
         return Path(value)
     elif isinstance(kind, type) and type(value) is kind:
         return value

@@ -58,8 +58,10 @@ class _Speech:
 
 FLAG = re.compile(
     r"(?<![\w-])--(?P<name>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?![\w>-])"
-    # a value that stands behind it: a number, a tuple, something quoted, or one of the words that are values
-    r"(?: (?P<value>-?\d+(?:\.\d+)?(?:e[-+]?\d+)?\b|\([^():]*,[^():]*\)|'[^']*'|"
+    # a value that stands behind it: a number, a tuple, a list, something quoted, a constant of Python, or one
+    # of the words that are values
+    r"(?: (?P<value>-?\d+(?:\.\d+)?(?:e[-+]?\d+)?\b|\([^():]*,[^():]*\)|\[[^\[\]]*\]|'[^']*'|"
+    r"(?:None|True|False)\b|"
     r"(?P<word>auto|yes|no|lines|documents|cpu|float32|bfloat16|float16|float64)\b))?"
 )
 # the positional argument, but not in random:MODEL, which Python writes like the command line

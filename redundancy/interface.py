@@ -3,7 +3,7 @@
 Nothing heavy is imported before one of them is called: `import redundancy` takes no time.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,11 @@ def _objects(asked: Mapping[str, Any]) -> list[str]:
     named = {"model": str | Path, "corpus": str | Path | None, "tokenizer": None}
     found = [name for name, kind in named.items() if not isinstance(asked[name], kind or type(None))]
     return found + ["checkpoints"] * isinstance(asked.get("checkpoints"), Mapping)
+
+
+def _several(given: Any, read: Callable[[Any], Any] = lambda one: one) -> Any:
+    """A sequence as a request holds it; what is none is left for the request to refuse."""
+    return tuple(map(read, given)) if isinstance(given, Iterable) and not isinstance(given, str) else given
 
 
 def _text(corpus: Text | None, config: "R") -> "tuple[Corpus | None, R]":
@@ -176,7 +181,7 @@ def probe_model(
             quick=quick,
             bos=bos,
             context=context,
-            layers=None if layers is None else tuple(layers),
+            layers=_several(layers),
             ridge=ridge,
             keep_position_0=keep_position_0,
             dtype=dtype,
@@ -300,9 +305,9 @@ def measure_training(
     with keywords():
         config = TrainingConfig(
             model=str(model),
-            revisions=tuple(revisions),
+            revisions=_several(revisions),
             # objects are known by their steps, and by their hashes once they are measured
-            checkpoints=tuple(map(str, checkpoints)),
+            checkpoints=_several(checkpoints, str),
             target=target,
             revision=revision,
             tokens=tokens,
@@ -310,7 +315,7 @@ def measure_training(
             quick=quick,
             bos=bos,
             context=context,
-            layers=None if layers is None else tuple(layers),
+            layers=_several(layers),
             ridge=ridge,
             keep_position_0=keep_position_0,
             dtype=dtype,
@@ -447,17 +452,17 @@ def remove_attention(
         source = source_of(model, tokenizer, revision, trust_remote_code=trust_remote_code)
         config = RemovalConfig(
             model=_name(model, source.name),
-            parts=PARTS if parts is None else tuple(parts),
-            orders=None if orders is None else tuple(orders),
-            targets=tuple(targets),
-            shares=tuple(shares),
+            parts=PARTS if parts is None else _several(parts),
+            orders=_several(orders),
+            targets=_several(targets),
+            shares=_several(shares),
             revision=revision,
             tokens=tokens,
             eval_tokens=eval_tokens,
             quick=quick,
             bos=bos,
             context=context,
-            layers=None if layers is None else tuple(layers),
+            layers=_several(layers),
             ridge=ridge,
             keep_position_0=keep_position_0,
             dtype=dtype,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
+from labbook.command import conform
 from labbook.console import UserError, choice
 
 Feature = Literal["resid_pre", "ln1", "embedding"]
@@ -79,6 +80,9 @@ class Request(TextOptions):
     trust_remote_code: bool = False
     """Allow a hub model to run its own Python code."""
 
+    def __post_init__(self) -> None:
+        conform(self)
+
     def default_eval_tokens(self, tokens: int) -> int:
         """Held-out tokens where none are asked for, given the training tokens."""
         return tokens
@@ -100,6 +104,9 @@ class Settings:
     """Go on with the newest unfinished run of this configuration under runs/."""
     report: bool = True
     """Write report.html, the run on one page, into the folder."""
+
+    def __post_init__(self) -> None:
+        conform(self)
 
 
 R = TypeVar("R", bound=Request)

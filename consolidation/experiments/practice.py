@@ -25,6 +25,7 @@ from consolidation.experiments.readings import (
     fit_forms,
     numbers,
     objection,
+    of_studies,
     over_seeds,
     people,
     share_over_seeds,
@@ -182,7 +183,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
             Claim(
                 "error falls with people's exponent",
                 condition,
-                f"People: {low:.2f} to {high:.2f} in {len(series)} series of error by repetition.",
+                f"People: {low:.2f} to {high:.2f} in {of_studies(series)} of error by repetition.",
                 "gamma of error = a k^-gamma, mean over patterns:",
                 speed,
                 "undecided" if why_not else inside(speed, low, high),
@@ -193,7 +194,8 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 "single items follow an exponential rather than a power law",
                 condition,
                 f"People: the exponential describes most single curves better (Heathcote, Brown and Mewhort "
-                f"2000), and {exponential} of {len(series)} series of error by repetition here.",
+                f"2000). Of {of_studies(series)} of error by repetition here, means over subjects, it "
+                f"describes {exponential} better.",
                 "Share of single patterns that the power law describes better, each form with the "
                 "noise that suits it best:",
                 single,

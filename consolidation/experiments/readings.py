@@ -298,8 +298,8 @@ def noises(fitted: pd.DataFrame) -> str:
 
 
 def people(measure: str = "", clock: str = "") -> pd.DataFrame:
-    """People's series of a class of measure, on a clock, whose source is fully known: smallest and largest
-    value, the exponent of the power law with its interval over points, and the power law's advantage.
+    """People's series of a class of measure, on a clock, whose source is fully known: study, smallest and
+    largest value, the exponent of the power law with its interval over points, and the power law's advantage.
     """
     rows = []
     for name in humans.names():
@@ -316,6 +316,7 @@ def people(measure: str = "", clock: str = "") -> pd.DataFrame:
             {
                 "series": name,
                 "title": humans.title(name),
+                "study": curve.study,
                 "least": least,
                 "largest": largest,
                 **{f"gamma_{key}": value for key, value in entry(gamma).items()},
@@ -323,6 +324,12 @@ def people(measure: str = "", clock: str = "") -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def of_studies(series: pd.DataFrame) -> str:
+    """How many series of `people` there are; those of one study are dependent."""
+    studies = series["study"].nunique()
+    return f"{len(series)} series of {studies} {'study' if studies == 1 else 'studies'}"
 
 
 def courses(runs: Mapping[str, pd.DataFrame], roles: Sequence[str], clock: str) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from consolidation.experiments.readings import (
     fit_forms,
     numbers,
     objection,
+    of_studies,
     over_seeds,
     people,
     share_over_seeds,
@@ -134,7 +135,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
                 "forgetting slows down, as a power law and not an exponential",
                 condition,
                 "People: the power law is better for single subjects too (Wixted and Ebbesen 1991), and for "
-                f"{int((series['advantage'] > 0).sum())} of {len(series)} series by intervening items here.",
+                f"{int((series['advantage'] > 0).sum())} of {of_studies(series)} by intervening items here.",
                 "Share of seeds that the power law describes better, each form with the "
                 "noise that suits it best:",
                 better,
@@ -145,7 +146,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
             Claim(
                 "the exponent is people's",
                 condition,
-                f"People: {low:.2f} to {high:.2f} in {len(series)} series by intervening items (Rubin, "
+                f"People: {low:.2f} to {high:.2f} in {of_studies(series)} by intervening items (Rubin, "
                 "Hinton and Wenzel 1999), items of another kind.",
                 "gamma of recall = a items^-gamma:",
                 gamma,

@@ -24,6 +24,7 @@ from consolidation.experiments.readings import (
     courses,
     crossing,
     numbers,
+    of_studies,
     over_seeds,
     people,
     share_over_seeds,
@@ -104,7 +105,7 @@ def analyse(runs: Mapping[str, pd.DataFrame]) -> Outcome:
     """The outcome of the runs, by condition."""
     series = people("savings")
     said = (
-        f"People: {series['least'].min():.2f} to {series['largest'].max():.2f} in {len(series)} series after "
+        f"People: {series['least'].min():.2f} to {series['largest'].max():.2f} in {of_studies(series)} after "
         "minutes to a month (Ebbinghaus 1885; Heller, Mack and Seitz 1991; Murre and Dros 2015)."
     )
     claims, found = [], []

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 from itertools import combinations
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
 from consolidation.decay.forms import FORMS
+from labbook.command import conform
 from labbook.console import UserError
 from labbook.estimate import REPLICATES
 
@@ -76,18 +76,7 @@ class FitConfig:
     """Of the bootstrap and of the simulations."""
 
     def __post_init__(self) -> None:
-        if self.measure is not None and self.measure not in get_args(Measure):
-            raise UserError(
-                f"--measure {self.measure!r} is none of {', '.join(get_args(Measure))}. Change --measure."
-            )
-        for kind, said, names in (
-            (Integral, "whole number", ("bootstrap", "seed")),
-            (Real, "number", ("margin", "on_clock_factor")),
-        ):
-            for name in names:
-                value = getattr(self, name)
-                if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-                    raise UserError(f"--{name.replace('_', '-')} {value!r} is no {said}.")
+        conform(self)
         named = {"--x": self.x, "--y": self.y, "--unit": self.unit, "--count": self.count}
         given = {flag: column for flag, column in named.items() if column is not None}
         for (flag, column), (other, same) in combinations(given.items(), 2):
@@ -110,8 +99,6 @@ class FitConfig:
                 "--on-clock-factor says how to read x on another clock. Name that clock with --on-clock, or "
                 "leave it out."
             )
-        if self.window is not None and len(self.window) != 2:
-            raise UserError(f"--window takes the first and the last x, and {self.window} was given.")
         if not self.forms:
             raise UserError(f"--forms names no form; there are {', '.join(FORMS)}.")
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 import tyro
 
 from consolidation.config import CRAMConfig, Objective, SRCDConfig, variant
-from labbook.command import restored
+from labbook.command import conform, restored
 from labbook.console import UserError
 
 Record = dict[str, Any]
@@ -71,6 +71,7 @@ class TrainConfig:
     """auto: bf16 autocast on GPUs, float32 on CPUs. Weights stay float32."""
 
     def __post_init__(self) -> None:
+        conform(self)
         variant(self.model).model(self.cram)
         for name in ("steps", "batch", "evaluation", "evaluations"):
             if getattr(self, name) < 1:
@@ -159,6 +160,9 @@ class Settings:
     """Write report.html, the run on one page, into the folder."""
     compilation: Literal["auto", "no", "yes"] = "auto"
     """Compile the training step; auto: on GPUs. On CPUs it takes a C++ compiler and saves nothing."""
+
+    def __post_init__(self) -> None:
+        conform(self)
 
 
 @dataclass(frozen=True)

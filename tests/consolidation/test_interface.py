@@ -188,6 +188,9 @@ def test_training_is_that_of_the_command(tmp_path):
         ({"steps": 0}, "^steps=0 has to be at least 1"),
         ({"buffer": 1}, "Increase buffer="),
         ({"seeds": 0}, "^seeds=0: at least one seed"),
+        ({"seeds": "2"}, "^seeds='2' was asked for; it takes a whole number"),
+        ({"keys": "random"}, "^keys='random' was asked for; it takes one of 'learned', 'fixed'"),
+        ({"report": "no"}, "^report='no' was asked for; it takes True or False"),
         ({"width": 30, "heads": 4}, "^width=30 is not divisible by heads=4"),
     ],
 )

@@ -132,9 +132,12 @@ SAID = {"x": "trial", "y": "recall", "clock": "repetition", "measure": "recall"}
             "is called after the unit 'second', and measure=",
         ),
         ({"days": X}, {"x": "days"}, "'days' is called after the unit 'day', and 'repetition' is counted"),
-        ({}, {"measure": "recal"}, "'recal' is none of time, error, recall, savings"),
-        ({}, {"bootstrap": "500"}, "bootstrap='500' is no whole number"),
-        ({}, {"margin": "0.1"}, "margin='0.1' is no number"),
+        ({}, {"measure": "recal"}, "measure='recal' was asked for; it takes one of 'time', 'error',"),
+        ({}, {"bootstrap": "500"}, "bootstrap='500' was asked for; it takes a whole number"),
+        ({}, {"margin": "0.1"}, "margin='0.1' was asked for; it takes a number or None"),
+        ({}, {"hierarchical": "no"}, "hierarchical='no' was asked for; it takes True or False"),
+        ({}, {"window": [1]}, "window=[1] was asked for; it takes 2 values (a number each) or None"),
+        ({}, {"forms": 3}, "forms=3 was asked for; it takes a list (a text each)"),
     ],
 )
 def test_what_means_something_else_is_an_error(columns, asked, message):

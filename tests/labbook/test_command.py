@@ -14,7 +14,7 @@ from extension.commands import commands, parser
 from consolidation.fit import __main__ as fit
 from consolidation.train import __main__ as train
 from labbook import __version__
-from labbook.command import Repeat, read_summary, run_command
+from labbook.command import Repeat, conform, read_summary, run_command
 from labbook.console import UserError, call_of, console
 from labbook.run import Run
 from redundancy.probe import __main__ as probe
@@ -248,3 +248,75 @@ def test_a_run_of_objects_is_no_configuration_of_a_command(tmp_path, capsys):
     said = fails(run, capsys, ["--config", str(tmp_path / "first" / "config.json"), "--out", "x"])
     assert "objects of a Python program" in said
     assert "with the same objects: measure(model=model)" in said
+
+
+@dataclass(frozen=True)
+class Typed:
+    """One option of every kind."""
+
+    steps: int = 1
+    rate: float = 0.5
+    rough: bool = False
+    kind: Literal["one", "two"] = "one"
+    ends: tuple[float, float] = (0.0, 1.0)
+    layers: tuple[int, ...] | None = None
+    penalty: float | Literal["auto"] = "auto"
+    place: Path | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        conform(self)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "taken"),
+    [
+        ("steps", np.int64(3), 3),
+        ("steps", 2e4, 20_000),
+        ("rate", 2, 2.0),
+        ("rate", np.float32(0.5), 0.5),
+        ("rough", np.bool_(True), True),
+        ("ends", [1, 2.5], (1.0, 2.5)),
+        ("ends", np.array([1, 2]), (1.0, 2.0)),
+        ("layers", range(2), (0, 1)),
+        ("layers", (), ()),
+        ("penalty", 1, 1.0),
+        ("penalty", "auto", "auto"),
+        ("place", "a/b", Path("a/b")),
+    ],
+)
+def test_options_have_the_type_of_their_annotation(name, given, taken):
+    found = getattr(Typed(**{name: given}), name)
+    assert found == taken and type(found) is type(taken)
+    if isinstance(taken, tuple):
+        assert list(map(type, found)) == list(map(type, taken))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "takes"),
+    [
+        ("steps", "3", "a whole number"),
+        ("steps", True, "a whole number"),
+        ("steps", 2.5, "a whole number"),
+        ("steps", float("inf"), "a whole number"),
+        ("steps", None, "a whole number"),
+        ("rate", "0.5", "a number"),
+        ("rate", False, "a number"),
+        ("rough", "no", "True or False"),
+        ("rough", 0, "True or False"),
+        ("kind", "three", "one of 'one', 'two'"),
+        ("kind", ["one"], "one of 'one', 'two'"),
+        ("ends", (1.0,), "2 values (a number each)"),
+        ("ends", "12", "2 values (a number each)"),
+        ("layers", 3, "a list (a whole number each) or None"),
+        ("layers", "3", "a list (a whole number each) or None"),
+        ("layers", [0.5], "a list (a whole number each) or None"),
+        ("penalty", "none", "a number or 'auto'"),
+        ("place", 3, "a path or None"),
+        ("name", Path("a"), "a text"),
+    ],
+)
+def test_another_type_is_an_error_that_says_what_is_taken(name, given, takes):
+    with pytest.raises(UserError) as error:
+        Typed(**{name: given})
+    assert str(error.value) == f"--{name} {given!r} was asked for; it takes {takes}. Change --{name}."

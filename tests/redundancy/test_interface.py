@@ -442,6 +442,10 @@ def test_errors_and_warnings_name_keywords(own, gpt2_folder, text_folder, texts,
         ({"corpus": "nowhere.txt"}, r"Give corpus= an existing file"),
         ({"corpus": texts[0]}, r"^corpus= is one text; give a list of texts"),
         ({"device": "cuda:99"}, r"Change device=; auto takes"),
+        ({"keep_position_0": "no"}, r"keep_position_0='no' was asked for; it takes True or False"),
+        ({"dtype": "fp32"}, r"dtype='fp32' was asked for; it takes one of 'auto', 'float32'"),
+        ({"layers": 0}, r"layers=0 was asked for; it takes a list \(a whole number each\)"),
+        ({"batch_size": "4"}, r"batch_size='4' was asked for; it takes a whole number or 'auto'"),
     ):
         with pytest.raises(UserError, match=match):
             probe_model(gpt2_folder, **{"corpus": text_folder, **SMALL, **bad}, out=tmp_path / "bad")
@@ -466,6 +470,7 @@ def test_errors_and_warnings_name_keywords(own, gpt2_folder, text_folder, texts,
         ("--eval-tokens 5 was asked", "eval_tokens=5 was asked"),
         ("Use --bos no.", "Use bos='no'."),
         ("--layers (0, 9) was", "layers=(0, 9) was"),
+        ("--layers [0] was, --bos True was", "layers=[0] was, bos=True was"),
         ("say --rows lines (documents run", "say rows='lines' (documents run"),
         ("--series 'x' chooses", "series='x' chooses"),
         ("--on-clock-factor (1: each", "on_clock_factor= (1: each"),
