@@ -26,7 +26,6 @@ from replication.claims.beside import Repeats, contexts, crosses, running, score
 from replication.claims.consolidation import Experiments, difference
 from replication.claims.decided import Decided, is_factorial
 from replication.claims.experiments import people_section
-from replication.claims.factorial import section
 from replication.claims.finding import finding
 from replication.claims.tables import ALL
 from replication.rows import Finished, exponent, figure, interval, number, show, table, window
@@ -196,7 +195,7 @@ def results(runs: Sequence[Finished], headline: Sequence[str]) -> str:
         mine = [run for run in runs if run.kind == kind]
         lines += [f"## {title}", ""]
         if kind == "experiments":
-            lines += settings.section(runs)
+            lines += settings.by_setting(runs)
         for run in mine:
             lines += [*write(run), ""]
         for name, caption in CAPTIONS.get(kind, {}).items():
@@ -357,7 +356,7 @@ def _removable(s: RemovalSummary) -> list[str]:
 def experiment_section(run: Finished) -> Iterator[str]:
     """Cells of the experiments, means over seeds; of the factorial its outcomes and contrasts."""
     if is_factorial(run):
-        yield from section(Decided.read(run))
+        yield from settings.section(Decided.read(run))
         drawn = "factorial_memory_and_use"
         # the first has its figure among the others
         yield from figure(f"{run.folder.name}/{drawn}", CAPTIONS["experiments"][drawn])

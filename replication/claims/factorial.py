@@ -1,28 +1,19 @@
-"""What the factorial of `consolidation/design.md` says to table 4 and theorem 1 of the preprint: rows, the
-README's finding and tables.
-"""
+"""What the factorial of `consolidation/design.md` says to table 4 and theorem 1 of the preprint, in rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import pandas as pd
-
-from consolidation.config import VARIANTS
 from consolidation.replicate.contrasts import (
     CELLS,
     FAMILY,
-    LEARNT,
     LEAST_SEEDS,
     MARGIN,
-    OUTCOMES,
-    Contrast,
     State,
     Tested,
 )
-from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
 from replication import paper
 from replication.claims.decided import STATES, WITHOUT, Decided, said_unrewarded, tested
-from replication.rows import CONTROLS, Row, show, table
+from replication.rows import CONTROLS, Row, show
 from replication.verdict import Verdict
 
 PREDICTED = {
@@ -33,7 +24,6 @@ PREDICTED = {
 }
 # the contrast that belongs to an ablation of table 4
 OF_ABLATION = {CELLS[name[0]][0]: name for name in FAMILY}
-TESTS = ("p (Holm)", "p by signs", "p of equivalence")
 # other controls, and what is said of them
 CONTROL_WITH = {
     "control-network": "whose router has a network of x as CRAM's has, taught by its own gradient alone",
@@ -61,6 +51,13 @@ EXPECTED = {
     "undecided": "",
 }
 
+# when the runs with more novel keys were decided
+UNFAMILIAR_PLANNED = {
+    "B - A": "Added to the design after the results with fewer keys, and before this run; the difference "
+    "was looked at after three seeds.",
+    "F - A": "Added to the design with the other two, put off after their first seed, and written down "
+    "again, before its own runs, when their five seeds were known.",
+}
 # seeds of every cell of the design
 PLANNED_SEEDS = 8
 # when the runs at a price were planned
@@ -203,14 +200,24 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
                 f"With attention knocked out the share of recurring queries that is right changes by "
                 f"{show(known[name[0]], sign=True)}, CRAM's by {show(known['A'], sign=True)}, which mixes "
                 "what is known with what is read.",
-                "" if there.ran("F") else "CRAM without q in its router was not trained there.",
-                "Seeds are paired by number, their sequences differ between the two. Added to the design "
-                "after the results with fewer keys, and before this run; the difference was looked at after "
-                "three seeds" + ("." if there.ran("F") else ", and the third model dropped after the first."),
+                _room(there),
+                "Seeds are paired by number, their sequences differ between the two. "
+                f"{UNFAMILIAR_PLANNED.get(name, '')}",
             ),
             links=there.run.link,
             headline=name == "B - A",
         )
+
+
+def _room(decided: Decided) -> str:
+    """By how much a model can read more than CRAM at most."""
+    reads = decided.mean("A", "attends")
+    if reads is None:
+        return ""
+    reads_there = reads.estimate
+    return (
+        f"CRAM reads {reads_there:.2f} there, so no model can read more by more than {1 - reads_there:.2f}."
+    )
 
 
 def load_rows(decided: Decided) -> Iterator[Row]:
@@ -258,13 +265,16 @@ def load_rows(decided: Decided) -> Iterator[Row]:
 
 
 def _cut(decided: Decided) -> str:
-    """How many seeds of the other load were planned and are missing; empty where none is."""
+    """How the number of seeds of the other load came about."""
     there = len(decided.of.seeds("E"))
-    if there >= PLANNED_SEEDS:
-        return ""
+    if there < PLANNED_SEEDS:
+        return (
+            f"{there} of the {PLANNED_SEEDS} seeds planned were trained, and ended when outcomes of the "
+            "first were known (consolidation/design.md). "
+        )
     return (
-        f"{there} of the {PLANNED_SEEDS} seeds planned were trained, and ended when outcomes of the first "
-        "were known (consolidation/design.md). "
+        "The runs were ended after four seeds, and taken up again when these were known "
+        "(consolidation/design.md). "
     )
 
 
@@ -324,64 +334,3 @@ def _own_reads(decided: Decided, name: str) -> str:
         return ""
     own, others = (tested(there.attends(cell) - decided.attends(cell)).number for cell in ("A", other))
     return f"CRAM's own reads change by {show(own, sign=True)}, the other's by {show(others, sign=True)}."
-
-
-def section(decided: Decided) -> Iterator[str]:
-    """RESULTS.md: outcomes by cell, and every contrast."""
-    yield f"### Memory apart from its use, attention priced at {decided.of.price:g}"
-    yield ""
-    yield (
-        f"{decided.setting('ABCDEF')}; {decided.run.link}. The cells, the outcomes and the paired contrasts "
-        "were written down before the runs, in [the design](consolidation/design.md); what was added or cut "
-        "afterwards, the number of seeds and the other analyses among it, is dated there."
-    )
-    yield ""
-    yield from _table(
-        ("cell", "model", "patterns", *OUTCOMES.values(), "semantic path elsewhere", "not learnt", "n"),
-        [_cell(decided, letter) for letter in CELLS if decided.ran(letter)],
-    )
-    # the outcomes of the design in its own analysis, the others of the primary one
-    rows = [
-        _contrast(one)
-        for one in decided.of.contrasts
-        if one.number.n > 1 and (one.outcome == "attends" or one.analysis == "paired")
-    ]
-    yield from _table(
-        ("analysis", "contrast", "outcome", "difference", *TESTS, "not learnt", "state"),
-        rows,
-    )
-    yield (
-        f"Equivalent: the 90 % interval lies within ±{MARGIN}. Not learnt: fewer than {LEARNT:.0%} of novel "
-        "or recurring queries answered (cells.csv counts by .95). p is corrected over the first three "
-        "contrasts, and over the cells for their change. The semantic path elsewhere, at positions without a "
-        "query, is rewarded by λ_S q and costs nothing there. A state is of the first cell against the "
-        "second, or of the end against what was before. With attention knocked out the router's choices "
-        "stay, so a query that it reads is answered by the working and feed-forward parts alone: the share "
-        "mixes what is known with what is read; a small p of equivalence says that the difference "
-        "lies within the margin; p by signs is that of all changes of sign."
-    )
-
-
-def _cell(decided: Decided, letter: str) -> tuple[str, ...]:
-    rows = decided.of.seeds(letter)
-    numbers = [decided.mean(letter, outcome) for outcome in (*OUTCOMES, "semantic_other")]
-    label = VARIANTS[str(rows["model"].iloc[0])].label
-    shown = ("–" if e is None or pd.isna(e.estimate) else _text(e) for e in numbers)
-    counts = (decided.of.not_learnt(letter), len(rows))
-    return letter, label, str(rows["patterns"].iloc[0]), *shown, *map(str, counts)
-
-
-def _contrast(one: Contrast) -> tuple[str, ...]:
-    numbers = (one.p_holm, one.p_signs, one.p_equivalence)
-    shown = ("–" if pd.isna(p) else f"{p:.2g}" for p in numbers)
-    number = f"{_text(one.number, sign=True)} (n = {one.number.n})"
-    head = (one.analysis, one.name, OUTCOMES[one.outcome], number)
-    return *head, *shown, one.by_cell, one.state
-
-
-def _text(number: Estimate, *, sign: bool = False) -> str:
-    return number.text(2, sign=sign).replace(", no interval", "")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [*table([*map(escaped, head)], [[*map(escaped, row)] for row in rows]), ""]

@@ -1,4 +1,6 @@
-"""Table 4's control and theorem 1 setting by setting: what either verdict turns on, in one table."""
+"""Tables of RESULTS.md: table 4's control and theorem 1 setting by setting, which shows what either verdict
+turns on, and the cells and contrasts of a factorial of `consolidation/design.md`.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,15 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from consolidation.replicate.contrasts import CELLS, LEARNT, MARGIN
+from consolidation.config import VARIANTS
+from consolidation.replicate.contrasts import CELLS, LEARNT, MARGIN, OUTCOMES, Contrast
 from consolidation.replicate.tabulation import over_seeds
 from consolidation.train import trajectory
+from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
 from replication.claims.consolidation import theorem_1
 from replication.claims.decided import Decided, is_factorial, tested
 from replication.claims.factorial import CONTROL_WITH
 from replication.rows import CONTROLS, UNREWARDED, Finished, interval, show, table
 
+TESTS = ("p (Holm)", "p by signs", "p of equivalence")
 HEAD = (
     "keys",
     "patterns",
@@ -62,12 +67,12 @@ def _designed(decided: Decided) -> Iterator[Setting]:
     """Those of the design, by memory load."""
     for cram, control in ("AB", "DE"):
         if decided.ran(cram) and decided.ran(control):
-            yield Setting(_cell(decided, cram), _cell(decided, control))
+            yield Setting(_folder(decided, cram), _folder(decided, control))
 
 
 def _changed(decided: Decided) -> Iterator[Setting]:
     """Those in which CRAM or the control is another than the design's."""
-    cram, control = _cell(decided, "A"), _cell(decided, "B")
+    cram, control = _folder(decided, "A"), _folder(decided, "B")
     for model, which in CONTROL_WITH.items():
         folder = decided.run.beside(CONTROLS).folder / f"controls-{model}-{decided.patterns('A')}"
         if folder.is_dir():
@@ -77,8 +82,8 @@ def _changed(decided: Decided) -> Iterator[Setting]:
         yield Setting(unrewarded, control, "CRAM without the reward of the semantic path (λ_S = 0)")
 
 
-def section(runs: Sequence[Finished]) -> Iterator[str]:
-    """RESULTS.md: one row for each setting of the runs of a page; nothing where there is none."""
+def by_setting(runs: Sequence[Finished]) -> Iterator[str]:
+    """One row for each setting of the runs of a page; nothing where there is none."""
     decided = Decided.among(runs)
     others = [run for run in runs if run.kind == "experiments" and not is_factorial(run)]
     rows = [_row(one) for one in settings(others, decided)]
@@ -124,7 +129,7 @@ def _row(setting: Setting) -> tuple[str, ...]:
     )
 
 
-def _cell(decided: Decided, letter: str) -> Path:
+def _folder(decided: Decided, letter: str) -> Path:
     """The folder of a cell's seeds."""
     return decided.run.folder / f"factorial-{CELLS[letter][0]}-{decided.patterns(letter)}"
 
@@ -151,3 +156,64 @@ def _over(seeds: pd.DataFrame, of: str) -> Estimate:
 
 def _missed(seeds: pd.DataFrame) -> str:
     return f"{int((~seeds['learnt'].astype(bool)).sum())} of {len(seeds)}"
+
+
+def section(decided: Decided) -> Iterator[str]:
+    """Outcomes by cell, and every contrast."""
+    yield f"### Memory apart from its use, attention priced at {decided.of.price:g}"
+    yield ""
+    yield (
+        f"{decided.setting('ABCDEF')}; {decided.run.link}. The cells, the outcomes and the paired contrasts "
+        "were written down before the runs, in [the design](consolidation/design.md); what was added or cut "
+        "afterwards, the number of seeds and the other analyses among it, is dated there."
+    )
+    yield ""
+    yield from _table(
+        ("cell", "model", "patterns", *OUTCOMES.values(), "semantic path elsewhere", "not learnt", "n"),
+        [_cell(decided, letter) for letter in CELLS if decided.ran(letter)],
+    )
+    # the outcomes of the design in its own analysis, the others of the primary one
+    rows = [
+        _contrast(one)
+        for one in decided.of.contrasts
+        if one.number.n > 1 and (one.outcome == "attends" or one.analysis == "paired")
+    ]
+    yield from _table(
+        ("analysis", "contrast", "outcome", "difference", *TESTS, "not learnt", "state"),
+        rows,
+    )
+    yield (
+        f"Equivalent: the 90 % interval lies within ±{MARGIN}. Not learnt: fewer than {LEARNT:.0%} of novel "
+        "or recurring queries answered (cells.csv counts by .95). p is corrected over the first three "
+        "contrasts, and over the cells for their change. The semantic path elsewhere, at positions without a "
+        "query, is rewarded by λ_S q and costs nothing there. A state is of the first cell against the "
+        "second, or of the end against what was before. With attention knocked out the router's choices "
+        "stay, so a query that it reads is answered by the working and feed-forward parts alone: the share "
+        "mixes what is known with what is read; a small p of equivalence says that the difference "
+        "lies within the margin; p by signs is that of all changes of sign."
+    )
+
+
+def _cell(decided: Decided, letter: str) -> tuple[str, ...]:
+    rows = decided.of.seeds(letter)
+    numbers = [decided.mean(letter, outcome) for outcome in (*OUTCOMES, "semantic_other")]
+    label = VARIANTS[str(rows["model"].iloc[0])].label
+    shown = ("–" if e is None or pd.isna(e.estimate) else _text(e) for e in numbers)
+    counts = (decided.of.not_learnt(letter), len(rows))
+    return letter, label, str(rows["patterns"].iloc[0]), *shown, *map(str, counts)
+
+
+def _contrast(one: Contrast) -> tuple[str, ...]:
+    numbers = (one.p_holm, one.p_signs, one.p_equivalence)
+    shown = ("–" if pd.isna(p) else f"{p:.2g}" for p in numbers)
+    number = f"{_text(one.number, sign=True)} (n = {one.number.n})"
+    head = (one.analysis, one.name, OUTCOMES[one.outcome], number)
+    return *head, *shown, one.by_cell, one.state
+
+
+def _text(number: Estimate, *, sign: bool = False) -> str:
+    return number.text(2, sign=sign).replace(", no interval", "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [*table([*map(escaped, head)], [[*map(escaped, row)] for row in rows]), ""]

@@ -5,7 +5,7 @@ import pytest
 
 from consolidation.replicate import cell_figures
 from replication import __main__ as pages
-from replication.claims.settings import HEAD, section
+from replication.claims.settings import HEAD, by_setting
 from replication.rows import CONTROLS, ROOT, UNREWARDED, Finished
 from tests.planted_factorial import around, plant, plant_seed
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory) -> Finished:
 
 def rows(runs: list[Finished]) -> pd.DataFrame:
     """The table, by the names of its head."""
-    lines = [line for line in section(runs) if line.startswith("| ")]
+    lines = [line for line in by_setting(runs) if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert tuple(cells[0]) == HEAD
     return pd.DataFrame(cells[2:], columns=list(HEAD))
@@ -62,4 +62,4 @@ def test_runs_of_the_papers_tables_stand_with_their_keys(run):
 
 
 def test_without_a_pair_there_is_no_table(run):
-    assert not list(section([])) and not list(section([Finished("fit", run.folder, {})]))
+    assert not list(by_setting([])) and not list(by_setting([Finished("fit", run.folder, {})]))
