@@ -182,9 +182,9 @@ def human_range(curve: Curve) -> tuple[float, float] | None:
 CHOICES = ("clock", "form", "offset", "normalisation", "floor", "window", "estimator")
 
 
-def default_specification(found: Analysis) -> dict[str, str]:
-    """The choices behind the exponent that is cited."""
-    head = found.headline
+def default_specification(found: Analysis, row: ExponentRow | None = None) -> dict[str, str]:
+    """The choices behind the headline, or behind another row of the exponents."""
+    head = row or found.headline
     return {
         "clock": str(found.curve.clock),
         "form": head.form,
@@ -197,7 +197,9 @@ def default_specification(found: Analysis) -> dict[str, str]:
 
 
 def specification_curve(found: Analysis) -> Figure:
-    """gamma of every specification, sorted, with the choices behind each below; the default is marked."""
+    """gamma of every specification, sorted, with the choices behind each below; the default is marked, and
+    the exponent that may be cited where it is another.
+    """
     table = found.multiverse.table.dropna(subset=["gamma"]).reset_index(drop=True)
     share = (np.arange(len(table)) + 0.5) / len(table)
     shown = [c for c in CHOICES if c != "clock" or table[c].nunique() > 1]
@@ -213,7 +215,6 @@ def specification_curve(found: Analysis) -> Figure:
     inside = table["gamma"].between(low, high)
     top.plot(share[inside], table["gamma"][inside], ".", ms=3, color=style.PALETTE[0])
     default = default_specification(found)
-    marked = np.flatnonzero((table[list(default)] == pd.Series(default)).all(axis=1))
     names: list[tuple[str, Any, float, float]] = [
         (f"median {found.multiverse.summary['median']:.2f}", "0.3", 1.0, found.multiverse.summary["median"])
     ]
@@ -221,23 +222,28 @@ def specification_curve(found: Analysis) -> Figure:
         top.axhspan(*band, color=style.PALETTE[1], alpha=0.3, lw=0)
         shade = tuple(0.75 * c for c in style.PALETTE[1])
         names.insert(0, ("human range\nof the preprint", shade, 1.0, float(np.mean(band))))
-    for place in marked[:1]:
-        at, value = share[place], float(table["gamma"][place])
-        top.plot(at, value, "D", ms=7, color=style.PALETTE[3], zorder=4)
-        top.annotate(
-            f"default: γ = {value:.2f}",
-            (at, value),
-            (0, 16),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=style.PALETTE[3],
-            bbox={"fc": "white", "ec": "none", "pad": 1},
-            arrowprops={"arrowstyle": "-", "color": style.PALETTE[3], "lw": 0.6},
-        )
-        for axes in (top, choices):
-            axes.axvline(at, color=style.PALETTE[3], lw=0.8, zorder=0)
+    other = cited(found)
+    marks = [("default", default, "D", style.PALETTE[3], 16)]
+    if other is not None and (other.form, other.estimator) != (found.headline.form, found.headline.estimator):
+        marks.append(("cited", default_specification(found, other), "o", style.PALETTE[0], -22))
+    for what, ways, marker, colour, beside in marks:
+        for place in np.flatnonzero((table[list(ways)] == pd.Series(ways)).all(axis=1))[:1]:
+            at, value = share[place], float(table["gamma"][place])
+            top.plot(at, value, marker, ms=7, color=colour, mec="white", zorder=4)
+            top.annotate(
+                f"{what}: γ = {value:.2f}",
+                (at, value),
+                (0, beside),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=colour,
+                bbox={"fc": "white", "ec": "none", "pad": 1},
+                arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6},
+            )
+            for axes in (top, choices):
+                axes.axvline(at, color=colour, lw=0.8, zorder=0)
     style.name_lines(top, names, 8)
     for place, (choice, value) in enumerate(rows):
         own = default[choice] == value

@@ -130,6 +130,10 @@ def test_a_text_says_what_is_cited_where_the_own_fit_is_rejected_or_nothing_is_c
     taken = cited(found)
     assert taken is not None and (taken.form, taken.estimator) == ("power", "loglog")
     assert f"cited in its place is power by loglog with $\\gamma = {taken.gamma:.3f}$" in found.to_latex()
+    figure = specification_curve(found)
+    marked = {t.get_text() for t in figure.axes[0].texts}
+    assert {f"default: γ = {found.headline.gamma:.2f}", f"cited: γ = {taken.gamma:.2f}"} <= marked
+    plt.close(figure)
     alone = fit_decay(frame(x, 0.5 * x**-0.4 * noise), **asked, forms=("power",))
     assert "Nothing to cite, because this form is compared with no other: a power law" in alone.to_latex()
 
