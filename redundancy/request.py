@@ -128,9 +128,6 @@ def check(config: Request) -> None:
             f"--ridge {config.ridge} was asked for; the penalty has to be positive and finite. Change "
             "--ridge, or use auto."
         )
-    target = getattr(config, "target", TARGETS[0])
-    if target not in TARGETS:
-        raise UserError(f"there is no target {target!r}; there are {', '.join(TARGETS)}. Change --target.")
     check_seed(config.seed)
 
 

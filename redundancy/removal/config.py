@@ -101,19 +101,18 @@ class RemovalConfig(Request):
     """What the part `methods` removes whole: attention layers, MLPs, blocks."""
 
     def require_known(self) -> None:
-        """Raises UserError for a part, order or target that there is not, for from Python anything can come,
-        and for what is named twice.
-        """
-        for kind, asked, there in (
-            ("part", self.parts, PARTS),
-            ("order", self.orders or (), tuple(ORDERS)),
-            ("target", self.targets, TARGETS),
-            ("share", self.shares, self.shares),
+        """Raises UserError for an order that there is not, and for what is named twice."""
+        unknown = [name for name in self.orders or () if name not in ORDERS]
+        if unknown:
+            raise UserError(
+                f"there is no order {unknown[0]!r}; there are {', '.join(ORDERS)}. Change --orders."
+            )
+        for kind, asked in (
+            ("part", self.parts),
+            ("order", self.orders or ()),
+            ("target", self.targets),
+            ("share", self.shares),
         ):
-            unknown = [name for name in asked if name not in there]
-            if unknown:
-                known = ", ".join(map(str, there))
-                raise UserError(f"there is no {kind} {unknown[0]!r}; there are {known}. Change --{kind}s.")
             twice = [name for name in asked if asked.count(name) > 1]
             if twice:
                 raise UserError(f"--{kind}s names {twice[0]} {asked.count(twice[0])} times. Name each once.")
