@@ -176,19 +176,12 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
     return rows
 
 
+# what a claim's own section says, in its order
+PARTS = ("paper", "ours", "control", "model and scale")
+
+
 def page(rows: Sequence[Row]) -> str:
-    """REPLICATION.md."""
-    head = (
-        "claim",
-        "paper",
-        "ours",
-        "control",
-        "model and scale",
-        HERE,
-        ABOUT,
-        "in a sentence",
-        "see",
-    )
+    """REPLICATION.md: every verdict in one table, and each claim with what it rests on."""
     lines = [
         "# What could be reproduced",
         "",
@@ -196,13 +189,42 @@ def page(rows: Sequence[Row]) -> str:
         "replication` from the linked run folders; numbers are estimate [95 % interval] (n independent "
         f"units). There are two verdicts: *{HERE}* is what the run says about the claim at the model and "
         f"scale of its row; *{ABOUT}* is what is known of the preprint's own model and scale. Claims about "
-        "people are this project's own tests; where the preprint makes one, the column `paper` says so.",
+        "people are this project's own tests; where the preprint makes one, *paper* says so.",
         "",
         *(f"- **{verdict.value}**: {rule}" for verdict, rule in RULES.items()),
         "",
-        *table(head, [(*_cells(r), f"**{r.verdict}**", cell(r.sentence), r.links) for r in rows]),
+        *table(
+            ("", "claim", "model and scale", HERE, ABOUT),
+            [
+                (
+                    f"[{n}](#claim-{n})",
+                    cell(r.claim),
+                    cell(r.scale.partition(" (")[0]),
+                    f"**{r.here.value}**",
+                    r.verdict,
+                )
+                for n, r in enumerate(rows, 1)
+            ],
+        ),
     ]
+    for n, row in enumerate(rows, 1):
+        lines += ["", f"## Claim {n}", "", *_described(row)]
     return "\n".join(lines) + "\n"
+
+
+def _described(row: Row) -> list[str]:
+    """A claim with its verdicts, what they rest on, and where it lies."""
+    here, about = row.here.value, row.verdict
+    verdict = f"**{here}** {HERE}; {ABOUT}: {about}." if here != about else f"**{about}**."
+    shown = zip(PARTS, (row.paper, row.ours, row.control, row.scale), strict=True)
+    return [
+        f"**{cell(row.claim)}**",
+        "",
+        " ".join(filter(None, (verdict, cell(row.sentence)))),
+        "",
+        *(f"- *{part}*: {cell(text)}" for part, text in shown),
+        *([f"- *see*: {row.links}"] if row.links else []),
+    ]
 
 
 def headline(rows: Sequence[Row]) -> list[str]:

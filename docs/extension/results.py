@@ -85,6 +85,12 @@ def section(title: str) -> str:
     return relinked(re.sub(r"^###", "##", shown, flags=re.MULTILINE))
 
 
+def claims() -> Iterator[str]:
+    """Every claim of the page of claims: its text, and what is written below it."""
+    text = (ROOT / CLAIMS).read_text(encoding="utf-8")
+    yield from (part.strip() for part in re.split(r"^## Claim \d+$", text, flags=re.MULTILINE)[1:])
+
+
 def rows(file: str) -> Iterator[dict[str, str]]:
     """The rows of the first table of a page, cell by cell as they are written."""
     lines = [line for line in (ROOT / file).read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
@@ -132,27 +138,33 @@ class Claims(FilledIn):
     option_spec: ClassVar[dict[str, Any]] = {"headlines": directives.flag}
 
     def run(self) -> list[nodes.Node]:
-        """One box a claim: a row of nine columns fits no screen."""
+        """One box a claim: a row of seven columns fits no screen."""
         file = RESULTS if "headlines" in self.options else CLAIMS
         self.env.note_dependency(str(ROOT / file))
-        lines: list[str] = []
-        for row in rows(file):
-            about = row[ABOUT].strip("*")
-            here = row[HERE].strip("*")
-            lines += [
-                f"````{{admonition}} {row['claim']}",
-                f":class: claim verdict-{here.replace(' ', '-')}",
-                "",
-                f"**{here}** {HERE}; {ABOUT}: {about}." if here != about else f"**{about}**.",
-                row.get("in a sentence", ""),
-                "",
-            ]
-            if row["ours"] != "none":
-                lines += [f":{name}: {row[name]}" for name in ("paper", "ours", "control", "model and scale")]
-            if row.get("see"):
-                lines += [f":see: {row['see']}"]
-            lines += ["````", ""]
-        return self.parse_text_to_nodes(relinked("\n".join(lines)))
+        boxes = map(_of_row, rows(file)) if file == RESULTS else map(_of_claim, claims())
+        return self.parse_text_to_nodes(relinked("\n\n".join(boxes)))
+
+
+def _of_row(row: dict[str, str]) -> str:
+    """A claim of the headlines."""
+    here, about = (row[column].strip("*") for column in (HERE, ABOUT))
+    verdict = f"**{here}** {HERE}; {ABOUT}: {about}." if here != about else f"**{about}**."
+    parts = [f":{name}: {row[name]}" for name in ("paper", "ours", "control", "model and scale")]
+    return _box(row["claim"], here, "\n".join([verdict, "", *parts]))
+
+
+def _of_claim(text: str) -> str:
+    """A claim with all that its section says."""
+    claim, said = re.match(r"\*\*(.*)\*\*\n\n(.*)", text, re.DOTALL).groups()
+    here = re.match(r"\*\*([a-z ]+)\*\*", said)[1]
+    parts = re.sub(r"^- \*([a-z ]+)\*: ", r":\1: ", said, flags=re.MULTILINE)
+    return _box(claim, here, parts if ":ours: none" not in parts else parts.split("\n:paper:")[0])
+
+
+def _box(claim: str, here: str, said: str) -> str:
+    return "\n".join(
+        [f"````{{admonition}} {claim}", f":class: claim verdict-{here.replace(' ', '-')}", "", said, "````"]
+    )
 
 
 class Rules(FilledIn):

@@ -268,9 +268,14 @@ def test_a_claim_about_another_model_stays_untested_whatever_was_seen():
 
 def test_names_from_outside_do_not_break_the_page():
     row = Row("c", "p", "a|b\n<script>", "k", "model `x`|y", HOLDS, True, "s|t\nu", "")
-    line = pages.page([row]).splitlines()[-1]
-    assert line.count(" | ") == 8
-    assert "<script>" not in line
+    shown = pages.page([row])
+    (line,) = [line for line in shown.splitlines() if line.startswith("| [1](#claim-1) ")]
+    assert line.count(" | ") == 4
+    below = shown.partition("\n## Claim 1\n")[2].strip().splitlines()
+    assert below[0] == "**c**" and [part.split(":")[0] for part in below[4:]] == [
+        f"- *{part}*" for part in pages.PARTS
+    ]
+    assert "<script>" not in shown
 
 
 def test_the_difference_of_two_means_is_that_of_welch():
