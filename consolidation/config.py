@@ -89,7 +89,9 @@ class SRCDConfig:
         shares = ("queries", "bindings", "distractors", "recurrence")
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name} {getattr(self, name)} is not a share between 0 and 1.")
+                raise UserError(
+                    f"--{name} {getattr(self, name)} is not a share between 0 and 1. Change --{name}."
+                )
         if self.query_count < 1 or self.binding_count < 1:
             raise UserError(
                 f"{self.length} positions at --queries {self.queries} and --bindings {self.bindings} give "
@@ -264,9 +266,11 @@ class CRAMConfig:
             )
         for name in ("width", "layers", "heads", "working_steps", "buffer", "chunk", "rank", "hidden"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+                raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1. Change it.")
         if not 0 <= self.exploration < 1:
-            raise UserError(f"--exploration {self.exploration} is not a share of at least 0 and less than 1.")
+            raise UserError(
+                f"--exploration {self.exploration} is not a share of at least 0 and less than 1. Change it."
+            )
         if self.quality == "learned" and self.semantic:
             raise UserError(
                 "--quality learned is for the control whose router it is: leave it out and take --model "

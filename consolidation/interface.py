@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from labbook.console import call_of, keywords
+from labbook.console import UserError, call_of, keywords
 from labbook.estimate import REPLICATES
 
 if TYPE_CHECKING:
@@ -229,13 +229,17 @@ def train_cram(
     >>> sorted(run.summary), run.seeds[0].steps
     (['seed-0'], 20)
     """
-    from consolidation.train.config import Command, Settings
+    from consolidation.train.config import Command, Settings, TrainConfig
     from consolidation.train.experiment import execute
     from consolidation.train.presets import preset as named
     from consolidation.train.result import TrainingRun
     from labbook.command import conform
 
     with keywords():
+        if not isinstance(preset, str | TrainConfig):
+            raise UserError(
+                f"--preset {preset!r} is neither the name of a preset nor a TrainConfig. Change it."
+            )
         begun = named(preset) if isinstance(preset, str) else preset
         benchmark = _given(
             length=length,
@@ -284,7 +288,7 @@ def train_cram(
             objective=replace(begun.objective, **objective),
             **training,
         )
-        place = None if out is None else Path(out)
+        place: Any = Path(out) if isinstance(out, str) else out
         command = Command(config, Settings(tracker, report), seeds, first_seed, place)
         conform(command)
         folder, summaries = execute(command)

@@ -358,9 +358,11 @@ def conform(options: Any) -> None:
         try:
             taken = _value(kind, given, one.name)
         except ValueError as error:
-            flag = f"--{one.name.replace('_', '-')}"
+            flag, shown = f"--{one.name.replace('_', '-')}", repr(given)
+            if len(shown) > 60 or "\n" in shown:
+                shown = f"an object of type {type(given).__name__}"
             raise UserError(
-                f"{flag} {given!r} was asked for; it takes {_takes(kind)}. Change {flag}."
+                f"{flag} {shown} was asked for; it takes {_takes(kind)}. Change {flag}."
             ) from error
         if taken is not given:
             object.__setattr__(options, one.name, taken)
@@ -403,7 +405,7 @@ def _value(kind: Any, value: Any, name: str) -> Any:
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         if len(kinds) == len(value):
             found = tuple(_value(part, one, name) for part, one in zip(kinds, value, strict=True))
-            return value if found == value else found
+            return found
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return value if type(value) is float else float(value)
     elif kind is int and whole:

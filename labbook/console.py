@@ -57,7 +57,8 @@ class _Speech:
 
 
 FLAG = re.compile(
-    r"(?<![\w-])--(?P<name>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?![\w>-])"
+    # but not of pip, which has no keywords
+    r"(?<!pip install )(?<![\w-])--(?P<name>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?![\w>-])"
     # a value that stands behind it: a number, a tuple, a list, something quoted, a constant of Python, or one
     # of the words that are values
     r"(?: (?P<value>-?\d+(?:\.\d+)?(?:e[-+]?\d+)?\b|\([^():]*,[^():]*\)|\[[^\[\]]*\]|'[^']*'|"

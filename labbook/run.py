@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -385,6 +386,13 @@ def _begun(folder: Path) -> bool:
             f"{folder} exists and is not a run folder (it has no config.json). Choose another --out."
         )
     return there
+
+
+def unused(name: str) -> Path:
+    """`runs/<name>-<time>`, with a number behind it where another run of this second has taken it."""
+    first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    others = (first.with_name(f"{first.name}-{n}") for n in itertools.count(2))
+    return next(folder for folder in itertools.chain([first], others) if not folder.exists())
 
 
 def require_place(folder: Path, asked: Mapping[str, Any]) -> None:

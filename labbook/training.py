@@ -17,6 +17,7 @@ from accelerate import PartialState
 
 from labbook import processes
 from labbook.console import Interrupted, choice, progress, stopping
+from labbook.run import unused
 
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 
@@ -31,7 +32,7 @@ def joined() -> PartialState:
 def default_folder(name: str) -> Path:
     """`runs/<name>-<time>`, the same on all processes, whose clocks may disagree; it is printed."""
     joined()
-    folder = Path("runs") / f"{name}-{processes.agree(time.strftime('%Y%m%d-%H%M%S'))}"
+    folder = processes.agree(unused(name))
     choice("run folder", folder, "a new one; --out names another")
     return folder
 

@@ -43,6 +43,11 @@ def _several(given: Any, read: Callable[[Any], Any] = lambda one: one) -> Any:
     return tuple(map(read, given)) if isinstance(given, Iterable) and not isinstance(given, str) else given
 
 
+def _path(given: Any) -> Any:
+    """A place as settings hold it; what is none is left for them to refuse."""
+    return Path(given) if isinstance(given, str) else given
+
+
 def _text(corpus: Text | None, config: "R") -> "tuple[Corpus | None, R]":
     """The corpus where it is no name, and the request with what it is called."""
     if corpus is None or isinstance(corpus, str | Path):
@@ -197,7 +202,7 @@ def probe_model(
         settings = ProbeSettings(
             device=device,
             batch_size=batch_size,
-            out=None if out is None else Path(out),
+            out=_path(out),
             resume=resume,
             probes=probes,
         )
@@ -331,7 +336,7 @@ def measure_training(
         settings = Settings(
             device=device,
             batch_size=batch_size,
-            out=None if out is None else Path(out),
+            out=_path(out),
             resume=resume,
         )
         given, modes = list[Checkpoint](), ExitStack()
@@ -478,7 +483,7 @@ def remove_attention(
         settings = Settings(
             device=device,
             batch_size=batch_size,
-            out=None if out is None else Path(out),
+            out=_path(out),
             resume=resume,
         )
         return execute(config, settings, Given(source, corpus=text, call=call))

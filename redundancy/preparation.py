@@ -2,7 +2,6 @@
 
 import math
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from labbook import processes
 from labbook.console import CALL, UserError, choice, console, counted, warn
-from labbook.run import Busy, Run, provenance, require_place
+from labbook.run import Busy, Run, provenance, require_place, unused
 from redundancy.facts import Facts
 from redundancy.finished import FINGERPRINT, fingerprint, finished, known, say_finished
 from redundancy.given.text import named, require_known, say_tokenizer
@@ -195,7 +194,7 @@ def run_folder(config: dict[str, Any], settings: Settings) -> Path:
             "--resume was asked for, but runs/ holds no unfinished run of this configuration. Name it with "
             "--out, or leave --resume out."
         )
-    folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = unused(name)
     choice("run folder", folder, "a new one; --out names another")
     return folder
 

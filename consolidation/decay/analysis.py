@@ -167,6 +167,8 @@ def _of_rows(curve: Curve) -> list[str]:
         said.append(
             "a row with the same unit, x and y is there more than once: if these are copies, remove them"
         )
+    if stray := _stray(curve):
+        said.append(stray)
     if curve.unit is not None and _at_different_x(curve):
         fewest = min(units_of(curve), key=lambda unit: (curve.unit == unit).sum())
         own = int((curve.unit == fewest).sum())
@@ -181,6 +183,26 @@ def _of_rows(curve: Curve) -> list[str]:
             "fewer independent units than the interval counts"
         )
     return said
+
+
+def _stray(curve: Curve) -> str:
+    """Which x few units, or few rows, have where most others are shared; empty for none."""
+    alone = np.setdiff1d(curve.x, curve.shared_x)
+    if not len(alone):
+        return ""
+    few = "rows"
+    if curve.unit is not None:
+        whose = sorted({str(unit) for unit in curve.unit[np.isin(curve.x, alone)]})
+        few = f"units ({_first(whose)})"
+    return (
+        f"few {few} have x = {_first([f'{x:g}' for x in alone])}, and most the other x: correct it if it "
+        "slipped; where forms are told apart it counts as no point"
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first three names."""
+    return f"{', '.join(names[:3])}{' and others' * (len(names) > 3)}"
 
 
 def _at_different_x(curve: Curve) -> bool:

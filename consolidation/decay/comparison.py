@@ -15,6 +15,8 @@ unconverged  a fit that did not converge could still gain, so its AICc is the mo
              which form is best is undecided
 """
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -25,7 +27,7 @@ import pandas as pd
 from scipy import stats
 
 from consolidation.decay.curve import Curve, ErrorModel
-from consolidation.decay.forms import form
+from consolidation.decay.forms import FORMS, Form, form
 from consolidation.decay.inference import (
     ERRORS,
     LEAST_UNITS,
@@ -267,23 +269,32 @@ def said_ahead(ahead: Mapping[str, float]) -> str:
 
 
 def _untested(curve: Curve, forms: Sequence[str], estimator: Estimator) -> str:
-    """Why forms with an asymptote cannot win with so few points: none has an AICc, or its correction alone
-    puts all of them behind the smallest form by more than what rejects; empty where one could, or none was
-    asked for.
+    """Why forms with an asymptote cannot win with so few points, and how many would do: none has an AICc, or
+    its correction alone puts all of them behind the smallest form by more than what rejects; empty where one
+    could. They are counted whether they were asked for or not, because fewer rivals test no more.
     """
-    points, asked = len(np.unique(curve.x)), [form(name) for name in dict.fromkeys(forms)]
-    # the error variance is one of k
-    cost = {f.name: aicc(0.0, len(f.parameters) + (estimator != "ml"), points) for f in asked}
-    allowed = [name for name in cost if np.isfinite(cost[name])]
-    bent = [cost[f.name] for f in asked if f.asymptote]
-    if not bent:
+    points, asked = len(curve.shared_x), [form(name) for name in dict.fromkeys(forms)]
+    bent = [one for one in FORMS.values() if one.asymptote]
+
+    def cost(of: Form, n: int) -> float:
+        # the error variance is one of k
+        return float(aicc(0.0, len(of.parameters) + (estimator != "ml"), n))
+
+    def behind(n: int) -> float:
+        own = [cost(one, n) for one in asked if not one.null]
+        return min(cost(one, n) for one in bent) - min(own) if own and np.isfinite(min(own)) else math.inf
+
+    if all(one.null for one in asked) or behind(points) <= REJECTED:
         return ""
-    behind = min(bent) - min(cost[f.name] for f in asked if not f.null)
-    if not np.isfinite(behind):
-        return f"{points} points allow {len(allowed)} of {len(asked)} forms, none with an asymptote"
-    if behind <= REJECTED:
-        return ""
-    return f"{points} points put every form with an asymptote {behind:.0f} or more of AICc behind"
+    enough = next(n for n in itertools.count(points) if behind(n) <= REJECTED)
+    remedy = f"; {enough} or more would do"
+    if not np.isfinite(behind(points)):
+        allowed = [one for one in asked if np.isfinite(cost(one, points))]
+        return f"{points} points allow {len(allowed)} of {len(asked)} forms, none with an asymptote{remedy}"
+    return (
+        f"with {points} points every form with an asymptote is {behind(points):.0f} or more of AICc behind "
+        f"for its parameters alone{remedy}"
+    )
 
 
 def best_of(found: Sequence[Mapping[str, Fit]]) -> dict[str, Fit]:

@@ -120,6 +120,18 @@ class Curve:
         negative = self.measure == "savings" or (not proportion and bool((self.y < 0).any()))
         return -np.inf if negative else 0.0, 1.0 if proportion else np.inf
 
+    @property
+    def shared_x(self) -> Array:
+        """The x that tell forms apart: those with at least half as many units (or rows, without units) as the
+        x that has most. An x of one unit alone, such as a delay that slipped, is no point of the curve.
+        """
+        seen = self.x
+        if self.unit is not None:
+            number = np.unique(self.unit, return_inverse=True)[1]
+            seen = np.unique(np.column_stack([self.x, number]), axis=0)[:, 0]
+        x, times = np.unique(seen, return_counts=True)
+        return np.asarray(x[2 * times >= times.max(initial=0)])
+
     def rows(self, keep: npt.NDArray[np.bool_]) -> "Curve":
         """The observations marked in `keep`."""
         return replace(

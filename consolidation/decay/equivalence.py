@@ -49,7 +49,7 @@ class Margin:
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.value) and self.value > 0):
-            raise UserError(f"--margin {self.value} has to be a positive number.")
+            raise UserError(f"--margin {self.value} has to be a positive number. Change --margin.")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ The unit of x is given (--clock-unit, or a column `clock_unit`) and never guesse
 repetitions, steps or items is in counts unless it says so.
 """
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from consolidation.fit.report import data_hash, read_fit
 from consolidation.fit.result import DecayReport, asked, opened, write
 from consolidation.fit.source import Source, read
 from labbook.console import choice, console, warn, worded
-from labbook.run import provenance
+from labbook.run import provenance, unused
 from labbook.view import print_words
 
 
@@ -31,7 +30,7 @@ def execute(config: FitConfig, settings: Settings) -> Path:
     source = read(config)
     curve = source.curve
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(config.source).stem)
-    out = settings.out or Path("runs") / f"fit-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = settings.out or unused(f"fit-{name}")
     with opened(out, asked(config, curve)) as run:
         if run.finished:
             choice("run", "nothing is fitted again", "it is finished; its numbers are in fit.json")

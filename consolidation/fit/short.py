@@ -8,6 +8,7 @@ from consolidation.decay.comparison import NOISE, said_ahead
 from consolidation.decay.curve import MEASURES
 from consolidation.decay.equivalence import Equivalence, Exponent
 from consolidation.decay.exponents import ExponentRow, exponent_rows, to_cite
+from consolidation.decay.forms import FORMS
 from consolidation.decay.inference import ERRORS
 from labbook import escape
 
@@ -110,14 +111,15 @@ def _cited(found: Analysis) -> str:
         )
     if standing.state == "survives" and other == head:
         return (
-            f"cite {_said(found, head, f' of {head.form}')}; it survives beside its rivals{_by_noise(found)}"
+            f"cite {_said(found, head, f' of {head.form}')}; it survives beside {_asked(found)}"
+            f"{_by_noise(found)}"
         )
     if standing.state == "survives":
         form = "" if other is None else f" of {other.form}"
         instead = "nothing to cite" if other is None else f"cite {_said(found, other, form)}"
         gap = found.comparison.behind(head.form, ERRORS[head.estimator])
         return (
-            f"{instead}; it survives beside its rivals, but not with {NOISE[ERRORS[head.estimator]]}: "
+            f"{instead}; it survives beside {_asked(found)}, but not with {NOISE[ERRORS[head.estimator]]}: "
             f"{_said(found, head)}, AICc {gap:.1f} above that"
         )
     if standing.state == "is weakened":
@@ -128,6 +130,14 @@ def _cited(found: Analysis) -> str:
         "not tested": f"not tested beside its rivals ({standing.why})",
     }[standing.state]
     return f"nothing to cite: {name} is {state}; {_said(found, head)}"
+
+
+def _asked(found: Analysis) -> str:
+    """The rivals of the headline: all, or by name where others were not asked for."""
+    asked = [*found.comparison.table["form"], *found.comparison.reasons]
+    rivals = [name for name in dict.fromkeys(asked) if name != found.headline.form]
+    left = len(set(FORMS) - set(asked))
+    return f"{', '.join(rivals)} ({left} other forms were not asked for)" if left else "its rivals"
 
 
 def _gaps(found: Analysis) -> str:

@@ -75,7 +75,12 @@ class TrainConfig:
         variant(self.model).model(self.cram)
         for name in ("steps", "batch", "evaluation", "evaluations"):
             if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} has to be at least 1.")
+                raise UserError(f"--{name} {getattr(self, name)} has to be at least 1. Change --{name}.")
+        for name in ("learning_rate", "semantic_rate"):
+            self._require(name, 0 < getattr(self, name) < math.inf, "has to be positive and finite")
+        self._require("temperature", min(self.temperature) > 0, "has to be positive at both ends")
+        for name in ("weight_decay", "warmup", "temperature_steps", "pressure_start", "pressure_ramp"):
+            self._require(name, getattr(self, name) >= 0, "has to be 0 or more")
         bound = self.benchmark.binding_count + self.benchmark.distractor_count
         if self.cram.buffer < bound:
             raise UserError(
@@ -88,6 +93,12 @@ class TrainConfig:
                 f"the cohort {late[0]} is introduced after the last step, {self.steps}, so it is never "
                 "active. Increase --steps, or change --cohorts."
             )
+
+    def _require(self, name: str, sound: bool, what: str) -> None:
+        """Raise UserError for a field that is not sound."""
+        if not sound:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {getattr(self, name)} {what}. Change {flag}.")
 
     def recorded(self) -> Record:
         """The fields as `config.json` has them, with those that left at the only value that was ever used,

@@ -15,7 +15,7 @@ import pandas as pd
 from consolidation.train.config import Command
 from consolidation.train.trainer import Trainer
 from consolidation.train.trajectory import SeedSummary
-from labbook.console import UserError
+from labbook.console import UserError, warn
 from labbook.report import Report
 from labbook.training import default_folder, joined
 
@@ -27,6 +27,11 @@ def execute(command: Command) -> tuple[Path, list[SeedSummary]]:
     """
     if command.seeds < 1:
         raise UserError(f"--seeds {command.seeds}: at least one seed is needed.")
+    if command.config.warmup >= command.config.steps:
+        warn(
+            f"the {command.config.steps} steps end within the warm-up of {command.config.warmup}, before the "
+            "learning rate is reached. Increase --steps, or decrease --warmup."
+        )
     out = command.out or default_folder(f"train-{command.config.model}")
     summaries = []
     for seed in range(command.first_seed, command.first_seed + command.seeds):

@@ -212,7 +212,7 @@ def _of_the_hub(name: str, error: Exception) -> str:
     except CacheNotFound:
         held = []
     there = f"the local cache holds {', '.join(held) or 'no model'}"
-    close = get_close_matches(name, [*held, *WITHOUT_SLASH], 1, 0.75)
+    close = [] if name in WITHOUT_SLASH else get_close_matches(name, [*held, *WITHOUT_SLASH], 1, 0.75)
     meant = f"; did you mean {close[0]}?" if close else ""
     if "GatedRepoError" in found:
         return f"the hub has {name} for accounts that were granted access: log in with `hf auth login`"

@@ -18,6 +18,7 @@ from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsE
 
 from labbook.console import UserError, choice
 from labbook.run import read_table
+from redundancy.corpus.hub import NO_NETWORK, kinds
 from redundancy.model.loading import Source, locate
 from redundancy.text import DATA
 
@@ -49,6 +50,11 @@ def find_checkpoints(
             Checkpoint(Path(name).stem, _step(Path(name).stem, place, marked=True), _listed(model, name))
             for place, name in enumerate(checkpoints)
         ]
+    elif revisions and model == "embedded":
+        raise UserError(
+            "--revisions are those of a hub model, and the embedded model has none: leave them out, and its "
+            "shipped checkpoints are measured, or change MODEL."
+        )
     elif revisions:
         listed = _of_revisions(model, revisions, trust_remote_code=trust_remote_code)
     else:
@@ -155,7 +161,12 @@ def hub_revisions(model: str) -> list[str]:
     try:
         refs = HfApi().list_repo_refs(model)
         names = [ref.name for ref in (*refs.branches, *refs.tags)]
-    except (OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except Exception as error:
+        # without a network errors are those of the library that speaks over it, whichever it is
+        if not isinstance(error, OfflineModeIsEnabled | HfHubHTTPError | OSError) and not (
+            kinds(error) & NO_NETWORK
+        ):
+            raise
         try:
             cached = [repo for repo in scan_cache_dir().repos if repo.repo_id == model]
         except CacheNotFound:

@@ -294,6 +294,11 @@ def _load(decided: Decided) -> str:
     if not decided.ran("D"):
         return ""
     more, change = decided.of.contrast("E - D"), decided.of.contrast("(E - D) - (B - A)")
+    if decided.load_unlearnt():
+        return (
+            f"with {decided.patterns('D')} patterns {show(more.number, sign=True)}, not tested: the control "
+            "knows less there"
+        )
     return (
         f"with {decided.patterns('D')} patterns {show(more.number, sign=True)} ({more.state}), which differs "
         f"by {show(change.number, sign=True)} ({change.state})"

@@ -48,16 +48,20 @@ def test_a_form_survives_only_beside_one_with_an_asymptote():
     y = 0.8 * x**-0.4
     of_few = sum(len(form.parameters) + 1 + 1 < 5 for form in FORMS.values())
     five = state(x[:5], y[:5])
-    why = f"5 points allow {of_few} of {len(FORMS)} forms, none with an asymptote"
+    why = f"5 points allow {of_few} of {len(FORMS)} forms, none with an asymptote; 8 or more would do"
     assert (five.state, five.why) == ("not tested", why)
     assert state(x, y).state == "survives"
     # at 7 points a fourth parameter costs 8 + 40 / 2 where a third costs 6 + 24 / 3: nothing wins that back
     seven = state(x[:7], y[:7])
     assert seven.state == "not tested"
-    assert seven.why == "7 points put every form with an asymptote 14 or more of AICc behind"
+    assert seven.why == (
+        "with 7 points every form with an asymptote is 14 or more of AICc behind for its parameters alone; "
+        "8 or more would do"
+    )
     assert state(x[:8], y[:8]).state == "survives"
-    # those who ask for no form with an asymptote get what they asked for
-    assert state(x[:5], y[:5], ("power", "exponential", "constant")).state == "survives"
+    # those who ask for no form with an asymptote test no more
+    assert state(x[:5], y[:5], ("power", "exponential", "constant")).state == "not tested"
+    assert state(x[:8], y[:8], ("power", "exponential", "constant")).state == "survives"
     # what is beaten by few rivals is beaten by more
     assert state(x[:5], np.exp(-x[:5])).state == "does not survive"
     # binomial likelihood has no variance to count, so one point fewer is enough
@@ -76,6 +80,26 @@ def test_too_few_points_are_said_everywhere(points):
         assert ("5 points allow" in text) == few
     assert ("cite gamma" in repr(found)) == (not few)
     assert ("; it survives beside its rivals" in repr(found)) == (not few)
+
+
+def test_an_x_of_one_unit_is_no_point_and_is_named():
+    """One delay that slipped makes an eighth x: seven still test nothing."""
+    x = np.tile([1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0], 6)
+    unit = np.repeat([f"s{i}" for i in range(6)], 7)
+    g = np.random.default_rng(1)
+    y = 0.8 * x**-0.25 * np.repeat(1 + 0.05 * g.standard_normal(6), 7) * (1 + 0.02 * g.standard_normal(42))
+    x[6] = 600.0
+    found = fit_decay({"days": x, "recall": y, "s": unit}, y="recall", measure="recall", unit="s", **DAYS)
+    assert cited(found) is None
+    assert found.comparison.standing("power").why.startswith("with 7 points every form with an asymptote")
+    assert any("few units (s0) have x = 600, and most the other x" in text for text in found.cautions)
+
+
+def test_rivals_that_were_not_asked_for_are_counted():
+    asked = {**DAYS, "y": "recall", "measure": "recall"}
+    some = fit_decay(power(12), **asked, forms=("power", "exponential", "logarithmic"))
+    left = len(FORMS) - 3
+    assert f"survives beside exponential, logarithmic ({left} other forms were not asked for)" in repr(some)
 
 
 def test_what_rises_or_is_beaten_is_not_cited():

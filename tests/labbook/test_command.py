@@ -279,6 +279,7 @@ class Typed:
         ("ends", [1, 2.5], (1.0, 2.5)),
         ("ends", np.array([1, 2]), (1.0, 2.0)),
         ("layers", range(2), (0, 1)),
+        ("layers", (np.int64(0), 1.0), (0, 1)),
         ("layers", (), ()),
         ("penalty", 1, 1.0),
         ("penalty", "auto", "auto"),
