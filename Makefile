@@ -1,5 +1,6 @@
 # make probe   install, then measure the embedded model on the embedded text
-# make test    install, then lint, type-check and run the whole suite (make test WORKERS=8 on more cores)
+# make test    install, then lint, type-check and run the fast tests (make test WORKERS=8 on more cores)
+# make slow    install, then run the slow tests: notebooks, documentation, packages, kills, several processes
 # make fuzz    install, then damage input of every kind and kill runs for about six minutes
 # make figures execute every notebook, keep its outputs and rewrite figures/
 # make docs    install, then build the documentation into docs/_build/html; a warning is an error
@@ -11,7 +12,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: probe test fuzz figures docs lab gpu smollm2 clean
+.PHONY: probe test slow fuzz figures docs lab gpu smollm2 clean
 
 probe: .venv/installed
 	$(BIN)/python -m redundancy.probe
@@ -20,7 +21,10 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow'
+
+slow: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m slow
 
 fuzz: .venv/installed
 	$(BIN)/python -m tests.fuzz --seed 0 --minutes 6

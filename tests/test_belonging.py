@@ -200,6 +200,7 @@ def test_a_state_of_another_seed_of_equal_shape_is_refused(tmp_path):
 # replicate and coverage
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_preset_is_refused_by_the_fields_that_differ(tmp_path, capsys, monkeypatch):
     # fitted seed by seed, which takes longer than everything else here
     monkeypatch.delitem(FIGURES, "consolidation_phase_plane")
@@ -319,6 +320,7 @@ def test_the_shipped_shifts_are_the_evidence_for_the_schedule(capsys):
     assert "is not decided" in shift.verdict
 
 
+@pytest.mark.slow
 def test_phase_planes_have_intervals_over_seeds_and_both_starts():
     steps = np.linspace(0, 4000, 40)
     truths = [PhasePlane(0.002, 0.003, star, (0.1, 0.4), 0.0, 1.0) for star in (0.28, 0.3, 0.32)]

@@ -29,6 +29,7 @@ from tests.planted import write_gguf
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_short_round_ends_in_no_fault():
     verdicts = list(campaign(seed=1, cases=40))

@@ -21,6 +21,8 @@ import labbook
 import redundancy
 from labbook.report import CITATION
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 CITED = (ROOT / "CITATION.cff").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -132,7 +134,6 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_every_module_and_all_data(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     for package in PACKAGES:
@@ -172,7 +173,6 @@ def run(wheel, tmp_path_factory):
     return call
 
 
-@pytest.mark.slow
 def test_the_wheel_works_in_a_fresh_environment(run):
     where = run("python", "-c", "import redundancy, labbook; print(redundancy.__file__, labbook.__version__)")
     assert "/fresh" in where.stdout, where
@@ -204,7 +204,6 @@ def test_the_wheel_works_in_a_fresh_environment(run):
     assert set(pd.read_csv(folder / "probe" / "layers.csv")["layer"]) == {0}
 
 
-@pytest.mark.slow
 def test_the_pages_need_the_repository(run):
     done = run("python", "-m", "replication")
     assert done.returncode == 2

@@ -437,6 +437,7 @@ def test_figures_of_a_users_run_go_into_its_folder(tmp_path, monkeypatch):
         style.folder(str(tmp_path / "missing"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "prefix", "count"),
     [

@@ -135,7 +135,7 @@ def _cited(found: Analysis) -> str:
 def _asked(found: Analysis) -> str:
     """The rivals of the headline: all, or by name where others were not asked for."""
     asked = [*found.comparison.table["form"], *found.comparison.reasons]
-    rivals = [name for name in dict.fromkeys(asked) if name != found.headline.form]
+    rivals = [name for name in FORMS if name in asked and name != found.headline.form]
     left = len(set(FORMS) - set(asked))
     return f"{', '.join(rivals)} ({left} other forms were not asked for)" if left else "its rivals"
 

@@ -120,10 +120,10 @@ def _not_learnt(decided: Decided) -> str:
     if not one.not_learnt:
         return ""
     return (
-        f"At a price of {decided.of.price:g} fewer than {LEARNT:.0%} of novel or recurring "
-        f"queries are answered by CRAM in {decided.of.not_learnt('A')} and by the control in "
-        f"{decided.of.not_learnt('B')} of {one.number.n} seeds: a router that gives up attention reads "
-        f"little too (difference there {show(one.number, sign=True)})."
+        f"At a price of {decided.of.price:g}, {decided.of.not_learnt('A')} of {one.number.n} seeds of CRAM "
+        f"and {decided.of.not_learnt('B')} of the control answer fewer than {LEARNT:.0%} of novel or "
+        "recurring queries: a router that gives up attention reads little too (difference "
+        f"{show(one.number, sign=True)})."
     )
 
 

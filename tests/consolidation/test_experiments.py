@@ -31,6 +31,8 @@ from consolidation.experiments.readings import (
 from labbook.estimate import Estimate
 from tests.conftest import fails
 
+pytestmark = pytest.mark.slow
+
 PLAN = conditions("practice")[0].config.benchmark.schedule
 STEPS = 3000
 SEEDS = 4
@@ -148,7 +150,6 @@ def test_what_only_exposures_or_only_steps_change_is_told_apart(law):
     assert found[absent].upper > -0.01
 
 
-@pytest.mark.slow
 def test_practice_tells_exponentials_from_power_laws_and_sees_the_artefact():
     # some patterns are learnt within 2 exposures, some not within the run
     speed = 10 ** (np.arange(PLAN.patterns) % 8 * 0.65)
@@ -370,7 +371,6 @@ def test_frequency_tells_more_exposures_from_rarer_ones():
     assert other["at equal exposures the rare is known better"] == "as people"
 
 
-@pytest.mark.slow
 def test_a_killed_experiment_goes_on_to_the_same_tables(tmp_path, monkeypatch, capsys):
     def run(folder):
         experiments.main(["savings", "--quick", "--seeds", "1", "--out", str(folder), "--quiet"])

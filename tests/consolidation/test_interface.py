@@ -49,6 +49,7 @@ def found(frame):
     return fit_decay(frame, **QUICK, unit="subject")
 
 
+@pytest.mark.slow
 def test_a_data_frame_is_fitted_like_the_file_that_holds_it(frame, found, tmp_path):
     frame.to_csv(tmp_path / "recall.csv", index=False)
     flags = ["--x", "days", "--y", "recall", "--clock", "retention interval", "--clock-unit", "days"]
@@ -87,6 +88,7 @@ def test_a_fit_shows_itself(found):
         found.plot("other")
 
 
+@pytest.mark.slow
 def test_arrays_a_mapping_and_a_curve_are_the_same_data(frame, found):
     x, y, unit = (frame[name].to_numpy() for name in frame)
     order = np.argsort(x, kind="stable")
@@ -218,6 +220,7 @@ def test_every_keyword_is_an_option_and_described():
     assert all(name in inspect.signature(train_cram).parameters["preset"].annotation for name in PRESETS)
 
 
+@pytest.mark.slow
 def test_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # choices are printed beside the results; the examples are about the results

@@ -13,6 +13,8 @@ from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.inference import fit
 from consolidation.fit.report import read_fit
 
+pytestmark = pytest.mark.slow
+
 FORMS = ("power", "power_asymptote", "shifted_power", "logistic", "exponential", "constant")
 X = np.geomspace(1, 90, 14)
 NOISE = np.random.default_rng(3).standard_normal((3, 14))

@@ -179,6 +179,7 @@ def test_a_config_of_another_command_is_an_error(command, other, capsys, monkeyp
     assert ("asked for 100000 tokens" if other == name else "is of another command") in said
 
 
+@pytest.mark.slow
 def test_a_seed_is_trained_again(tmp_path):
     first = tmp_path / "first"
     train.main(["tiny", "--steps", "2", "--evaluations", "1", "--first-seed", "3", "--out", str(first)])
@@ -192,6 +193,7 @@ def test_a_preset_and_a_config_are_one_default_too_many(tmp_path, capsys):
     assert "were both given" in said
 
 
+@pytest.mark.slow
 def test_a_fit_is_repeated(tmp_path, capsys):
     first = tmp_path / "first"
     fit.main(["cram2026_fig4a", "--bootstrap", "100", "--out", str(first)])

@@ -21,6 +21,8 @@ from redundancy.passes import measure
 from tests.conftest import TINY, build
 from tests.planted import arguments, task
 
+pytestmark = pytest.mark.slow
+
 
 def run(module: str, args: list[str], count: int) -> subprocess.CompletedProcess:
     launcher = (
@@ -41,7 +43,6 @@ def run(module: str, args: list[str], count: int) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "more", "tables"),
     [

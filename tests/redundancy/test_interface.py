@@ -162,6 +162,7 @@ def test_a_dtype_is_asked_of_a_copy(own, tokenizer, texts, tmp_path):
     assert found.probes.about.dtype == "float64"
 
 
+@pytest.mark.slow
 def test_training_of_checkpoints_that_are_objects(gpt2_folder, text_folder, tokenizer, texts, tmp_path):
     models = {7: build(TINY["gpt2"], 1), 3: build(TINY["gpt2"], 2)}
     folder = tmp_path / "series"
@@ -521,6 +522,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [interface, kept])
 def test_the_examples_run(module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -121,6 +121,7 @@ def uninterrupted(tmp_path_factory, gpt2_folder, text_folder):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [3, 10, 16, 21])
 def test_a_killed_run_resumes_to_the_same_numbers(
     uninterrupted, gpt2_folder, text_folder, tmp_path, monkeypatch, capsys, stop_at
@@ -448,6 +449,7 @@ def test_few_documents_come_with_a_warning(capsys, gpt2_folder, text_folder, tmp
     assert "intervals rest on 5 held-out documents" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_random_weights_are_averaged_over_seeds_whose_spread_widens_their_interval(
     gpt2_folder, text_folder, tmp_path, finished
 ):

@@ -23,6 +23,8 @@ from redundancy.text import DATA
 from tests.conftest import fails
 from tests.planted import arguments
 
+pytestmark = pytest.mark.slow
+
 KEYS = ["part", "layer", "head", "replacement", "metric"]
 
 

@@ -363,6 +363,7 @@ def test_a_saved_model_gives_equal_logits(fitted, tmp_path, way):
     assert again.replacement.share == WAYS[way].get("share")
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_model(fitted, gpt2_folder, tmp_path):
     found, ids = fitted("fused"), tokens()
     # the model of `gpt2_folder` is that of `found`
@@ -660,6 +661,7 @@ def test_the_benchmark_names_what_a_removal_run_saves(gpt2_folder):
     assert all(row.n == 2 and row.ours > 0 and row.other > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(console.console, "quiet", True)

@@ -78,6 +78,7 @@ def test_linearity_is_the_published_score_where_it_is_fitted_and_scored_on_the_s
     assert 1 - (error**2).sum() / ((after - after.mean(0)) ** 2).sum() == pytest.approx(published)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["mlp", "block"])
 def test_the_command_measures_another_target(gpt2_folder, text_folder, tmp_path, target):
     args = ["--target", target, "--layers", "0", "2", "--random-seeds", "2"]
@@ -122,6 +123,7 @@ def test_a_random_twin_is_aimed_alike(tiny):
     assert torch.equal(weight, torch.eye(tiny.d_model)) and not bias.any()
 
 
+@pytest.mark.slow
 def test_training_measures_another_target_too(gpt2_folder, text_folder, tokenizer, tmp_path):
     build(TINY["gpt2"], seed=1).save_pretrained(tmp_path / "course" / "step-0")
     shutil.copytree(gpt2_folder, tmp_path / "course" / "step-10")

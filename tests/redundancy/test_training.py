@@ -154,6 +154,7 @@ def test_attention_of_equal_keys_is_even(tokenizer):
     assert decoder.model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_by_checkpoint_to_the_same_numbers(
     finished, folder, text_folder, tmp_path, monkeypatch
 ):

@@ -56,6 +56,7 @@ def test_sampled_labels_have_the_distribution_that_they_are_sampled_from():
     assert torch.allclose(counts / 4000, p, atol=0.03)
 
 
+@pytest.mark.slow
 def test_the_squared_change_of_the_loss_has_the_fisher_information_as_its_mean(tokenizer):
     """E over labels of (g . e)^2 is the curvature of KL(intact || changed): checked by KL itself for a small
     error.

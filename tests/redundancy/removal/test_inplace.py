@@ -80,6 +80,7 @@ def test_a_rate_that_ruins_the_maps_leaves_them_as_they_were(fitted_gpt2, monkey
         )
 
 
+@pytest.mark.slow
 def test_linear_attention_is_found_again_from_a_wrong_start(tokenizer):
     decoder, t = Decoder(build(TINY["gpt2"]), "gpt2"), task(tokenizer, tokens=6000, ridge=None)
     plant_linear_attention(decoder)

@@ -13,6 +13,8 @@ from consolidation.decay.curve import Clock, Curve
 from consolidation.decay.forms import FORMS
 from consolidation.decay.variation.influence import point_p, row_p, untested
 
+pytestmark = pytest.mark.slow
+
 FEW = ("power", "exponential", "logarithmic", "constant")
 ASKED = {"x": "trial", "y": "recall", "measure": "recall", "clock": "repetition"}
 X = np.geomspace(1, 100, 10)
