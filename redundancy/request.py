@@ -128,6 +128,11 @@ def check(config: Request) -> None:
             f"--ridge {config.ridge} was asked for; the penalty has to be positive and finite. Change "
             "--ridge, or use auto."
         )
+    if config.revision is not None and config.model == "embedded":
+        raise UserError(
+            f"--revision {config.revision!r} is one of a hub model, and the embedded model has none. Leave "
+            "it out, or change MODEL."
+        )
     check_seed(config.seed)
 
 

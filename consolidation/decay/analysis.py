@@ -186,16 +186,13 @@ def _of_rows(curve: Curve) -> list[str]:
 
 
 def _stray(curve: Curve) -> str:
-    """Which x few units, or few rows, have where most others are shared; empty for none."""
-    alone = np.setdiff1d(curve.x, curve.shared_x)
-    if not len(alone):
+    """Which x one unit alone has in the place of one that all others have; empty for none."""
+    if not len(stray := curve.stray_x):
         return ""
-    few = "rows"
-    if curve.unit is not None:
-        whose = sorted({str(unit) for unit in curve.unit[np.isin(curve.x, alone)]})
-        few = f"units ({_first(whose)})"
+    assert curve.unit is not None
+    said = [f"{x:g} ({curve.unit[curve.x == x][0]})" for x in stray]
     return (
-        f"few {few} have x = {_first([f'{x:g}' for x in alone])}, and most the other x: correct it if it "
+        f"only one unit has x = {_first(said)}, and lacks an x that all others have: correct it if it "
         "slipped; where forms are told apart it counts as no point"
     )
 

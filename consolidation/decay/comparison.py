@@ -228,7 +228,9 @@ class Comparison:
         """How a form stands against the best one."""
         known = self.table[np.isfinite(self.table["delta_aicc"])].set_index("form")["delta_aicc"]
         gap = float(known.get(name, float("nan")))
-        if self.best is None or not np.isfinite(gap) or len(known) < 2:
+        # a form that does not change is no rival
+        rivals = [other for other in known.index if not form(str(other)).null]
+        if self.best is None or not np.isfinite(gap) or len(rivals) < 2:
             return Standing("not compared", gap)
         state = state_of(gap, self.untested)
         if why := _doubt(name, state, self.unconverged, self.ahead):
@@ -273,7 +275,10 @@ def _untested(curve: Curve, forms: Sequence[str], estimator: Estimator) -> str:
     its correction alone puts all of them behind the smallest form by more than what rejects; empty where one
     could. They are counted whether they were asked for or not, because fewer rivals test no more.
     """
-    points, asked = len(curve.shared_x), [form(name) for name in dict.fromkeys(forms)]
+    points, asked = (
+        len(np.unique(curve.x)) - len(curve.stray_x),
+        [form(name) for name in dict.fromkeys(forms)],
+    )
     bent = [one for one in FORMS.values() if one.asymptote]
 
     def cost(of: Form, n: int) -> float:

@@ -121,16 +121,21 @@ class Curve:
         return -np.inf if negative else 0.0, 1.0 if proportion else np.inf
 
     @property
-    def shared_x(self) -> Array:
-        """The x that tell forms apart: those with at least half as many units (or rows, without units) as the
-        x that has most. An x of one unit alone, such as a delay that slipped, is no point of the curve.
+    def stray_x(self) -> Array:
+        """The x that only one unit has, where it lacks one that all others have, of three units or more: what
+        a delay that slipped looks like.
         """
-        seen = self.x
-        if self.unit is not None:
-            number = np.unique(self.unit, return_inverse=True)[1]
-            seen = np.unique(np.column_stack([self.x, number]), axis=0)[:, 0]
-        x, times = np.unique(seen, return_counts=True)
-        return np.asarray(x[2 * times >= times.max(initial=0)])
+        if self.unit is None:
+            return np.array([])
+        x, at = np.unique(self.x, return_inverse=True)
+        units, of = np.unique(self.unit, return_inverse=True)
+        seen = np.zeros((len(units), len(x)), bool)
+        seen[of, at] = True
+        times = seen.sum(axis=0)
+        # units that lack an x of all others
+        lacking = ~seen[:, times == len(units) - 1].all(axis=1)
+        own = (times == 1) & seen[lacking].any(axis=0)
+        return np.asarray(x[own]) if len(units) >= 3 else np.array([])
 
     def rows(self, keep: npt.NDArray[np.bool_]) -> "Curve":
         """The observations marked in `keep`."""

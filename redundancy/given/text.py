@@ -1,7 +1,7 @@
 """A corpus that Python hands over: paths, texts, or token ids."""
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ def corpus_of(given: Iterable[Any], options: TextOptions) -> Corpus:
 
     Raises UserError for anything else, for mixtures, and for strings that are paths of files.
     """
+    if isinstance(given, Mapping | Set) or hasattr(given, "columns"):
+        raise UserError(
+            f"corpus= is a {type(given).__name__}, whose items are no documents in an order; there can be "
+            f"{KINDS}. Give its texts as a list."
+        )
     items = list(given)
     if items and all(isinstance(item, Path) for item in items):
         return _files(items, options)

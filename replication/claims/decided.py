@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from consolidation.replicate.contrasts import (
+    ALPHA,
     CELLS,
     LEARNT,
     LEAST_SEEDS,
@@ -209,6 +210,10 @@ class Decided:
         """
         return self.load_known().upper < -MARGIN
 
+    def ceiling(self, whole: str) -> Tested:
+        """P(attend | recurring) of a model that reads every recurring query minus that of a cell."""
+        return tested(1 - self.attends(whole))
+
     def between(self, first: str, second: str) -> Tested:
         """P(attend | recurring) of one cell minus that of another, paired by seed."""
         return tested(self.attends(first) - self.attends(second))
@@ -356,8 +361,13 @@ def _enough(differences: "pd.Series[float]") -> Estimate | None:
 def said_unrewarded(number: Estimate) -> str:
     """Whether a difference is there without the reward, too."""
     shown = f"beside CRAM without that reward (λ_S = 0) the difference is {show(number, sign=True)}"
+    if number.lower > 0 and 2 / 2**number.n < ALPHA:
+        return f"{shown}, so the reward alone does not make it"
     if number.lower > 0:
-        return f"{shown}, so by Student's t the reward alone does not make it"
+        return (
+            f"{shown}, above 0 by Student's t alone, which {number.n} seeds cannot confirm by signs "
+            f"(p {2 / 2**number.n:.2g} at best), so whether the reward alone makes it is open"
+        )
     if number.upper < 0:
         return f"{shown}, the other way"
     return f"{shown}, so whether the reward alone makes it is open"

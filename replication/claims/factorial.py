@@ -200,7 +200,7 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
                 f"With attention knocked out the share of recurring queries that is right changes by "
                 f"{show(known[name[0]], sign=True)}, CRAM's by {show(known['A'], sign=True)}, which mixes "
                 "what is known with what is read.",
-                _room(there),
+                room(there),
                 "Seeds are paired by number, their sequences differ between the two. "
                 f"{UNFAMILIAR_PLANNED.get(name, '')}",
             ),
@@ -209,14 +209,19 @@ def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
         )
 
 
-def _room(decided: Decided) -> str:
+def room(decided: Decided) -> str:
     """By how much a model can read more than CRAM at most."""
     reads = decided.mean("A", "attends")
     if reads is None:
         return ""
-    reads_there = reads.estimate
+    most = decided.ceiling("A")
+    said = f"CRAM reads {reads.estimate:.2f} there, so no model can read more by more than "
+    if most.state == "larger":
+        return f"{said}{most.number.estimate:.2f}."
     return (
-        f"CRAM reads {reads_there:.2f} there, so no model can read more by more than {1 - reads_there:.2f}."
+        f"{said}{show(most.number, sign=True)}: not even one that reads every recurring query would be told "
+        "from it, so a larger difference could not have been found, and a change against fewer keys says "
+        "what CRAM itself reads."
     )
 
 
@@ -238,7 +243,7 @@ def load_rows(decided: Decided) -> Iterator[Row]:
         "A semantic memory makes the more difference the more patterns there are: without it more is read, "
         f"with {many} patterns by more than with {few} ({decided.named('A', load=False)})",
         "not said",
-        f"with {many} patterns {reads} ({there.state}); minus that with {few} "
+        f"with {many} patterns {reads}{'' if unknown else f' ({there.state})'}; minus that with {few} "
         f"{show(one.number, sign=True)}, p = {one.p:.2g}, by signs {one.p_signs:.2g}",
         f"with {few} patterns {show(decided.of.contrast('B - A').number, sign=True)}, over the same seeds "
         f"{show(same, sign=True)}; recurring queries "
@@ -258,7 +263,8 @@ def load_rows(decided: Decided) -> Iterator[Row]:
             if unknown
             else ""
         )
-        + ". p is not corrected.",
+        + f". CRAM reads {show(decided.mean('D', 'attends'))} there, so no model could read more by more "
+        f"than {show(decided.ceiling('D').number)}. p is not corrected.",
         links=decided.run.link,
         claimed=False,
     )
@@ -326,8 +332,9 @@ def more_keys(decided: Decided, name: str) -> str:
     failed, seeds = there.of.not_learnt("A"), len(there.of.seeds("A"))
     return (
         f"With {there.novel_keys:,} novel keys, each bound {there.met():.1f} times instead of "
-        f"{decided.met():,.0f}, the difference {WITHOUT[CELLS[other][0]]} goes, over the seeds of both, from "
-        f"{start:+.2f} to {end:+.2f}, by {show(change.number, sign=True)}: {CHANGED[change.state]}"
+        f"{decided.met():,.0f}, the difference {WITHOUT[CELLS[other][0]]} goes on shared seeds from "
+        f"{start:+.2f} to {end:+.2f}, by {show(change.number, sign=True)}: {CHANGED[change.state]}, where "
+        f"CRAM reads {float(there.attends('A').mean()):.2f}"
         + (f"; {failed} of CRAM's {seeds} seeds have not learnt retrieval there." if failed else ".")
     )
 

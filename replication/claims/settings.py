@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from consolidation.config import VARIANTS
-from consolidation.replicate.contrasts import CELLS, LEARNT, MARGIN, OUTCOMES, Contrast
+from consolidation.replicate.contrasts import ALPHA, CELLS, LEARNT, MARGIN, OUTCOMES, Contrast, Tested
 from consolidation.replicate.tabulation import over_seeds
 from consolidation.train import trajectory
 from labbook.escape import cell as escaped
@@ -126,12 +126,18 @@ def _row(setting: Setting) -> tuple[str, ...]:
         show(_over(cram, "attends")),
         show(attends),
         show(apart.number, sign=True),
-        apart.state if setting.tested else "not tested",
+        _state(apart) if setting.tested else "not tested",
         f"{interval(positions, 4).removesuffix(', no interval')} of {queries:.4f}",
         theorem_1(positions, right, queries).value,
         interval(_over(control, "known")).removesuffix(", no interval"),
         f"{_missed(cram)}, {_missed(control)}",
     )
+
+
+def _state(apart: Tested) -> str:
+    """A state, and whether so few seeds can have it by signs too."""
+    told = apart.state in ("larger", "smaller") and 2 / 2**apart.n >= ALPHA
+    return f"{apart.state} by t alone" if told else apart.state
 
 
 def _folder(decided: Decided, letter: str) -> Path:

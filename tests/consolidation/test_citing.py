@@ -68,8 +68,29 @@ def test_a_form_survives_only_beside_one_with_an_asymptote():
     for points, found in ((5, "not tested"), (6, "survives")):
         trials = np.full(points, 100.0)
         assert state(x[:points], y[:points].round(2), count=trials, error="binomial").state == found
-    # one form alone has no rivals
-    assert state(x, y, ("power",)).state == "not compared"
+    # one form alone has no rivals, and one that does not change is none
+    for forms in (("power",), ("power", "constant")):
+        assert state(x, y, forms).state == "not compared"
+
+
+def test_schedules_that_differ_have_no_stray_x():
+    """Staggered groups that share a day, jittered days, a second schedule, dropout, and no units."""
+    days = np.array([1.0, 2, 4, 7, 14, 21, 30, 45, 60, 90, 120, 180])
+    g = np.random.default_rng(0)
+    groups = [np.append(1.0, days[1 + k :: 3]) for k in range(3) for _ in range(5)]
+    jittered = [np.append(1.0, days[1:] * g.uniform(0.99, 1.01, 11)) for _ in range(12)]
+    two = [days[::2]] * 8 + [days[1::2]] * 3
+    dropout = [days[: 12 - n // 3] for n in range(20)]
+    for units in (groups, jittered, two, dropout):
+        x, unit = np.concatenate(units), np.repeat(np.arange(len(units)).astype(str), [len(u) for u in units])
+        assert not len(Curve("c", x, 1 / x, Clock("delay", "days"), unit=unit).stray_x)
+    assert not len(
+        Curve("c", np.append(np.repeat(1.0, 10), days), np.ones(22), Clock("delay", "days")).stray_x
+    )
+    slipped = np.tile(days, 6)
+    slipped[8] = 600.0
+    unit = np.repeat(list("abcdef"), 12)
+    assert Curve("c", slipped, 1 / slipped, Clock("delay", "days"), unit=unit).stray_x.tolist() == [600.0]
 
 
 @pytest.mark.parametrize("points", [5, 12])
@@ -93,7 +114,10 @@ def test_an_x_of_one_unit_is_no_point_and_is_named():
     found = fit_decay({"days": x, "recall": y, "s": unit}, y="recall", measure="recall", unit="s", **DAYS)
     assert cited(found) is None
     assert found.comparison.standing("power").why.startswith("with 7 points every form with an asymptote")
-    assert any("few units (s0) have x = 18, and most the other x" in text for text in found.cautions)
+    assert any(
+        "only one unit has x = 18 (s0), and lacks an x that all others have" in text
+        for text in found.cautions
+    )
 
 
 @pytest.mark.slow

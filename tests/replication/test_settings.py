@@ -36,7 +36,7 @@ def rows(runs: list[Finished]) -> pd.DataFrame:
 
 def test_each_state_comes_out_of_the_seeds_of_its_pair(run):
     found = rows([run])
-    assert list(found["state"]) == ["larger", "not tested", "smaller", "smaller"]
+    assert list(found["state"]) == ["larger", "not tested", "smaller by t alone", "smaller by t alone"]
     assert [text.split("(n = ")[1] for text in found["difference"]] == ["6)", "8)", "4)", "4)"]
     assert list(found["patterns"]) == ["20", "80", "20", "20"]
     assert ["network of x" in text for text in found.iloc[:, 5]] == [False, False, True, False]
