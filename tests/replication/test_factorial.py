@@ -277,7 +277,7 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
         (
             0.9,
             Verdict.HOLDS,
-            "from +0.40 to +0.70, by +0.30 [+0.30, +0.30] (n = 8): it is larger there, where CRAM reads 0.20.",
+            "from +0.40 to +0.70, by +0.30 [+0.30, +0.30] (n = 8): it is larger there, where CRAM reads 0.2",
         ),
         (0.6, Verdict.HOLDS, "(n = 8): it does not turn on that, give or take 0.05, where CRAM reads 0.20."),
         (0.2, Verdict.FAILS, "(n = 8): it is smaller there, where CRAM reads 0.20."),
