@@ -42,6 +42,7 @@ def test_the_comparison_that_decides_comes_first_and_paired():
     assert [p.priority for p in planned] == sorted(p.priority for p in planned)
 
 
+@pytest.mark.slow
 def test_minutes_are_kept_and_the_next_call_goes_on(tmp_path, monkeypatch, capsys):
     command = Command(QUICK, Settings(), ("keys",), seeds=1, minutes=0.3, out=tmp_path)
     clock = Clock()

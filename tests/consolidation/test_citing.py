@@ -202,6 +202,7 @@ def test_the_tables_that_are_named_are_there():
         pd.testing.assert_frame_equal(place, table)
 
 
+@pytest.mark.slow
 def test_a_measure_that_is_not_said_is_asked_for():
     unsaid, said = (fit_decay(power(6), y="recall", measure=m, **DAYS) for m in (None, "recall"))
     assert "what kind of measure recall is, is not said (measure" in repr(unsaid)

@@ -394,6 +394,7 @@ def test_seed_intervals():
     assert (share.lower >= 0, share.upper) == (True, 1.0)
 
 
+@pytest.mark.slow
 def test_tiny_learns(tmp_path):
     """Both kinds of query are answered, and fewer positions attend than there are queries: not all of them
     need it.

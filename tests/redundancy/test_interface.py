@@ -117,6 +117,7 @@ def test_a_new_run_folder_is_named(gpt2_folder, text_folder, tmp_path, monkeypat
     assert found.folder.parent == Path("runs")
 
 
+@pytest.mark.slow
 def test_token_ids_are_the_text_that_they_stand_for(command, own, tokenizer, texts, tmp_path):
     ids = [tokenizer(text)["input_ids"] for text in texts]
     same(probe_model(own, tokenizer, ids, **SMALL, out=tmp_path / "ids"), command)
@@ -195,6 +196,7 @@ def test_training_of_checkpoints_that_are_objects(gpt2_folder, text_folder, toke
         measure_training(folder, tokenizer, texts, **SMALL)
 
 
+@pytest.mark.slow
 def test_removal_of_an_object(own, gpt2_folder, text_folder, tokenizer, texts, tmp_path):
     more = ("--layers", "0", "2", "--parts", "all", "layers")
     removal.main(arguments(gpt2_folder, text_folder, tmp_path / "command", *more))
@@ -276,6 +278,7 @@ def test_probes_predict_with_the_score_that_the_table_gives(command, own, tokeni
         assert float(torch.cat(errors).mean()) == pytest.approx(stated, abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_hooked_model_has_the_loss_that_removal_measures(own, tokenizer, texts, tmp_path):
     run = probe_model(own, tokenizer, texts, **SMALL, out=tmp_path / "probe")
     lost = remove_attention(own, tokenizer, texts, parts=["all"], **SMALL, out=tmp_path / "removal")

@@ -155,6 +155,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     assert not (out / "state").exists()
 
 
+@pytest.mark.slow
 def test_resume_finds_the_newest_unfinished_run(gpt2_folder, text_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     args = arguments(gpt2_folder, text_folder, "x")[:-2]
@@ -279,6 +280,7 @@ def test_damaged_files_of_a_model_are_user_errors(capsys, tmp_path, gpt2_folder,
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_the_paper_is_beside_the_models_it_names(finished, monkeypatch, gpt2_folder, text_folder, tmp_path):
     assert "paper" not in Tables.read(finished).summary
     monkeypatch.setattr("redundancy.probe.tables.PAPER_R", {(3, 32): 0.84})
@@ -421,6 +423,7 @@ def test_weights_that_are_not_finite_are_named(capsys, tmp_path, gpt2_folder, te
     assert "not finite" in text or "differs from the attention output by nan" in text
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_a_readable_folder(capsys, monkeypatch, gpt2_folder, text_folder, tmp_path):
     def full(self, name, table):
         raise OSError(errno.ENOSPC, "No space left on device", str(self.folder / name))
@@ -513,6 +516,7 @@ def test_a_verdict_about_some_layers_says_which(gpt2_folder, text_folder, tmp_pa
     assert Tables.read(finished).summary["verdict"].startswith("R = ")
 
 
+@pytest.mark.slow
 def test_too_little_text_for_a_good_probe_is_a_warning(
     capsys, gpt2_folder, text_folder, tmp_path, monkeypatch
 ):

@@ -99,6 +99,7 @@ def test_the_command_measures_another_target(gpt2_folder, text_folder, tmp_path,
         _ = tables.probes
 
 
+@pytest.mark.slow
 def test_the_target_of_attention_is_as_it_was(gpt2_folder, text_folder, tmp_path):
     few = ["--layers", "0", "--random-seeds", "2"]
     for name, args in (("plain", few), ("named", [*few, "--target", "attention"])):

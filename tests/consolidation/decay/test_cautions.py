@@ -105,7 +105,7 @@ def test_a_window_without_points_enough_is_named():
     frame = pd.DataFrame({"trial": X, "seconds": X**-0.3})
     with pytest.raises(UserError, match="leaves 3 different x of seconds, and a fit needs 4 or more"):
         fit_decay(frame, **ASKED, y="seconds", window=(1, 4))
-    with pytest.raises(UserError, match="takes the first and the last x"):
+    with pytest.raises(UserError, match=r"it takes 2 values \(a number each\)"):
         fit_decay(frame, **ASKED, y="seconds", window=(5,))
 
 

@@ -491,6 +491,7 @@ def test_the_command_leaves_everything_a_paper_needs(finished):
     assert "@misc{remington_menu" in (finished / "gamma.bib").read_text()
 
 
+@pytest.mark.slow
 def test_a_csv_with_units_and_trials(tmp_path, capsys):
     g, rows = np.random.default_rng(14), []
     for seed in range(8):
@@ -583,6 +584,7 @@ def test_the_registry_prints(capsys):
     assert "retention interval" in out
 
 
+@pytest.mark.slow
 def test_the_python_interface_says_the_same(finished):
     found = fit_decay(humans.load("kolers1976_inverted").within(1, 20))
     table = pd.read_csv(finished / "exponents.csv")
@@ -654,6 +656,7 @@ def test_jackknife_intervals_of_a_mean_are_students():
     )
 
 
+@pytest.mark.slow
 def test_jackknife_intervals_over_few_units_cover():
     g = np.random.default_rng(6)
     trials = 300
@@ -665,6 +668,7 @@ def test_jackknife_intervals_over_few_units_cover():
     assert hits / trials > 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
 
 
+@pytest.mark.slow
 def test_the_coverage_command_resumes_and_names_what_is_outside(tmp_path, capsys):
     args = ["--simulations", "1", "--replicates", "50", "--out", str(tmp_path / "c.csv")]
     coverage_command.main(args)
@@ -677,6 +681,7 @@ def test_the_coverage_command_resumes_and_names_what_is_outside(tmp_path, capsys
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "c.csv"), table)
 
 
+@pytest.mark.slow
 def test_the_reference_run_is_fitted_on_its_clock_and_not_against_humans(tmp_path, capsys):
     fit_command.main(
         [
@@ -714,6 +719,7 @@ def test_the_reference_run_is_fitted_on_its_clock_and_not_against_humans(tmp_pat
     assert "there is no clock 'tea'" in fails(fit_command.main, capsys, ["mack", "--on-clock", "tea"])
 
 
+@pytest.mark.slow
 def test_a_new_form_is_one_entry(monkeypatch, tmp_path):
     """A power law of 1 + x in the registry is fitted, compared, simulated, drawn and documented."""
     one_more = Form(

@@ -57,6 +57,7 @@ RETENTION = ["--x", "delay_days", "--clock", "retention interval"]
 # units
 
 
+@pytest.mark.slow
 def test_a_physical_clock_without_a_unit_is_an_error_and_the_unit_given_is_kept(tmp_path, capsys):
     path = forgetting(tmp_path / "forget.csv")
     said = fails(fit_command.main, capsys, [path, *RETENTION])
@@ -102,6 +103,7 @@ def test_units_change_no_exponent_and_no_specification(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_one_more_count_is_one_count_in_any_unit():
     steps = Curve("c", X, 0.9 * (1 + X) ** -0.5, Clock("training step", "steps"))
     kilo = steps.in_unit("kilosteps")
@@ -311,6 +313,7 @@ def test_files_that_are_none(tmp_path, capsys):
     assert "cannot be read" in fails(fit_command.main, capsys, ["x" * 5000])
 
 
+@pytest.mark.slow
 def test_a_million_rows_end_in_seconds(tmp_path, capsys):
     n = 1_000_000
     x = np.tile(np.arange(1, 101), n // 100)
@@ -325,6 +328,7 @@ def test_a_million_rows_end_in_seconds(tmp_path, capsys):
 # curves that are no decay
 
 
+@pytest.mark.slow
 def test_rising_curves_say_so(tmp_path, capsys):
     path = table(tmp_path / "up.csv", x=X, value=0.1 * X**0.3)
     fit_command.main([path, "--clock", "repetition", *FEW, "--out", str(tmp_path / "run")])
@@ -421,6 +425,7 @@ def test_the_sentence_carries_the_rejection_and_no_foreign_command(nasty):
     assert "rejected" not in latex(survived)
 
 
+@pytest.mark.slow
 def test_every_entry_has_an_author_and_a_year():
     found = analyse(Curve("c", X, 0.9 * X**-0.4, REPETITIONS), Choices(forms=("power", "constant")))
     text = bibtex(found)
@@ -464,6 +469,7 @@ def test_names_break_neither_figures_nor_the_terminal(nasty, tmp_path):
     assert "\x1b" not in summary(nasty)
 
 
+@pytest.mark.slow
 def test_the_band_of_the_exponent_belongs_to_the_line_that_is_drawn():
     from consolidation.fit.figures import drawn_power
 
@@ -527,6 +533,7 @@ def test_series_of_the_same_subjects_count_once_and_a_new_study_has_its_own_inte
     assert width == pytest.approx((one.mean.upper - one.mean.lower) * 3)  # sqrt(1 + 1/8) / sqrt(1/8)
 
 
+@pytest.mark.slow
 def test_measures_are_not_pooled():
     with pytest.raises(UserError, match="different measures cannot be compared"):
         equivalence(human("model", 0.4), [human("h", 0.4, "s", "error")] * 3)
@@ -693,6 +700,7 @@ def test_a_clock_that_is_nearly_one_of_the_registry_is_asked_about(capsys, tmp_p
     assert "did you mean 'repetition'?" in text
 
 
+@pytest.mark.slow
 def test_a_finished_fit_is_left_as_it_is_and_knows_its_tables(tmp_path, capsys):
     path = table(tmp_path / "t.csv", k=X, p=0.9 * X**-0.4)
     args = [path, "--x", "k", "--y", "p", "--clock", "repetition", *FEW, "--out", str(tmp_path / "run")]

@@ -119,6 +119,7 @@ def test_a_fit_that_did_not_converge_stands_for_no_form():
     assert best_of([{"power": bad}, {"power": good}])["power"] is good
 
 
+@pytest.mark.slow
 def test_the_result_says_which_noise_decided(tmp_path):
     asked = {"x": "k", "y": "seconds", "clock": "repetition", "measure": "time", "forms": FEW}
     said = {}
@@ -147,6 +148,7 @@ def test_the_result_says_which_noise_decided(tmp_path):
     assert not any("noise relative" in one for one in said["equal"].cautions)
 
 
+@pytest.mark.slow
 def test_the_committed_table_of_rejections_is_of_this_design():
     """Its rates are claimed in docs/measures.md: the power law is rejected nominally where it is true, and an
     exponential nearly always, whatever the noise.
@@ -167,6 +169,7 @@ def test_the_committed_table_of_rejections_is_of_this_design():
         assert f"| {truth} | {words} | {rows['curves'].sum()} | {cells} |" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["nls", "loglog", "ml"])
 def test_no_form_fits_worse_than_one_that_it_holds(way):
     """On random curves of every form, with gaps and without; a limit that lies beyond the bounds of a form is

@@ -83,6 +83,7 @@ def test_the_better_noise_of_a_form_may_be_the_one_that_did_not_converge(stopped
     assert found.ahead == {"power_asymptote": pytest.approx(3.0)}
 
 
+@pytest.mark.slow
 def test_a_report_cites_no_exponent_that_is_undecided(stopped):
     stopped("apex", 7.5)
     table = pd.DataFrame({"k": X, "seconds": curve().y})
@@ -94,6 +95,7 @@ def test_a_report_cites_no_exponent_that_is_undecided(stopped):
     assert found.summary["standing"]["state"] == "undecided"
 
 
+@pytest.mark.slow
 def test_experiments_say_it_too_and_judge_no_exponent(stopped):
     def table(law):
         return fit_forms([curve(law, s) for s in range(4)], curve(law), FEW)

@@ -29,6 +29,7 @@ def libraries():
     pytest.importorskip("arviz", exc_type=ImportError)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_population_of_power_laws_is_that_of_a_meta_analysis(libraries):
     """Exponents of single units, so precise here that their mean and spread are those of the population."""
@@ -50,6 +51,7 @@ def test_a_population_of_power_laws_is_that_of_a_meta_analysis(libraries):
     assert "power laws better than exponentials" in found.verdict
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_exponentials_are_known_though_their_mean_may_look_like_a_power_law(libraries):
     found = population(planted("exponential"), draws=400)
