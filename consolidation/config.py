@@ -14,6 +14,9 @@ from labbook.console import UserError
 # what exposures of a pattern may count, as trajectories name it
 EXPOSURE_CLOCKS = ("repetitions in sequence", "repetitions in batch stream", "repetitions over training")
 
+# embeddings of the keys
+Keys = Literal["learned", "fixed"]
+
 
 @dataclass(frozen=True)
 class SRCDConfig:
@@ -208,7 +211,7 @@ class CRAMConfig:
     """
     feed_forward: int | None = None
     """Hidden units of the feed-forward part. Not in the paper; None: 4 d."""
-    keys: Literal["learned", "fixed"] = "learned"
+    keys: Keys = "learned"
     """Embedding of the keys. Not in the paper; learned, as models have it, so a pattern's value can be
     written into its own embedding too (the knock-out of all parts shows how much is). `fixed` gives random
     codes, and memory has to live in the other weights.

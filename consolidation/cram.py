@@ -24,7 +24,7 @@ from torch.nn.functional import (
     relu,
 )
 
-from consolidation.config import CRAMConfig, Objective, SRCDConfig
+from consolidation.config import CRAMConfig, Keys, Objective, SRCDConfig
 from consolidation.episodic import EpisodicMemory
 from consolidation.srcd import IGNORED, Batch
 
@@ -314,7 +314,7 @@ class Inputs(nn.Module):
     + gap), added and normalised.
     """
 
-    def __init__(self, benchmark: SRCDConfig, width: int, keys: Literal["learned", "fixed"]):
+    def __init__(self, benchmark: SRCDConfig, width: int, keys: Keys):
         super().__init__()
         self.key = nn.Embedding(benchmark.keys + 1, width)
         self.key.weight.requires_grad_(keys == "learned")

@@ -3,7 +3,7 @@
 Nothing heavy is imported before one of them is called: `import consolidation` takes no time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -288,7 +288,7 @@ def train_cram(
             objective=replace(begun.objective, **objective),
             **training,
         )
-        place: Any = Path(out) if isinstance(out, str) else out
+        place: Any = out
         command = Command(config, Settings(tracker, report), seeds, first_seed, place)
         conform(command)
         folder, summaries = execute(command)
@@ -301,7 +301,5 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _names(given: Any) -> Any:
-    """Several names; one alone is not taken apart into its letters, and what is none is left for the
-    configuration to refuse.
-    """
-    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else given
+    """Several names; one alone is not taken apart into its letters."""
+    return (given,) if isinstance(given, str) else given

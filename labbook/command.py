@@ -11,9 +11,10 @@ import textwrap
 import types
 import typing
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -340,7 +341,7 @@ def restored(kind: Any, found: Any, name: str = "") -> Any:
     """A dataclass from what JSON holds of it. Raises ValueError for a value of another type."""
     if not isinstance(found, dict):
         raise ValueError(f"{name} is {found!r}, and has to be an object")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     if unknown := sorted(set(found) - set(hints)):
         raise ValueError(f"{name} has no {', '.join(unknown)}")
     return kind(**{key: _value(hints[key], value, key) for key, value in found.items() if key in hints})
@@ -352,8 +353,9 @@ def conform(options: Any) -> None:
 
     Raises UserError with the flag, what was given, and what it takes.
     """
-    hints = typing.get_type_hints(type(options))
-    for one in dataclasses.fields(options):
+    of: Any = type(options)
+    hints = _hints(of)
+    for one in dataclasses.fields(of):
         given, kind = getattr(options, one.name), hints[one.name]
         try:
             taken = _value(kind, given, one.name)
@@ -368,6 +370,12 @@ def conform(options: Any) -> None:
             object.__setattr__(options, one.name, taken)
 
 
+@cache
+def _hints(kind: Hashable) -> dict[str, Any]:
+    """The annotations of a dataclass; a training step makes one, so they are read once."""
+    return typing.get_type_hints(kind)
+
+
 def _takes(kind: Any) -> str:
     """What an option of this type takes, in words."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
@@ -376,7 +384,7 @@ def _takes(kind: Any) -> str:
     if origin is typing.Annotated:
         return _takes(parts[0])
     if origin is typing.Literal:
-        return ", ".join(map(repr, parts)) if len(parts) == 1 else f"one of {', '.join(map(repr, parts))}"
+        return f"{'one of ' * (len(parts) > 1)}{', '.join(map(repr, parts))}"
     if origin is tuple:
         one = _takes(parts[0])
         return f"a list ({one} each)" if parts[-1] is Ellipsis else f"{len(parts)} values ({one} each)"
@@ -389,7 +397,7 @@ def _value(kind: Any, value: Any, name: str) -> Any:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if hasattr(value, "tolist"):
         value = value.tolist()  # a scalar or an array of NumPy
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if dataclasses.is_dataclass(kind):
         return value if isinstance(value, typing.cast(type, kind)) else restored(kind, value, name)
     if origin in (typing.Union, types.UnionType):
@@ -401,15 +409,15 @@ def _value(kind: Any, value: Any, name: str) -> Any:
     elif origin is typing.Literal:
         if any(type(value) is type(part) and value == part for part in parts):
             return value
-    elif origin is tuple and not isinstance(value, str) and isinstance(value, Sequence):
-        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        if len(kinds) == len(value):
-            found = tuple(_value(part, one, name) for part, one in zip(kinds, value, strict=True))
-            return found
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return value if type(value) is float else float(value)
-    elif kind is int and whole:
-        return value if type(value) is int else int(value)
+    elif origin is tuple and isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+        values = tuple(value)
+        kinds = parts[:1] * len(values) if parts[-1] is Ellipsis else parts
+        if len(kinds) == len(values):
+            return tuple(_value(part, one, name) for part, one in zip(kinds, values, strict=True))
+    elif kind is float and number:
+        return float(value)
+    elif kind is int and number and value == value // 1:
+        return int(value)
     elif kind is Path and isinstance(value, str | Path):
         return Path(value)
     elif isinstance(kind, type) and type(value) is kind:

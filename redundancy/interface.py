@@ -3,7 +3,7 @@
 Nothing heavy is imported before one of them is called: `import redundancy` takes no time.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -38,14 +38,10 @@ def _objects(asked: Mapping[str, Any]) -> list[str]:
     return found + ["checkpoints"] * isinstance(asked.get("checkpoints"), Mapping)
 
 
-def _several(given: Any, read: Callable[[Any], Any] = lambda one: one) -> Any:
-    """A sequence as a request holds it; what is none is left for the request to refuse."""
-    return tuple(map(read, given)) if isinstance(given, Iterable) and not isinstance(given, str) else given
-
-
-def _path(given: Any) -> Any:
-    """A place as settings hold it; what is none is left for them to refuse."""
-    return Path(given) if isinstance(given, str) else given
+def _names(checkpoints: Any) -> Any:
+    """Checkpoints by name; what cannot be listed is left for the request to refuse."""
+    listed = isinstance(checkpoints, Iterable) and not isinstance(checkpoints, str)
+    return tuple(map(str, checkpoints)) if listed else checkpoints
 
 
 def _text(corpus: Text | None, config: "R") -> "tuple[Corpus | None, R]":
@@ -165,6 +161,7 @@ def probe_model(
     >>> own.layers.equals(result.layers)
     True
     """
+    # of any type: the request takes what its fields are, and refuses the rest
     asked = dict(locals())
     # here and not above: torch and transformers take seconds to import
     from redundancy.given.model import evaluating, source_of
@@ -186,7 +183,7 @@ def probe_model(
             quick=quick,
             bos=bos,
             context=context,
-            layers=_several(layers),
+            layers=asked["layers"],
             ridge=ridge,
             keep_position_0=keep_position_0,
             dtype=dtype,
@@ -202,7 +199,7 @@ def probe_model(
         settings = ProbeSettings(
             device=device,
             batch_size=batch_size,
-            out=_path(out),
+            out=asked["out"],
             resume=resume,
             probes=probes,
         )
@@ -310,9 +307,9 @@ def measure_training(
     with keywords():
         config = TrainingConfig(
             model=str(model),
-            revisions=_several(revisions),
+            revisions=asked["revisions"],
             # objects are known by their steps, and by their hashes once they are measured
-            checkpoints=_several(checkpoints, str),
+            checkpoints=_names(checkpoints),
             target=target,
             revision=revision,
             tokens=tokens,
@@ -320,7 +317,7 @@ def measure_training(
             quick=quick,
             bos=bos,
             context=context,
-            layers=_several(layers),
+            layers=asked["layers"],
             ridge=ridge,
             keep_position_0=keep_position_0,
             dtype=dtype,
@@ -336,7 +333,7 @@ def measure_training(
         settings = Settings(
             device=device,
             batch_size=batch_size,
-            out=_path(out),
+            out=asked["out"],
             resume=resume,
         )
         given, modes = list[Checkpoint](), ExitStack()
@@ -457,17 +454,17 @@ def remove_attention(
         source = source_of(model, tokenizer, revision, trust_remote_code=trust_remote_code)
         config = RemovalConfig(
             model=_name(model, source.name),
-            parts=PARTS if parts is None else _several(parts),
-            orders=_several(orders),
-            targets=_several(targets),
-            shares=_several(shares),
+            parts=PARTS if parts is None else asked["parts"],
+            orders=asked["orders"],
+            targets=asked["targets"],
+            shares=asked["shares"],
             revision=revision,
             tokens=tokens,
             eval_tokens=eval_tokens,
             quick=quick,
             bos=bos,
             context=context,
-            layers=_several(layers),
+            layers=asked["layers"],
             ridge=ridge,
             keep_position_0=keep_position_0,
             dtype=dtype,
@@ -483,7 +480,7 @@ def remove_attention(
         settings = Settings(
             device=device,
             batch_size=batch_size,
-            out=_path(out),
+            out=asked["out"],
             resume=resume,
         )
         return execute(config, settings, Given(source, corpus=text, call=call))

@@ -31,6 +31,8 @@ from replication.rows import (
     CONTEXT,
     CONTROLS,
     HERE,
+    LEARNED,
+    PARTS,
     REPEAT,
     ROOT,
     RUNNING,
@@ -39,6 +41,7 @@ from replication.rows import (
     Finished,
     Row,
     table,
+    verdicts,
 )
 from replication.verdict import Verdict
 
@@ -143,7 +146,7 @@ def shipped() -> list[Path]:
     places = ("*/*/summary.json", "*/summary.json", "*/*/fit.json")
     runs = {path.parent for place in places for path in ROOT.glob(f"*/data/runs/{place}")}
     # read with the run that they repeat
-    beside = (REPEAT, CONTEXT, RUNNING, UNREWARDED, CONTROLS, UNFAMILIAR)
+    beside = (REPEAT, CONTEXT, RUNNING, UNREWARDED, CONTROLS, UNFAMILIAR, LEARNED)
     runs = {run for run in runs if not any(mark in run.name for mark in beside)}
     # people's experiments, whose training runs lie beside them
     people = [path.parent for path in ROOT.glob("*/data/experiments/*/claims.csv")]
@@ -174,10 +177,6 @@ def rows_of(runs: Sequence[Finished]) -> list[Row]:
                 Row(claim, paper, "none", "none", "none", Verdict.UNTESTED, own=False, sentence=why, links="")
             )
     return rows
-
-
-# what a claim's own section says, in its order
-PARTS = ("paper", "ours", "control", "model and scale")
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -214,13 +213,11 @@ def page(rows: Sequence[Row]) -> str:
 
 def _described(row: Row) -> list[str]:
     """A claim with its verdicts, what they rest on, and where it lies."""
-    here, about = row.here.value, row.verdict
-    verdict = f"**{here}** {HERE}; {ABOUT}: {about}." if here != about else f"**{about}**."
     shown = zip(PARTS, (row.paper, row.ours, row.control, row.scale), strict=True)
     return [
         f"**{cell(row.claim)}**",
         "",
-        " ".join(filter(None, (verdict, cell(row.sentence)))),
+        " ".join(filter(None, (verdicts(row.here.value, row.verdict), cell(row.sentence)))),
         "",
         *(f"- *{part}*: {cell(text)}" for part, text in shown),
         *([f"- *see*: {row.links}"] if row.links else []),

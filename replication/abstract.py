@@ -24,7 +24,7 @@ from redundancy.removal.figures import best_of_each_kind, draw_order
 from redundancy.removal.tables import Losses
 from replication.claims.decay import clocks_differ, of_the_preprint
 from replication.claims.decided import Decided, is_factorial
-from replication.claims.finding import many_keys, where_learnt
+from replication.claims.finding import able_variations, where_learnt
 from replication.rows import Finished, exponent
 
 PREDICTORS = {
@@ -196,12 +196,10 @@ def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
 
 def spared(decided: Decided) -> list[str]:
     """The contrast of a factorial between a router without a memory and one with, and its state; and with
-    many more novel keys, see `many_keys`.
+    another choice, see `able_variations`.
     """
-    keys, found = decided.config["cram"]["keys"], many_keys(decided)
-    shown = [(decided, f"{keys} keys, price {decided.of.price:g}")]
-    if found is not None:
-        shown.append((found, f"the same, {found.novel_keys:,} novel keys"))
+    shown = [(decided, f"{decided.of.keys} keys, price {decided.of.price:g}")]
+    shown += [(one.there, f"the same, {one.choice}") for one in able_variations(decided)]
     contrasts = [(one.of.contrast("B - A"), named) for one, named in shown]
     return [f"{named}: {one.number.text(2, sign=True)}, {one.state}" for one, named in contrasts]
 

@@ -74,7 +74,8 @@ CAPTIONS: dict[str, dict[str, str]] = {
             "Fixed key codes: share of recurring queries that the weights answer with attention knocked out, "
             "and share that the router reads, over training, by cell of the design; points are the powers of "
             "two and the last step, at which attention was knocked out. Bottom: the contrasts, with 95 and 90"
-            " % intervals and the zone of ±.05."
+            " % intervals and the zone of ±.05. States are of reading alone: where D and E "
+            "answer little with attention knocked out, they say nothing of the load."
         ),
         "published_settings": (
             "From the paper's price of attention, onset of pressure, temperature and semantic rank to ours, "

@@ -23,6 +23,16 @@ UNREWARDED = "-reward-0"
 CONTROLS = "-controls"
 # likewise: its cells made again with so many novel keys that each is bound a few times
 UNFAMILIAR = "-unfamiliar"
+# likewise: with learned keys
+LEARNED = "-learned"
+
+# what a claim's own section says, in its order
+PARTS = ("paper", "ours", "control", "model and scale")
+
+
+def verdicts(here: str, about: str) -> str:
+    """Both verdicts of a claim in a sentence."""
+    return f"**{here}** {HERE}; {ABOUT}: {about}." if here != about else f"**{about}**."
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ QUALITY = {"cram": 0.8, "no-consolidation": 0.2, "no-quality": 0.8}
 LISTED = dict(zip(CELLS, cells(TINY, ("factorial",)), strict=True)) | {
     cell.config.model: cell for cell in cells(TINY, ("controls",))
 }
+# with learned keys: the letters of the design, small
+LISTED |= dict(zip("ab", cells(TINY, ("learned",)), strict=True))
 POWERS = (0, 1, 8, 64, 512)
 
 
@@ -32,8 +34,8 @@ def plant_seed(
     novel: float = 1.0,
     change: float = 0.0,
 ) -> Path:
-    """One seed of a cell, by its letter, or of another control, by its model: P(attend | recurring), which
-    changed by `change` over the last quarter.
+    """One seed of a cell, by its letter (see `LISTED`), or of another control, by its model: P(attend |
+    recurring), which changed by `change` over the last quarter.
     """
     config = LISTED[cell].config
     folder = out / LISTED[cell].folder / f"seed-{seed}"
@@ -90,11 +92,12 @@ def around(mean: float, seeds: int = 8, spread: float = 0.01) -> list[float]:
 
 
 def plant(out: Path, attends: Mapping[str, Sequence[float]], **more: Mapping[str, float]) -> Path:
-    """A factorial with P(attend | recurring) by cell and seed, and `known`, `novel` and `change` by cell;
-    tabulated by the command.
+    """A factorial, or in small letters one with learned keys: P(attend | recurring) by cell and seed, and
+    `known`, `novel` and `change` by cell; tabulated by the command.
     """
     for cell, values in attends.items():
         for seed, value in enumerate(values):
             plant_seed(out, cell, seed, value, **{k: by[cell] for k, by in more.items() if cell in by})
-    replicate.main(["tiny", "--tables", "factorial", "--seeds", "0", "--no-report", "--out", str(out)])
+    table = "learned" if set(attends) <= set("ab") else "factorial"
+    replicate.main(["tiny", "--tables", table, "--seeds", "0", "--no-report", "--out", str(out)])
     return out

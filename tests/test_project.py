@@ -213,6 +213,7 @@ FLOORS = (
     {"replication.verdict", "replication.paper", "replication.captions"},
     {"replication.rows"},
     {"replication.claims.decided", "replication.claims.beside"},
+    {"replication.claims.varied"},
     {"replication.claims.factorial"},
     {
         "replication.claims.finding",

@@ -119,7 +119,7 @@ class Analysis:
     def exponent(self, form: str, estimator: Estimator) -> ExponentRow | None:
         """The row of `exponents` of a form and an estimator; None where there is none."""
         rows = exponent_rows(self.exponents)
-        return next((one for one in rows if (one.form, one.estimator) == (form, estimator)), None)
+        return next((one for one in rows if one.fit == (form, estimator)), None)
 
     def to_frame(self) -> pd.DataFrame:
         """The exponents of every power form and estimator."""

@@ -275,21 +275,19 @@ def _untested(curve: Curve, forms: Sequence[str], estimator: Estimator) -> str:
     its correction alone puts all of them behind the smallest form by more than what rejects; empty where one
     could. They are counted whether they were asked for or not, because fewer rivals test no more.
     """
-    points, asked = (
-        len(np.unique(curve.x)) - len(curve.stray_x),
-        [form(name) for name in dict.fromkeys(forms)],
-    )
-    bent = [one for one in FORMS.values() if one.asymptote]
+    points = len(np.unique(curve.x)) - len(curve.stray_x)
+    asked = [form(name) for name in dict.fromkeys(forms)]
+    changing, bent = [one for one in asked if not one.null], [one for one in FORMS.values() if one.asymptote]
 
     def cost(of: Form, n: int) -> float:
         # the error variance is one of k
         return float(aicc(0.0, len(of.parameters) + (estimator != "ml"), n))
 
     def behind(n: int) -> float:
-        own = [cost(one, n) for one in asked if not one.null]
-        return min(cost(one, n) for one in bent) - min(own) if own and np.isfinite(min(own)) else math.inf
+        least = min(cost(one, n) for one in changing)
+        return min(cost(one, n) for one in bent) - least if np.isfinite(least) else math.inf
 
-    if all(one.null for one in asked) or behind(points) <= REJECTED:
+    if not changing or behind(points) <= REJECTED:
         return ""
     enough = next(n for n in itertools.count(points) if behind(n) <= REJECTED)
     remedy = f"; {enough} or more would do"

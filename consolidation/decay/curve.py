@@ -5,6 +5,7 @@ quantities; `Clock.require_same` refuses to compare them.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -120,22 +121,21 @@ class Curve:
         negative = self.measure == "savings" or (not proportion and bool((self.y < 0).any()))
         return -np.inf if negative else 0.0, 1.0 if proportion else np.inf
 
-    @property
+    @cached_property
     def stray_x(self) -> Array:
         """The x that only one unit has, where it lacks one that all others have, of three units or more: what
         a delay that slipped looks like.
         """
         if self.unit is None:
             return np.array([])
-        x, at = np.unique(self.x, return_inverse=True)
-        units, of = np.unique(self.unit, return_inverse=True)
-        seen = np.zeros((len(units), len(x)), bool)
-        seen[of, at] = True
-        times = seen.sum(axis=0)
-        # units that lack an x of all others
-        lacking = ~seen[:, times == len(units) - 1].all(axis=1)
-        own = (times == 1) & seen[lacking].any(axis=0)
-        return np.asarray(x[own]) if len(units) >= 3 else np.array([])
+        units, code = np.unique(self.unit, return_inverse=True)
+        x, of = np.unique(np.column_stack([self.x, code]), axis=0).T
+        place, times = np.unique(x, return_inverse=True, return_counts=True)[1:]
+        # the one unit that lacks an x of all others: its code is what their sum falls short of that of all
+        short = np.arange(len(units)).sum() - np.bincount(place, of)
+        lacks = short[times == len(units) - 1]
+        own = (times[place] == 1) & np.isin(of, lacks)
+        return x[own] if len(units) >= 3 else np.array([])
 
     def rows(self, keep: npt.NDArray[np.bool_]) -> "Curve":
         """The observations marked in `keep`."""

@@ -51,6 +51,11 @@ class ExponentRow:
         """The exponent with its interval."""
         return Estimate(self.gamma, self.lower, self.upper, self.n)
 
+    @property
+    def fit(self) -> tuple[str, Estimator]:
+        """Form and estimator: which row of its table it is."""
+        return self.form, self.estimator
+
 
 def headline(curve: Curve, exponents: pd.DataFrame) -> ExponentRow:
     """The exponent to cite: of the pure power law, or where it is not defined (x = 0) of the first form with

@@ -104,7 +104,7 @@ def latex(found: Analysis) -> str:
     if standing.state == "does not survive":
         whose = ", of the form that is rejected"
         instead = "; no form is cited in its place"
-    if taken is not None and (taken.form, taken.estimator) != (head.form, head.estimator):
+    if taken is not None and taken.fit != head.fit:
         by = f" by {taken.estimator}" * (taken.form == head.form)
         instead = (
             f"; cited in its place is {_words(taken.form)}{by} with {_gamma(taken)} "

@@ -182,17 +182,16 @@ def human_range(curve: Curve) -> tuple[float, float] | None:
 CHOICES = ("clock", "form", "offset", "normalisation", "floor", "window", "estimator")
 
 
-def default_specification(found: Analysis, row: ExponentRow | None = None) -> dict[str, str]:
-    """The choices behind the headline, or behind another row of the exponents."""
-    head = row or found.headline
+def specification(curve: Curve, row: ExponentRow) -> dict[str, str]:
+    """The choices behind an exponent."""
     return {
-        "clock": str(found.curve.clock),
-        "form": head.form,
+        "clock": str(curve.clock),
+        "form": row.form,
         "offset": "x",
         "normalisation": "as given",
         "floor": "none",
         "window": "all",
-        "estimator": head.estimator,
+        "estimator": row.estimator,
     }
 
 
@@ -214,7 +213,6 @@ def specification_curve(found: Analysis) -> Figure:
     top.axhline(found.multiverse.summary["median"], color="0.3", lw=0.8, ls="--")
     inside = table["gamma"].between(low, high)
     top.plot(share[inside], table["gamma"][inside], ".", ms=3, color=style.PALETTE[0])
-    default = default_specification(found)
     names: list[tuple[str, Any, float, float]] = [
         (f"median {found.multiverse.summary['median']:.2f}", "0.3", 1.0, found.multiverse.summary["median"])
     ]
@@ -222,10 +220,10 @@ def specification_curve(found: Analysis) -> Figure:
         top.axhspan(*band, color=style.PALETTE[1], alpha=0.3, lw=0)
         shade = tuple(0.75 * c for c in style.PALETTE[1])
         names.insert(0, ("human range\nof the preprint", shade, 1.0, float(np.mean(band))))
-    other = cited(found)
+    other, default = cited(found), specification(found.curve, found.headline)
     marks = [("default", default, "D", style.PALETTE[3], 16)]
-    if other is not None and (other.form, other.estimator) != (found.headline.form, found.headline.estimator):
-        marks.append(("cited", default_specification(found, other), "o", style.PALETTE[0], -22))
+    if other is not None and other.fit != found.headline.fit:
+        marks.append(("cited", specification(found.curve, other), "o", style.PALETTE[0], -22))
     for what, ways, marker, colour, beside in marks:
         for place in np.flatnonzero((table[list(ways)] == pd.Series(ways)).all(axis=1))[:1]:
             at, value = share[place], float(table["gamma"][place])

@@ -108,7 +108,7 @@ def with_asymptote(found: Analysis) -> str:
     """What the power law with an asymptote says by least squares: the reading of figure 4A that gives the
     paper's own number.
     """
-    rows = [r for r in exponent_rows(found.exponents) if (r.form, r.estimator) == ("power_asymptote", "nls")]
+    rows = [r for r in exponent_rows(found.exponents) if r.fit == ("power_asymptote", "nls")]
     if not rows:
         return "the power law with an asymptote could not be fitted by nls."
     beyond = f" It {rows[0].impossible}." if rows[0].impossible else ""

@@ -53,8 +53,7 @@ def beside(found: Analysis) -> ExponentRow | None:
     best form has none.
     """
     own, head = found.of_best, found.headline
-    same = own is None or (own.form, own.estimator) == (head.form, head.estimator)
-    return None if same else own
+    return None if own is None or own.fit == head.fit else own
 
 
 def _said(found: Analysis, one: ExponentRow, of: str = "") -> str:

@@ -97,6 +97,7 @@ def work(command: Command) -> Path | None:
             f"({', '.join(VARIANTS)}). Leave it out."
         )
     # torch takes seconds to import: --help and errors of the options do not wait for it
+    from consolidation.replicate.cells import DESIGNED
     from consolidation.replicate.contrasts import of_table, primary
     from consolidation.replicate.experiment import execute
     from labbook.run import read_table
@@ -107,7 +108,7 @@ def work(command: Command) -> Path | None:
         return None
     show(table)
     contrasts = out / "contrasts.csv"
-    if "factorial" in command.tables and contrasts.is_file():  # no cell may be finished yet
+    if set(DESIGNED) & set(command.tables) and contrasts.is_file():  # no cell may be finished yet
         show_contrasts(primary(of_table(read_table(contrasts))))
     return out
 

@@ -54,7 +54,7 @@ def memory_and_use(of: Factorial) -> Figure:
     steps = int(of.courses["step"].max())
     style.title(
         figure,
-        f"Memory and its use, fixed key codes, attention priced at {of.price:g}, {steps:,} steps. Each "
+        f"Memory and its use, {of.keys} key codes, attention priced at {of.price:g}, {steps:,} steps. Each "
         "cell's way from the first step (○) to the last (●), mean over seeds; thin: single seeds. "
         "Points: steps at which attention was knocked out, powers of two and the last",
     )

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from consolidation.config import SRCDConfig
+from consolidation.config import Keys, SRCDConfig
 from consolidation.train.config import TrainConfig
 from labbook.console import UserError
 
 # every published hyperparameter
 PAPERS = TrainConfig()
 
-# models and loads, in units of the preset's patterns, of `consolidation/design.md`
+# tables of cells of `consolidation/design.md`, in the order of its letters
+DESIGNED = ("factorial", "learned")
+# models and loads, in units of the preset's patterns, of that design
 FACTORIAL = (
     ("cram", 1),
     ("control", 1),
@@ -165,7 +167,7 @@ def _novel(base: TrainConfig) -> list[Cell]:
 
 
 def _keys(base: TrainConfig) -> list[Cell]:
-    kinds: tuple[Literal["learned", "fixed"], ...] = ("learned", "fixed")
+    kinds: tuple[Keys, ...] = ("learned", "fixed")
     found = []
     for kind in kinds:
         for model in ("cram", "control"):
@@ -187,14 +189,19 @@ def _controls(base: TrainConfig) -> list[Cell]:
     return [_designed("controls", base, model) for model in ("control-network", "control-narrow")]
 
 
-def _designed(table: str, base: TrainConfig, model: str, load: int = 1) -> Cell:
+def _learned(base: TrainConfig) -> list[Cell]:
+    """Cells A and B of the design with learned keys."""
+    return [_designed("learned", base, model, keys="learned") for model in ("cram", "control")]
+
+
+def _designed(table: str, base: TrainConfig, model: str, load: int = 1, keys: Keys = "fixed") -> Cell:
     """A model as the design trains it: fixed keys, twice the steps, and `load` times the patterns."""
     patterns = load * base.benchmark.patterns
     config = replace(
         base,
         model=model,
         steps=2 * base.steps,
-        cram=replace(base.cram, keys="fixed", quality="predicted"),
+        cram=replace(base.cram, keys=keys, quality="predicted"),
         benchmark=replace(base.benchmark, patterns=patterns),
     )
     return Cell(table, f"{model}, {patterns} patterns", f"{table}-{model}-{patterns}", config)
@@ -258,5 +265,6 @@ TABLES: dict[str, Callable[[TrainConfig], list[Cell]]] = {
     "transfer": _transfer,
     "factorial": _factorial,
     "controls": _controls,
+    "learned": _learned,
     "published": _published,
 }

@@ -26,7 +26,8 @@ class Command:
     )
     """Which tables: of the preprint and beside them keys, table1, table4, schedule, recurrence, novel, mode,
     transfer; factorial, the experiment of consolidation/design.md; controls, others in the place of its
-    control; published, from the preprint's settings to ours one step at a time.
+    control; learned, that control and CRAM with learned keys; published, from the preprint's settings to
+    ours one step at a time.
     """
     seeds: int = 5
     """Seeds of every cell that have to be finished; 0 only tabulates what is there."""

@@ -175,6 +175,11 @@ def p_signs(differences: Array) -> float:
     return float(np.mean(means >= abs(differences.sum()) - 1e-12))
 
 
+def signs_can_tell(n: int) -> bool:
+    """Whether the p by signs of n differences, 2 / 2^n at least, can be below ALPHA."""
+    return 2 / 2**n < ALPHA
+
+
 def variances(values: Array) -> tuple[float, float, float]:
     """REML variances of the error and of the seeds, and the degrees of freedom of the error, in y = cell +
     seed + error; values (seed, cell), complete.

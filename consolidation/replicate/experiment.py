@@ -19,14 +19,16 @@ factorial   is it CRAM's mechanism: models and memory loads with fixed key codes
             before in `consolidation/design.md`
 controls    is it the control's fault: the factorial's with a router that sees x through a network as CRAM's
             does, and with CRAM's feed-forward width
+learned     is it the keys or the price: cells A and B of the factorial with learned keys
 published   which of the settings that the preset changes makes it work: from the paper's objective and rank
             to ours, one step at a time
 
 Every cell and seed is a run of `consolidation.train` and a folder of its own; finished ones are skipped, so a
 killed command goes on, and cells that several tables share are trained once. `cells.csv` holds one row per
-cell and metric: mean over seeds with its interval, and the paper's number beside it; `factorial` adds
-`outcomes.csv`, `courses.csv` and `contrasts.csv` (see `factorial` and `contrasts`). `runs.csv` says which of
-the planned runs are finished, begun and not run. With --minutes the runs are taken in the order of `budget`.
+cell and metric: mean over seeds with its interval, and the paper's number beside it; `factorial` and
+`learned` add `outcomes.csv`, `courses.csv` and `contrasts.csv` (see `factorial` and `contrasts`). `runs.csv`
+says which of the planned runs are finished, begun and not run. With --minutes the runs are taken in the order
+of `budget`.
 """
 
 import time
@@ -37,7 +39,7 @@ from pathlib import Path
 import pandas as pd
 
 from consolidation.replicate import budget
-from consolidation.replicate.cells import Cell, cells
+from consolidation.replicate.cells import DESIGNED, Cell, cells
 from consolidation.replicate.config import Command
 from consolidation.replicate.contrasts import primary
 from consolidation.replicate.factorial import Factorial
@@ -61,6 +63,11 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
     began = time.monotonic()
     out = command.out or default_folder("replicate")
     listed = cells(command.config, command.tables)
+    if set(DESIGNED) <= set(command.tables):
+        raise UserError(
+            f"--tables {' and '.join(DESIGNED)} have the same cells of consolidation/design.md with other "
+            "keys, and need two folders. Leave one of them out here."
+        )
     if command.seeds < 0:
         raise UserError(f"--seeds {command.seeds}: give the number of seeds, or 0 to tabulate what is there.")
     if command.minutes is not None and not (isfinite(command.minutes) and command.minutes > 0):
@@ -107,7 +114,7 @@ def execute(command: Command) -> tuple[Path, pd.DataFrame]:
         from consolidation.replicate.figures import draw
 
         cell_figures.draw(table, decided, out)
-        if not set(command.tables) <= {"factorial", "controls"}:  # whose cells are not those that it compares
+        if not set(command.tables) <= {*DESIGNED, "controls"}:  # whose cells are not those that it compares
             draw(out, out)
         if command.settings.report:
             report(command, table, course, decided).write(out)

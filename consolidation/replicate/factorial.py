@@ -26,7 +26,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from consolidation.replicate.cells import Cell
+from consolidation.config import Keys
+from consolidation.replicate.cells import DESIGNED, Cell
 from consolidation.replicate.contrasts import (
     CELLS,
     LEARNT,
@@ -51,23 +52,24 @@ COURSES = {
 
 @dataclass(frozen=True)
 class Factorial:
-    """Outcomes and courses as in this module's docstring, the contrasts of the outcomes, and lambda_E, the
-    price of every position that attends.
+    """Outcomes and courses as in this module's docstring, the contrasts of the outcomes, lambda_E, the
+    price of every position that attends, and the embedding of the keys.
     """
 
     outcomes: pd.DataFrame
     courses: pd.DataFrame
     contrasts: tuple[Contrast, ...]
     price: float
+    keys: Keys
 
     @classmethod
     def measure(cls, out: Path, listed: Sequence[Cell]) -> "Factorial | None":
-        """From the finished seeds of the cells of the table `factorial`, in the order of the design; None
-        where there is none.
+        """From the finished seeds of the cells of the table `factorial` or `learned`, in the order of the
+        design; None where there is none.
 
         Raises UserError for a seed without a trajectory, and for a damaged one.
         """
-        cells = [cell for cell in listed if cell.table == "factorial"]
+        cells = [cell for cell in listed if cell.table in DESIGNED]
         outcomes, courses = list[pd.DataFrame](), list[pd.DataFrame]()
         for letter, cell in zip(CELLS, cells, strict=False):
             run = out / cell.folder
@@ -85,6 +87,7 @@ class Factorial:
             pd.concat(courses, ignore_index=True)[["cell", "seed", "step", *COURSES]],
             analyse(found),
             cells[0].config.objective.attention_penalty,
+            cells[0].config.cram.keys,
         )
 
     @classmethod
@@ -92,7 +95,9 @@ class Factorial:
         """Of a finished run folder. Raises UserError where it is none, or damaged."""
         summary, tables = read_finished(folder, TABLES, "consolidation.replicate --tables factorial")
         price = float(summary["config"]["objective"]["attention_penalty"])
-        return cls(tables["outcomes"], tables["courses"], of_table(tables["contrasts"]), price)
+        # the config is that of the preset, without what the design changes
+        keys: Keys = "learned" if "learned" in summary["tables"] else "fixed"
+        return cls(tables["outcomes"], tables["courses"], of_table(tables["contrasts"]), price, keys)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """As they are written, by name."""

@@ -74,8 +74,7 @@ class TrainConfig:
         conform(self)
         variant(self.model).model(self.cram)
         for name in ("steps", "batch", "evaluation", "evaluations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} has to be at least 1. Change --{name}.")
+            self._require(name, getattr(self, name) >= 1, "has to be at least 1")
         for name in ("learning_rate", "semantic_rate"):
             self._require(name, 0 < getattr(self, name) < math.inf, "has to be positive and finite")
         self._require("temperature", min(self.temperature) > 0, "has to be positive at both ends")

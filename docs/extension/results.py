@@ -15,7 +15,7 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 
 from extension.filled import FilledIn
-from replication.rows import ABOUT, HERE
+from replication.rows import ABOUT, HERE, PARTS, verdicts
 
 ROOT = Path(__file__).parents[2]
 RESULTS, CLAIMS = "RESULTS.md", "REPLICATION.md"
@@ -148,9 +148,8 @@ class Claims(FilledIn):
 def _of_row(row: dict[str, str]) -> str:
     """A claim of the headlines."""
     here, about = (row[column].strip("*") for column in (HERE, ABOUT))
-    verdict = f"**{here}** {HERE}; {ABOUT}: {about}." if here != about else f"**{about}**."
-    parts = [f":{name}: {row[name]}" for name in ("paper", "ours", "control", "model and scale")]
-    return _box(row["claim"], here, "\n".join([verdict, "", *parts]))
+    parts = [f":{name}: {row[name]}" for name in PARTS]
+    return _box(row["claim"], here, "\n".join([verdicts(here, about), "", *parts]))
 
 
 def _of_claim(text: str) -> str:

@@ -4,6 +4,7 @@ preprint.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from replication.claims.factorial import (
     contrast_rows,
     control_rows,
     load_rows,
-    unfamiliar_rows,
+    varied_rows,
 )
 from replication.rows import Finished, Row, number, show
 from replication.verdict import LEAST, Verdict, all_of, at_least, equals
@@ -98,6 +99,11 @@ def difference(first: Estimate | None, second: Estimate | None) -> Estimate | No
     return Estimate(gap, gap - half, gap + half, min(first.n, second.n))
 
 
+def asked(benchmark: Mapping[str, Any]) -> float:
+    """Share of positions that are queries, in whole positions: 13 of 256 at .05."""
+    return round(benchmark["length"] * benchmark["queries"]) / benchmark["length"]
+
+
 @dataclass(frozen=True)
 class Experiments:
     """The cells of `python -m consolidation.replicate`, and what every row about them says.
@@ -130,8 +136,7 @@ class Experiments:
             f"{config['cram']['width']}, {config['cram']['layers']} layer, {config['steps']:,} steps; "
             "n seeds",
             decided=decided,
-            # what is asked for, in whole positions: 13 of 256 at .05
-            queries=round(benchmark["length"] * benchmark["queries"]) / benchmark["length"],
+            queries=asked(benchmark),
             recurrence=benchmark["recurrence"],
         )
 
@@ -220,7 +225,7 @@ def _fixed(of: Experiments, decided: Decided) -> Iterator[Row]:
         yield _optimum(of, found["A"], beside, decided.setting("A"), novel, decided.named("A"))
     yield from contrast_rows(decided)
     yield from control_rows(decided)
-    yield from unfamiliar_rows(decided)
+    yield from varied_rows(decided)
     yield from load_rows(decided)
     for letter in "BE":
         if all(found[letter]):
@@ -360,6 +365,17 @@ def _uncorrected(run: Finished, model: str) -> str:
     return f" {old} of {len(started)} runs of {model} are older than a correction: {wrong}." if old else ""
 
 
+def _sizes(of: Experiments, rivals: Sequence[str]) -> str:
+    """Parameters of the rivals, beside CRAM's where it was trained."""
+
+    def size(name: str) -> int:
+        return tabulated_seeds(of.run.folder, name, name)[0].parameters
+
+    own = f", CRAM {size('cram'):,}" if of.cell("table1", "cram", "retrieval") else ""
+    sizes = [size(name) for name in rivals]
+    return f"They have {min(sizes):,} to {max(sizes):,} parameters{own}."
+
+
 def _rivals(of: Experiments) -> Iterator[Row]:
     """What other models retrieve."""
     names = ("transformer", "mamba", "seqboat", "jamba")
@@ -380,9 +396,8 @@ def _rivals(of: Experiments) -> Iterator[Row]:
             Verdict.UNDECIDED if missing and verdict is Verdict.HOLDS else verdict,
             own=False,
             sentence=f"Alike means within {RETRIEVAL_MARGIN}. The recurring share is {of.recurrence:.2f}, "
-            f"what memory alone answers, {alone:.2f} with chance. All have CRAM's number of parameters, "
-            "Jamba eight layers. Attention is priced at "
-            f"{of.run.summary['config']['objective']['attention_penalty']:g}"
+            f"what memory alone answers, {alone:.2f} with chance. {_sizes(of, list(rivals))} Attention "
+            f"is priced at {of.run.summary['config']['objective']['attention_penalty']:g}"
             + (f", and SeqBoat's ends at {show(gated, 4)} of positions" if gated else "")
             + ". Novel queries right, by seed: "
             + "; ".join(f"{name} {' '.join(map('{:.2f}'.format, each))}" for name, each in novel.items())

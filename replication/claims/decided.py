@@ -13,23 +13,21 @@ import numpy as np
 import pandas as pd
 
 from consolidation.replicate.contrasts import (
-    ALPHA,
     CELLS,
     LEARNT,
     LEAST_SEEDS,
     MARGIN,
     Contrast,
-    State,
     Tested,
-    p_signs,
     paired,
+    signs_can_tell,
 )
 from consolidation.replicate.factorial import Factorial
-from consolidation.replicate.tabulation import over_seeds, tabulated_seeds
+from consolidation.replicate.tabulation import over_seeds
 from consolidation.train import trajectory
 from labbook.console import UserError
 from labbook.estimate import Estimate
-from replication.rows import CONTROLS, UNFAMILIAR, UNREWARDED, Finished, minutes, show
+from replication.rows import CONTROLS, LEARNED, UNFAMILIAR, UNREWARDED, Finished, minutes, show
 
 WITHOUT = {
     "control": "without semantic memory",
@@ -44,35 +42,6 @@ STATES = {
 }
 # novel keys that are bound so often at most cannot be known by heart
 FEW_TIMES = 5
-
-
-@dataclass(frozen=True)
-class Control:
-    """Another control in the place of B.
-
-    Attributes
-    ----------
-    attends, novel : P(attend | recurring), and the share of novel queries answered, over its seeds.
-    beyond : P(attend | recurring) minus that of a cell, paired by seed, by its letter.
-    p_signs : that there is no difference from A, by changes of sign.
-    unrewarded : the difference from A without the reward of the semantic path; None where that was not run.
-    """
-
-    attends: Estimate
-    novel: Estimate
-    beyond: dict[str, Tested]
-    p_signs: float
-    unrewarded: Estimate | None
-
-    @property
-    def from_cram(self) -> Tested:
-        """The difference from A."""
-        return self.beyond["A"]
-
-    @property
-    def state(self) -> State:
-        """What may be said of its difference from CRAM."""
-        return self.from_cram.state
 
 
 @dataclass(frozen=True)
@@ -119,6 +88,20 @@ class Decided:
         """How many patterns a cell has."""
         return int(self.of.seeds(cell)["patterns"].iloc[0])
 
+    def folder(self, cell: str) -> Path:
+        """Where the seeds of a cell are."""
+        return self.run.folder / f"{self.table}-{CELLS[cell][0]}-{self.patterns(cell)}"
+
+    @property
+    def table(self) -> str:
+        """The table of `consolidation.replicate` that trains these cells."""
+        return "learned" if self.of.keys == "learned" else "factorial"
+
+    def control_folder(self, model: str) -> Path | None:
+        """Where the seeds of another control are; None where it was not trained."""
+        folder = self.run.beside(CONTROLS).folder / f"controls-{model}-{self.patterns('A')}"
+        return folder if folder.is_dir() else None
+
     def ran(self, cell: str) -> bool:
         """Whether the cell has a finished seed."""
         return len(self.of.seeds(cell)) > 0
@@ -162,11 +145,11 @@ class Decided:
 
         Raises UserError where the run beside differs in more than the reward.
         """
-        unrewarded = self._unrewarded
-        return None if unrewarded is None else _enough(self.attends(name[0]) - unrewarded)
+        unrewarded = self.unrewarded
+        return None if unrewarded is None else enough(self.attends(name[0]) - unrewarded)
 
     @cached_property
-    def _unrewarded(self) -> "pd.Series[float] | None":
+    def unrewarded(self) -> "pd.Series[float] | None":
         """P(attend | recurring) of cell A without the reward of the semantic path; index seed.
 
         Raises UserError where the run beside differs in more than the reward.
@@ -175,11 +158,11 @@ class Decided:
         if not folder.is_dir():
             return None
         model, weights = CELLS["A"][0], self.config["objective"] | {"semantic_reward": 0.0}
-        of_cell = folder / f"factorial-{model}-{self.patterns('A')}"
-        self._require(of_cell, "without the reward of the semantic path", model=model, objective=weights)
+        of_cell = folder / self.folder("A").name
+        self.require(of_cell, "without the reward of the semantic path", model=model, objective=weights)
         return replace(self, of=Factorial.read(folder)).attends("A")
 
-    def _require(self, folder: Path, what: str, **asked: Any) -> None:
+    def require(self, folder: Path, what: str, **asked: Any) -> None:
         """Raise UserError where a seed in a folder beside differs from this run in more than is asked."""
         for seed in trajectory.seeds(folder):
             if wrong := trajectory.unlike(seed, self.config | asked):
@@ -218,27 +201,6 @@ class Decided:
         """P(attend | recurring) of one cell minus that of another, paired by seed."""
         return tested(self.attends(first) - self.attends(second))
 
-    def control(self, model: str) -> Control | None:
-        """A control that was trained beside, of CONTROL_WITH; None where it was not.
-
-        Raises UserError where a seed of the run beside differs in more than the model.
-        """
-        folder = self.run.beside(CONTROLS).folder / f"controls-{model}-{self.patterns('A')}"
-        if not folder.is_dir():
-            return None
-        self._require(folder, f"with the {model}", model=model)
-        name = f"{model}, {self.patterns('A')} patterns"
-        seeds = {one.seed: one for one in tabulated_seeds(folder.parent, name, folder.name)}
-        attends = pd.Series({seed: one.attention["recurring"] for seed, one in seeds.items()}, dtype=float)
-        gaps = {cell: (attends - self.attends(cell)).dropna() for cell in "ABF" if self.ran(cell)}
-        return Control(
-            over_seeds(np.asarray(attends), "attends"),
-            over_seeds(np.array([one.accuracy["novel"] for one in seeds.values()]), "novel"),
-            {cell: tested(gap) for cell, gap in gaps.items()},
-            p_signs(np.asarray(gaps["A"])),
-            None if self._unrewarded is None else _enough(attends - self._unrewarded),
-        )
-
     @cached_property
     def unfamiliar(self) -> "Decided | None":
         """The same with so many novel keys that each is bound FEW_TIMES at most; None where that was not run.
@@ -254,16 +216,35 @@ class Decided:
                 f"{run.folder} is called as {self.run.folder.name} with many more novel keys, and has "
                 f"{found.novel_keys}, each bound {found.met():.0f} times. Move it, or name it otherwise."
             )
+        benchmark = self.config["benchmark"] | {"novel_keys": found.novel_keys}
+        return self._again(found, "with more novel keys", benchmark=benchmark)
+
+    @cached_property
+    def learned(self) -> "Decided | None":
+        """The same with learned keys; None where that was not run.
+
+        Raises UserError where a seed of the run beside differs in more than that.
+        """
+        run = self.run.beside(LEARNED)
+        if not run.folder.is_dir():
+            return None
+        found = replace(self, run=run, of=Factorial.read(run.folder))
+        return self._again(found, "with learned keys", cram=self.config["cram"] | {"keys": "learned"})
+
+    def _again(self, found: "Decided", what: str, **changed: Any) -> "Decided":
+        """Cells that were made again, whose seeds have to differ from these in the model, the patterns and in
+        what is changed alone.
+        """
         for letter in filter(found.ran, CELLS):
-            model, patterns = CELLS[letter][0], (self if self.ran(letter) else found).patterns(letter)
-            benchmark = self.config["benchmark"] | {"novel_keys": found.novel_keys, "patterns": patterns}
-            of_cell = run.folder / f"factorial-{model}-{found.patterns(letter)}"
-            self._require(of_cell, "with more novel keys", model=model, benchmark=benchmark)
+            patterns = (self if self.ran(letter) else found).patterns(letter)
+            benchmark = changed.get("benchmark", self.config["benchmark"]) | {"patterns": patterns}
+            asked = changed | {"model": CELLS[letter][0], "benchmark": benchmark}
+            self.require(found.folder(letter), what, **asked)
         return found
 
     def minutes(self) -> list[float]:
         """What each of its runs and of those beside it took."""
-        beside = (self.run.beside(mark) for mark in (UNREWARDED, CONTROLS, UNFAMILIAR))
+        beside = (self.run.beside(mark) for mark in (UNREWARDED, CONTROLS, UNFAMILIAR, LEARNED))
         return [each for run in (self.run, *beside) for took in minutes(run.folder).values() for each in took]
 
     @property
@@ -344,7 +325,7 @@ class Decided:
 
 def _config(folder: Path) -> dict[str, Any]:
     """Of the first seed of a factorial."""
-    return trajectory.read_config(min(folder.glob("factorial-*/seed-*/config.json")).parent)
+    return trajectory.read_config(min(folder.glob("*/seed-*/config.json")).parent)
 
 
 def tested(differences: "pd.Series[float]") -> Tested:
@@ -352,7 +333,7 @@ def tested(differences: "pd.Series[float]") -> Tested:
     return paired(np.asarray(differences.dropna(), dtype=np.float64))
 
 
-def _enough(differences: "pd.Series[float]") -> Estimate | None:
+def enough(differences: "pd.Series[float]") -> Estimate | None:
     """Their mean with Student's interval; None for too few seeds."""
     found = tested(differences).number
     return None if found.n < LEAST_SEEDS else found
@@ -361,7 +342,7 @@ def _enough(differences: "pd.Series[float]") -> Estimate | None:
 def said_unrewarded(number: Estimate) -> str:
     """Whether a difference is there without the reward, too."""
     shown = f"beside CRAM without that reward (λ_S = 0) the difference is {show(number, sign=True)}"
-    if number.lower > 0 and 2 / 2**number.n < ALPHA:
+    if number.lower > 0 and signs_can_tell(number.n):
         return f"{shown}, so the reward alone does not make it"
     if number.lower > 0:
         return (

@@ -6,13 +6,12 @@ from consolidation.replicate.contrasts import (
     CELLS,
     FAMILY,
     LEAST_SEEDS,
-    MARGIN,
     State,
-    Tested,
 )
 from labbook.estimate import Estimate
 from replication import paper
-from replication.claims.decided import STATES, WITHOUT, Decided, said_unrewarded, tested
+from replication.claims.decided import STATES, Decided, said_unrewarded, tested
+from replication.claims.varied import control, variations
 from replication.rows import CONTROLS, Row, show
 from replication.verdict import Verdict
 
@@ -33,30 +32,6 @@ CONTROL_WITH = {
 CONTROL_PLANNED = {
     "control-network": "and before its own runs",
     "control-narrow": "put off, and decided when the other control and two of its own seeds were known",
-}
-
-
-# what the change of a contrast says with more novel keys
-CHANGED = {
-    "larger": "it is larger there",
-    "smaller": "it is smaller there",
-    "equivalent": f"it does not turn on that, give or take {MARGIN}",
-    "undecided": "whether it turns on that is open",
-}
-# and beside what the design expected of it
-EXPECTED = {
-    "larger": "The design expected that if the mechanism needs q.",
-    "smaller": "The design expected a larger difference if the mechanism needs q.",
-    "equivalent": "The design expected a larger difference if the mechanism needs q.",
-    "undecided": "",
-}
-
-# when the runs with more novel keys were decided
-UNFAMILIAR_PLANNED = {
-    "B - A": "Added to the design after the results with fewer keys, and before this run; the difference "
-    "was looked at after three seeds.",
-    "F - A": "Added to the design with the other two, put off after their first seed, and written down "
-    "again, before its own runs, when their five seeds were known.",
 }
 # seeds of every cell of the design
 PLANNED_SEEDS = 8
@@ -112,8 +87,7 @@ def contrast_rows(decided: Decided) -> Iterator[Row]:
                 decided.said(name),
                 decided.failed(one),
                 decided.besides(name),
-                more_keys(decided, name),
-                _own_reads(decided, name),
+                *(part for one in variations(decided) for part in (one.said(name), one.own_reads(name))),
                 _planned(decided.of.price),
             ),
             links=f"{decided.run.figure('factorial_memory_and_use')}{decided.run.link}",
@@ -129,7 +103,7 @@ def _planned(price: float) -> str:
 def control_rows(decided: Decided) -> Iterator[Row]:
     """The claim that decides theorem 1 with other controls: is it the control's fault."""
     for model, which in CONTROL_WITH.items():
-        found = decided.control(model)
+        found = control(decided, model)
         if found is None:
             continue
         one = found.from_cram
@@ -160,67 +134,60 @@ def control_rows(decided: Decided) -> Iterator[Row]:
         )
 
 
-def unfamiliar_rows(decided: Decided) -> Iterator[Row]:
-    """The same claims with so many novel keys that no router can know them by heart, and has to tell what is
-    not familiar by its not being familiar.
-    """
-    there = decided.unfamiliar
-    for name, claim in PREDICTED.items() if there else ():
-        assert there is not None
-        if not there.ran(name[0]) or (one := there.of.contrast(name)).number.n < LEAST_SEEDS:
-            continue
-        known = {
-            cell: tested(there.by_seed(cell, "known") - decided.by_seed(cell, "known")).number
-            for cell in (name[0], "A")
-        }
-        yield Row(
-            f"{claim}, with {there.novel_keys:,} novel keys (table 4; {there.named('A')})",
-            f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
-            _reads(there.mean(name[0], "attends"), there.mean("A", "attends"), one.number)
-            + f", p = {one.p_holm:.2g} (Holm, over the three contrasts of the design), by signs "
-            f"{one.p_signs:.2g}, of equivalence {one.p_equivalence:.2g}",
-            f"with {decided.novel_keys:,} novel keys {show(decided.of.contrast(name).number, sign=True)}; "
-            f"novel queries right {show(there.mean(name[0], 'novel'))}, in CRAM "
-            f"{show(there.mean('A', 'novel'))}; recurring ones right with attention knocked out, in CRAM "
-            "second: "
-            + "; ".join(
-                f"{show(one_of.mean(name[0], 'known'))}, {show(one_of.mean('A', 'known'))} with "
-                f"{one_of.novel_keys:,} novel keys"
-                for one_of in (there, decided)
-            ),
-            f"{there.novel_keys:,} novel keys; {there.setting(f'A{name[0]}')}",
-            reads_more(one.state),
-            own=False,
-            sentence=_sentences(
-                there.said(name),
-                there.failed(one),
-                more_keys(decided, name),
-                _own_reads(decided, name),
-                EXPECTED[grown.state] if (grown := with_more_keys(decided, name)) else "",
-                f"With attention knocked out the share of recurring queries that is right changes by "
-                f"{show(known[name[0]], sign=True)}, CRAM's by {show(known['A'], sign=True)}, which mixes "
-                "what is known with what is read.",
-                room(there),
-                "Seeds are paired by number, their sequences differ between the two. "
-                f"{UNFAMILIAR_PLANNED.get(name, '')}",
-            ),
-            links=there.run.link,
-            headline=name == "B - A",
-        )
+def varied_rows(decided: Decided) -> Iterator[Row]:
+    """The same claims with one more choice changed, see `variations`."""
+    for varied in variations(decided):
+        there = varied.there
+        for name, claim in PREDICTED.items():
+            if not there.ran(name[0]) or (one := there.of.contrast(name)).number.n < LEAST_SEEDS:
+                continue
+            change = varied.change(name)
+            yield Row(
+                f"{claim}, with {varied.choice} (table 4; {there.named('A')})",
+                f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
+                _reads(there.mean(name[0], "attends"), there.mean("A", "attends"), one.number)
+                + f", p = {one.p_holm:.2g} (Holm, over the three contrasts of the design), by signs "
+                f"{one.p_signs:.2g}, of equivalence {one.p_equivalence:.2g}",
+                f"with {varied.instead} {show(decided.of.contrast(name).number, sign=True)}; "
+                f"novel queries right {show(there.mean(name[0], 'novel'))}, in CRAM "
+                f"{show(there.mean('A', 'novel'))}; recurring ones right with attention knocked out, in CRAM "
+                "second: "
+                + "; ".join(
+                    f"{show(run.mean(name[0], 'known'))}, {show(run.mean('A', 'known'))} with {keys}"
+                    for run, keys in ((there, varied.choice), (decided, varied.instead))
+                ),
+                f"{there.novel_keys:,} novel keys; {there.setting(f'A{name[0]}')}",
+                reads_more(one.state),
+                own=False,
+                sentence=_sentences(
+                    there.said(name),
+                    there.failed(one),
+                    varied.said(name),
+                    varied.own_reads(name),
+                    varied.expected.get(change.state, "") if change else "",
+                    "With attention knocked out the share of recurring queries that is right changes by "
+                    f"{varied.changed(name[0], 'known')}, CRAM's by {varied.changed('A', 'known')}, which "
+                    "mixes what is known with what is read.",
+                    room(there, "A"),
+                    varied.pairs,
+                    varied.planned.get(name, ""),
+                ),
+                links=there.run.link,
+                headline=name == "B - A",
+            )
 
 
-def room(decided: Decided) -> str:
-    """By how much a model can read more than CRAM at most."""
-    reads = decided.mean("A", "attends")
+def room(decided: Decided, whole: str) -> str:
+    """By how much a model can read more than CRAM does in its cell, at most."""
+    reads, most = decided.mean(whole, "attends"), decided.ceiling(whole)
     if reads is None:
         return ""
-    most = decided.ceiling("A")
     said = f"CRAM reads {reads.estimate:.2f} there, so no model can read more by more than "
     if most.state == "larger":
         return f"{said}{most.number.estimate:.2f}."
     return (
         f"{said}{show(most.number, sign=True)}: not even one that reads every recurring query would be told "
-        "from it, so a larger difference could not have been found, and a change against fewer keys says "
+        "from it, so a larger difference could not have been found, and a change against another run says "
         "what CRAM itself reads."
     )
 
@@ -263,8 +230,7 @@ def load_rows(decided: Decided) -> Iterator[Row]:
             if unknown
             else ""
         )
-        + f". CRAM reads {show(decided.mean('D', 'attends'))} there, so no model could read more by more "
-        f"than {show(decided.ceiling('D').number)}. p is not corrected.",
+        + f". {room(decided, 'D')} p is not corrected.",
         links=decided.run.link,
         claimed=False,
     )
@@ -309,40 +275,3 @@ def _load(decided: Decided) -> str:
         f"with {decided.patterns('D')} patterns {show(more.number, sign=True)} ({more.state}), which differs "
         f"by {show(change.number, sign=True)} ({change.state})"
     )
-
-
-def with_more_keys(decided: Decided, name: str) -> Tested | None:
-    """By how much many more novel keys make a contrast larger, over the seeds that both runs have; None where
-    too few tell.
-    """
-    there, other = decided.unfamiliar, name[0]
-    if there is None or not there.ran(other):
-        return None
-    found = tested(there.gap(other) - decided.gap(other))
-    return None if found.n < LEAST_SEEDS else found
-
-
-def more_keys(decided: Decided, name: str) -> str:
-    """The same in words; empty where too few seeds tell."""
-    there, change, other = decided.unfamiliar, with_more_keys(decided, name), name[0]
-    if there is None or change is None:
-        return ""
-    both = (there.gap(other) - decided.gap(other)).dropna().index
-    start, end = (float(one.gap(other)[both].mean()) for one in (decided, there))
-    failed, seeds = there.of.not_learnt("A"), len(there.of.seeds("A"))
-    return (
-        f"With {there.novel_keys:,} novel keys, each bound {there.met():.1f} times instead of "
-        f"{decided.met():,.0f}, the difference {WITHOUT[CELLS[other][0]]} goes on shared seeds from "
-        f"{start:+.2f} to {end:+.2f}, by {show(change.number, sign=True)}: {CHANGED[change.state]}, where "
-        f"CRAM reads {float(there.attends('A').mean()):.2f}"
-        + (f"; {failed} of CRAM's {seeds} seeds have not learnt retrieval there." if failed else ".")
-    )
-
-
-def _own_reads(decided: Decided, name: str) -> str:
-    """By how much the reads of each model change with the novel keys; empty where too few seeds tell."""
-    there, other = decided.unfamiliar, name[0]
-    if there is None or with_more_keys(decided, name) is None:
-        return ""
-    own, others = (tested(there.attends(cell) - decided.attends(cell)).number for cell in ("A", other))
-    return f"CRAM's own reads change by {show(own, sign=True)}, the other's by {show(others, sign=True)}."

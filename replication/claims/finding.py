@@ -7,8 +7,8 @@ from statistics import median
 from consolidation.replicate.cells import PAPERS
 from consolidation.replicate.contrasts import CELLS, FAMILY, LEARNT, LEAST_SEEDS
 from labbook.estimate import Estimate
-from replication.claims.decided import WITHOUT, Control, Decided, tested
-from replication.claims.factorial import more_keys, with_more_keys
+from replication.claims.decided import WITHOUT, Decided, tested
+from replication.claims.varied import Control, Varied, control, variations
 from replication.rows import show, table
 
 
@@ -22,8 +22,8 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
     able = where_learnt(lowest_first)
     shown = [(_priced(one), one) for one in able]
     for one in able:
-        if there := many_keys(one):
-            shown.append((f"priced at {one.of.price:g}, {there.novel_keys:,} novel keys", there))
+        for varied in able_variations(one):
+            shown.append((f"priced at {one.of.price:g}, {varied.choice}", varied.there))
     head = ["recurring queries read; signed: minus CRAM's", *(priced for priced, _ in shown)]
     columns = [_column(one) for _, one in shown]
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
@@ -34,7 +34,7 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
     after = [
         *filter(None, map(_not_learnt, lowest_first)),
         *_between(decided),
-        *filter(None, (more_keys(one, "B - A") for one in lowest_first)),
+        *filter(None, map(_changes, lowest_first)),
         _took(decided),
     ]
     return text, "\n".join(table(head, [row for row in rows if set(row[1:]) != {"–"}])), " ".join(after)
@@ -84,8 +84,8 @@ def _column(decided: Decided) -> dict[str, str]:
         if name == "B - A":
             found[f"the same, {CELLS['D'][1]} × the patterns"] = load()
             found["the same, minus CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
-            found["the same, feed-forward as CRAM's"] = more(decided.control("control-narrow"))
-            network = decided.control("control-network")
+            found["the same, feed-forward as CRAM's"] = more(control(decided, "control-narrow"))
+            network = control(decided, "control-network")
             found["the same, router with a network of x"] = more(network)
             found["that router, minus CRAM with λ_S = 0"] = shown(network.unrewarded if network else None)
             lacks = decided.between("B", "C") if decided.ran("B") and decided.ran("C") else None
@@ -108,10 +108,14 @@ def where_learnt(decided: Sequence[Decided]) -> Sequence[Decided]:
     return [one for one in decided if _learnt(one)] or decided
 
 
-def many_keys(decided: Decided) -> Decided | None:
-    """The run beside with many more novel keys, where enough seeds tell and half of CRAM's have learnt."""
-    there = decided.unfamiliar if with_more_keys(decided, "B - A") else None
-    return there if there is not None and _learnt(there) else None
+def able_variations(decided: Decided) -> list[Varied]:
+    """The runs beside with another choice, where enough seeds tell and half of CRAM's or more have learnt."""
+    return [one for one in variations(decided) if one.change("B - A") and _learnt(one.there)]
+
+
+def _changes(decided: Decided) -> str:
+    """What other choices do to the first contrast."""
+    return " ".join(filter(None, (varied.said("B - A", brief=True) for varied in variations(decided))))
 
 
 def _not_learnt(decided: Decided) -> str:

@@ -5,21 +5,29 @@ turns on, and the cells and contrasts of a factorial of `consolidation/design.md
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from consolidation.config import VARIANTS
-from consolidation.replicate.contrasts import ALPHA, CELLS, LEARNT, MARGIN, OUTCOMES, Contrast, Tested
-from consolidation.replicate.tabulation import over_seeds
+from consolidation.replicate.contrasts import (
+    CELLS,
+    LEARNT,
+    MARGIN,
+    OUTCOMES,
+    Contrast,
+    Tested,
+    signs_can_tell,
+)
+from consolidation.replicate.tabulation import metrics, over_seeds
 from consolidation.train import trajectory
 from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
-from replication.claims.consolidation import theorem_1
+from replication.claims.consolidation import asked, theorem_1
 from replication.claims.decided import Decided, is_factorial, tested
 from replication.claims.factorial import CONTROL_WITH
-from replication.rows import CONTROLS, UNREWARDED, Finished, interval, show, table
+from replication.claims.varied import variations
+from replication.rows import UNREWARDED, Finished, show, table
 
 TESTS = ("p (Holm)", "p by signs", "p of equivalence")
 HEAD = (
@@ -60,8 +68,8 @@ def settings(runs: Sequence[Finished], decided: Sequence[Decided]) -> Iterator[S
     for one in decided:
         yield from _designed(one)
         yield from _changed(one)
-        if one.unfamiliar:
-            yield from _designed(one.unfamiliar)
+        for varied in variations(one):
+            yield from _designed(varied.there)
 
 
 def _designed(decided: Decided) -> Iterator[Setting]:
@@ -69,15 +77,14 @@ def _designed(decided: Decided) -> Iterator[Setting]:
     for cram, control in ("AB", "DE"):
         if decided.ran(cram) and decided.ran(control):
             tested = cram == "A" or not decided.load_unlearnt()
-            yield Setting(_folder(decided, cram), _folder(decided, control), tested=tested)
+            yield Setting(decided.folder(cram), decided.folder(control), tested=tested)
 
 
 def _changed(decided: Decided) -> Iterator[Setting]:
     """Those in which CRAM or the control is another than the design's."""
-    cram, control = _folder(decided, "A"), _folder(decided, "B")
+    cram, control = decided.folder("A"), decided.folder("B")
     for model, which in CONTROL_WITH.items():
-        folder = decided.run.beside(CONTROLS).folder / f"controls-{model}-{decided.patterns('A')}"
-        if folder.is_dir():
+        if folder := decided.control_folder(model):
             yield Setting(cram, folder, f"a control {which}")
     unrewarded = decided.run.beside(UNREWARDED).folder / cram.name
     if unrewarded.is_dir():
@@ -113,9 +120,8 @@ def by_setting(runs: Sequence[Finished]) -> Iterator[str]:
 def _row(setting: Setting) -> tuple[str, ...]:
     config = trajectory.read_config(trajectory.seeds(setting.control)[0])
     benchmark, (cram, control) = config["benchmark"], map(_seeds, (setting.cram, setting.control))
-    apart = tested(control["attends"] - cram["attends"])
-    attends, positions, right = (_over(control, of) for of in ("attends", "positions", "right"))
-    queries = round(benchmark["length"] * benchmark["queries"]) / benchmark["length"]
+    apart = tested(control["at_recurring"] - cram["at_recurring"])
+    positions, right, queries = _over(control, "attention"), _over(control, "retrieval"), asked(benchmark)
     return (
         str(config["cram"]["keys"]),
         f"{benchmark['patterns']}",
@@ -123,50 +129,36 @@ def _row(setting: Setting) -> tuple[str, ...]:
         f"{config['objective']['attention_penalty']:g}",
         f"{config['steps']:,}",
         setting.but,
-        show(_over(cram, "attends")),
-        show(attends),
+        show(_over(cram, "at_recurring")),
+        show(_over(control, "at_recurring")),
         show(apart.number, sign=True),
         _state(apart) if setting.tested else "not tested",
-        f"{interval(positions, 4).removesuffix(', no interval')} of {queries:.4f}",
+        f"{_text(positions, 4)} of {queries:.4f}",
         theorem_1(positions, right, queries).value,
-        interval(_over(control, "known")).removesuffix(", no interval"),
+        _text(_over(control, "known")),
         f"{_missed(cram)}, {_missed(control)}",
     )
 
 
 def _state(apart: Tested) -> str:
     """A state, and whether so few seeds can have it by signs too."""
-    told = apart.state in ("larger", "smaller") and 2 / 2**apart.n >= ALPHA
-    return f"{apart.state} by t alone" if told else apart.state
-
-
-def _folder(decided: Decided, letter: str) -> Path:
-    """The folder of a cell's seeds."""
-    return decided.run.folder / f"factorial-{CELLS[letter][0]}-{decided.patterns(letter)}"
+    alone = apart.state in ("larger", "smaller") and not signs_can_tell(apart.n)
+    return f"{apart.state} by t alone" if alone else apart.state
 
 
 def _seeds(folder: Path) -> pd.DataFrame:
     """What every finished seed comes to; index seed."""
-    rows: list[dict[str, Any]] = [
-        {
-            "seed": one.seed,
-            "attends": one.attention["recurring"],
-            "positions": one.attention["all"],
-            "right": one.accuracy["query"],
-            "known": one.knock_outs["attention, recurring"],
-            "learnt": min(one.accuracy["novel"], one.accuracy["recurring"]) >= LEARNT,
-        }
-        for one in trajectory.summaries(folder)
-    ]
-    return pd.DataFrame(rows).set_index("seed")
+    found = trajectory.summaries(folder)
+    rows = [{**metrics(one), "known": one.knock_outs["attention, recurring"]} for one in found]
+    return pd.DataFrame(rows, index=[one.seed for one in found])
 
 
-def _over(seeds: pd.DataFrame, of: str) -> Estimate:
-    return over_seeds(seeds[of].to_numpy(np.float64), of)
+def _over(seeds: pd.DataFrame, metric: str) -> Estimate:
+    return over_seeds(seeds[metric].to_numpy(np.float64), metric)
 
 
 def _missed(seeds: pd.DataFrame) -> str:
-    return f"{int((~seeds['learnt'].astype(bool)).sum())} of {len(seeds)}"
+    return f"{int((seeds[['recurring', 'novel']].min(axis=1) < LEARNT).sum())} of {len(seeds)}"
 
 
 def section(decided: Decided) -> Iterator[str]:
@@ -202,6 +194,8 @@ def section(decided: Decided) -> Iterator[str]:
         "stay, so a query that it reads is answered by the working and feed-forward parts alone: the share "
         "mixes what is known with what is read; a small p of equivalence says that the difference "
         "lies within the margin; p by signs is that of all changes of sign."
+        + " The load is not tested, whatever the states of its contrasts: the control knows less there."
+        * (decided.ran("E") and decided.load_unlearnt())
     )
 
 
@@ -222,8 +216,8 @@ def _contrast(one: Contrast) -> tuple[str, ...]:
     return *head, *shown, one.by_cell, one.state
 
 
-def _text(number: Estimate, *, sign: bool = False) -> str:
-    return number.text(2, sign=sign).replace(", no interval", "")
+def _text(number: Estimate, digits: int = 2, *, sign: bool = False) -> str:
+    return number.text(digits, sign=sign).replace(", no interval", "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -115,8 +115,9 @@ def test_layers_on_disk_give_the_numbers_of_layers_in_memory(tokenizer, tmp_path
 
 
 def test_the_default_folder_has_the_time_of_the_first_process(monkeypatch):
-    monkeypatch.setattr(processes, "agree", lambda value: "20260102-030405")
-    assert default_folder("train-cram") == Path("runs") / "train-cram-20260102-030405"
+    first = "train-cram-20260102-030405"
+    monkeypatch.setattr(processes, "agree", lambda own: own.with_name(first))
+    assert default_folder("train-cram") == Path("runs") / first
 
 
 def test_training_on_two_processes_is_that_of_one(tmp_path):

@@ -19,8 +19,9 @@ from replication.claims import factorial as says
 from replication.claims import finding
 from replication.claims.consolidation import Experiments, experiment_rows
 from replication.claims.decided import Decided
+from replication.claims.varied import control
 from replication.results import experiment_section, findings
-from replication.rows import CONTROLS, ROOT, UNFAMILIAR, UNREWARDED, Finished
+from replication.rows import CONTROLS, LEARNED, ROOT, UNFAMILIAR, UNREWARDED, Finished
 from replication.verdict import Verdict
 from tests.planted_factorial import around, plant, plant_seed
 
@@ -238,13 +239,13 @@ def test_the_reward_of_the_semantic_path_is_taken_apart_where_cell_a_was_made_wi
 )
 def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, state, verdict):
     here = pages.read_run(shutil.copytree(run.folder, tmp_path / "factorial"))
-    assert the(here).control("control-network") is None
+    assert control(the(here), "control-network") is None
     assert list(says.control_rows(the(here))) == []
     beside = tmp_path / f"factorial{CONTROLS}"
     for seed, value in enumerate(around(reads, spread=0.02)):
         place = plant_seed(beside, "control-network", seed, value, novel=0.9).parent
     replicate.main(["tiny", "--tables", "controls", "--seeds", "0", "--no-report", "--out", str(beside)])
-    found = the(here).control("control-network")
+    found = control(the(here), "control-network")
     assert found.state == state
     gaps = np.array(around(reads, spread=0.02)) - np.array(around(READS["A"]))
     low, high = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
@@ -267,7 +268,7 @@ def test_another_control_speaks_beside_that_of_the_design(run, tmp_path, reads, 
         assert here_is in text
         last.write_text(text.replace(here_is, there))
         with pytest.raises(UserError, match="and differs from it in"):
-            the(here).control("control-network")
+            control(the(here), "control-network")
         last.write_text(text)
 
 
@@ -288,16 +289,16 @@ def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
     run, tmp_path, monkeypatch, reads, verdict, words
 ):
     here = pages.read_run(shutil.copytree(run.folder, tmp_path / "factorial"))
-    assert the(here).unfamiliar is None and list(says.unfamiliar_rows(the(here))) == []
+    assert the(here).unfamiliar is None and list(says.varied_rows(the(here))) == []
     monkeypatch.setattr(cell_figures, "draw", lambda *_: [])
     read = [0.0, 1.0] * 4 if reads is None else around(reads)
     beside = plant(tmp_path / f"factorial{UNFAMILIAR}", {"A": around(0.2), "B": read})
     with pytest.raises(UserError, match="with many more novel keys, and has 20, each bound 960 times"):
-        list(says.unfamiliar_rows(the(here)))
+        list(says.varied_rows(the(here)))
     configs = sorted(beside.glob("factorial-*/seed-*/config.json"))
     for path in configs:
         path.write_text(path.read_text().replace('"novel_keys": 20', '"novel_keys": 20000'))
-    (row,) = says.unfamiliar_rows(the(here))
+    (row,) = says.varied_rows(the(here))
     assert row.here is verdict and words in row.sentence
     # 1,000 steps of 16 sequences with 4 bindings, .3 of them novel
     assert "each bound 1.0 times instead of 960" in row.sentence
@@ -307,12 +308,12 @@ def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
     assert ("expected a larger" in row.sentence) == (reads in (0.2, 0.6))
     assert ("expected that if" in row.sentence) == (reads == 0.9)
     said = readme([the(here)])
-    assert "| priced at 0.5, 20,000 novel keys |" in said and words in said
+    assert "| priced at 0.5, 20,000 novel keys |" in said and words.partition(", where")[0] in said
     assert spared(the(here))[1].startswith("the same, 20,000 novel keys: +")
     assert words in next(says.contrast_rows(the(here))).sentence
     configs[-1].write_text(configs[-1].read_text().replace('"batch": 16', '"batch": 15'))
     with pytest.raises(UserError, match="differs from it in"):
-        list(says.unfamiliar_rows(the(here)))
+        list(says.varied_rows(the(here)))
 
 
 def test_more_novel_keys_say_where_retrieval_is_not_learnt_and_what_is_known(run, tmp_path, monkeypatch):
@@ -322,7 +323,7 @@ def test_more_novel_keys_say_where_retrieval_is_not_learnt_and_what_is_known(run
     beside = plant(tmp_path / f"factorial{UNFAMILIAR}", reads, novel=failed, known={"A": 0.7})
     for path in beside.glob("factorial-*/seed-*/config.json"):
         path.write_text(path.read_text().replace('"novel_keys": 20', '"novel_keys": 20000'))
-    (row,) = says.unfamiliar_rows(the(here))
+    (row,) = says.varied_rows(the(here))
     assert "8 of CRAM's 8 seeds have not learnt retrieval there." in row.sentence
     assert "right changes by +0.00 [+0.00, +0.00] (n = 8), CRAM's by -0.30 [" in row.sentence
     said = readme([the(here)])
@@ -331,9 +332,59 @@ def test_more_novel_keys_say_where_retrieval_is_not_learnt_and_what_is_known(run
     assert f"all {took} " in said and took > 40 + 8
 
 
+@pytest.mark.parametrize(
+    ("cram", "control", "verdict", "words"),
+    [
+        (0.2, 0.9, Verdict.HOLDS, "from +0.40 to +0.70, by +0.30 [+0.30, +0.30] (n = 8): it is larger there"),
+        (
+            0.2,
+            0.2,
+            Verdict.FAILS,
+            "from +0.40 to +0.00, by -0.40 [-0.40, -0.40] (n = 8): it is smaller there",
+        ),
+        (
+            0.5,
+            0.9,
+            Verdict.HOLDS,
+            "(n = 8): it does not turn on that, give or take 0.05, where CRAM reads 0.50",
+        ),
+        (0.2, None, Verdict.UNDECIDED, "(n = 8): whether it turns on that is open, where CRAM reads 0.20."),
+    ],
+)
+def test_learned_keys_speak_beside_the_fixed_ones(run, tmp_path, monkeypatch, cram, control, verdict, words):
+    here = pages.read_run(shutil.copytree(run.folder, tmp_path / "factorial"))
+    assert the(here).learned is None
+    monkeypatch.setattr(cell_figures, "draw", lambda *_: [])
+    reads = {"a": around(cram), "b": [0.0, 1.0] * 4 if control is None else around(control)}
+    beside = plant(tmp_path / f"factorial{LEARNED}", reads)
+    assert the(here).learned.of.keys == "learned" and the(here).of.keys == "fixed"
+    (row,) = says.varied_rows(the(here))
+    assert row.here is verdict and words in row.sentence
+    assert "with learned keys (table 4; learned keys, 20 patterns" in row.claim
+    assert "With learned keys instead of fixed ones, the difference" in row.sentence
+    assert row.sentence.count(f"CRAM's own reads change by {cram - 0.2:+.2f} [") == 1
+    assert "with fixed keys +0.40 [" in row.control and "expected" not in row.sentence
+    assert "learned keys, 20 patterns, N = 64" in row.scale
+    said = readme([the(here)])
+    assert "| priced at 0.5, learned keys |" in said and words.partition(", where")[0] in said
+    assert spared(the(here))[1].startswith("the same, learned keys: ")
+    assert words in next(says.contrast_rows(the(here))).sentence
+    last = max(beside.glob("learned-*/seed-*/config.json"))
+    last.write_text(last.read_text().replace('"learned"', '"fixed"'))
+    with pytest.raises(UserError, match="where factorial with learned keys belongs, and differs from it in"):
+        list(says.varied_rows(the(here)))
+
+
+def test_the_two_tables_of_the_design_need_two_folders(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        replicate.main(["tiny", "--tables", "factorial", "learned", "--out", str(tmp_path / "new")])
+    assert stopped.value.code == 2 and not (tmp_path / "new").exists()
+    assert "factorial and learned have the same cells" in capsys.readouterr().err
+
+
 def test_what_cram_reads_may_leave_no_room_for_a_difference(run):
-    assert says.room(the(run)).endswith("so no model can read more by more than 0.80.")
-    full = says.room(changed(run, A=around(0.99)))
+    assert says.room(the(run), "A").endswith("so no model can read more by more than 0.80.")
+    full = says.room(changed(run, A=around(0.99)), "A")
     assert "not even one that reads every recurring query would be told from it" in full
 
 

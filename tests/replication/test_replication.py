@@ -24,7 +24,7 @@ from replication import __main__ as pages
 from replication import paper, results
 from replication.claims import beside, consolidation, decay, prediction, removal
 from replication.results import experiment_section
-from replication.rows import CONTEXT, REPEAT, ROOT, Row, window
+from replication.rows import CONTEXT, PARTS, REPEAT, ROOT, Row, window
 from replication.verdict import LEAST, Verdict, all_of, at_least, at_most, between, equals
 from tests.planted import comes_out_each_way
 
@@ -273,7 +273,7 @@ def test_names_from_outside_do_not_break_the_page():
     assert line.count(" | ") == 4
     below = shown.partition("\n## Claim 1\n")[2].strip().splitlines()
     assert below[0] == "**c**" and [part.split(":")[0] for part in below[4:]] == [
-        f"- *{part}*" for part in pages.PARTS
+        f"- *{part}*" for part in PARTS
     ]
     assert "<script>" not in shown
 
