@@ -3,7 +3,7 @@
 """
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -195,3 +195,21 @@ class Command:
     """The first of them."""
     out: Path | None = None
     """Folder of the run; default: runs/train-<model>-<time>."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for an option in whose place the model has a value of its own."""
+        given, default, chosen = self.config, TrainConfig(), variant(self.config.model)
+        parts = (
+            (given, given.resolved(), default),
+            (given.objective, chosen.objective(given.objective), default.objective),
+            (given.cram, chosen.model(given.cram), default.cram),
+        )
+        for part in parts:
+            for name in (one.name for one in fields(part[0]) if one.name not in ("cram", "objective")):
+                asked, used, usual = (getattr(of, name) for of in part)
+                if asked not in (used, usual):
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UserError(
+                        f"--model {given.model} has {name} {used}, and {flag} {asked} was asked for. Leave "
+                        f"{flag} out, or change --model."
+                    )

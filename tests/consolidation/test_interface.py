@@ -193,6 +193,10 @@ def test_training_is_that_of_the_command(tmp_path):
         ({"seeds": "2"}, "^seeds='2' was asked for; it takes a whole number"),
         ({"keys": "random"}, "^keys='random' was asked for; it takes one of 'learned', 'fixed'"),
         ({"report": "no"}, "^report='no' was asked for; it takes True or False"),
+        (
+            {"model": "control", "semantic_reward": 0.2},
+            "^model=.* semantic_reward=0.2 was asked for",
+        ),
         ({"width": 30, "heads": 4}, "^width=30 is not divisible by heads=4"),
     ],
 )

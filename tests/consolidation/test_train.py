@@ -316,6 +316,11 @@ def test_the_command_trains_seeds_and_gives_a_curve(tmp_path, capsys):
         (["tiny", "--seeds", "0"], "at least one seed"),
         (["tiny", "--tracker", "scroll"], "the tracker 'scroll' is not installed or not known"),
         (["tiny", "--steps", "0"], "--steps 0 has to be at least 1"),
+        (
+            ["tiny", "--model", "no-consolidation", "--consolidation", "0.9"],
+            "--model no-consolidation has consolidation 0.0, and --consolidation 0.9 was asked for",
+        ),
+        (["tiny", "--model", "fast-semantic", "--semantic-rate", "0.2"], "has semantic_rate 1.0, and"),
     ],
 )
 def test_bad_requests_are_explained(args, words, capsys, tmp_path):
