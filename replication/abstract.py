@@ -182,8 +182,9 @@ def _attention(axes: Axes, folder: Path, decided: Sequence[Decided]) -> None:
             )
     axes.axhline(first.optimum, color="0.4", lw=0.9, ls=":")
     axes.text(0, first.optimum, " optimum of the task", fontsize=7.5, color="0.4", va="top")
-    keys = trajectory.read_config(trajectory.seeds(runs.folders["cram"])[0])["cram"]["keys"]
-    _head(axes, "Does memory spare attention?", f"with {keys} keys {attended(last)}")
+    config = trajectory.read_config(trajectory.seeds(runs.folders["cram"])[0])
+    setting = f"{config['cram']['keys']} keys, price {config['objective']['attention_penalty']:g}"
+    _head(axes, "Does memory spare attention?", f"{setting}: {attended(last)}")
     if decided:
         # in short lines: what falls at the left stays free
         # where retrieval is not learnt, routers read little for another reason
@@ -221,7 +222,7 @@ def attended(last: Mapping[str, Sequence[float]]) -> str:
         return "every seed ends lower with a memory"
     if max(control) < min(cram):
         return "every seed ends lower without a memory"
-    return f"the seeds of both end in one range (n = {len(cram)}, {len(control)})"
+    return f"both end in one range (n = {len(cram)}, {len(control)})"
 
 
 def _exponents(axes: Axes, fits: Sequence[Finished]) -> None:

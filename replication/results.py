@@ -367,7 +367,7 @@ def experiment_section(run: Finished) -> Iterator[str]:
     yield (
         f"{config['cram']['keys'].capitalize()} keys, {config['benchmark']['patterns']} patterns, N = "
         f"{config['benchmark']['length']}, d = {config['cram']['width']}, {config['cram']['layers']} layer, "
-        f"{config['steps']:,} steps; {run.link}. Every number depends on the choice of keys."
+        f"{config['steps']:,} steps; {run.link}. Every number depends on the choice of keys and on the price."
     )
     yield ""
     found = pd.read_csv(run.folder / "cells.csv")

@@ -24,6 +24,7 @@ from replication.claims.factorial import (
     load_rows,
     varied_rows,
 )
+from replication.claims.varied import variations
 from replication.rows import Finished, Row, number, show
 from replication.verdict import LEAST, Verdict, all_of, at_least, equals
 
@@ -155,12 +156,14 @@ class Experiments:
         gaps = [difference(other, whole) for other in others if other and whole]
         apart = any(gap and gap.excludes_zero for gap in gaps)
         alike = ", where no variant is told from CRAM" if gaps and not apart else ""
-        head = f"Only with {keys} keys{alike}"
+        price = self.run.summary["config"]["objective"]["attention_penalty"]
+        head = f"Only with {keys} keys and attention priced at {price:g}{alike}"
         if not self.decided:
-            return f"{head}; no run here has other keys, so this decides nothing about the mechanism."
+            return f"{head}; no run here has others, so this decides nothing about the mechanism."
         if ablation not in OF_ABLATION:
-            return f"{head}; no run of it has other keys."
-        said = [one.said(OF_ABLATION[ablation]) for one in self.decided if one.ran(OF_ABLATION[ablation][0])]
+            return f"{head}; no run of it has others."
+        runs = [run for one in self.decided for run in (one, *(varied.there for varied in variations(one)))]
+        said = [run.said(OF_ABLATION[ablation]) for run in runs if run.ran(OF_ABLATION[ablation][0])]
         return f"{head}. {' '.join(said)}"
 
     @property

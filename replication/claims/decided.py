@@ -18,6 +18,7 @@ from consolidation.replicate.contrasts import (
     LEAST_SEEDS,
     MARGIN,
     Contrast,
+    State,
     Tested,
     paired,
     signs_can_tell,
@@ -80,9 +81,10 @@ class Decided:
         )
 
     def named(self, cell: str, *, load: bool = True) -> str:
-        """Keys, load and price of a cell."""
+        """Keys, load and price of a cell, and novel keys where they are more than the patterns."""
         patterns = f"{self.patterns(cell)} patterns, " * load
-        return f"{self.config['cram']['keys']} keys, {patterns}attention priced at {self.of.price:g}"
+        novel = f"{self.novel_keys:,} novel keys, " * (self.novel_keys > self.patterns("A"))
+        return f"{self.config['cram']['keys']} keys, {patterns}{novel}attention priced at {self.of.price:g}"
 
     def patterns(self, cell: str) -> int:
         """How many patterns a cell has."""
@@ -337,6 +339,16 @@ def enough(differences: "pd.Series[float]") -> Estimate | None:
     """Their mean with Student's interval; None for too few seeds."""
     found = tested(differences).number
     return None if found.n < LEAST_SEEDS else found
+
+
+def by_t_alone(state: State, n: int) -> bool:
+    """Whether a difference is told by Student's t, and its seeds are so few that signs cannot."""
+    return state in ("larger", "smaller") and not signs_can_tell(n)
+
+
+def stated(state: State, n: int) -> str:
+    """A state, and whether it is one by t alone."""
+    return f"{state} by t alone" if by_t_alone(state, n) else state
 
 
 def said_unrewarded(number: Estimate) -> str:

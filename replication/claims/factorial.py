@@ -10,7 +10,7 @@ from consolidation.replicate.contrasts import (
 )
 from labbook.estimate import Estimate
 from replication import paper
-from replication.claims.decided import STATES, Decided, said_unrewarded, tested
+from replication.claims.decided import STATES, Decided, by_t_alone, said_unrewarded, tested
 from replication.claims.varied import control, variations
 from replication.rows import CONTROLS, Row, show
 from replication.verdict import Verdict
@@ -141,7 +141,7 @@ def varied_rows(decided: Decided) -> Iterator[Row]:
         for name, claim in PREDICTED.items():
             if not there.ran(name[0]) or (one := there.of.contrast(name)).number.n < LEAST_SEEDS:
                 continue
-            change = varied.change(name)
+            change, few = varied.change(name), by_t_alone(one.state, one.number.n)
             yield Row(
                 f"{claim}, with {varied.choice} (table 4; {there.named('A')})",
                 f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
@@ -157,10 +157,14 @@ def varied_rows(decided: Decided) -> Iterator[Row]:
                     for run, keys in ((there, varied.choice), (decided, varied.instead))
                 ),
                 f"{there.novel_keys:,} novel keys; {there.setting(f'A{name[0]}')}",
-                reads_more(one.state),
+                Verdict.UNDECIDED if few else reads_more(one.state),
                 own=False,
                 sentence=_sentences(
                     there.said(name),
+                    f"That is by Student's t alone, which {one.number.n} seeds cannot confirm by signs "
+                    f"(p {2 / 2**one.number.n:.2g} at best)."
+                    if few
+                    else "",
                     there.failed(one),
                     varied.said(name),
                     varied.own_reads(name),

@@ -7,25 +7,21 @@ from statistics import median
 from consolidation.replicate.cells import PAPERS
 from consolidation.replicate.contrasts import CELLS, FAMILY, LEARNT, LEAST_SEEDS
 from labbook.estimate import Estimate
-from replication.claims.decided import WITHOUT, Decided, tested
+from replication.claims.decided import WITHOUT, Decided, stated, tested
 from replication.claims.varied import Control, Varied, control, variations
 from replication.rows import show, table
 
 
 def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
-    """The README's: by how much routers read more than CRAM's, at every price of attention, with novel keys
-    that cannot be known by heart, and whether these differ; a sentence, a table, and what follows it. Prices
-    at which most seeds of CRAM have not learnt retrieval have no column, unless all are like that.
+    """The README's: by how much routers read more than CRAM's at every price of attention, and with other
+    choices, and whether these differ; a sentence, a table, and what follows it. Prices at which most seeds of
+    CRAM have not learnt retrieval have no column, unless all are like that.
     """
     setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
     lowest_first = sorted(decided, key=lambda one: one.of.price)
-    able = where_learnt(lowest_first)
-    shown = [(_priced(one), one) for one in able]
-    for one in able:
-        for varied in able_variations(one):
-            shown.append((f"priced at {one.of.price:g}, {varied.choice}", varied.there))
-    head = ["recurring queries read; signed: minus CRAM's", *(priced for priced, _ in shown)]
-    columns = [_column(one) for _, one in shown]
+    shown = where_learnt(lowest_first)
+    head = ["recurring queries read; signed: minus CRAM's", *map(_priced, shown)]
+    columns = list(map(_column, shown))
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
     text = (
         f"With {setting}, by models that lack parts of CRAM, paired by seed (no memory means no "
@@ -80,7 +76,7 @@ def _column(decided: Decided) -> dict[str, str]:
     found = {"CRAM": shown(decided.mean("A", "attends"), sign=False)}
     for name in FAMILY:
         one, label = decided.of.contrast(name), WITHOUT[CELLS[name[0]][0]]
-        found[label] = shown(one.number, one.state)
+        found[label] = shown(one.number, stated(one.state, one.number.n))
         if name == "B - A":
             found[f"the same, {CELLS['D'][1]} × the patterns"] = load()
             found["the same, minus CRAM with λ_S = 0"] = shown(decided.unrewarded_difference(name))
@@ -115,7 +111,7 @@ def able_variations(decided: Decided) -> list[Varied]:
 
 def _changes(decided: Decided) -> str:
     """What other choices do to the first contrast."""
-    return " ".join(filter(None, (varied.said("B - A", brief=True) for varied in variations(decided))))
+    return " ".join(filter(None, (varied.brief() for varied in variations(decided))))
 
 
 def _not_learnt(decided: Decided) -> str:

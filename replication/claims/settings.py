@@ -16,15 +16,13 @@ from consolidation.replicate.contrasts import (
     MARGIN,
     OUTCOMES,
     Contrast,
-    Tested,
-    signs_can_tell,
 )
 from consolidation.replicate.tabulation import metrics, over_seeds
 from consolidation.train import trajectory
 from labbook.escape import cell as escaped
 from labbook.estimate import Estimate
 from replication.claims.consolidation import asked, theorem_1
-from replication.claims.decided import Decided, is_factorial, tested
+from replication.claims.decided import Decided, is_factorial, stated, tested
 from replication.claims.factorial import CONTROL_WITH
 from replication.claims.varied import variations
 from replication.rows import UNREWARDED, Finished, show, table
@@ -132,18 +130,12 @@ def _row(setting: Setting) -> tuple[str, ...]:
         show(_over(cram, "at_recurring")),
         show(_over(control, "at_recurring")),
         show(apart.number, sign=True),
-        _state(apart) if setting.tested else "not tested",
+        stated(apart.state, apart.n) if setting.tested else "not tested",
         f"{_text(positions, 4)} of {queries:.4f}",
         theorem_1(positions, right, queries).value,
         _text(_over(control, "known")),
         f"{_missed(cram)}, {_missed(control)}",
     )
-
-
-def _state(apart: Tested) -> str:
-    """A state, and whether so few seeds can have it by signs too."""
-    alone = apart.state in ("larger", "smaller") and not signs_can_tell(apart.n)
-    return f"{apart.state} by t alone" if alone else apart.state
 
 
 def _seeds(folder: Path) -> pd.DataFrame:

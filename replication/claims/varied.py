@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from consolidation.replicate.contrasts import CELLS, LEAST_SEEDS, MARGIN, State, Tested, p_signs
+from consolidation.replicate.contrasts import CELLS, FAMILY, LEAST_SEEDS, MARGIN, State, Tested, p_signs
 from consolidation.replicate.tabulation import over_seeds, tabulated_seeds
 from labbook.estimate import Estimate
-from replication.claims.decided import WITHOUT, Decided, enough, tested
+from replication.claims.decided import WITHOUT, Decided, enough, stated, tested
 from replication.rows import show
 
 # what the change of a contrast says
@@ -36,7 +36,8 @@ UNFAMILIAR_PLANNED = {
     "again, before its own runs, when their five seeds were known.",
 }
 LEARNED_PLANNED = {
-    "B - A": "Added to the design after the results with fixed keys, and before any of these runs had ended."
+    "B - A": "Added to the design after the results with fixed keys, and before any of these runs had ended; "
+    "five seeds were planned, and a sixth was added when four were known."
 }
 
 
@@ -124,21 +125,43 @@ class Varied:
         found = tested(self.there.gap(other) - self.here.gap(other))
         return None if found.n < LEAST_SEEDS else found
 
-    def said(self, name: str, *, brief: bool = False) -> str:
-        """The same in words; empty where too few seeds tell. Brief: without what a table beside it says."""
+    def said(self, name: str) -> str:
+        """The same in words; empty where too few seeds tell."""
         change, other = self.change(name), name[0]
         if change is None:
             return ""
         both = (self.there.gap(other) - self.here.gap(other)).dropna().index
         start, end = (float(one.gap(other)[both].mean()) for one in (self.here, self.there))
-        failed, seeds = self.there.of.not_learnt("A"), len(self.there.of.seeds("A"))
-        head = f"With {self.choice}" if brief else f"With {self.choice}{self.more},"
-        reads = "" if brief else f", where CRAM reads {float(self.there.attends('A').mean()):.2f}"
         return (
-            f"{head} the difference {WITHOUT[CELLS[other][0]]} goes on shared seeds from {start:+.2f} to "
-            f"{end:+.2f}, by {show(change.number, sign=True)}: {CHANGED[change.state]}{reads}"
-            + (f"; {failed} of CRAM's {seeds} seeds have not learnt retrieval there." if failed else ".")
+            f"With {self.choice}{self.more}, the difference {WITHOUT[CELLS[other][0]]} goes on shared seeds "
+            f"from {start:+.2f} to {end:+.2f}, by {show(change.number, sign=True)}: {CHANGED[change.state]}, "
+            f"where CRAM reads {float(self.there.attends('A').mean()):.2f}{self._failed()}."
         )
+
+    def brief(self) -> str:
+        """What CRAM reads there, by how much others read more, and how the first difference changes; empty
+        where too few seeds tell.
+        """
+        change = self.change("B - A")
+        if change is None:
+            return ""
+        others = [name for name in FAMILY if self.change(name)]
+        more = [(self.there.of.contrast(name), WITHOUT[CELLS[name[0]][0]]) for name in others]
+        return (
+            f"With {self.choice}, priced at {self.there.of.price:g}, CRAM reads "
+            f"{show(self.there.mean('A', 'attends'))}, beyond that "
+            + ", ".join(
+                f"{without} {show(one.number, sign=True)} ({stated(one.state, one.number.n)})"
+                for one, without in more
+            )
+            + f"; the first changes by {show(change.number, sign=True)}: {CHANGED[change.state]}"
+            f"{self._failed()}."
+        )
+
+    def _failed(self) -> str:
+        """How many seeds of CRAM have not learnt retrieval there; empty where all have."""
+        failed, seeds = self.there.of.not_learnt("A"), len(self.there.of.seeds("A"))
+        return f"; {failed} of CRAM's {seeds} seeds have not learnt retrieval there" if failed else ""
 
     def own_reads(self, name: str) -> str:
         """By how much the reads of each model change; empty where too few seeds tell."""

@@ -71,7 +71,10 @@ class Population:
 def _libraries() -> tuple[Any, Any, Any]:
     """jax, numpyro and arviz, which take seconds to import."""
     try:
-        import arviz
+        with warnings.catch_warnings():
+            # once a day ArviZ announces its next version
+            warnings.simplefilter("ignore", FutureWarning)
+            import arviz
         import jax
         import numpyro
     except ImportError as error:
