@@ -59,8 +59,14 @@ class Decided:
 
     @staticmethod
     def read(run: Finished) -> "Decided":
-        """Of a run of the factorial."""
-        return Decided(run, Factorial.read(run.folder))
+        """Of a run of the factorial. Raises UserError for one with learned keys, which varies another."""
+        of = Factorial.read(run.folder)
+        if of.keys == "learned":
+            raise UserError(
+                f"{run.folder} has the factorial's cells with learned keys, and is read with the run whose "
+                f"name it has without {LEARNED}. Name that one."
+            )
+        return Decided(run, of)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -241,6 +247,13 @@ class Decided:
             patterns = (self if self.ran(letter) else found).patterns(letter)
             benchmark = changed.get("benchmark", self.config["benchmark"]) | {"patterns": patterns}
             asked = changed | {"model": CELLS[letter][0], "benchmark": benchmark}
+            there = {int(seed.name.removeprefix("seed-")) for seed in trajectory.seeds(found.folder(letter))}
+            if there != set(found.of.seeds(letter)["seed"]):
+                raise UserError(
+                    f"{found.folder(letter)} has the seeds {', '.join(map(str, sorted(there)))}, and its "
+                    "tables are of others. Tabulate it again: consolidation.replicate --tables "
+                    f"{found.table} --seeds 0."
+                )
             self.require(found.folder(letter), what, **asked)
         return found
 

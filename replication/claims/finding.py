@@ -131,7 +131,7 @@ def _between(decided: Sequence[Decided]) -> Iterator[str]:
     """Whether the first contrast depends on the price."""
     for higher, lower in itertools.pairwise(decided):
         change = between_prices(higher, lower)
-        if change.n < LEAST_SEEDS:
+        if change.n < LEAST_SEEDS or higher.of.price == lower.of.price:
             continue
         said = "it depends on" if change.excludes_zero else "not shown to depend on"
         yield (

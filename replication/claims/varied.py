@@ -35,9 +35,11 @@ UNFAMILIAR_PLANNED = {
     "F - A": "Added to the design with the other two, put off after their first seed, and written down "
     "again, before its own runs, when their five seeds were known.",
 }
+# by the price and the seeds of which it is true
 LEARNED_PLANNED = {
-    "B - A": "Added to the design after the results with fixed keys, and before any of these runs had ended; "
-    "five seeds were planned, and a sixth was added when four were known."
+    (0.1, 6): "Added to the design after the results with fixed keys, and before any of these runs had been "
+    "looked at; five seeds were planned, and when four pairs were known, all above 0, a sixth was added, "
+    "without which signs could tell nothing."
 }
 
 
@@ -148,14 +150,31 @@ class Varied:
         others = [name for name in FAMILY if self.change(name)]
         more = [(self.there.of.contrast(name), WITHOUT[CELLS[name[0]][0]]) for name in others]
         return (
-            f"With {self.choice}, priced at {self.there.of.price:g}, CRAM reads "
-            f"{show(self.there.mean('A', 'attends'))}, beyond that "
+            f"With {self.choice}, {self.there.config['steps']:,} steps, priced at {self.there.of.price:g}, "
+            f"CRAM reads {show(self.there.mean('A', 'attends'))}, beyond that "
             + ", ".join(
                 f"{without} {show(one.number, sign=True)} ({stated(one.state, one.number.n)})"
                 for one, without in more
             )
             + f"; the first changes by {show(change.number, sign=True)}: {CHANGED[change.state]}"
             f"{self._failed()}."
+        )
+
+    def missing(self) -> str:
+        """Cells that were not made again, of those that tell parts of CRAM apart."""
+        left = [WITHOUT[CELLS[x][0]] for x in "CF" if self.here.ran(x) and not self.there.ran(x)]
+        models = f"CRAM {' and '.join(left)}, " if left else ""
+        return f"With {self.choice} {models}other controls and λ_S = 0 were not run."
+
+    def floor(self) -> str:
+        """How many seeds of CRAM read nothing, where shares cannot fall further; empty where none."""
+        reads = self.there.attends("A")
+        none = int((reads == 0).sum())
+        return (
+            f"CRAM reads nothing in {none} of {len(reads)} seeds, where the difference can be no more than "
+            "what the other reads; differences are compared as shares, between a floor and a ceiling."
+            if none
+            else ""
         )
 
     def _failed(self) -> str:
@@ -200,6 +219,7 @@ def variations(decided: Decided) -> Iterator[Varied]:
             instead=f"{decided.of.keys} keys",
             more=f" instead of {decided.of.keys} ones",
             expected={},
-            planned=LEARNED_PLANNED,
-            pairs="Seeds are paired by number: their sequences are equal, and first weights are not.",
+            planned={"B - A": LEARNED_PLANNED.get((there.of.price, len(there.of.seeds("B"))), "")},
+            pairs="Seeds are paired by number: their sequences are equal, and first weights are not; learned "
+            "keys are parameters that are trained, too.",
         )

@@ -196,10 +196,11 @@ def test_what_is_answered_by_chance_is_not_known(run):
 
 def test_prices_are_compared_by_the_difference_of_their_differences(run):
     same, other = the(run), changed(run, B=around(0.05))
-    assert "not shown to depend on the price" in readme([same, same])
-    head = "From 0.5 to 0.5 the difference changes by"
-    assert f"{head} -0.55 [-0.55, -0.55] (n = 8): it depends on the price" in readme([same, other])
-    assert "0.5 the difference changes by" not in readme([same])
+    alike, apart = (Decided(run, replace(one.of, price=0.1)) for one in (same, other))
+    assert "not shown to depend on the price" in readme([same, alike])
+    head = "From 0.5 to 0.1 the difference changes by"
+    assert f"{head} -0.55 [-0.55, -0.55] (n = 8): it depends on the price" in readme([same, apart])
+    assert all("the difference changes by" not in readme(one) for one in ([same], [same, other]))
     # a price at which retrieval is not learnt is told in words, where another is left
     learnt = replace(same.of, outcomes=same.of.outcomes.assign(learnt=True), price=0.1)
     said = readme([same, Decided(run, learnt)])
@@ -313,7 +314,10 @@ def test_novel_keys_that_cannot_be_known_by_heart_speak_beside_the_few(
     assert ("expected a larger" in row.sentence) == (reads in (0.2, 0.6))
     assert ("expected that if" in row.sentence) == (reads == 0.9)
     said = readme([the(here)])
-    assert "With 20,000 novel keys, priced at 0.5, CRAM reads 0.20 [" in said and changes_by(words) in said
+    assert (
+        "With 20,000 novel keys, 1,000 steps, priced at 0.5, CRAM reads 0.20 [" in said
+        and changes_by(words) in said
+    )
     assert spared(the(here))[1].startswith("the same, 20,000 novel keys: +")
     assert words in next(says.contrast_rows(the(here))).sentence
     configs[-1].write_text(configs[-1].read_text().replace('"batch": 16', '"batch": 15'))
@@ -371,9 +375,18 @@ def test_learned_keys_speak_beside_the_fixed_ones(run, tmp_path, monkeypatch, cr
     assert "with fixed keys +0.40 [" in row.control and "expected" not in row.sentence
     assert "learned keys, 20 patterns, N = 64" in row.scale
     said = readme([the(here)])
-    assert f"With learned keys, priced at 0.5, CRAM reads {cram:.2f} [" in said and changes_by(words) in said
+    assert (
+        f"With learned keys, 1,000 steps, priced at 0.5, CRAM reads {cram:.2f} [" in said
+        and changes_by(words) in said
+    )
     assert spared(the(here))[1].startswith("the same, learned keys: ")
     assert words in next(says.contrast_rows(the(here))).sentence
+    with pytest.raises(UserError, match="factorial-learned has the factorial's cells with learned keys"):
+        pages.rows_of([pages.read_run(beside)])
+    gone = (beside / "learned-control-20" / "seed-7").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="has the seeds 0, 1, 2, 3, 4, 5, 6, and its tables are of others"):
+        list(says.varied_rows(the(here)))
+    gone.rename(beside / "learned-control-20" / "seed-7")
     last = max(beside.glob("learned-*/seed-*/config.json"))
     last.write_text(last.read_text().replace('"learned"', '"fixed"'))
     with pytest.raises(UserError, match="where factorial with learned keys belongs, and differs from it in"):
