@@ -175,9 +175,14 @@ def p_signs(differences: Array) -> float:
     return float(np.mean(means >= abs(differences.sum()) - 1e-12))
 
 
+def least_p_signs(n: int) -> float:
+    """The least p by signs that n differences can have: all of one sign."""
+    return 2 / 2**n
+
+
 def signs_can_tell(n: int) -> bool:
-    """Whether the p by signs of n differences, 2 / 2^n at least, can be below ALPHA."""
-    return 2 / 2**n < ALPHA
+    """Whether the p by signs of n differences can be below ALPHA."""
+    return least_p_signs(n) < ALPHA
 
 
 def variances(values: Array) -> tuple[float, float, float]:

@@ -198,18 +198,18 @@ class Command:
 
     def __post_init__(self) -> None:
         """Raises UserError for an option in whose place the model has a value of its own."""
-        given, default, chosen = self.config, TrainConfig(), variant(self.config.model)
+        given, used, default = self.config, self.config.resolved(), TrainConfig()
         parts = (
-            (given, given.resolved(), default),
-            (given.objective, chosen.objective(given.objective), default.objective),
-            (given.cram, chosen.model(given.cram), default.cram),
+            (given, used, default),
+            (given.objective, used.objective, default.objective),
+            (given.cram, variant(given.model).model(given.cram), default.cram),
         )
         for part in parts:
             for name in (one.name for one in fields(part[0]) if one.name not in ("cram", "objective")):
-                asked, used, usual = (getattr(of, name) for of in part)
-                if asked not in (used, usual):
+                asked, taken, usual = (getattr(of, name) for of in part)
+                if asked not in (taken, usual):
                     flag = f"--{name.replace('_', '-')}"
                     raise UserError(
-                        f"--model {given.model} has {name} {used}, and {flag} {asked} was asked for. Leave "
+                        f"--model {given.model} has {name} {taken}, and {flag} {asked} was asked for. Leave "
                         f"{flag} out, or change --model."
                     )

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from consolidation.config import SRCDConfig
 from consolidation.replicate.cells import Cell, cells
 from consolidation.replicate.tabulation import metrics, tabulated_seeds
 from consolidation.train.config import TrainConfig
+from labbook.command import restored
 from labbook.estimate import LEVEL, Estimate
 from labbook.run import read_json
 from replication import paper
@@ -102,7 +104,8 @@ def difference(first: Estimate | None, second: Estimate | None) -> Estimate | No
 
 def asked(benchmark: Mapping[str, Any]) -> float:
     """Share of positions that are queries, in whole positions: 13 of 256 at .05."""
-    return round(benchmark["length"] * benchmark["queries"]) / benchmark["length"]
+    of: SRCDConfig = restored(SRCDConfig, dict(benchmark))
+    return of.query_count / of.length
 
 
 @dataclass(frozen=True)

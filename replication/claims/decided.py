@@ -20,6 +20,7 @@ from consolidation.replicate.contrasts import (
     Contrast,
     State,
     Tested,
+    least_p_signs,
     paired,
     signs_can_tell,
 )
@@ -80,7 +81,7 @@ class Decided:
         shape = c.get("learning_rate_schedule", "cosine")
         start, price = c["pressure_start"], self.of.price
         return (
-            f"{cram['keys']} keys, {' and '.join(map(str, loads))} patterns, N = {c['benchmark']['length']}, "
+            f"{self.of.keys} keys, {' and '.join(map(str, loads))} patterns, N = {c['benchmark']['length']}, "
             f"d = {cram['width']}, {cram['layers']} layer, {c['steps']:,} steps ({shape} learning rate, "
             f"attention priced at {price:g} from step {start:,}, fully from "
             f"{start + c['pressure_ramp']:,}); n seeds"
@@ -90,7 +91,7 @@ class Decided:
         """Keys, load and price of a cell, and novel keys where they are more than the patterns."""
         patterns = f"{self.patterns(cell)} patterns, " * load
         novel = f"{self.novel_keys:,} novel keys, " * (self.novel_keys > self.patterns("A"))
-        return f"{self.config['cram']['keys']} keys, {patterns}{novel}attention priced at {self.of.price:g}"
+        return f"{self.of.keys} keys, {patterns}{novel}attention priced at {self.of.price:g}"
 
     def patterns(self, cell: str) -> int:
         """How many patterns a cell has."""
@@ -364,16 +365,18 @@ def stated(state: State, n: int) -> str:
     return f"{state} by t alone" if by_t_alone(state, n) else state
 
 
+def unconfirmed(n: int) -> str:
+    """How such a difference is told."""
+    return f"by Student's t alone, which {n} seeds cannot confirm by signs (p {least_p_signs(n):.2g} at best)"
+
+
 def said_unrewarded(number: Estimate) -> str:
     """Whether a difference is there without the reward, too."""
     shown = f"beside CRAM without that reward (λ_S = 0) the difference is {show(number, sign=True)}"
     if number.lower > 0 and signs_can_tell(number.n):
         return f"{shown}, so the reward alone does not make it"
     if number.lower > 0:
-        return (
-            f"{shown}, above 0 by Student's t alone, which {number.n} seeds cannot confirm by signs "
-            f"(p {2 / 2**number.n:.2g} at best), so whether the reward alone makes it is open"
-        )
+        return f"{shown}, above 0 {unconfirmed(number.n)}, so whether the reward alone makes it is open"
     if number.upper < 0:
         return f"{shown}, the other way"
     return f"{shown}, so whether the reward alone makes it is open"

@@ -10,7 +10,7 @@ from consolidation.replicate.contrasts import (
 )
 from labbook.estimate import Estimate
 from replication import paper
-from replication.claims.decided import STATES, Decided, by_t_alone, said_unrewarded, tested
+from replication.claims.decided import STATES, Decided, by_t_alone, said_unrewarded, tested, unconfirmed
 from replication.claims.varied import control, variations
 from replication.rows import CONTROLS, Row, show
 from replication.verdict import Verdict
@@ -144,11 +144,10 @@ def varied_rows(decided: Decided) -> Iterator[Row]:
     for varied in variations(decided):
         there = varied.there
         for name, claim in PREDICTED.items():
-            if not there.ran(name[0]) or (one := there.of.contrast(name)).number.n < LEAST_SEEDS:
-                continue
-            change, few = varied.change(name), by_t_alone(one.state, one.number.n)
+            change, one = varied.change(name), there.of.contrast(name)
             if change is None:  # without shared seeds it varies nothing
                 continue
+            few = by_t_alone(one.state, one.number.n)
             yield Row(
                 f"{claim}, with {varied.choice} (table 4; {there.named('A')})",
                 f"{paper.ABLATED_ATTENTION} of positions read, CRAM {paper.ATTENTION}",
@@ -170,10 +169,7 @@ def varied_rows(decided: Decided) -> Iterator[Row]:
                 own=False,
                 sentence=_sentences(
                     there.said(name),
-                    f"That is by Student's t alone, which {one.number.n} seeds cannot confirm by signs "
-                    f"(p {2 / 2**one.number.n:.2g} at best)."
-                    if few
-                    else "",
+                    f"That is {unconfirmed(one.number.n)}." if few else "",
                     there.failed(one),
                     varied.said(name),
                     varied.own_reads(name),

@@ -17,7 +17,7 @@ def finding(decided: Sequence[Decided]) -> tuple[str, str, str]:
     choices, and whether these differ; a sentence, a table, and what follows it. Prices at which most seeds of
     CRAM have not learnt retrieval have no column, unless all are like that.
     """
-    setting = f"{decided[0].config['cram']['keys']} keys and {decided[0].config['steps']:,} steps"
+    setting = f"{decided[0].of.keys} keys and {decided[0].config['steps']:,} steps"
     lowest_first = sorted(decided, key=lambda one: one.of.price)
     shown = where_learnt(lowest_first)
     head = ["recurring queries read; signed: minus CRAM's", *map(_priced, shown)]

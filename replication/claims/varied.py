@@ -12,7 +12,7 @@ from consolidation.replicate.contrasts import CELLS, FAMILY, LEAST_SEEDS, MARGIN
 from consolidation.replicate.tabulation import over_seeds, tabulated_seeds
 from labbook.estimate import Estimate
 from replication.claims.decided import WITHOUT, Decided, enough, stated, tested
-from replication.rows import show
+from replication.rows import CONTROLS, show
 
 # what the change of a contrast says
 CHANGED: Mapping[State, str] = {
@@ -121,18 +121,21 @@ class Varied:
         """By how much the choice makes a contrast larger, over the seeds that both runs have; None where too
         few tell.
         """
-        other = name[0]
-        if not self.there.ran(other):
+        if not self.there.ran(name[0]):
             return None
-        found = tested(self.there.gap(other) - self.here.gap(other))
+        found = tested(self._moved(name[0]))
         return None if found.n < LEAST_SEEDS else found
+
+    def _moved(self, other: str) -> "pd.Series[float]":
+        """By how much a cell's P(attend | recurring) minus CRAM's changes; index shared seed."""
+        return (self.there.gap(other) - self.here.gap(other)).dropna()
 
     def said(self, name: str) -> str:
         """The same in words; empty where too few seeds tell."""
         change, other = self.change(name), name[0]
         if change is None:
             return ""
-        both = (self.there.gap(other) - self.here.gap(other)).dropna().index
+        both = self._moved(other).index
         start, end = (float(one.gap(other)[both].mean()) for one in (self.here, self.there))
         return (
             f"With {self.choice}{self.more}, the difference {WITHOUT[CELLS[other][0]]} goes on shared seeds "
@@ -161,10 +164,17 @@ class Varied:
         )
 
     def missing(self) -> str:
-        """Cells that were not made again, of those that tell parts of CRAM apart."""
-        left = [WITHOUT[CELLS[x][0]] for x in "CF" if self.here.ran(x) and not self.there.ran(x)]
-        models = f"CRAM {' and '.join(left)}, " if left else ""
-        return f"With {self.choice} {models}other controls and λ_S = 0 were not run."
+        """What tells parts of CRAM apart and was not made again; empty where all was."""
+        here, there = self.here, self.there
+        left = [WITHOUT[CELLS[x][0]] for x in "CF" if here.ran(x) and not there.ran(x)]
+        models = [f"CRAM {' and '.join(left)}"] if left else []
+        if not there.run.beside(CONTROLS).folder.is_dir():
+            models.append("other controls")
+        if there.unrewarded is None:
+            models.append("λ_S = 0")
+        *most, last = models or [""]
+        said = f"{', '.join(most)} and {last}" if most else last
+        return f"With {self.choice} {said} were not run." if models else ""
 
     def floor(self) -> str:
         """How many seeds of CRAM read nothing, where shares cannot fall further; empty where none."""
